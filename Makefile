@@ -1,0 +1,21 @@
+# Everything a person runs here. On Windows and macOS use the cargo commands after the arrows.
+
+.PHONY: demo test check bench vulkan
+
+demo: vulkan      ## answer questions about the bundled pictures   -> cargo run --release -- demo
+	cargo run --release -- demo
+
+test: vulkan      ## build and run every test                      -> cargo test
+	cargo test
+
+check:            ## formatting, lints, docs                       -> the commands below
+	cargo fmt --check
+	cargo clippy --all-targets -- -D warnings
+	cargo clippy --no-default-features -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+
+bench: vulkan     ## kernel and stage benchmarks                   -> cargo bench
+	cargo bench
+
+vulkan:
+	@tools/ensure_vulkan.sh

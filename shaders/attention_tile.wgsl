@@ -1,0 +1,162 @@
+// out[t, h] = softmax_s(scale * q[t, h] · k[s, h / group] + mask) v[s, h / group], for four rows t per workgroup.
+//
+// q    [T, ...]  f32: head h of row t starts at q_offset + t * q_stride + h * d
+// k, v [S, ...]  f32: head g of key s starts at offset + s * row_stride + g * head_stride
+// mask [S]       u32, 0 hides a key (MODE 1); bound to q and not read in the other modes
+// step           position of row 0 and number of keys (MODE 2)
+// out  [T, H*d]  f32
+//
+// MODE: 0 all p.s keys, 1 those the mask shows, 2 causal over a cache: row t sees keys 0 ..= step.pos + t.
+// Grid: x = groups of 4 rows, y = query heads.
+// Workgroup memory: 16 * (CHUNK + 2 * HEAD_DIM + WG) bytes.
+// Limits: HEAD_DIM = d <= 256. A row that sees no key at all gives zeros.
+// Numerics: online softmax in f32 over chunks of CHUNK keys; hidden keys have weight 0, never -inf.
+// Why: a lane per key for the scores and a lane per channel for the values need no exchange but two reductions a
+// chunk; the four rows are one vec4, so every key and value is loaded once for four dot products.
+struct Params {
+    t: u32,
+    s: u32,
+    group: u32,
+    q_offset: u32,
+    q_stride: u32,
+    k_offset: u32,
+    k_row_stride: u32,
+    k_head_stride: u32,
+    v_offset: u32,
+    v_row_stride: u32,
+    v_head_stride: u32,
+    out_stride: u32,
+    scale: f32,
+}
+
+struct Step {
+    pos: u32,
+    len: u32,
+    reserved: vec2<u32>,
+}
+
+override WG: u32 = 64u;
+override CHUNK: u32 = 320u;
+override HEAD_DIM: u32 = 64u;
+override MODE: u32 = 0u;
+
+@group(0) @binding(0) var<storage, read> q: array<f32>;
+@group(0) @binding(1) var<storage, read> k: array<f32>;
+@group(0) @binding(2) var<storage, read> v: array<f32>;
+@group(0) @binding(3) var<storage, read> mask: array<u32>;
+@group(0) @binding(4) var<uniform> step: Step;
+@group(0) @binding(5) var<storage, read_write> out: array<f32>;
+@group(0) @binding(6) var<uniform> p: Params;
+
+const HIDDEN: f32 = -1e30;
+
+var<workgroup> q_rows: array<vec4<f32>, HEAD_DIM>;
+var<workgroup> sums: array<vec4<f32>, HEAD_DIM>;
+var<workgroup> weights: array<vec4<f32>, CHUNK>;
+var<workgroup> reduction: array<vec4<f32>, WG>;
+
+fn rows_max(value: vec4<f32>, lane: u32) -> vec4<f32> {
+    reduction[lane] = value;
+    workgroupBarrier();
+    for (var half = WG / 2u; half > 0u; half /= 2u) {
+        if lane < half {
+            reduction[lane] = max(reduction[lane], reduction[lane + half]);
+        }
+        workgroupBarrier();
+    }
+    let largest = reduction[0];
+    workgroupBarrier();
+    return largest;
+}
+
+fn rows_sum(value: vec4<f32>, lane: u32) -> vec4<f32> {
+    reduction[lane] = value;
+    workgroupBarrier();
+    for (var half = WG / 2u; half > 0u; half /= 2u) {
+        if lane < half {
+            reduction[lane] += reduction[lane + half];
+        }
+        workgroupBarrier();
+    }
+    let total = reduction[0];
+    workgroupBarrier();
+    return total;
+}
+
+// Which of the four rows from t0 on see key s.
+fn visible(s: u32, t0: u32) -> vec4<bool> {
+    if MODE == 1u {
+        return vec4<bool>(mask[s] != 0u);
+    }
+    if MODE == 2u {
+        return vec4<u32>(s) <= vec4<u32>(step.pos + t0) + vec4<u32>(0u, 1u, 2u, 3u);
+    }
+    return vec4<bool>(true);
+}
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let t0 = workgroup.x * 4u;
+    let head = workgroup.y;
+    let kv_head = head / p.group;
+    let last = p.t - 1u;
+    for (var d = lane; d < HEAD_DIM; d += WG) {
+        let at = p.q_offset + head * HEAD_DIM + d;
+        q_rows[d] = p.scale * vec4<f32>(
+            q[at + t0 * p.q_stride],
+            q[at + min(t0 + 1u, last) * p.q_stride],
+            q[at + min(t0 + 2u, last) * p.q_stride],
+            q[at + min(t0 + 3u, last) * p.q_stride],
+        );
+        sums[d] = vec4<f32>();
+    }
+    workgroupBarrier();
+    var keys = p.s;
+    if MODE == 2u {
+        keys = min(step.len, step.pos + t0 + 4u);
+    }
+    var largest = vec4<f32>(HIDDEN);
+    var total = vec4<f32>();
+    for (var start = 0u; start < keys; start += CHUNK) {
+        let end = min(start + CHUNK, keys);
+        var chunk_max = vec4<f32>(HIDDEN);
+        for (var s = start + lane; s < end; s += WG) {
+            let at = p.k_offset + s * p.k_row_stride + kv_head * p.k_head_stride;
+            var score = vec4<f32>();
+            for (var d = 0u; d < HEAD_DIM; d++) {
+                score += q_rows[d] * k[at + d];
+            }
+            score = select(vec4<f32>(HIDDEN), score, visible(s, t0));
+            weights[s - start] = score;
+            chunk_max = max(chunk_max, score);
+        }
+        let new_max = max(largest, rows_max(chunk_max, lane));
+        let shrink = exp(largest - new_max);
+        largest = new_max;
+        var chunk_sum = vec4<f32>();
+        for (var s = start + lane; s < end; s += WG) {
+            let score = weights[s - start];
+            let weight = select(exp(score - largest), vec4<f32>(), score == vec4<f32>(HIDDEN));
+            weights[s - start] = weight;
+            chunk_sum += weight;
+        }
+        // The reduction's barriers also make the weights visible to every lane.
+        total = total * shrink + rows_sum(chunk_sum, lane);
+        for (var d = lane; d < HEAD_DIM; d += WG) {
+            let at = p.v_offset + kv_head * p.v_head_stride + d;
+            var sum = sums[d] * shrink;
+            for (var s = start; s < end; s++) {
+                sum += weights[s - start] * v[at + s * p.v_row_stride];
+            }
+            sums[d] = sum;
+        }
+        workgroupBarrier();
+    }
+    let inverse = select(1.0 / total, vec4<f32>(), total == vec4<f32>());
+    for (var d = lane; d < HEAD_DIM; d += WG) {
+        let value = sums[d] * inverse;
+        for (var r = 0u; r < 4u && t0 + r < p.t; r++) {
+            out[(t0 + r) * p.out_stride + head * HEAD_DIM + d] = value[r];
+        }
+    }
+}

@@ -1,0 +1,53 @@
+// LayerNorm: y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, biased variance   (CENTER = true)
+// RMSNorm:   y = x / sqrt(mean(x²) + eps) * weight                                    (CENTER = false)
+//
+// x      [rows, d] f32
+// weight [d]       f32
+// bias   [d]       f32; bound to weight and not read when CENTER is false
+// y      [rows, d] f32
+//
+// Grid: x = rows, one workgroup each.
+// Workgroup memory: 4 * WG bytes (shared/reduce.wgsl).
+// Numerics: mean first, then the centred squares, both in f32: no cancellation.
+// Why: a row is a few KiB and stays in the first-level cache over the three passes.
+struct Params {
+    d: u32,
+    x_offset: u32,
+    y_offset: u32,
+    eps: f32,
+}
+
+override CENTER: bool = true;
+
+@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(1) var<storage, read> weight: array<f32>;
+@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(4) var<uniform> p: Params;
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let start = p.x_offset + group.x * p.d;
+    let to = p.y_offset + group.x * p.d;
+    var mean = 0.0;
+    if CENTER {
+        var sum = 0.0;
+        for (var i = lane; i < p.d; i += WG) {
+            sum += x[start + i];
+        }
+        mean = workgroup_sum(sum, lane) / f32(p.d);
+    }
+    var squares = 0.0;
+    for (var i = lane; i < p.d; i += WG) {
+        let centred = x[start + i] - mean;
+        squares += centred * centred;
+    }
+    let scale = inverseSqrt(workgroup_sum(squares, lane) / f32(p.d) + p.eps);
+    for (var i = lane; i < p.d; i += WG) {
+        var value = (x[start + i] - mean) * scale * weight[i];
+        if CENTER {
+            value += bias[i];
+        }
+        y[to + i] = value;
+    }
+}

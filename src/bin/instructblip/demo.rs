@@ -1,0 +1,66 @@
+//! `instructblip demo`: bundled pictures, questions, and what the embedded model answers.
+
+use std::io::Write;
+
+use anyhow::Result;
+use instructblip::{GenerateOptions, Image};
+use serde_json::{Value, json};
+
+use crate::args::{Common, Demo, Model};
+use crate::session::{load_model, reply_json, tokens_per_second};
+
+struct Scene {
+    path: &'static str,
+    bytes: &'static [u8],
+    questions: &'static [&'static str],
+}
+
+macro_rules! scene {
+    ($file:literal, $($question:literal),*) => {
+        Scene {
+            path: concat!("tests/shapes/samples/", $file),
+            bytes: include_bytes!(concat!("../../../tests/shapes/samples/", $file)),
+            questions: &[$($question),*],
+        }
+    };
+}
+
+static SCENES: &[Scene] = &[
+    scene!("02.png", "Is the ring in the picture white?", "Write a short caption for the picture."),
+    scene!("09.png", "question: tell me if there is anything purple.", "Please describe the photo in detail."),
+    scene!("07.png", "name the shape of the orange object.", "question: where is the green circle?"),
+    scene!("10.png", "Can you count the things?", "Write a short caption for the picture."),
+    scene!("11.png", "Which is the smallest shape?", "Describe everything you see in the image."),
+];
+
+pub fn run(common: &Common, demo: &Demo) -> Result<()> {
+    let mut model = load_model(common, &Model { model: None })?;
+    let mut out = std::io::stdout().lock();
+    if !common.quiet {
+        eprintln!("{}", common.paint(&format!("{} on {}", model.name(), model.device().name()), "2"));
+    }
+    let mut answers = Vec::new();
+    for scene in SCENES {
+        let image = Image::decode(scene.path, scene.bytes)?;
+        if !demo.json {
+            writeln!(out, "{}", scene.path)?;
+        }
+        for question in scene.questions {
+            let reply = model.ask(&image, question, &GenerateOptions::default())?;
+            if demo.json {
+                let mut answer = json!({ "image": scene.path, "question": question });
+                if let (Value::Object(answer), Value::Object(reply)) = (&mut answer, reply_json(&reply, &model)) {
+                    answer.extend(reply);
+                }
+                answers.push(answer);
+            } else {
+                let speed = tokens_per_second(&reply).map_or(String::new(), |s| format!("   [{s:.0} tokens/s]"));
+                writeln!(out, "  Q {question}\n  A {}{speed}", reply.text)?;
+            }
+        }
+    }
+    if demo.json {
+        writeln!(out, "{}", Value::from(answers))?;
+    }
+    Ok(())
+}

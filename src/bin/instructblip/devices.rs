@@ -1,0 +1,63 @@
+//! `instructblip devices`: what there is, and what would be used.
+
+use std::io::Write;
+
+use anyhow::Result;
+use instructblip::runtime::{AdapterSummary, list_adapters};
+use serde_json::json;
+
+use crate::args::{Common, Devices};
+
+pub fn run(common: &Common, devices: &Devices) -> Result<()> {
+    let adapters = list_adapters(common.adapter.as_deref());
+    let mut out = std::io::stdout().lock();
+    if devices.json {
+        writeln!(out, "{}", serde_json::Value::from(adapters.iter().map(to_json).collect::<Vec<_>>()))?;
+    } else {
+        adapters.iter().try_for_each(|adapter| write!(out, "{}", describe(adapter)))?;
+    }
+    // Asking to open one gives the message and the exit code that every other command would.
+    if !adapters.iter().any(|a| a.chosen) {
+        crate::session::open_device(common)?;
+    }
+    Ok(())
+}
+
+fn to_json(a: &AdapterSummary) -> serde_json::Value {
+    json!({
+        "name": a.name, "backend": a.backend, "type": a.kind, "driver": a.driver, "chosen": a.chosen,
+        "features": {
+            "shader_f16": a.shader_f16,
+            "subgroup_sizes": a.subgroup_sizes.map(|(low, high)| [low, high]),
+            "timestamps": a.timestamps,
+        },
+        "limits": {
+            "max_binding_bytes": a.max_binding_bytes,
+            "max_buffer_bytes": a.max_buffer_bytes,
+            "max_workgroup_bytes": a.max_workgroup_bytes,
+        },
+    })
+}
+
+fn describe(a: &AdapterSummary) -> String {
+    let yes = |has: bool| if has { "yes" } else { "no" };
+    let subgroups = match a.subgroup_sizes {
+        None => "no".to_string(),
+        Some((low, high)) if low == high => low.to_string(),
+        Some((low, high)) => format!("{low} to {high}"),
+    };
+    format!(
+        "{} {} ({}, {}, {})\n    16-bit floats {}, subgroups {subgroups}, timestamps {}\n    \
+         bindings to {} MiB, buffers to {} MiB, {} KiB of workgroup memory\n",
+        if a.chosen { "*" } else { " " },
+        a.name,
+        a.kind,
+        a.backend,
+        a.driver,
+        yes(a.shader_f16),
+        yes(a.timestamps),
+        a.max_binding_bytes >> 20,
+        a.max_buffer_bytes >> 20,
+        a.max_workgroup_bytes >> 10,
+    )
+}

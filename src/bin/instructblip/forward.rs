@@ -1,0 +1,54 @@
+//! `instructblip forward`: every stage's tensors in a file, for whoever compares implementations.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use instructblip::model::{NamedTensor, Values};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+
+use crate::args::{Common, Forward};
+use crate::session::{load_model, read_image};
+
+pub fn run(common: &Common, forward: &Forward) -> Result<()> {
+    let folder = forward.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        bail!("{}: there is no such folder to write to", folder.display());
+    }
+    let image = read_image(&forward.image)?;
+    let mut model = load_model(common, &forward.model)?;
+    let tensors = model.forward(&image, &forward.prompt, &forward.taps)?;
+    let about = HashMap::from([
+        ("prompt".to_string(), forward.prompt.clone()),
+        ("model".to_string(), model.name().to_string()),
+        ("device".to_string(), model.device().name().to_string()),
+        ("program".to_string(), concat!("instructblip ", env!("CARGO_PKG_VERSION")).to_string()),
+    ]);
+    write(&forward.output, &tensors, about)?;
+    if !common.quiet {
+        for tensor in &tensors {
+            eprintln!("{} {:?}", tensor.name, tensor.shape);
+        }
+    }
+    Ok(())
+}
+
+/// Writes beside the target and renames: an interrupted run leaves no half file under the final name.
+fn write(path: &Path, tensors: &[NamedTensor], about: HashMap<String, String>) -> Result<()> {
+    let bytes: Vec<(Dtype, Vec<u8>)> = tensors
+        .iter()
+        .map(|t| match &t.values {
+            Values::F32(values) => (Dtype::F32, bytemuck::cast_slice(values).to_vec()),
+            Values::I32(values) => (Dtype::I32, bytemuck::cast_slice(values).to_vec()),
+        })
+        .collect();
+    let views = tensors.iter().zip(&bytes).map(|(tensor, (dtype, bytes))| {
+        Ok((tensor.name.as_str(), TensorView::new(*dtype, tensor.shape.clone(), bytes)?))
+    });
+    let views = views.collect::<Result<Vec<_>>>()?;
+    let unfinished = path.with_extension("unfinished");
+    safetensors::serialize_to_file(views, Some(about), &unfinished)
+        .with_context(|| format!("{}: cannot be written", unfinished.display()))?;
+    std::fs::rename(&unfinished, path).with_context(|| format!("{}: cannot be written", path.display()))
+}

@@ -1,0 +1,61 @@
+//! The `instructblip` program: answers on stdout, everything else on stderr, exit codes that scripts can tell apart.
+
+mod args;
+mod ask;
+mod demo;
+mod devices;
+mod forward;
+mod progress;
+mod session;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use instructblip::Error;
+
+use args::{Arguments, Command};
+
+fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
+        eprintln!("instructblip: internal error at {place}; please report it with the command that led to it");
+    }));
+    let arguments = Arguments::parse();
+    let result = match &arguments.command {
+        Command::Ask(ask) => ask::run(&arguments.common, ask),
+        Command::Forward(forward) => forward::run(&arguments.common, forward),
+        Command::Devices(devices) => devices::run(&arguments.common, devices),
+        Command::Demo(demo) => demo::run(&arguments.common, demo),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{} {error:#}", arguments.common.paint("error:", "31;1"));
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+/// Whoever read our output has seen enough.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// 2 usage (clap), 3 model or input refused, 4 no usable GPU, 5 out of memory, 6 device lost, 1 anything else.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<Error>() {
+        Some(Error::NoAdapter { .. }) => 4,
+        Some(Error::OutOfMemory { .. } | Error::DoesNotFit { .. }) => 5,
+        Some(Error::DeviceLost { .. }) => 6,
+        Some(
+            Error::Checkpoint { .. }
+            | Error::MissingTensors { .. }
+            | Error::Image { .. }
+            | Error::PromptTooLong { .. }
+            | Error::Request { .. }
+            | Error::Io { .. },
+        ) => 3,
+        _ => 1,
+    }
+}

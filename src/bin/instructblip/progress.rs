@@ -1,0 +1,53 @@
+//! Progress of long work on stderr: a bar on a terminal, a line now and then elsewhere.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Progress of loading a model.
+pub enum Progress {
+    /// Nothing is shown.
+    Quiet,
+    /// A bar.
+    Bar(ProgressBar),
+    /// A line every few seconds.
+    Lines(Instant),
+}
+
+const EVERY: Duration = Duration::from_secs(5);
+
+impl Progress {
+    /// Progress for the terminal or file that stderr is.
+    pub fn new(quiet: bool) -> Progress {
+        if quiet {
+            return Progress::Quiet;
+        }
+        if !std::io::stderr().is_terminal() {
+            return Progress::Lines(Instant::now());
+        }
+        let style = ProgressStyle::with_template("loading {bar:30} {bytes}/{total_bytes} {bytes_per_sec}");
+        let bar = ProgressBar::new(0);
+        Progress::Bar(style.map_or(bar.clone(), |style| bar.with_style(style)))
+    }
+
+    /// Shows that `done` of `total` bytes are loaded.
+    pub fn report(&mut self, done: u64, total: u64) {
+        match self {
+            Progress::Quiet => {}
+            Progress::Bar(bar) => {
+                bar.set_length(total);
+                bar.set_position(done);
+                if done == total {
+                    bar.finish_and_clear();
+                }
+            }
+            Progress::Lines(last) => {
+                if last.elapsed() > EVERY {
+                    *last = Instant::now();
+                    eprintln!("loading: {} of {} MB", done >> 20, total >> 20);
+                }
+            }
+        }
+    }
+}

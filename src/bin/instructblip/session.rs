@@ -1,0 +1,76 @@
+//! What every command that runs a model does first: read the picture, open the device, load the model.
+
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use instructblip::model::Timings;
+use instructblip::processor::MAX_FILE_BYTES;
+use instructblip::{Checkpoint, Device, DeviceOptions, FinishReason, Image, InstructBlip, Reply};
+use serde_json::json;
+
+use crate::args::{Common, Model};
+use crate::progress::Progress;
+
+/// Opens the device the options ask for.
+pub fn open_device(common: &Common) -> Result<Device> {
+    let options = DeviceOptions { adapter: common.adapter.clone(), portable: common.portable, checked: common.checked };
+    Ok(Device::open(&options)?)
+}
+
+/// Loads the model the options ask for, with progress.
+pub fn load_model(common: &Common, model: &Model) -> Result<InstructBlip> {
+    let checkpoint = match &model.model {
+        Some(directory) => Checkpoint::directory(directory)?,
+        None => embedded()?,
+    };
+    let device = open_device(common)?;
+    let mut progress = Progress::new(common.quiet);
+    Ok(InstructBlip::load(&device, &checkpoint, &mut |done, total| progress.report(done, total))?)
+}
+
+#[cfg(feature = "embedded-model")]
+fn embedded() -> Result<Checkpoint> {
+    Ok(instructblip::embedded::SHAPES.clone())
+}
+
+#[cfg(not(feature = "embedded-model"))]
+fn embedded() -> Result<Checkpoint> {
+    anyhow::bail!("this build has no embedded model; give a checkpoint directory with --model")
+}
+
+/// Reads a picture from a file, or from standard input when the path is `-`.
+pub fn read_image(path: &Path) -> Result<Image> {
+    if path != Path::new("-") {
+        return Ok(Image::open(path)?);
+    }
+    let mut bytes = Vec::new();
+    std::io::stdin()
+        .take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .context("reading the picture from standard input")?;
+    Ok(Image::decode("standard input", &bytes)?)
+}
+
+/// An answer as JSON.
+pub fn reply_json(reply: &Reply, model: &InstructBlip) -> serde_json::Value {
+    let Timings { load, image, vision, qformer, prefill, decode } = reply.timings;
+    json!({
+        "text": reply.text,
+        "token_ids": reply.token_ids,
+        "finish_reason": match reply.finish_reason { FinishReason::Eos => "eos", FinishReason::Length => "length" },
+        "prompt_tokens": reply.prompt_tokens,
+        "model": model.name(),
+        "device": model.device().name(),
+        "timings_ms": {
+            "load": load, "image": image, "vision": vision, "qformer": qformer, "prefill": prefill, "decode": decode,
+        },
+        "tokens_per_second": tokens_per_second(reply),
+    })
+}
+
+/// Speed of the decode steps; the first token is the prompt's. `None` when there was no step.
+pub fn tokens_per_second(reply: &Reply) -> Option<f64> {
+    let steps = reply.token_ids.len().checked_sub(1).filter(|&n| n > 0)?;
+    Some(steps as f64 * 1000.0 / reply.timings.decode)
+}

@@ -1,0 +1,163 @@
+//! The library's error type: one variant per thing a caller can act on.
+
+use std::fmt;
+use std::path::PathBuf;
+
+/// A `Result` whose error is [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, with the numbers and names needed to act on it.
+///
+/// Match on variants, never on message text.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// No graphics adapter fits the request.
+    NoAdapter {
+        /// What was asked for, in words ("any", or the name given).
+        wanted: String,
+        /// The adapters that were found, one line each.
+        found: Vec<String>,
+    },
+    /// Something does not fit a limit of the device or of the program.
+    DoesNotFit {
+        /// What does not fit.
+        what: String,
+        /// What it needs, in the unit `what` names.
+        need: u64,
+        /// What there is.
+        have: u64,
+    },
+    /// The device ran out of memory while `what` was being allocated.
+    OutOfMemory {
+        /// What was being allocated.
+        what: String,
+        /// Size of the allocation.
+        need_bytes: u64,
+    },
+    /// The GPU was lost or reset; every tensor on it is gone.
+    DeviceLost {
+        /// The driver's reason, in words.
+        reason: String,
+    },
+    /// The graphics layer refused something this library asked for: a bug here or in a driver.
+    Gpu {
+        /// What was being done.
+        what: String,
+        /// The first complaint of the graphics layer, shortened.
+        problem: String,
+    },
+    /// A checkpoint file is missing, damaged or describes something this library does not run.
+    Checkpoint {
+        /// The file (or directory) at fault.
+        file: PathBuf,
+        /// What is wrong and what to do about it.
+        problem: String,
+    },
+    /// Tensors the model needs are absent from the checkpoint.
+    MissingTensors {
+        /// The checkpoint directory or file.
+        file: PathBuf,
+        /// Every missing name, in the order the model wants them.
+        names: Vec<String>,
+        /// How many tensors the model needs in all.
+        need: usize,
+    },
+    /// A picture cannot be read.
+    Image {
+        /// Where the picture came from.
+        name: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A prompt has more tokens than some table or context holds.
+    PromptTooLong {
+        /// What it does not fit into.
+        what: &'static str,
+        /// Tokens needed.
+        need: usize,
+        /// Tokens available.
+        have: usize,
+    },
+    /// A prompt or an option is not acceptable.
+    Request {
+        /// What is wrong and what to do.
+        problem: String,
+    },
+    /// A file could not be read or written.
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+}
+
+impl Error {
+    pub(crate) fn checkpoint(file: impl Into<PathBuf>, problem: impl Into<String>) -> Self {
+        Error::Checkpoint { file: file.into(), problem: problem.into() }
+    }
+
+    pub(crate) fn image(name: impl Into<String>, problem: impl Into<String>) -> Self {
+        Error::Image { name: name.into(), problem: problem.into() }
+    }
+
+    pub(crate) fn request(problem: impl Into<String>) -> Self {
+        Error::Request { problem: problem.into() }
+    }
+
+    pub(crate) fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
+        Error::Io { path: path.into(), source }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::NoAdapter { wanted, found } if found.is_empty() => write!(
+                f,
+                "no usable GPU (wanted {wanted}; found none): install a Vulkan, Metal or DX12 driver; \
+                 on Linux without a GPU, Mesa's software driver will do (package mesa-vulkan-drivers)"
+            ),
+            Error::NoAdapter { wanted, found } => {
+                write!(f, "no usable GPU matches (wanted {wanted}); found: {}", found.join("; "))
+            }
+            Error::DoesNotFit { what, need, have } => write!(f, "{what}: needs {need}, have {have}"),
+            Error::OutOfMemory { what, need_bytes } => {
+                write!(
+                    f,
+                    "out of GPU memory: {what} needs {need_bytes} more bytes; close other programs or use a smaller model"
+                )
+            }
+            Error::DeviceLost { reason } => write!(f, "the GPU was lost ({reason}); start again"),
+            Error::Gpu { what, problem } => write!(f, "{what} was refused by the graphics driver: {problem}"),
+            Error::Checkpoint { file, problem } => write!(f, "{}: {problem}", file.display()),
+            Error::MissingTensors { file, names, need } => {
+                write!(f, "{}: missing {} of {need} tensors: ", file.display(), names.len())?;
+                write!(f, "{}", names.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", "))?;
+                if names.len() > 10 {
+                    write!(f, " and {} more", names.len() - 10)?;
+                }
+                Ok(())
+            }
+            Error::Image { name, problem } => write!(f, "{name}: {problem}"),
+            Error::PromptTooLong { what, need, have } => {
+                write!(
+                    f,
+                    "the prompt is too long: {what} has room for {have} tokens, this needs {need}; shorten the prompt"
+                )
+            }
+            Error::Request { problem } => write!(f, "{problem}"),
+            Error::Io { path, source } => write!(f, "{}: {source}", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The cache of keys and values: layout, capacity, and nothing else. How full it is, is the step's business.
+
+use crate::error::Result;
+use crate::runtime::buffers::{Category, Tensor};
+use crate::runtime::device::Device;
+use crate::runtime::ops::attention::{Heads, KvLayer};
+
+/// Keys and values of every layer, each `[G * capacity, d]` in f32: a head's positions lie side by side.
+#[derive(Clone, Debug)]
+pub struct KvCache {
+    layers: Vec<KvLayer>,
+    capacity: u32,
+}
+
+impl KvCache {
+    /// A cache for `capacity` positions on `device`.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::DoesNotFit`](crate::Error::DoesNotFit).
+    pub fn new(device: &Device, layers: usize, heads: Heads, capacity: u32) -> Result<KvCache> {
+        KvCache::with(layers, capacity, || device.zeros(Category::KvCache, "kv", heads.key_value * capacity, heads.dim))
+    }
+
+    /// A cache without memory, for recording without a device.
+    pub fn unbacked(layers: usize, heads: Heads, capacity: u32) -> KvCache {
+        KvCache::with(layers, capacity, || Ok(Tensor::unbacked(heads.key_value * capacity, heads.dim)))
+            .expect("making unbacked tensors cannot fail")
+    }
+
+    fn with(layers: usize, capacity: u32, mut make: impl FnMut() -> Result<Tensor>) -> Result<KvCache> {
+        let mut layer = || Ok(KvLayer { keys: make()?, values: make()?, capacity });
+        Ok(KvCache { layers: (0..layers).map(|_| layer()).collect::<Result<_>>()?, capacity })
+    }
+
+    /// Positions there is room for.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// The cache of layer `i`.
+    pub fn layer(&self, i: usize) -> &KvLayer {
+        &self.layers[i]
+    }
+}

@@ -1,0 +1,159 @@
+//! LLaMA (arXiv 2302.13971; `LlamaForCausalLM`), the language model of the Vicuna checkpoints.
+//!
+//! Pre-norm blocks of causal attention with rotary positions and a SwiGLU MLP. What people get wrong: rotation pairs
+//! channel j with j + d/2, not with j + 1; head_dim may differ from D / H; key-value heads may be fewer than query
+//! heads; the output layer is the embedding only when the file has no other.
+
+use super::kv_cache::KvCache;
+use crate::config::LlamaConfig;
+use crate::error::Result;
+use crate::runtime::buffers::{Linear, Matrix, Norm, Tensor};
+use crate::runtime::ops::attention::{Heads, KvLayer};
+use crate::runtime::recorder::Recorder;
+use crate::weights::Loader;
+
+/// The decoder's weights.
+#[derive(Debug)]
+pub struct Llama {
+    heads: Heads,
+    embed_tokens: Matrix,
+    /// `[positions, d]`: cos and sin of every angle, alternating.
+    angles: Tensor,
+    blocks: Vec<Block>,
+    norm: Norm,
+    lm_head: Linear,
+}
+
+#[derive(Debug)]
+struct Block {
+    input_layernorm: Norm,
+    qkv: Linear,
+    o_proj: Linear,
+    post_attention_layernorm: Norm,
+    gate_up: Linear,
+    down_proj: Linear,
+}
+
+impl Llama {
+    /// Takes the weights under `language_model.`.
+    ///
+    /// # Errors
+    /// As [`Loader::linear`].
+    pub fn load(w: &mut Loader<'_>, config: &LlamaConfig) -> Result<Llama> {
+        let (d, eps) = (config.hidden_size, config.rms_norm_eps);
+        let embedding = "language_model.model.embed_tokens";
+        let rows = w.rows_of(&format!("{embedding}.weight"), config.vocab_size);
+        let embed_tokens = w.table(embedding, rows, d)?;
+        let head = "language_model.lm_head";
+        let own_head = w.has(&format!("{head}.weight")) || !config.tie_word_embeddings;
+        let lm_head = match own_head {
+            true => {
+                let rows = w.rows_of(&format!("{head}.weight"), config.vocab_size);
+                w.linear(head, rows, d, false)?
+            }
+            false => Linear { weight: embed_tokens.clone().relabelled(head), bias: None },
+        };
+        let angles = angles(config);
+        Ok(Llama {
+            heads: heads(config),
+            embed_tokens,
+            angles: w.upload("rotary angles", config.max_position_embeddings, config.head_dim, &angles)?,
+            blocks: (0..config.num_hidden_layers).map(|i| Block::load(w, config, i)).collect::<Result<_>>()?,
+            norm: w.rms_norm("language_model.model.norm", d, eps)?,
+            lm_head,
+        })
+    }
+
+    /// The attention heads, which the cache is laid out by.
+    pub fn heads(&self) -> Heads {
+        self.heads
+    }
+
+    /// Longest context.
+    pub fn max_positions(&self) -> u32 {
+        self.angles.rows()
+    }
+
+    /// Number of blocks.
+    pub fn num_layers(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Rows of the embedding: ids must be below.
+    pub fn vocab_rows(&self) -> u32 {
+        self.embed_tokens.rows
+    }
+
+    /// `[1, T]` token ids `-> [T, D]`.
+    pub fn embed(&self, r: &mut Recorder, ids: &Tensor) -> Tensor {
+        r.embed(ids, &self.embed_tokens)
+    }
+
+    /// Records all blocks over `x [T, D]` at positions `Step.pos ..`, and the logits of its last `rows` rows.
+    pub fn record(&self, r: &mut Recorder, kv: &KvCache, mut x: Tensor, rows: u32) -> Tensor {
+        r.scope("language_model", |r| {
+            for (i, block) in self.blocks.iter().enumerate() {
+                r.scope(format!("model.layers.{i}"), |r| {
+                    self.self_attention(r, block, kv.layer(i), &mut x);
+                    mlp(r, block, &mut x);
+                });
+            }
+            let last = x.slice_rows(x.rows() - rows, rows); // [rows, D]
+            let h = r.rms_norm(&last, &self.norm); // [rows, D]
+            r.linear(&h, &self.lm_head) // [rows, V]
+        })
+    }
+
+    fn self_attention(&self, r: &mut Recorder, w: &Block, kv: &KvLayer, x: &mut Tensor) {
+        let h = r.rms_norm(x, &w.input_layernorm); // [T, D]
+        let qkv = r.linear(&h, &w.qkv); // [T, (H + 2G) d]
+        let q = r.rope_store(&qkv, &self.angles, kv, self.heads); // [T, H d]; rotated k and v join the cache
+        let a = r.attention_cached(&q, kv, self.heads); // [T, H d], causal
+        r.linear_add(x, &a, &w.o_proj); // x += a Wᵀ
+    }
+}
+
+fn mlp(r: &mut Recorder, w: &Block, x: &mut Tensor) {
+    let h = r.rms_norm(x, &w.post_attention_layernorm); // [T, D]
+    let f = r.swiglu(&h, &w.gate_up); // [T, F]
+    r.linear_add(x, &f, &w.down_proj); // x += f Wᵀ
+}
+
+impl Block {
+    fn load(w: &mut Loader<'_>, config: &LlamaConfig, i: u32) -> Result<Block> {
+        let (d, f, eps) = (config.hidden_size, config.intermediate_size, config.rms_norm_eps);
+        let (queries, keys) =
+            (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim);
+        let (attention_bias, mlp_bias) = (config.attention_bias, config.mlp_bias);
+        let name = |part: &str| format!("language_model.model.layers.{i}.{part}");
+        let qkv =
+            [(name("self_attn.q_proj"), queries), (name("self_attn.k_proj"), keys), (name("self_attn.v_proj"), keys)];
+        let gate_up = [name("mlp.gate_proj"), name("mlp.up_proj")];
+        Ok(Block {
+            input_layernorm: w.rms_norm(&name("input_layernorm"), d, eps)?,
+            qkv: w.stacked(&name("self_attn.qkv"), &qkv, d, attention_bias)?,
+            o_proj: w.linear(&name("self_attn.o_proj"), d, queries, attention_bias)?,
+            post_attention_layernorm: w.rms_norm(&name("post_attention_layernorm"), d, eps)?,
+            gate_up: w.alternating(&name("mlp.gate_up"), gate_up, f, d, mlp_bias)?,
+            down_proj: w.linear(&name("mlp.down_proj"), d, f, mlp_bias)?,
+        })
+    }
+}
+
+fn heads(config: &LlamaConfig) -> Heads {
+    Heads { query: config.num_attention_heads, key_value: config.num_key_value_heads, dim: config.head_dim }
+}
+
+/// cos and sin of `position * theta^(-2j / d)` for every position and j < d / 2, alternating.
+///
+/// Frequencies are rounded to f32 before they are multiplied, as the reference does.
+fn angles(config: &LlamaConfig) -> Vec<f32> {
+    let half = config.head_dim / 2;
+    let frequency = |j: u32| config.rope_theta.powf(-2.0 * f64::from(j) / f64::from(config.head_dim)) as f32;
+    let frequencies: Vec<f32> = (0..half).map(frequency).collect();
+    let row = |position: u32| {
+        let angles: Vec<f32> = frequencies.iter().map(|f| position as f32 * f).collect();
+        angles.into_iter().flat_map(|angle| [f64::from(angle).cos() as f32, f64::from(angle).sin() as f32])
+    };
+    (0..config.max_position_embeddings).flat_map(row).collect()
+}

@@ -1,0 +1,142 @@
+//! From a picture and a prompt to what the model takes, and from its ids back to text. Runs on the CPU.
+//!
+//! Reference: `transformers.InstructBlipProcessor` 5 with the Pillow image processor.
+
+mod container;
+mod convert;
+mod image;
+mod preprocess;
+mod quiet;
+mod resize;
+mod text;
+mod vocabulary;
+
+use std::path::Path;
+
+use serde_json::Value;
+
+pub use self::image::{Image, MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE};
+pub use self::preprocess::ImageProcessor;
+pub use self::resize::{PassOrder, resize};
+pub use self::text::{MAX_PROMPT_BYTES, Prompt, PromptLimits, StreamDecoder, Tokenizers};
+use crate::error::{Error, Result};
+
+/// Reads a file of a checkpoint by its name (`/` between folders); `None` if there is none.
+pub type ReadFile<'a> = dyn Fn(&str) -> Result<Option<Vec<u8>>> + 'a;
+
+/// Prepares pictures and prompts for one checkpoint.
+///
+/// Reference: `transformers.InstructBlipProcessor`.
+#[derive(Debug)]
+pub struct Processor {
+    image: ImageProcessor,
+    tokenizers: Tokenizers,
+}
+
+impl Processor {
+    /// Reads the processor's files through `read`: `preprocessor_config.json` or `processor_config.json`,
+    /// `tokenizer.json`, `tokenizer_config.json` and `qformer_tokenizer/tokenizer.json`.
+    ///
+    /// `root` is the checkpoint's directory, or a name for it, for messages. `limits` come from `config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming the file if one is missing, damaged, at odds with `limits`, or asks for
+    /// what this library does not do; whatever `read` fails with.
+    pub fn from_files(read: &ReadFile<'_>, root: &Path, limits: PromptLimits) -> Result<Self> {
+        let processor_config = read_json(read, root, "processor_config.json")?;
+        check_query_tokens(root, processor_config.as_ref(), limits.num_query_tokens)?;
+        let image = read_image_processor(read, root, processor_config)?;
+
+        let config = read_json(read, root, "tokenizer_config.json")?;
+        let (lm_file, qformer_file) = (root.join(LM_TOKENIZER), root.join(QFORMER_TOKENIZER));
+        let lm = read(LM_TOKENIZER)?.ok_or_else(|| missing_tokenizer(root, LM_TOKENIZER))?;
+        let qformer = read(QFORMER_TOKENIZER)?.ok_or_else(|| missing_tokenizer(root, QFORMER_TOKENIZER))?;
+        let config_file = root.join("tokenizer_config.json");
+        let config = config.as_ref().map(|config| (config_file.as_path(), config));
+        let tokenizers = Tokenizers::from_bytes((&lm_file, &lm), (&qformer_file, &qformer), config, limits)?;
+        Ok(Processor { image, tokenizers })
+    }
+
+    /// Prepares pictures.
+    pub fn image(&self) -> &ImageProcessor {
+        &self.image
+    }
+
+    /// Chooses the order of the passes that resize pictures.
+    #[must_use]
+    pub fn with_pass_order(mut self, order: PassOrder) -> Self {
+        self.image = self.image.with_pass_order(order);
+        self
+    }
+
+    /// Prepares prompts and reads ids.
+    pub fn tokenizers(&self) -> &Tokenizers {
+        &self.tokenizers
+    }
+
+    /// Number of picture tokens in a prompt.
+    pub fn num_query_tokens(&self) -> usize {
+        self.tokenizers.limits().num_query_tokens
+    }
+
+    /// Id that marks the place of a picture token.
+    pub fn image_token_id(&self) -> u32 {
+        self.tokenizers.limits().image_token_id
+    }
+}
+
+/// The language model's tokenizer.
+const LM_TOKENIZER: &str = "tokenizer.json";
+/// The Q-Former's tokenizer.
+const QFORMER_TOKENIZER: &str = "qformer_tokenizer/tokenizer.json";
+
+fn missing_tokenizer(root: &Path, name: &str) -> Error {
+    let path = root.join(name);
+    let folder = path.parent().unwrap_or(root).display().to_string();
+    Error::checkpoint(
+        &path,
+        format!(
+            "this file is missing; transformers writes it from the older tokenizer files: \
+             AutoTokenizer.from_pretrained({folder:?}).save_pretrained({folder:?})"
+        ),
+    )
+}
+
+/// Reads a JSON file of the checkpoint.
+fn read_json(read: &ReadFile<'_>, root: &Path, name: &str) -> Result<Option<Value>> {
+    let Some(bytes) = read(name)? else { return Ok(None) };
+    match serde_json::from_slice(&bytes) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => {
+            let (line, column) = (error.line(), error.column());
+            Err(Error::checkpoint(root.join(name), format!("not valid JSON at line {line}, column {column}")))
+        }
+    }
+}
+
+fn check_query_tokens(root: &Path, processor_config: Option<&Value>, expected: usize) -> Result<()> {
+    let stated = processor_config.and_then(|config| config.get("num_query_tokens")).filter(|value| !value.is_null());
+    match stated {
+        Some(value) if value.as_u64() != Some(expected as u64) => Err(Error::checkpoint(
+            root.join("processor_config.json"),
+            format!("\"num_query_tokens\" is {value} here, but {expected} in config.json"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Reads the image processor's settings from whichever file has them.
+fn read_image_processor(read: &ReadFile<'_>, root: &Path, processor_config: Option<Value>) -> Result<ImageProcessor> {
+    // transformers 5 writes them into the processor's file, which it also prefers when reading.
+    if let Some(settings) = processor_config.as_ref().and_then(|config| config.get("image_processor")) {
+        return ImageProcessor::from_json(&root.join("processor_config.json"), settings);
+    }
+    let name = "preprocessor_config.json";
+    match read_json(read, root, name)? {
+        Some(settings) => ImageProcessor::from_json(&root.join(name), &settings),
+        None => Err(Error::checkpoint(
+            root.join(name),
+            "this file is missing, and processor_config.json has no \"image_processor\"",
+        )),
+    }
+}

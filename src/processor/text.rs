@@ -1,0 +1,276 @@
+//! Prompts to token ids and ids to text.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::vocabulary::Vocabulary;
+use crate::error::{Error, Result};
+
+/// Longest prompt that is tokenized, in bytes: far beyond what any model takes, and still quick to refuse.
+pub const MAX_PROMPT_BYTES: usize = 1 << 20;
+
+/// What a model's configuration says about prompts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PromptLimits {
+    /// Id that marks the place of a picture token (`image_token_index`).
+    pub image_token_id: u32,
+    /// Number of picture tokens in a prompt.
+    pub num_query_tokens: usize,
+    /// Rows of the language model's embedding: ids are below.
+    pub lm_rows: usize,
+    /// Rows of the Q-Former's word embedding: ids are below.
+    pub qformer_rows: usize,
+    /// Rows of the Q-Former's position table: most tokens of an instruction.
+    pub qformer_positions: usize,
+}
+
+/// A prompt as the model takes it: one row, no padding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prompt {
+    /// The picture's places, then the text with its special tokens.
+    pub input_ids: Vec<u32>,
+    /// One for each of `input_ids`.
+    pub attention_mask: Vec<u32>,
+    /// The instruction for the Q-Former.
+    pub qformer_input_ids: Vec<u32>,
+    /// One for each of `qformer_input_ids`.
+    pub qformer_attention_mask: Vec<u32>,
+}
+
+/// The tokenizers of the language model and of the Q-Former.
+///
+/// Reference: `transformers.InstructBlipProcessor`, except that special tokens in a text are plain text.
+pub struct Tokenizers {
+    lm: Vocabulary,
+    qformer: Vocabulary,
+    limits: PromptLimits,
+    eos: Option<u32>,
+    clean_up: bool,
+}
+
+impl std::fmt::Debug for Tokenizers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizers").field("limits", &self.limits).field("eos", &self.eos).finish_non_exhaustive()
+    }
+}
+
+impl Tokenizers {
+    /// Reads the two `tokenizer.json` files, and `tokenizer_config.json` where there is one; the paths are
+    /// for messages.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if a file is damaged, if the end token it names is not in the vocabulary, or if
+    /// the picture token has no row in the embedding.
+    pub fn from_bytes(
+        lm: (&Path, &[u8]),
+        qformer: (&Path, &[u8]),
+        config: Option<(&Path, &Value)>,
+        limits: PromptLimits,
+    ) -> Result<Self> {
+        if limits.image_token_id as usize >= limits.lm_rows {
+            let PromptLimits { image_token_id, lm_rows, .. } = limits;
+            let problem = format!("picture token {image_token_id} has no row in an embedding of {lm_rows} rows");
+            return Err(Error::checkpoint(lm.0, problem));
+        }
+        let special = config.map(|(_, config)| special_names(config)).unwrap_or_default();
+        let lm = Vocabulary::from_bytes(lm.0, lm.1, &special)?;
+        let qformer = Vocabulary::from_bytes(qformer.0, qformer.1, &[])?;
+        let (mut eos, mut clean_up) = (None, false);
+        if let Some((file, config)) = config {
+            if let Some(name) = config.get("eos_token").and_then(token_name) {
+                let unknown = || Error::checkpoint(file, format!("eos_token {name:?} is not in the vocabulary"));
+                eos = Some(lm.id(name).ok_or_else(unknown)?);
+            }
+            // The reference ignores this setting for byte-pair encoding, whose texts it would spoil.
+            clean_up = !lm.is_bpe && config.get("clean_up_tokenization_spaces") == Some(&Value::Bool(true));
+        }
+        Ok(Tokenizers { lm, qformer, limits, eos, clean_up })
+    }
+
+    /// Id of the language model's end token, where `tokenizer_config.json` names one.
+    pub fn eos_token_id(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// What the model's configuration says about prompts.
+    pub fn limits(&self) -> &PromptLimits {
+        &self.limits
+    }
+
+    /// Tokenizes a prompt for the language model and an instruction (usually the same text) for the Q-Former.
+    ///
+    /// Special tokens written in a text, such as `</s>` or `<image>`, are plain text.
+    ///
+    /// # Errors
+    /// [`Error::PromptTooLong`] if the instruction has more tokens than the Q-Former has positions;
+    /// [`Error::Request`] if a text is longer than [`MAX_PROMPT_BYTES`], or has a token beyond the embedding.
+    pub fn encode(&self, text: &str, qformer_text: &str) -> Result<Prompt> {
+        let PromptLimits { image_token_id, num_query_tokens, lm_rows, qformer_rows, qformer_positions } = self.limits;
+        for text in [text, qformer_text] {
+            if text.len() > MAX_PROMPT_BYTES {
+                let problem = format!("the prompt has {} bytes; the limit is {MAX_PROMPT_BYTES}", text.len());
+                return Err(Error::request(problem));
+            }
+        }
+        let qformer_input_ids = self.qformer.encode(qformer_text, None)?;
+        if qformer_input_ids.len() > qformer_positions {
+            let need = qformer_input_ids.len();
+            return Err(Error::PromptTooLong { what: "the Q-Former", need, have: qformer_positions });
+        }
+        let text_ids = self.lm.encode(text, Some(image_token_id))?;
+        check_rows(&self.qformer, &qformer_input_ids, qformer_rows, "the Q-Former")?;
+        check_rows(&self.lm, &text_ids, lm_rows, "the language model")?;
+
+        let mut input_ids = vec![image_token_id; num_query_tokens];
+        input_ids.extend(text_ids);
+        Ok(Prompt {
+            attention_mask: vec![1; input_ids.len()],
+            input_ids,
+            qformer_attention_mask: vec![1; qformer_input_ids.len()],
+            qformer_input_ids,
+        })
+    }
+
+    /// The text of generated ids, without special tokens.
+    ///
+    /// Reference: `tokenizer.decode(ids, skip_special_tokens=True)`.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let text = self.lm.decode(ids);
+        if self.clean_up { clean_up(&text) } else { text }
+    }
+
+    /// A decoder that is fed one id at a time.
+    pub fn stream(&self) -> StreamDecoder<'_> {
+        StreamDecoder { tokenizers: self, before: Vec::new(), pending: Vec::new(), held: String::new() }
+    }
+}
+
+fn check_rows(vocabulary: &Vocabulary, ids: &[u32], rows: usize, what: &str) -> Result<()> {
+    let Some(id) = ids.iter().find(|id| **id as usize >= rows) else { return Ok(()) };
+    let token = vocabulary.token(*id);
+    Err(Error::request(format!(
+        "the prompt has token {id} ({token:?}), but {what} has only {rows} embedding rows; \
+         the tokenizer is that of another model, or the word must be left out"
+    )))
+}
+
+/// The name of a token in `tokenizer_config.json`: a string, or an object that has it as `content`.
+fn token_name(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content")?.as_str())
+}
+
+/// The special tokens that `tokenizer_config.json` names.
+fn special_names(config: &Value) -> Vec<String> {
+    let single = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"];
+    let lists = ["additional_special_tokens", "extra_special_tokens"];
+    let in_lists = lists.iter().filter_map(|key| config.get(*key)?.as_array()).flatten();
+    let all = single.iter().filter_map(|key| config.get(*key)).chain(in_lists);
+    all.filter_map(token_name).map(str::to_owned).collect()
+}
+
+/// Takes the space away that word-piece decoding leaves before punctuation.
+///
+/// Reference: `clean_up_tokenization` of transformers.
+fn clean_up(text: &str) -> String {
+    [" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"]
+        .iter()
+        .fold(text.to_owned(), |text, pattern| text.replace(pattern, pattern.trim()))
+}
+
+/// Turns ids into text as they come: the pieces in a row are [`Tokenizers::decode`] of all ids.
+///
+/// A piece never ends inside a character, and text that a later id could still change is held back.
+#[derive(Debug)]
+pub struct StreamDecoder<'a> {
+    tokenizers: &'a Tokenizers,
+    /// The last ids whose text was given out: what a token reads as depends on whether it comes first.
+    before: Vec<u32>,
+    /// The ids whose text was not given out yet.
+    pending: Vec<u32>,
+    /// Text whose spaces may still be cleaned up.
+    held: String,
+}
+
+impl StreamDecoder<'_> {
+    /// Takes the next id and returns the text that has become certain, often none.
+    pub fn push(&mut self, id: u32) -> String {
+        if self.tokenizers.lm.is_silent(id) {
+            return String::new();
+        }
+        self.pending.push(id);
+        // A run of byte tokens is decoded as a whole: one wrong byte at its end changes all of it.
+        if self.tokenizers.lm.is_byte(id) {
+            return String::new();
+        }
+        let text = self.pending_text();
+        // Tokens of byte-level encodings cut characters, which shows as a replacement character at the end.
+        if text.is_empty() || text.ends_with(char::REPLACEMENT_CHARACTER) {
+            return String::new();
+        }
+        self.before = std::mem::take(&mut self.pending);
+        if !self.tokenizers.clean_up {
+            return text;
+        }
+        self.held.push_str(&text);
+        let rest = self.held.split_off(certain_bytes(&self.held));
+        clean_up(&std::mem::replace(&mut self.held, rest))
+    }
+
+    /// Returns the text held back so far; the ids have ended.
+    pub fn finish(mut self) -> String {
+        let text = self.pending_text();
+        self.held.push_str(&text);
+        if self.tokenizers.clean_up { clean_up(&self.held) } else { self.held }
+    }
+
+    /// What the pending ids add to the text.
+    fn pending_text(&self) -> String {
+        let all = [self.before.as_slice(), &self.pending].concat();
+        let before = self.tokenizers.lm.decode(&self.before).len();
+        self.tokenizers.lm.decode(&all).get(before..).unwrap_or_default().to_owned()
+    }
+}
+
+/// How much of a text is cleaned up alike whatever follows: up to the last place with no space in the three
+/// characters before it, since every pattern starts with a space and has at most four characters.
+fn certain_bytes(text: &str) -> usize {
+    let mut run = 0;
+    let mut certain = 0;
+    for (at, c) in text.char_indices() {
+        run = if c == ' ' { 0 } else { run + 1 };
+        if run >= 3 {
+            certain = at + c.len_utf8();
+        }
+    }
+    certain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spaces_before_punctuation_go() {
+        assert_eq!(clean_up("is n't it , what 's this ? do ' nt"), "isn't it, what's this? do'nt");
+    }
+
+    #[test]
+    fn cleaning_up_in_pieces_is_cleaning_up_the_whole() {
+        let text = "a b n't  . it 's the cat 's ' own do n ' tx ,  ' 's! e.g . end 've";
+        for cut in 0..=text.len() {
+            let certain = certain_bytes(&text[..cut]);
+            let pieces = clean_up(&text[..certain]) + &clean_up(&text[certain..]);
+            assert_eq!(pieces, clean_up(text), "cut at {cut}, certain {certain}");
+        }
+    }
+
+    #[test]
+    fn names_of_tokens_are_strings_or_objects() {
+        let config = serde_json::json!({
+            "eos_token": {"content": "</s>", "lstrip": false}, "bos_token": "<s>", "pad_token": null,
+            "extra_special_tokens": ["<image>"], "additional_special_tokens": [{"content": "<video>"}],
+        });
+        assert_eq!(special_names(&config), ["<s>", "</s>", "<video>", "<image>"]);
+    }
+}

@@ -1,0 +1,176 @@
+//! One `tokenizer.json`, read so that what a user types stays plain text.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::{AddedToken, Tokenizer};
+
+use super::quiet::without_panics;
+use crate::error::{Error, Result};
+
+/// Put before the special pieces of a Unigram vocabulary: a code point that is no character.
+const UNTYPABLE: char = '\u{10FFFF}';
+
+/// The parts of a `tokenizer.json` that the `tokenizers` crate does not tell.
+#[derive(Deserialize)]
+struct Header {
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+    #[serde(default)]
+    decoder: Value,
+    model: Model,
+}
+
+#[derive(Deserialize)]
+struct Added {
+    content: String,
+    #[serde(default)]
+    special: bool,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    #[serde(default, rename = "type")]
+    kind: Option<String>,
+    #[serde(default)]
+    unk_token: Option<String>,
+    #[serde(default)]
+    unk_id: Option<u32>,
+}
+
+/// A tokenizer with the special tokens it must never make of a user's text.
+pub(super) struct Vocabulary {
+    /// Makes text of ids.
+    decoder: Tokenizer,
+    /// Makes ids of text, where that needs another one.
+    encoder: Option<Tokenizer>,
+    /// Ids of the special tokens, but for the one of unknown text.
+    special: HashSet<u32>,
+    /// Whether bytes that make no token are spelled as `<0x00>` … `<0xFF>`.
+    byte_fallback: bool,
+    /// Whether the algorithm is byte-pair encoding.
+    pub(super) is_bpe: bool,
+}
+
+impl Vocabulary {
+    /// Reads a `tokenizer.json`; `also_special` are special tokens by name that it may not mark as such.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if the file is damaged.
+    pub(super) fn from_bytes(file: &Path, bytes: &[u8], also_special: &[String]) -> Result<Self> {
+        let damaged =
+            || Error::checkpoint(file, "not a tokenizer this library can read: it is damaged or of a newer kind");
+        let header: Header = serde_json::from_slice(bytes).map_err(|_| damaged())?;
+        let mut names: HashSet<String> = also_special.iter().cloned().collect();
+        names.extend(header.added_tokens.into_iter().filter(|token| token.special).map(|token| token.content));
+
+        let decoder = without_panics(|| Tokenizer::from_bytes(bytes).ok()).flatten();
+        let decoder = decoder.and_then(|tokenizer| prepare(tokenizer, &names)).ok_or_else(damaged)?;
+        let unknown_name = header.model.unk_token.as_deref();
+        let unknown = header.model.unk_id.or_else(|| unknown_name.and_then(|name| decoder.token_to_id(name)));
+        let kind = header.model.kind.as_deref();
+        let encoder = if kind == Some("Unigram") {
+            let encoder = without_panics(|| untypable_specials(bytes, &names, unknown)).flatten();
+            Some(encoder.and_then(|tokenizer| prepare(tokenizer, &HashSet::new())).ok_or_else(damaged)?)
+        } else {
+            None
+        };
+        let special = names.iter().filter_map(|name| decoder.token_to_id(name)).filter(|id| unknown != Some(*id));
+        Ok(Vocabulary {
+            special: special.collect(),
+            byte_fallback: header.decoder.to_string().contains("\"ByteFallback\""),
+            is_bpe: kind == Some("BPE"),
+            encoder,
+            decoder,
+        })
+    }
+
+    /// Id of a token by its exact spelling.
+    pub(super) fn id(&self, token: &str) -> Option<u32> {
+        self.decoder.token_to_id(token)
+    }
+
+    /// Spelling of a token, for messages.
+    pub(super) fn token(&self, id: u32) -> String {
+        self.decoder.id_to_token(id).unwrap_or_default()
+    }
+
+    /// Makes ids of a text, with the special tokens that the file puts round every text.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the text cannot be tokenized or would make a special token (`forbidden` counts
+    /// as one).
+    pub(super) fn encode(&self, text: &str, forbidden: Option<u32>) -> Result<Vec<u32>> {
+        let tokenizer = self.encoder.as_ref().unwrap_or(&self.decoder);
+        let encoding = without_panics(|| tokenizer.encode_fast(text, true).ok()).flatten();
+        let encoding = encoding.ok_or_else(|| Error::request("the prompt cannot be turned into tokens"))?;
+        // The mask marks what the file's template added: those special tokens are meant.
+        let typed = encoding.get_ids().iter().zip(encoding.get_special_tokens_mask()).filter(|(_, mask)| **mask == 0);
+        for (id, _) in typed {
+            if forbidden == Some(*id) || self.special.contains(id) {
+                let problem = format!("the prompt contains the special token {:?}; leave it out", self.token(*id));
+                return Err(Error::request(problem));
+            }
+        }
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Makes text of ids, leaving special and unknown ids out. Text that the file's decoder refuses is empty.
+    pub(super) fn decode(&self, ids: &[u32]) -> String {
+        without_panics(|| self.decoder.decode(ids, true).ok()).flatten().unwrap_or_default()
+    }
+
+    /// Whether an id never shows in a text: it is special or no token at all.
+    pub(super) fn is_silent(&self, id: u32) -> bool {
+        let token = self.decoder.id_to_token(id);
+        token.is_none_or(|token| self.decoder.get_added_vocabulary().is_special_token(&token))
+    }
+
+    /// Whether a token spells one byte, so that what it means depends on the tokens that follow.
+    pub(super) fn is_byte(&self, id: u32) -> bool {
+        self.byte_fallback
+            && self.decoder.id_to_token(id).is_some_and(|t| t.len() == 6 && t.starts_with("<0x") && t.ends_with('>'))
+    }
+}
+
+/// Makes a tokenizer neither cut nor pad, and leave special tokens in a text alone.
+fn prepare(mut tokenizer: Tokenizer, special: &HashSet<String>) -> Option<Tokenizer> {
+    let vocabulary = tokenizer.get_added_vocabulary();
+    let unmarked =
+        special.iter().filter(|name| tokenizer.token_to_id(name).is_some() && !vocabulary.is_special_token(name));
+    let unmarked: Vec<AddedToken> = unmarked.map(|name| AddedToken::from(name.clone(), true)).collect();
+    tokenizer.add_special_tokens(unmarked).ok()?;
+    tokenizer.with_truncation(None).ok()?;
+    tokenizer.with_padding(None);
+    tokenizer.set_encode_special_tokens(true);
+    Some(tokenizer)
+}
+
+/// Reads a Unigram tokenizer with its special pieces renamed to something nobody types.
+///
+/// This algorithm finds every piece of its vocabulary in a text, the special ones included, even when the
+/// tokenizer was told to leave them alone.
+fn untypable_specials(bytes: &[u8], names: &HashSet<String>, unknown: Option<u32>) -> Option<Tokenizer> {
+    let mut json: Value = serde_json::from_slice(bytes).ok()?;
+    let rename = |name: &mut Value| {
+        if let Value::String(text) = name
+            && names.contains(text)
+        {
+            text.insert(0, UNTYPABLE);
+        }
+    };
+    for (id, piece) in json.pointer_mut("/model/vocab")?.as_array_mut()?.iter_mut().enumerate() {
+        if unknown != u32::try_from(id).ok() {
+            rename(piece.get_mut(0)?);
+        }
+    }
+    if let Some(added) = json.get_mut("added_tokens").and_then(Value::as_array_mut) {
+        let unknown = unknown.map(Value::from);
+        for token in added.iter_mut().filter(|token| unknown.is_none() || token.get("id") != unknown.as_ref()) {
+            rename(token.get_mut("content")?);
+        }
+    }
+    serde_json::from_value(json).ok()
+}

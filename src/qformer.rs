@@ -1,0 +1,195 @@
+//! The Q-Former and the projection: learned queries and the instruction look at the image
+//! (arXiv 2305.06500, section 2.3; `InstructBlipQFormerModel`).
+//!
+//! A BERT whose first rows are the queries and whose others are the instruction's words. What people get wrong: norms
+//! come after the residual (post-norm) with epsilon 1e-12; queries get no position embedding and words count theirs
+//! from 0; only the query rows cross-attend, in layers 0, f, 2f, …; queries and words have feed-forward networks of
+//! their own; keys and values of the cross-attention have the vision tower's width.
+
+use crate::config::{QFormerConfig, VisionConfig};
+use crate::error::Result;
+use crate::runtime::buffers::{Linear, Matrix, Norm, Tensor};
+use crate::runtime::ops::Activation;
+use crate::runtime::ops::attention::{Heads, Mask};
+use crate::runtime::recorder::Recorder;
+use crate::weights::Loader;
+
+/// The Q-Former's weights, with the learned queries and the projection into the language model.
+#[derive(Debug)]
+pub struct QFormer {
+    heads: Heads,
+    activation: Activation,
+    /// `[Q, D]`.
+    query_tokens: Tensor,
+    word_embeddings: Matrix,
+    /// `[longest instruction, D]`.
+    position_embeddings: Tensor,
+    embedding_norm: Norm,
+    layers: Vec<Layer>,
+    language_projection: Linear,
+}
+
+#[derive(Debug)]
+struct Layer {
+    attention: Attention,
+    cross_attention: Option<CrossAttention>,
+    query_ffn: FeedForward,
+    text_ffn: FeedForward,
+}
+
+#[derive(Debug)]
+struct Attention {
+    qkv: Linear,
+    dense: Linear,
+    norm: Norm,
+}
+
+#[derive(Debug)]
+struct CrossAttention {
+    query: Linear,
+    key_value: Linear,
+    dense: Linear,
+    norm: Norm,
+}
+
+#[derive(Debug)]
+struct FeedForward {
+    intermediate: Linear,
+    dense: Linear,
+    norm: Norm,
+}
+
+/// What the Q-Former gives.
+pub struct QFormerOutput {
+    /// `[Q + L, D]`.
+    pub last_hidden_state: Tensor,
+    /// `[Q, H]`: the query rows in the language model's width, ready to take the placeholders' places.
+    pub language_model_inputs: Tensor,
+}
+
+impl QFormer {
+    /// Takes the weights under `qformer.`, `query_tokens` and `language_projection`.
+    ///
+    /// # Errors
+    /// As [`Loader::linear`].
+    pub fn load(
+        w: &mut Loader<'_>,
+        config: &QFormerConfig,
+        vision: &VisionConfig,
+        num_query_tokens: u32,
+        language_width: u32,
+    ) -> Result<QFormer> {
+        let (d, eps) = (config.hidden_size, config.layer_norm_eps);
+        let words = "qformer.embeddings.word_embeddings";
+        let rows = w.rows_of(&format!("{words}.weight"), config.vocab_size);
+        let positions = "qformer.embeddings.position_embeddings.weight";
+        let layer = |i| Layer::load(w, config, vision.hidden_size, i);
+        let layers = (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?;
+        Ok(QFormer {
+            heads: Heads::full(config.num_attention_heads, d / config.num_attention_heads),
+            activation: Activation::named(&config.hidden_act).expect("validated with the configuration"),
+            query_tokens: w.tensor("query_tokens", &[1, num_query_tokens, d])?,
+            word_embeddings: w.table(words, rows, d)?,
+            position_embeddings: w.tensor(positions, &[config.max_position_embeddings, d])?,
+            embedding_norm: w.layer_norm("qformer.embeddings.layernorm", d, eps)?,
+            layers,
+            language_projection: w.linear("language_projection", language_width, d, true)?,
+        })
+    }
+
+    /// Rows of the word embedding: ids must be below.
+    pub fn vocab_rows(&self) -> u32 {
+        self.word_embeddings.rows
+    }
+
+    /// Records the Q-Former over `image [N, D_vision]` and the instruction's `ids [1, L]`.
+    ///
+    /// `mask [1, Q + L]` hides padded words; without it every row sees every other.
+    pub fn record(&self, r: &mut Recorder, image: &Tensor, ids: &Tensor, mask: Mask<'_>) -> QFormerOutput {
+        r.scope("qformer", |r| {
+            let (q, l) = (self.query_tokens.rows(), ids.len());
+            let mut x = r.empty(q + l, self.query_tokens.cols()); // [Q + L, D]
+            let mut text = r.embed(ids, &self.word_embeddings); // [L, D]
+            r.add(&mut text, &self.position_embeddings.slice_rows(0, l));
+            r.layer_norm_into(&mut x.slice_rows(0, q), &self.query_tokens, &self.embedding_norm);
+            r.layer_norm_into(&mut x.slice_rows(q, l), &text, &self.embedding_norm);
+            drop(text);
+            for (i, layer) in self.layers.iter().enumerate() {
+                x = r.scope(format!("encoder.layer.{i}"), |r| self.layer(r, layer, x, image, mask));
+            }
+            let queries = x.slice_rows(0, q);
+            let language_model_inputs = r.linear(&queries, &self.language_projection); // [Q, H]
+            QFormerOutput { last_hidden_state: x, language_model_inputs }
+        })
+    }
+
+    fn layer(&self, r: &mut Recorder, w: &Layer, mut x: Tensor, image: &Tensor, mask: Mask<'_>) -> Tensor {
+        let q = self.query_tokens.rows();
+        let a = self.self_attention(r, &w.attention, &mut x, mask); // [Q + L, D]
+        let mut queries = a.slice_rows(0, q); // [Q, D]
+        let mut text = a.slice_rows(q, a.rows() - q); // [L, D]
+        if let Some(cross) = &w.cross_attention {
+            queries = self.cross_attention(r, cross, &mut queries, image); // [Q, D]
+        }
+        let out = x; // its values are used up: the next layer's input takes its memory
+        self.feed_forward(r, &w.query_ffn, &mut queries, &mut out.slice_rows(0, q));
+        self.feed_forward(r, &w.text_ffn, &mut text, &mut out.slice_rows(q, out.rows() - q));
+        out
+    }
+
+    fn self_attention(&self, r: &mut Recorder, w: &Attention, x: &mut Tensor, mask: Mask<'_>) -> Tensor {
+        let qkv = r.linear(x, &w.qkv); // [Q + L, 3D]
+        let a = r.attention(&qkv, self.heads, mask); // [Q + L, D]
+        r.linear_add(x, &a, &w.dense); // x += a Wᵀ + b
+        r.layer_norm(x, &w.norm) // [Q + L, D]
+    }
+
+    fn cross_attention(&self, r: &mut Recorder, w: &CrossAttention, x: &mut Tensor, image: &Tensor) -> Tensor {
+        let q = r.linear(x, &w.query); // [Q, D]
+        let kv = r.linear(image, &w.key_value); // [N, 2D]
+        let a = r.cross_attention(&q, &kv, self.heads); // [Q, D]
+        r.linear_add(x, &a, &w.dense); // x += a Wᵀ + b
+        r.layer_norm(x, &w.norm) // [Q, D]
+    }
+
+    fn feed_forward(&self, r: &mut Recorder, w: &FeedForward, x: &mut Tensor, out: &mut Tensor) {
+        let f = r.linear_act(x, &w.intermediate, self.activation); // [_, F]
+        r.linear_add(x, &f, &w.dense); // x += f Wᵀ + b
+        r.layer_norm_into(out, x, &w.norm);
+    }
+}
+
+impl Layer {
+    fn load(w: &mut Loader<'_>, config: &QFormerConfig, image_width: u32, i: u32) -> Result<Layer> {
+        let (d, f, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
+        let name = |part: &str| format!("qformer.encoder.layer.{i}.{part}");
+        let stacked = |parts: &[&str]| parts.iter().map(|p| (name(p), d)).collect::<Vec<_>>();
+        let own = ["attention.attention.query", "attention.attention.key", "attention.attention.value"];
+        let cross_key_value = ["crossattention.attention.key", "crossattention.attention.value"];
+        let mut ffn = |intermediate: &str, output: &str| -> Result<FeedForward> {
+            Ok(FeedForward {
+                intermediate: w.linear(&name(&format!("{intermediate}.dense")), f, d, true)?,
+                dense: w.linear(&name(&format!("{output}.dense")), d, f, true)?,
+                norm: w.layer_norm(&name(&format!("{output}.LayerNorm")), d, eps)?,
+            })
+        };
+        let query_ffn = ffn("intermediate_query", "output_query")?;
+        let text_ffn = ffn("intermediate", "output")?;
+        let attention = Attention {
+            qkv: w.stacked(&name("attention.attention"), &stacked(&own), d, true)?,
+            dense: w.linear(&name("attention.output.dense"), d, d, true)?,
+            norm: w.layer_norm(&name("attention.output.LayerNorm"), d, eps)?,
+        };
+        let mut cross = || -> Result<CrossAttention> {
+            let label = name("crossattention.attention.key_value");
+            Ok(CrossAttention {
+                query: w.linear(&name("crossattention.attention.query"), d, d, true)?,
+                key_value: w.stacked(&label, &stacked(&cross_key_value), image_width, true)?,
+                dense: w.linear(&name("crossattention.output.dense"), d, d, true)?,
+                norm: w.layer_norm(&name("crossattention.output.LayerNorm"), d, eps)?,
+            })
+        };
+        let cross_attention = if i.is_multiple_of(config.cross_attention_frequency) { Some(cross()?) } else { None };
+        Ok(Layer { attention, cross_attention, query_ffn, text_ffn })
+    }
+}

@@ -1,0 +1,418 @@
+//! Tensors, weights, the slots and pool scratch memory comes from, upload and readback.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+
+use half::f16;
+
+use super::device::{Device, first_line};
+use crate::error::{Error, Result};
+
+/// What a buffer is for; memory is counted by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Category {
+    /// Model weights.
+    Weights,
+    /// Intermediate results inside a plan.
+    Scratch,
+    /// Cached keys and values.
+    KvCache,
+    /// Plan parameters, inputs and outputs.
+    Io,
+    /// Memory the CPU can map, for reading results back.
+    Staging,
+}
+
+/// Live bytes by category, and how many objects were ever made.
+#[derive(Debug, Default)]
+pub struct Counters {
+    bytes: [AtomicU64; 5],
+    peak_bytes: AtomicU64,
+    buffers: AtomicU64,
+    bind_groups: AtomicU64,
+}
+
+impl Counters {
+    /// Bytes held now for `category`.
+    pub fn bytes(&self, category: Category) -> u64 {
+        self.bytes[category as usize].load(Relaxed)
+    }
+
+    /// Bytes held now in all.
+    pub fn total_bytes(&self) -> u64 {
+        self.bytes.iter().map(|b| b.load(Relaxed)).sum()
+    }
+
+    /// The largest [`Counters::total_bytes`] so far.
+    pub fn peak_bytes(&self) -> u64 {
+        self.peak_bytes.load(Relaxed)
+    }
+
+    /// Buffers created since the device was opened.
+    pub fn buffers_created(&self) -> u64 {
+        self.buffers.load(Relaxed)
+    }
+
+    /// Bind groups created since the device was opened.
+    pub fn bind_groups_created(&self) -> u64 {
+        self.bind_groups.load(Relaxed)
+    }
+
+    pub(super) fn count_bind_group(&self) {
+        self.bind_groups.fetch_add(1, Relaxed);
+    }
+
+    fn add(&self, category: Category, bytes: u64) {
+        self.bytes[category as usize].fetch_add(bytes, Relaxed);
+        self.buffers.fetch_add(1, Relaxed);
+        self.peak_bytes.fetch_max(self.total_bytes(), Relaxed);
+    }
+
+    fn remove(&self, category: Category, bytes: u64) {
+        self.bytes[category as usize].fetch_sub(bytes, Relaxed);
+    }
+}
+
+/// A piece of device memory; or only its size, where a recording is made without a device.
+#[derive(Debug)]
+pub struct Buffer {
+    gpu: Option<wgpu::Buffer>,
+    bytes: u64,
+    owner: Option<(Category, Arc<Counters>)>,
+}
+
+impl Buffer {
+    fn unbacked(bytes: u64) -> Buffer {
+        Buffer { gpu: None, bytes, owner: None }
+    }
+
+    /// Size in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn gpu(&self) -> Result<&wgpu::Buffer> {
+        self.gpu.as_ref().ok_or_else(|| Error::request("this plan was recorded without a device and cannot run"))
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if let Some((category, counters)) = &self.owner {
+            counters.remove(*category, self.bytes);
+        }
+    }
+}
+
+/// One scratch buffer of a recording. It is free again when only the recorder holds it.
+#[derive(Debug)]
+pub struct Slot {
+    pub(super) index: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Storage {
+    Scratch(Arc<Slot>),
+    Device(Arc<Buffer>),
+}
+
+/// A row-major matrix of 32-bit elements (f32 or u32): a handle, cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    pub(super) storage: Storage,
+    /// First element inside the storage.
+    pub(super) offset: u32,
+    rows: u32,
+    cols: u32,
+}
+
+impl Tensor {
+    pub(super) fn new(storage: Storage, rows: u32, cols: u32) -> Tensor {
+        Tensor { storage, offset: 0, rows, cols }
+    }
+
+    /// A tensor with a shape and no memory, for recording without a device.
+    pub fn unbacked(rows: u32, cols: u32) -> Tensor {
+        Tensor::new(Storage::Device(Arc::new(Buffer::unbacked(u64::from(rows) * u64::from(cols) * 4))), rows, cols)
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    /// Elements in a row.
+    pub fn cols(&self) -> u32 {
+        self.cols
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> u32 {
+        self.rows * self.cols
+    }
+
+    /// Whether there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The rows `first .. first + count` as a tensor over the same memory.
+    pub fn slice_rows(&self, first: u32, count: u32) -> Tensor {
+        assert!(first + count <= self.rows, "rows {first}+{count} of a tensor with {} rows", self.rows);
+        Tensor { storage: self.storage.clone(), offset: self.offset + first * self.cols, rows: count, cols: self.cols }
+    }
+}
+
+/// Rows a [`Matrix`] is split at, so that every kernel tile and gate/up pair stays in one part.
+const SPLIT_ROWS: u64 = 64;
+
+/// A weight matrix `[rows, cols]` in f16, two to a u32, columns padded with zeros to a multiple of 8.
+///
+/// It is cut by rows into parts that each fit one binding.
+#[derive(Clone, Debug)]
+pub struct Matrix {
+    /// The checkpoint's name without `.weight`.
+    pub label: String,
+    /// Output features (or table entries), N.
+    pub rows: u32,
+    /// Input features after padding, K.
+    pub cols: u32,
+    pub(super) parts: Vec<MatrixPart>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct MatrixPart {
+    pub buffer: Arc<Buffer>,
+    pub first_row: u32,
+    pub rows: u32,
+}
+
+impl MatrixPart {
+    /// The part as one row of packed u32.
+    pub fn packed(&self) -> Tensor {
+        Tensor::new(Storage::Device(self.buffer.clone()), 1, (self.buffer.bytes() / 4) as u32)
+    }
+}
+
+impl Matrix {
+    /// A matrix with a shape and no memory, for recording without a device.
+    pub fn unbacked(label: &str, rows: u32, cols: u32, max_binding_bytes: u64) -> Matrix {
+        let make = |bytes| Ok(Buffer::unbacked(bytes));
+        Matrix::with(label, rows, cols, max_binding_bytes, make).expect("making unbacked buffers cannot fail")
+    }
+
+    /// A matrix on `device` whose memory is to be filled by [`Matrix::write_rows`] or a fill op.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn uninit(device: &Device, label: &str, rows: u32, cols: u32) -> Result<Matrix> {
+        let limit = device.caps().max_binding_bytes.min(device.caps().max_buffer_bytes);
+        Matrix::with(label, rows, cols, limit, |bytes| device.storage_buffer(Category::Weights, label, bytes))
+    }
+
+    fn with(
+        label: &str,
+        rows: u32,
+        cols: u32,
+        limit: u64,
+        mut make: impl FnMut(u64) -> Result<Buffer>,
+    ) -> Result<Matrix> {
+        let cols = cols.next_multiple_of(8);
+        let row_bytes = u64::from(cols) * 2;
+        let whole = u64::from(rows);
+        let per_part = if whole * row_bytes <= limit { whole } else { limit / row_bytes / SPLIT_ROWS * SPLIT_ROWS };
+        assert!(per_part > 0, "{label}: {SPLIT_ROWS} rows of {row_bytes} bytes exceed a binding of {limit} bytes");
+        let mut parts = Vec::new();
+        let mut first = 0;
+        while first < whole {
+            let count = per_part.min(whole - first);
+            let buffer = Arc::new(make(count * row_bytes)?);
+            parts.push(MatrixPart { buffer, first_row: first as u32, rows: count as u32 });
+            first += count;
+        }
+        Ok(Matrix { label: label.into(), rows, cols, parts })
+    }
+
+    /// Writes whole padded rows starting at `first_row`; `values` holds a multiple of `cols` elements.
+    pub fn write_rows(&self, device: &Device, first_row: u32, values: &[f16]) {
+        let cols = self.cols as usize;
+        assert_eq!(values.len() % cols, 0, "{}: not whole rows", self.label);
+        let (mut row, mut rest) = (first_row, values);
+        for part in &self.parts {
+            let end = part.first_row + part.rows;
+            if row >= end || rest.is_empty() {
+                continue;
+            }
+            let count = (end - row).min((rest.len() / cols) as u32);
+            let (now, later) = rest.split_at(count as usize * cols);
+            let at = u64::from(row - part.first_row) * u64::from(self.cols) * 2;
+            let gpu = part.buffer.gpu.as_ref().expect("only device matrices are written");
+            device.inner.queue.write_buffer(gpu, at, bytemuck::cast_slice(now));
+            (row, rest) = (row + count, later);
+        }
+        assert!(rest.is_empty(), "{}: rows past the end", self.label);
+    }
+
+    /// The same matrix under another label: tied weights serve two layers.
+    pub fn relabelled(mut self, label: &str) -> Matrix {
+        self.label = label.into();
+        self
+    }
+
+    /// Bytes of all parts.
+    pub fn bytes(&self) -> u64 {
+        self.parts.iter().map(|p| p.buffer.bytes()).sum()
+    }
+}
+
+/// A linear layer's parameters: `y = x Wᵀ + b`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Matrix,
+    /// `[1, out]`, absent where the layer has none.
+    pub bias: Option<Tensor>,
+}
+
+/// A normalisation's parameters.
+#[derive(Clone, Debug)]
+pub struct Norm {
+    /// The checkpoint's name without `.weight`.
+    pub label: String,
+    /// Scale, `[1, D]`.
+    pub weight: Tensor,
+    /// Shift, `[1, D]`; RMSNorm has none.
+    pub bias: Option<Tensor>,
+    /// Added to the variance (or mean square) before the square root.
+    pub eps: f32,
+}
+
+impl Device {
+    pub(super) fn buffer(
+        &self,
+        category: Category,
+        label: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+    ) -> Result<Buffer> {
+        let have = self.caps().max_buffer_bytes;
+        if bytes > have {
+            return Err(Error::DoesNotFit { what: format!("buffer {label} in bytes"), need: bytes, have });
+        }
+        let scope = self.inner.gpu.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let size = bytes.max(16).next_multiple_of(16);
+        let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
+        let gpu = self.inner.gpu.create_buffer(&descriptor);
+        if pollster::block_on(scope.pop()).is_some() {
+            return Err(Error::OutOfMemory { what: label.into(), need_bytes: bytes });
+        }
+        self.inner.counters.add(category, size);
+        Ok(Buffer { gpu: Some(gpu), bytes: size, owner: Some((category, self.inner.counters.clone())) })
+    }
+
+    pub(super) fn storage_buffer(&self, category: Category, label: &str, bytes: u64) -> Result<Buffer> {
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+        self.buffer(category, label, bytes, usage)
+    }
+
+    /// A tensor of zeros.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::DoesNotFit`].
+    pub fn zeros(&self, category: Category, label: &str, rows: u32, cols: u32) -> Result<Tensor> {
+        let bytes = u64::from(rows) * u64::from(cols) * 4;
+        Ok(Tensor::new(Storage::Device(Arc::new(self.storage_buffer(category, label, bytes)?)), rows, cols))
+    }
+
+    /// A tensor holding `values` (f32 or u32), row by row.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::DoesNotFit`].
+    pub fn tensor<T: bytemuck::Pod>(
+        &self,
+        category: Category,
+        label: &str,
+        rows: u32,
+        cols: u32,
+        values: &[T],
+    ) -> Result<Tensor> {
+        let tensor = self.zeros(category, label, rows, cols)?;
+        self.write(&tensor, values);
+        Ok(tensor)
+    }
+
+    /// Overwrites a device tensor with `values`.
+    pub fn write<T: bytemuck::Pod>(&self, tensor: &Tensor, values: &[T]) {
+        assert_eq!(values.len(), tensor.len() as usize, "tensor of {}x{}", tensor.rows, tensor.cols);
+        let Storage::Device(buffer) = &tensor.storage else { panic!("scratch tensors are written by kernels only") };
+        let gpu = buffer.gpu.as_ref().expect("only device tensors are written");
+        self.inner.queue.write_buffer(gpu, u64::from(tensor.offset) * 4, bytemuck::cast_slice(values));
+    }
+
+    /// Sends pending writes to the device and waits, so that their staging copies are freed.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the GPU.
+    pub fn flush(&self) -> Result<()> {
+        self.inner.queue.submit([]);
+        self.wait()
+    }
+
+    /// Copies a device tensor back, row by row. Waits for everything submitted before.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] for the staging buffer, or whatever went wrong on the GPU.
+    pub fn read<T: bytemuck::Pod>(&self, tensor: &Tensor) -> Result<Vec<T>> {
+        let Storage::Device(buffer) = &tensor.storage else { panic!("ask the plan for its scratch tensors") };
+        let bytes = u64::from(tensor.len()) * 4;
+        let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ;
+        let staging = self.buffer(Category::Staging, "readback", bytes, usage)?;
+        let mut encoder = self.inner.gpu.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer.gpu()?, u64::from(tensor.offset) * 4, staging.gpu()?, 0, bytes);
+        self.inner.queue.submit([encoder.finish()]);
+        self.map(&staging, bytes)
+    }
+
+    /// Maps `staging` and copies its first `bytes` out, waiting for all submitted work.
+    pub(super) fn map<T: bytemuck::Pod>(&self, staging: &Buffer, bytes: u64) -> Result<Vec<T>> {
+        if bytes == 0 {
+            return Ok(Vec::new());
+        }
+        let slice = staging.gpu()?.slice(..bytes);
+        slice.map_async(wgpu::MapMode::Read, |_| {});
+        self.wait()?;
+        let failed = |e: String| Error::Gpu { what: "reading a result back".into(), problem: first_line(&e) };
+        let values = {
+            let view = slice.get_mapped_range().map_err(|e| failed(e.to_string()))?;
+            bytemuck::pod_collect_to_vec(&view[..])
+        };
+        staging.gpu()?.unmap();
+        Ok(values)
+    }
+}
+
+/// Scratch buffers waiting for the next plan. All stages of a model share one.
+#[derive(Debug, Default)]
+pub struct Pool {
+    free: Mutex<Vec<Arc<Buffer>>>,
+}
+
+impl Pool {
+    /// The smallest free buffer that holds `bytes` without wasting more than as much again, or a new one.
+    pub(super) fn take(&self, device: &Device, bytes: u64) -> Result<Arc<Buffer>> {
+        let mut free = self.free.lock().expect("no panic while the pool is held");
+        let fits = |b: &Arc<Buffer>| b.bytes() >= bytes && b.bytes() <= bytes.max(4096) * 2;
+        let best = (0..free.len()).filter(|&i| fits(&free[i])).min_by_key(|&i| free[i].bytes());
+        match best {
+            Some(i) => Ok(free.swap_remove(i)),
+            None => Ok(Arc::new(device.storage_buffer(Category::Scratch, "scratch", bytes)?)),
+        }
+    }
+
+    /// Takes buffers back, except those that some tensor outside the plan still reads.
+    pub(super) fn give_back(&self, buffers: impl IntoIterator<Item = Arc<Buffer>>) {
+        if let Ok(mut free) = self.free.lock() {
+            free.extend(buffers.into_iter().filter(|b| Arc::strong_count(b) == 1));
+        }
+    }
+}

@@ -1,0 +1,323 @@
+//! Adapter choice, limits, the device and its queue, and what happens when the GPU fails.
+
+use std::sync::{Arc, Mutex};
+
+use super::buffers::{Counters, Pool};
+use super::kernels::Pipelines;
+use crate::error::{Error, Result};
+
+/// How to choose and open a device. `Default` takes the best adapter with its own limits.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceOptions {
+    /// Part of the wanted adapter's name, any case; `WGPU_ADAPTER_NAME` when `None`.
+    pub adapter: Option<String>,
+    /// Ask only for what every WebGPU implementation gives: default limits, no optional features.
+    pub portable: bool,
+    /// Keep the driver-independent bounds and loop checks in every shader. Slower, same results.
+    pub checked: bool,
+}
+
+/// What an adapter is, for choosing kernel forms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AdapterClass {
+    /// Thousands of threads, fast workgroup memory.
+    Gpu,
+    /// A software rasteriser: few SIMD lanes, every barrier is expensive.
+    Cpu,
+}
+
+/// The facts about a device that kernels and memory plans depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// GPU or software adapter.
+    pub class: AdapterClass,
+    /// Lanes in a subgroup when subgroup operations are enabled and the size cannot vary.
+    pub subgroup_size: Option<u32>,
+    /// Largest storage buffer one binding may cover, in bytes.
+    pub max_binding_bytes: u64,
+    /// Largest buffer, in bytes.
+    pub max_buffer_bytes: u64,
+    /// Workgroup memory one workgroup may use, in bytes.
+    pub max_workgroup_bytes: u32,
+    /// Alignment of dynamic offsets into uniform buffers, in bytes.
+    pub uniform_alignment: u32,
+}
+
+impl Caps {
+    /// A GPU with WebGPU's default limits and no optional features: what every kernel must fit.
+    pub const PORTABLE: Caps = Caps {
+        class: AdapterClass::Gpu,
+        subgroup_size: None,
+        max_binding_bytes: 128 << 20,
+        max_buffer_bytes: 256 << 20,
+        max_workgroup_bytes: 16 << 10,
+        uniform_alignment: 256,
+    };
+
+    /// Mesa's software Vulkan on an AVX2 machine.
+    pub const SOFTWARE: Caps = Caps { class: AdapterClass::Cpu, subgroup_size: Some(8), ..Caps::PORTABLE };
+}
+
+/// An adapter as `instructblip devices` lists it.
+#[derive(Clone, Debug)]
+pub struct AdapterSummary {
+    /// The driver's name for the adapter.
+    pub name: String,
+    /// Vulkan, Metal, Dx12 or Gl.
+    pub backend: String,
+    /// DiscreteGpu, IntegratedGpu, Cpu, …
+    pub kind: String,
+    /// Driver name and version.
+    pub driver: String,
+    /// Whether 16-bit floats may be used in shaders.
+    pub shader_f16: bool,
+    /// Smallest and largest subgroup, when subgroup operations exist.
+    pub subgroup_sizes: Option<(u32, u32)>,
+    /// Whether kernels can be timed on the device.
+    pub timestamps: bool,
+    /// Largest storage binding in bytes.
+    pub max_binding_bytes: u64,
+    /// Largest buffer in bytes.
+    pub max_buffer_bytes: u64,
+    /// Workgroup memory in bytes.
+    pub max_workgroup_bytes: u32,
+    /// Whether a default run would use this adapter.
+    pub chosen: bool,
+}
+
+/// An open device with its queue, compiled kernels and reusable buffers. Cheap to clone.
+#[derive(Clone)]
+pub struct Device {
+    pub(super) inner: Arc<Inner>,
+    caps: Caps,
+}
+
+pub(super) struct Inner {
+    pub gpu: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub pipelines: Pipelines,
+    pub pool: Pool,
+    pub counters: Arc<Counters>,
+    name: String,
+    timestamps: bool,
+    fault: Arc<Mutex<Option<Error>>>,
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Device").field("name", &self.inner.name).field("caps", &self.caps).finish()
+    }
+}
+
+impl Device {
+    /// Opens the adapter that `options` ask for.
+    ///
+    /// Discrete GPUs come before integrated ones, those before software adapters.
+    /// `WGPU_BACKEND` restricts the backends.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] when nothing fits, [`Error::Gpu`] when the driver refuses to open it.
+    pub fn open(options: &DeviceOptions) -> Result<Device> {
+        let adapters = adapters();
+        let wanted = options.adapter.clone().or_else(|| std::env::var("WGPU_ADAPTER_NAME").ok());
+        let Some(adapter) = choose(&adapters, wanted.as_deref()) else {
+            return Err(Error::NoAdapter {
+                wanted: wanted.map_or("any".into(), |name| format!("\"{name}\"")),
+                found: adapters.iter().map(|a| describe(&a.get_info())).collect(),
+            });
+        };
+        Device::from_adapter(adapter, options)
+    }
+
+    fn from_adapter(adapter: &wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
+        let info = adapter.get_info();
+        let (features, limits) = if options.portable {
+            (wgpu::Features::empty(), wgpu::Limits::default())
+        } else {
+            let useful = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+            (adapter.features() & useful, adapter.limits())
+        };
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("instructblip"),
+            required_features: features,
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            ..Default::default()
+        };
+        let (gpu, queue) = pollster::block_on(adapter.request_device(&descriptor))
+            .map_err(|e| Error::Gpu { what: format!("opening {}", info.name), problem: first_line(&e.to_string()) })?;
+        let fault = watch_faults(&gpu);
+        let caps = caps(&info, features, &limits);
+        let counters = Arc::new(Counters::default());
+        Ok(Device {
+            caps,
+            inner: Arc::new(Inner {
+                pipelines: Pipelines::new(options.checked),
+                pool: Pool::default(),
+                counters,
+                name: describe(&info),
+                timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+                fault,
+                gpu,
+                queue,
+            }),
+        })
+    }
+
+    /// What the kernels of this device may rely on.
+    pub fn caps(&self) -> Caps {
+        self.caps
+    }
+
+    /// The same device, on which weights are split as if one binding could cover no more than `bytes`.
+    pub fn with_binding_limit(&self, bytes: u64) -> Device {
+        let limit = self.caps.max_binding_bytes.min(bytes);
+        Device { caps: Caps { max_binding_bytes: limit, ..self.caps }, inner: self.inner.clone() }
+    }
+
+    /// Name, backend and driver in one line.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// Whether kernels can be timed on the device.
+    pub fn has_timestamps(&self) -> bool {
+        self.inner.timestamps
+    }
+
+    /// Live bytes by category and objects created so far.
+    pub fn counters(&self) -> &Counters {
+        &self.inner.counters
+    }
+
+    /// Waits until everything submitted so far has run.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the GPU meanwhile.
+    pub fn wait(&self) -> Result<()> {
+        let polled = self.inner.gpu.poll(wgpu::PollType::wait_indefinitely());
+        self.check()?;
+        polled.map(|_| ()).map_err(|e| Error::DeviceLost { reason: first_line(&e.to_string()) })
+    }
+
+    /// The first fault reported by the driver since the last call, if any.
+    ///
+    /// # Errors
+    /// [`Error::DeviceLost`], [`Error::OutOfMemory`] or [`Error::Gpu`].
+    pub fn check(&self) -> Result<()> {
+        match self.inner.fault.lock().expect("no panic while the fault is held").take() {
+            Some(fault) => Err(fault),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Lists every adapter, with the one a default [`Device::open`] would take marked.
+pub fn list_adapters(wanted: Option<&str>) -> Vec<AdapterSummary> {
+    let adapters = adapters();
+    let from_env = std::env::var("WGPU_ADAPTER_NAME").ok();
+    let chosen = choose(&adapters, wanted.or(from_env.as_deref())).map(|a| a.get_info());
+    adapters.iter().map(|adapter| summarise(adapter, chosen.as_ref() == Some(&adapter.get_info()))).collect()
+}
+
+fn summarise(adapter: &wgpu::Adapter, chosen: bool) -> AdapterSummary {
+    let (info, features, limits) = (adapter.get_info(), adapter.features(), adapter.limits());
+    AdapterSummary {
+        name: info.name.clone(),
+        backend: format!("{:?}", info.backend),
+        kind: format!("{:?}", info.device_type),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
+        shader_f16: features.contains(wgpu::Features::SHADER_F16),
+        subgroup_sizes: features
+            .contains(wgpu::Features::SUBGROUP)
+            .then_some((info.subgroup_min_size, info.subgroup_max_size)),
+        timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+        max_binding_bytes: limits.max_storage_buffer_binding_size,
+        max_buffer_bytes: limits.max_buffer_size,
+        max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        chosen,
+    }
+}
+
+fn adapters() -> Vec<wgpu::Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    // Debug builds would otherwise turn on the driver's validation layers: 25 times the CPU cost per dispatch.
+    descriptor.flags = wgpu::InstanceFlags::empty().with_env();
+    // OpenGL only when it is asked for: it shows the same adapters again, and its loader prints on stderr.
+    let backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::PRIMARY);
+    descriptor.backends = backends;
+    let instance = wgpu::Instance::new(descriptor);
+    pollster::block_on(instance.enumerate_adapters(backends))
+}
+
+/// Lower is better.
+fn rank(info: &wgpu::AdapterInfo) -> (u32, u32) {
+    let kind = match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    };
+    (kind, u32::from(info.backend == wgpu::Backend::Gl))
+}
+
+fn choose<'a>(adapters: &'a [wgpu::Adapter], wanted: Option<&str>) -> Option<&'a wgpu::Adapter> {
+    let wanted = wanted.unwrap_or("").to_lowercase();
+    // OpenGL adapters without compute shaders report none of the storage buffers the kernels need.
+    let usable = |a: &wgpu::Adapter| {
+        a.limits().max_storage_buffers_per_shader_stage >= wgpu::Limits::default().max_storage_buffers_per_shader_stage
+    };
+    adapters
+        .iter()
+        .filter(|a| usable(a) && a.get_info().name.to_lowercase().contains(&wanted))
+        .min_by_key(|a| rank(&a.get_info()))
+}
+
+fn caps(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> Caps {
+    let fixed = info.subgroup_min_size == info.subgroup_max_size && features.contains(wgpu::Features::SUBGROUP);
+    Caps {
+        class: if info.device_type == wgpu::DeviceType::Cpu { AdapterClass::Cpu } else { AdapterClass::Gpu },
+        subgroup_size: fixed.then_some(info.subgroup_min_size),
+        max_binding_bytes: limits.max_storage_buffer_binding_size,
+        max_buffer_bytes: limits.max_buffer_size,
+        max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        uniform_alignment: limits.min_uniform_buffer_offset_alignment,
+    }
+}
+
+/// Remembers the first thing that goes wrong: the ones after it are consequences.
+fn watch_faults(gpu: &wgpu::Device) -> Arc<Mutex<Option<Error>>> {
+    let fault = Arc::new(Mutex::new(None));
+    let remember = |slot: &Mutex<Option<Error>>, error: Error| {
+        if let Ok(mut slot) = slot.lock() {
+            slot.get_or_insert(error);
+        }
+    };
+    let lost = fault.clone();
+    gpu.set_device_lost_callback(move |reason, message| {
+        if reason != wgpu::DeviceLostReason::Destroyed {
+            remember(&lost, Error::DeviceLost { reason: first_line(&message) });
+        }
+    });
+    let uncaptured = fault.clone();
+    gpu.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+        let error = match error {
+            wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory { what: "the driver".into(), need_bytes: 0 },
+            other => Error::Gpu { what: "a command".into(), problem: first_line(&other.to_string()) },
+        };
+        remember(&uncaptured, error);
+    }));
+    fault
+}
+
+/// The start of a driver's message: enough to search for, short enough to read.
+pub(super) fn first_line(message: &str) -> String {
+    let line = message.lines().map(str::trim).filter(|l| !l.is_empty()).take(2).collect::<Vec<_>>().join(": ");
+    line.chars().take(200).collect()
+}
+
+fn describe(info: &wgpu::AdapterInfo) -> String {
+    let driver = format!("{} {}", info.driver, info.driver_info);
+    format!("{} ({:?}, {})", info.name, info.backend, driver.trim())
+}

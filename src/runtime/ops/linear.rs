@@ -1,0 +1,122 @@
+//! Linear layers `y = act(x Wᵀ + b)` and their fusions.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::Activation;
+use crate::runtime::buffers::{Linear, Tensor};
+use crate::runtime::device::{AdapterClass, Caps};
+use crate::runtime::kernels::{self, Kernel};
+use crate::runtime::recorder::{Dispatch, Recorder};
+
+/// `Params` of `shaders/shared/linear.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    x_offset: u32,
+    y_offset: u32,
+    y_stride: u32,
+    column0: u32,
+}
+
+/// A kernel form: what to launch and how many outputs a workgroup covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Form {
+    /// The kernel.
+    pub kernel: &'static Kernel,
+    /// Invocations in a workgroup, where the kernel leaves it open.
+    pub workgroup: Option<u32>,
+    /// Rows of x a workgroup covers.
+    pub rows: u32,
+    /// Rows of W a workgroup covers.
+    pub columns: u32,
+}
+
+/// Rows from which a tile pays: below, every row reads the weights again, from the cache.
+const TILE_ROWS: u32 = 5;
+
+/// The form for `m` rows.
+pub fn choose(m: u32, caps: &Caps) -> Form {
+    let tile = |kernel, rows, columns| Form { kernel, workgroup: None, rows, columns };
+    match caps.class {
+        _ if m < TILE_ROWS => {
+            let workgroup = Some(if caps.class == AdapterClass::Gpu { 64 } else { 8 });
+            Form { kernel: &kernels::LINEAR_VEC, workgroup, rows: 1, columns: 4 }
+        }
+        AdapterClass::Cpu if caps.subgroup_size == Some(8) => tile(&kernels::LINEAR_TILE_SUBGROUP, 16, 32),
+        _ => tile(&kernels::LINEAR_TILE, 64, 64),
+    }
+}
+
+#[derive(Clone, Copy, Default)]
+struct Epilogue {
+    activation: Activation,
+    add: bool,
+    swiglu: bool,
+}
+
+impl Recorder {
+    /// `x Wᵀ + b`: `[M, K] -> [M, N]`.
+    pub fn linear(&mut self, x: &Tensor, layer: &Linear) -> Tensor {
+        self.linear_act(x, layer, Activation::None)
+    }
+
+    /// `act(x Wᵀ + b)`: `[M, K] -> [M, N]`.
+    pub fn linear_act(&mut self, x: &Tensor, layer: &Linear, activation: Activation) -> Tensor {
+        let mut y = self.empty(x.rows(), layer.weight.rows);
+        self.launch_linear(&mut y, x, layer, Epilogue { activation, ..Default::default() });
+        y
+    }
+
+    /// `y += x Wᵀ + b`: the residual connection.
+    pub fn linear_add(&mut self, y: &mut Tensor, x: &Tensor, layer: &Linear) {
+        self.launch_linear(y, x, layer, Epilogue { add: true, ..Default::default() });
+    }
+
+    /// `silu(x Wgᵀ) * (x Wuᵀ)`: `[M, K] -> [M, F]`, rows of gate and up alternating in the `[2F, K]` weight.
+    pub fn swiglu(&mut self, x: &Tensor, gate_up: &Linear) -> Tensor {
+        let mut y = self.empty(x.rows(), gate_up.weight.rows / 2);
+        self.launch_linear(&mut y, x, gate_up, Epilogue { swiglu: true, ..Default::default() });
+        y
+    }
+
+    fn launch_linear(&mut self, y: &mut Tensor, x: &Tensor, layer: &Linear, epilogue: Epilogue) {
+        let (w, label) = (&layer.weight, &layer.weight.label);
+        let outputs = if epilogue.swiglu { w.rows / 2 } else { w.rows };
+        assert_eq!(x.cols(), w.cols, "{label}: input columns");
+        assert_eq!((y.rows(), y.cols()), (x.rows(), outputs), "{label}: output shape");
+        let form = choose(x.rows(), self.caps());
+        for part in &w.parts {
+            let packed = part.packed();
+            let params = Params {
+                m: x.rows(),
+                n: part.rows,
+                k: w.cols,
+                x_offset: x.offset,
+                y_offset: y.offset,
+                y_stride: y.cols(),
+                column0: part.first_row,
+            };
+            let mut constants = vec![
+                ("ACT", f64::from(epilogue.activation as u32)),
+                ("BIAS", f64::from(u8::from(layer.bias.is_some()))),
+                ("ADD", f64::from(u8::from(epilogue.add))),
+                ("SWIGLU", f64::from(u8::from(epilogue.swiglu))),
+            ];
+            constants.extend(form.workgroup.map(|n| ("WG", f64::from(n))));
+            let bias = layer.bias.as_ref().unwrap_or(x);
+            self.push(Dispatch {
+                label: label.clone(),
+                kernel: form.kernel,
+                constants,
+                bindings: vec![x.into(), (&packed).into(), bias.into(), (&*y).into()],
+                params: bytemuck::bytes_of(&params).to_vec(),
+                grid: [part.rows.div_ceil(form.columns), x.rows().div_ceil(form.rows), 1],
+                flops: 2 * u64::from(x.rows()) * u64::from(part.rows) * u64::from(w.cols),
+            });
+        }
+        self.tap(label, y);
+    }
+}

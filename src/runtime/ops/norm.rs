@@ -1,0 +1,59 @@
+//! LayerNorm and RMSNorm over rows.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::runtime::buffers::{Norm, Tensor};
+use crate::runtime::device::AdapterClass;
+use crate::runtime::kernels;
+use crate::runtime::recorder::{Dispatch, Recorder};
+
+/// `Params` of `shaders/norm.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    d: u32,
+    x_offset: u32,
+    y_offset: u32,
+    eps: f32,
+}
+
+impl Recorder {
+    /// LayerNorm of every row: `[T, D] -> [T, D]`.
+    pub fn layer_norm(&mut self, x: &Tensor, norm: &Norm) -> Tensor {
+        let mut y = self.empty(x.rows(), x.cols());
+        self.layer_norm_into(&mut y, x, norm);
+        y
+    }
+
+    /// LayerNorm of every row of `x` into `y`, which may be some rows of a larger tensor.
+    pub fn layer_norm_into(&mut self, y: &mut Tensor, x: &Tensor, norm: &Norm) {
+        assert!(norm.bias.is_some(), "{}: LayerNorm has a bias", norm.label);
+        self.launch_norm(y, x, norm);
+    }
+
+    /// RMSNorm of every row: `[T, D] -> [T, D]`.
+    pub fn rms_norm(&mut self, x: &Tensor, norm: &Norm) -> Tensor {
+        assert!(norm.bias.is_none(), "{}: RMSNorm has no bias", norm.label);
+        let mut y = self.empty(x.rows(), x.cols());
+        self.launch_norm(&mut y, x, norm);
+        y
+    }
+
+    fn launch_norm(&mut self, y: &mut Tensor, x: &Tensor, norm: &Norm) {
+        assert_eq!(x.cols(), norm.weight.cols(), "{}: columns", norm.label);
+        assert_eq!((y.rows(), y.cols()), (x.rows(), x.cols()), "{}: output shape", norm.label);
+        let params = Params { d: x.cols(), x_offset: x.offset, y_offset: y.offset, eps: norm.eps };
+        let workgroup = if self.caps().class == AdapterClass::Gpu { 64.0 } else { 8.0 };
+        let bias = norm.bias.as_ref().unwrap_or(&norm.weight);
+        self.push(Dispatch {
+            label: norm.label.clone(),
+            kernel: &kernels::NORM,
+            constants: vec![("WG", workgroup), ("CENTER", f64::from(u8::from(norm.bias.is_some())))],
+            bindings: vec![x.into(), (&norm.weight).into(), bias.into(), (&*y).into()],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: [x.rows(), 1, 1],
+            flops: 8 * u64::from(x.len()),
+        });
+        self.tap(&norm.label, y);
+    }
+}

@@ -1,0 +1,40 @@
+//! The patches of an image as rows, so that the patch convolution is a linear layer.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::runtime::buffers::Tensor;
+use crate::runtime::kernels;
+use crate::runtime::recorder::{Dispatch, Recorder};
+
+/// `Params` of `shaders/patch_embed.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    height: u32,
+    width: u32,
+    side: u32,
+    k: u32,
+}
+
+impl Recorder {
+    /// Pixels `[3 * height, width]` `-> [(height / P)(width / P), 3 P²]`, columns padded with zeros to a multiple
+    /// of 8. A patch is ordered channel, y, x, as the convolution's weight is.
+    pub fn patches(&mut self, pixels: &Tensor, patch: u32) -> Tensor {
+        let (height, width) = (pixels.rows() / 3, pixels.cols());
+        assert_eq!((pixels.rows() % 3, pixels.offset), (0, 0), "patches: three planes");
+        let k = (3 * patch * patch).next_multiple_of(8);
+        let out = self.empty((height / patch) * (width / patch), k);
+        let label = self.label("patches");
+        self.push(Dispatch {
+            label: label.clone(),
+            kernel: &kernels::PATCH_EMBED,
+            constants: Vec::new(),
+            bindings: vec![pixels.into(), (&out).into()],
+            params: bytemuck::bytes_of(&Params { height, width, side: patch, k }).to_vec(),
+            grid: [k.div_ceil(64), out.rows(), 1],
+            flops: 0,
+        });
+        self.tap(&label, &out);
+        out
+    }
+}

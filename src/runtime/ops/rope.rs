@@ -1,0 +1,56 @@
+//! Rotary position embedding, joined with the store into the cache.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::attention::{Heads, KvLayer};
+use crate::runtime::buffers::Tensor;
+use crate::runtime::kernels;
+use crate::runtime::recorder::{Binding, Dispatch, Recorder, fold};
+
+/// `Params` of `shaders/rope.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    t: u32,
+    heads: u32,
+    kv_heads: u32,
+    d: u32,
+    capacity: u32,
+}
+
+impl Recorder {
+    /// Rotates q and k of packed `qkv [T, (H + 2G) d]` by the angles of positions `Step.pos ..`, stores k and v
+    /// in the cache and returns q `[T, H d]`. `angles` is `[positions, d]`: cos and sin alternating.
+    pub fn rope_store(&mut self, qkv: &Tensor, angles: &Tensor, kv: &KvLayer, heads: Heads) -> Tensor {
+        let width = (heads.query + 2 * heads.key_value) * heads.dim;
+        assert_eq!((qkv.cols(), qkv.offset, angles.cols()), (width, 0, heads.dim), "rope_store: shapes");
+        assert!(angles.rows() >= kv.capacity, "rope_store: angles for every position of the cache");
+        let q = self.empty(qkv.rows(), heads.query * heads.dim);
+        let params = Params {
+            t: qkv.rows(),
+            heads: heads.query,
+            kv_heads: heads.key_value,
+            d: heads.dim,
+            capacity: kv.capacity,
+        };
+        let label = self.label("rope_store");
+        self.push(Dispatch {
+            label: label.clone(),
+            kernel: &kernels::ROPE,
+            constants: Vec::new(),
+            bindings: vec![
+                qkv.into(),
+                angles.into(),
+                Binding::Step,
+                (&q).into(),
+                (&kv.keys).into(),
+                (&kv.values).into(),
+            ],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: fold(u64::from(qkv.len() / 2), 64),
+            flops: 3 * u64::from(qkv.len()),
+        });
+        self.tap(&label, &q);
+        q
+    }
+}

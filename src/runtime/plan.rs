@@ -1,0 +1,297 @@
+//! A recording made real: replayed with one submit and no allocation.
+
+use std::sync::{Arc, Mutex};
+
+use super::buffers::{Buffer, Category, Storage, Tensor};
+use super::device::{AdapterClass, Device};
+use super::kernels::{self, Pipeline};
+use super::recorder::{Binding, Dispatch, Recorder};
+use crate::error::{Error, Result};
+
+/// What changes from one replay of a plan to the next.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Step {
+    /// Position of the first row: how many keys are in the cache before this step.
+    pub pos: u32,
+    /// Keys in the cache after this step.
+    pub len: u32,
+    /// Unused; uniform structs come in multiples of 16 bytes.
+    pub reserved: [u32; 2],
+}
+
+impl Step {
+    /// A step of `rows` new rows after `pos` cached ones.
+    pub fn new(pos: u32, rows: u32) -> Step {
+        Step { pos, len: pos + rows, reserved: [0; 2] }
+    }
+}
+
+/// Readbacks that may be under way at once: the step being read and the one running.
+const READBACKS: usize = 2;
+
+/// Work one submit may hold before it is cut at the next scope end. Drivers reset a GPU that is
+/// busy for seconds; at 1 TFLOP/s (a weak integrated GPU) this is a tenth of a second.
+fn submit_flops(class: AdapterClass) -> u64 {
+    match class {
+        AdapterClass::Gpu => 100_000_000_000,
+        AdapterClass::Cpu => 20_000_000_000,
+    }
+}
+
+pub(super) struct Launch {
+    pub label: String,
+    pub kernel: &'static str,
+    pub flops: u64,
+    pub bytes: u64,
+    pipeline: Arc<Pipeline>,
+    bind_group: wgpu::BindGroup,
+    grid: [u32; 3],
+}
+
+impl Launch {
+    pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>) {
+        pass.set_pipeline(&self.pipeline.gpu);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups(self.grid[0], self.grid[1], self.grid[2]);
+    }
+}
+
+struct Readback {
+    staging: Vec<Buffer>,
+    submitted: std::collections::VecDeque<(usize, wgpu::SubmissionIndex)>,
+    next: usize,
+}
+
+/// Pipelines, buffers and bind groups of a recording.
+pub struct Plan {
+    device: Device,
+    pub(super) launches: Vec<Launch>,
+    cuts: Vec<usize>,
+    slots: Vec<Arc<Buffer>>,
+    _params: Buffer,
+    step: Buffer,
+    token: Option<Tensor>,
+    readback: Mutex<Readback>,
+    tapped: Vec<(String, Tensor)>,
+}
+
+impl Plan {
+    pub(super) fn new(recording: Recorder, device: &Device) -> Result<Plan> {
+        let take = |(_, bytes): &(_, u64)| device.inner.pool.take(device, *bytes);
+        let slots: Vec<Arc<Buffer>> = recording.slots.iter().map(take).collect::<Result<_>>()?;
+        let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        let step = device.buffer(Category::Io, "step", 16, uniform)?;
+        let stride = u64::from(device.caps().uniform_alignment.max(64));
+        let params_bytes = stride * recording.dispatches.len() as u64;
+        let params = device.buffer(Category::Io, "params", params_bytes, uniform)?;
+        let mut packed = vec![0u8; params.bytes() as usize];
+        for (dispatch, bytes) in recording.dispatches.iter().zip(packed.chunks_mut(stride as usize)) {
+            bytes[..dispatch.params.len()].copy_from_slice(&dispatch.params);
+        }
+        device.inner.queue.write_buffer(params.gpu()?, 0, &packed);
+        let builder = Builder { device, slots: &slots, step: &step, params: &params };
+        let launches = recording.dispatches.iter().enumerate();
+        let launches = launches.map(|(i, d)| builder.launch(d, i as u64 * stride)).collect::<Result<Vec<_>>>()?;
+        let cuts = cuts(&recording, submit_flops(device.caps().class));
+        let on_device = |(label, tensor): &(String, Tensor)| (label.clone(), resolve(&slots, tensor));
+        let tapped = recording.tapped.iter().map(on_device).collect();
+        device.check()?;
+        Ok(Plan {
+            device: device.clone(),
+            launches,
+            cuts,
+            _params: params,
+            step,
+            token: None,
+            readback: Mutex::new(Readback { staging: Vec::new(), submitted: Default::default(), next: 0 }),
+            tapped,
+            slots,
+        })
+    }
+
+    /// Names the tensor that [`Plan::read_token`] gives back after each submit.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn with_token(mut self, token: &Tensor) -> Result<Plan> {
+        let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ;
+        let staging = (0..READBACKS).map(|_| self.device.buffer(Category::Staging, "token", 4, usage));
+        self.readback.lock().expect("no panic while it is held").staging = staging.collect::<Result<_>>()?;
+        self.token = Some(self.output(token));
+        Ok(self)
+    }
+
+    /// A tensor of the recording as a device tensor, valid while the plan lives or the handle is kept.
+    pub fn output(&self, tensor: &Tensor) -> Tensor {
+        resolve(&self.slots, tensor)
+    }
+
+    /// The tensors whose labels were asked for, with their labels.
+    pub fn taps(&self) -> &[(String, Tensor)] {
+        &self.tapped
+    }
+
+    /// Sets what the next submit reads as its step.
+    pub fn write_step(&self, step: Step) {
+        if let Ok(gpu) = self.step.gpu() {
+            self.device.inner.queue.write_buffer(gpu, 0, bytemuck::bytes_of(&step));
+        }
+    }
+
+    /// Runs every dispatch once, in order. Returns without waiting.
+    ///
+    /// # Errors
+    /// What an earlier submit did to the GPU.
+    pub fn submit(&self) -> Result<()> {
+        self.device.check()?;
+        let mut readback = self.readback.lock().expect("no panic while it is held");
+        let mut start = 0;
+        for (i, &end) in self.cuts.iter().enumerate() {
+            let mut encoder = self.device.inner.gpu.create_command_encoder(&Default::default());
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            self.launches[start..end].iter().for_each(|launch| launch.encode(&mut pass));
+            drop(pass);
+            let last = i + 1 == self.cuts.len();
+            let slot = readback.next;
+            if let (Some(token), true) = (&self.token, last) {
+                assert!(readback.submitted.len() < READBACKS, "read a token before submitting a third step");
+                let Storage::Device(source) = &token.storage else { unreachable!("outputs are device tensors") };
+                encoder.copy_buffer_to_buffer(source.gpu()?, 0, readback.staging[slot].gpu()?, 0, 4);
+            }
+            let submission = self.device.inner.queue.submit([encoder.finish()]);
+            if self.token.is_some() && last {
+                readback.staging[slot].gpu()?.slice(..4).map_async(wgpu::MapMode::Read, |_| {});
+                readback.submitted.push_back((slot, submission));
+                readback.next = (slot + 1) % READBACKS;
+            }
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// The token of the oldest submit not yet read. Waits for that submit only, not for later ones.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the GPU.
+    pub fn read_token(&self) -> Result<u32> {
+        let mut readback = self.readback.lock().expect("no panic while it is held");
+        let (slot, submission) = readback.submitted.pop_front().expect("a token is read once per submit");
+        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
+        let polled = self.device.inner.gpu.poll(wait);
+        self.device.check()?;
+        polled.map_err(|e| Error::DeviceLost { reason: e.to_string() })?;
+        let staging = readback.staging[slot].gpu()?;
+        let view = staging.slice(..4).get_mapped_range();
+        let view = view.map_err(|e| Error::Gpu { what: "reading a token".into(), problem: e.to_string() })?;
+        let token = bytemuck::pod_read_unaligned(&view[..4]);
+        drop(view);
+        staging.unmap();
+        Ok(token)
+    }
+
+    /// Discards the tokens of submits that nobody will read.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the GPU.
+    pub fn drain_tokens(&self) -> Result<()> {
+        while !self.readback.lock().expect("no panic while it is held").submitted.is_empty() {
+            self.read_token()?;
+        }
+        Ok(())
+    }
+
+    /// Number of dispatches.
+    pub fn len(&self) -> usize {
+        self.launches.len()
+    }
+
+    /// Whether there is nothing to run.
+    pub fn is_empty(&self) -> bool {
+        self.launches.is_empty()
+    }
+
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+}
+
+impl Drop for Plan {
+    fn drop(&mut self) {
+        self.tapped.clear();
+        self.token = None;
+        self.device.inner.pool.give_back(self.slots.drain(..));
+    }
+}
+
+/// Where the launches are cut into submits: at the scope end after each share of work.
+fn cuts(recording: &Recorder, share: u64) -> Vec<usize> {
+    let mut cuts = Vec::new();
+    let (mut start, mut flops) = (0, 0);
+    for &end in &recording.scope_ends {
+        flops += recording.dispatches[start.min(end)..end].iter().map(|d| d.flops).sum::<u64>();
+        start = start.max(end);
+        if flops >= share {
+            cuts.push(end);
+            flops = 0;
+        }
+    }
+    if cuts.last() != Some(&recording.dispatches.len()) {
+        cuts.push(recording.dispatches.len());
+    }
+    cuts
+}
+
+fn resolve(slots: &[Arc<Buffer>], tensor: &Tensor) -> Tensor {
+    let mut resolved = tensor.clone();
+    if let Storage::Scratch(slot) = &tensor.storage {
+        resolved.storage = Storage::Device(slots[slot.index].clone());
+    }
+    resolved
+}
+
+struct Builder<'a> {
+    device: &'a Device,
+    slots: &'a [Arc<Buffer>],
+    step: &'a Buffer,
+    params: &'a Buffer,
+}
+
+impl Builder<'_> {
+    fn launch(&self, dispatch: &Dispatch, params_at: u64) -> Result<Launch> {
+        let pipeline = self.device.inner.pipelines.get(self.device, dispatch.kernel, &dispatch.constants)?;
+        let mut resources = Vec::with_capacity(dispatch.bindings.len() + 1);
+        let mut bytes = 0;
+        for binding in &dispatch.bindings {
+            let buffer = match binding {
+                Binding::Slot(index) => &self.slots[*index],
+                Binding::Buffer(buffer) => buffer,
+                Binding::Step => self.step,
+            };
+            self.check_binding(&dispatch.label, buffer.bytes())?;
+            bytes += buffer.bytes();
+            resources.push(buffer.gpu()?.as_entire_binding());
+        }
+        let size = std::num::NonZeroU64::new(dispatch.params.len().next_multiple_of(16) as u64);
+        let params = wgpu::BufferBinding { buffer: self.params.gpu()?, offset: params_at, size };
+        resources.push(wgpu::BindingResource::Buffer(params));
+        let bind_group = kernels::bind_group(self.device, &pipeline, &dispatch.label, &resources);
+        Ok(Launch {
+            label: dispatch.label.clone(),
+            kernel: dispatch.kernel.name,
+            flops: dispatch.flops,
+            bytes,
+            pipeline,
+            bind_group,
+            grid: dispatch.grid,
+        })
+    }
+
+    fn check_binding(&self, label: &str, need: u64) -> Result<()> {
+        let have = self.device.caps().max_binding_bytes;
+        if need > have {
+            return Err(Error::DoesNotFit { what: format!("tensor bound by {label} in bytes"), need, have });
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,184 @@
+//! Recording: ops write dispatches and scratch slots as plain data. Nothing here touches a device.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::buffers::{Buffer, Slot, Storage, Tensor};
+use super::device::Caps;
+use super::kernels::Kernel;
+use crate::error::Result;
+
+/// What a kernel's binding is filled with: whole storages, since offsets travel in the parameters.
+#[derive(Clone, Debug)]
+pub enum Binding {
+    /// The scratch slot of this index. Not a handle: a dispatch does not keep its slots from being reused.
+    Slot(usize),
+    /// A weight, a cache or another stage's output.
+    Buffer(Arc<Buffer>),
+    /// The plan's [`Step`](super::plan::Step).
+    Step,
+}
+
+impl From<&Tensor> for Binding {
+    fn from(tensor: &Tensor) -> Self {
+        match &tensor.storage {
+            Storage::Scratch(slot) => Binding::Slot(slot.index),
+            Storage::Device(buffer) => Binding::Buffer(buffer.clone()),
+        }
+    }
+}
+
+/// One kernel launch, as data.
+#[derive(Clone, Debug)]
+pub struct Dispatch {
+    /// Where it comes from: the weight's checkpoint name, or the scope and the op.
+    pub label: String,
+    /// The kernel.
+    pub kernel: &'static Kernel,
+    /// Values of its override constants.
+    pub constants: Vec<(&'static str, f64)>,
+    /// In binding order, without the parameters, which always come last.
+    pub bindings: Vec<Binding>,
+    /// The kernel's `Params`.
+    pub params: Vec<u8>,
+    /// Workgroups in x, y and z.
+    pub grid: [u32; 3],
+    /// Floating point operations, a fused multiply-add counting two.
+    pub flops: u64,
+}
+
+/// Collects the dispatches of one pass through a model part.
+pub struct Recorder {
+    caps: Caps,
+    pub(super) dispatches: Vec<Dispatch>,
+    pub(super) slots: Vec<(Arc<Slot>, u64)>,
+    pub(super) scope_ends: Vec<usize>,
+    pub(super) tapped: Vec<(String, Tensor)>,
+    scope: Vec<String>,
+    wanted: BTreeSet<String>,
+}
+
+impl Recorder {
+    /// An empty recording for devices with these `caps`.
+    pub fn new(caps: Caps) -> Recorder {
+        Recorder {
+            caps,
+            dispatches: Vec::new(),
+            slots: Vec::new(),
+            scope_ends: Vec::new(),
+            tapped: Vec::new(),
+            scope: Vec::new(),
+            wanted: BTreeSet::new(),
+        }
+    }
+
+    /// Keeps a copy of the output of every op with one of these labels.
+    pub fn with_taps(mut self, labels: &[String]) -> Recorder {
+        self.wanted = labels.iter().cloned().collect();
+        self
+    }
+
+    /// The facts kernels are chosen by.
+    pub fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    /// Runs `body` with `name` in front of the labels inside; a long plan may be cut where a scope ends.
+    pub fn scope<T>(&mut self, name: impl Into<String>, body: impl FnOnce(&mut Recorder) -> T) -> T {
+        self.scope.push(name.into());
+        let value = body(self);
+        self.scope.pop();
+        self.scope_ends.push(self.dispatches.len());
+        value
+    }
+
+    /// An uninitialised scratch tensor. Its memory is free for other ops once the last handle is dropped.
+    pub fn empty(&mut self, rows: u32, cols: u32) -> Tensor {
+        let bytes = u64::from(rows) * u64::from(cols) * 4;
+        let free = |&i: &usize| Arc::strong_count(&self.slots[i].0) == 1;
+        let free: Vec<usize> = (0..self.slots.len()).filter(free).collect();
+        // The tightest slot that is large enough; else the largest one, grown: no memory exists yet.
+        let tightest = free.iter().filter(|&&i| self.slots[i].1 >= bytes).min_by_key(|&&i| self.slots[i].1);
+        let chosen = tightest.or_else(|| free.iter().max_by_key(|&&i| self.slots[i].1)).copied();
+        let index = chosen.unwrap_or_else(|| {
+            self.slots.push((Arc::new(Slot { index: self.slots.len() }), 0));
+            self.slots.len() - 1
+        });
+        self.slots[index].1 = self.slots[index].1.max(bytes);
+        Tensor::new(Storage::Scratch(self.slots[index].0.clone()), rows, cols)
+    }
+
+    /// The label of an op without a weight: the scopes and `op`.
+    pub(super) fn label(&self, op: &str) -> String {
+        let mut parts = self.scope.clone();
+        parts.push(op.into());
+        parts.join(".")
+    }
+
+    /// Appends a dispatch.
+    pub(super) fn push(&mut self, dispatch: Dispatch) {
+        let parts = dispatch.grid.iter().all(|&n| n > 0 && n <= 65_535);
+        assert!(parts, "{}: grid {:?}", dispatch.label, dispatch.grid);
+        self.dispatches.push(dispatch);
+    }
+
+    /// Keeps a copy of `output` if its label was asked for. Every op ends with this.
+    pub(super) fn tap(&mut self, label: &str, output: &Tensor) {
+        if self.wanted.contains(label) {
+            let mut copy = self.empty(output.rows(), output.cols());
+            self.launch_elementwise("tap", false, &mut copy, output);
+            self.tapped.push((label.into(), copy));
+        }
+    }
+
+    /// Number of dispatches so far.
+    pub fn len(&self) -> usize {
+        self.dispatches.len()
+    }
+
+    /// Whether nothing was recorded.
+    pub fn is_empty(&self) -> bool {
+        self.dispatches.is_empty()
+    }
+
+    /// The dispatches so far.
+    pub fn dispatches(&self) -> &[Dispatch] {
+        &self.dispatches
+    }
+
+    /// Scratch slots so far and their bytes in all.
+    pub fn scratch(&self) -> (usize, u64) {
+        (self.slots.len(), self.slots.iter().map(|s| s.1).sum())
+    }
+
+    /// Floating point operations of the whole recording.
+    pub fn flops(&self) -> u64 {
+        self.dispatches.iter().map(|d| d.flops).sum()
+    }
+
+    /// One line per dispatch: label, kernel, grid. What the plan tests compare.
+    pub fn listing(&self) -> String {
+        let line = |d: &Dispatch| {
+            let [x, y, z] = d.grid;
+            format!("{:<72} {:<22} {x} {y} {z}\n", d.label, d.kernel.name)
+        };
+        self.dispatches.iter().map(line).collect()
+    }
+
+    /// Makes the recording real on `device`: buffers, pipelines, bind groups.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::DoesNotFit`](crate::Error::DoesNotFit), or
+    /// [`Error::Gpu`](crate::Error::Gpu) when the driver refuses a kernel.
+    pub fn finish(self, device: &super::Device) -> Result<super::Plan> {
+        super::Plan::new(self, device)
+    }
+}
+
+/// Workgroups for `count` items of `per_group`, folded into two dimensions past the limit of one.
+/// The kernel recovers its index as `x + y * num_workgroups.x`.
+pub(super) fn fold(count: u64, per_group: u64) -> [u32; 3] {
+    let groups = count.div_ceil(per_group).max(1);
+    let y = groups.div_ceil(65_535);
+    [groups.div_ceil(y) as u32, y as u32, 1]
+}

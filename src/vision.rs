@@ -1,0 +1,117 @@
+//! The vision tower: EVA-CLIP's ViT-g/14 without its last block (arXiv 2211.07636; `InstructBlipVisionModel`).
+//!
+//! Pixels `[3, S, S]` become patches, a class token goes in front, and 39 pre-norm blocks of self-attention and MLP
+//! follow; one more LayerNorm ends them. What people get wrong: epsilon is 1e-6, GELU is the erf form, a head has 88
+//! channels, the middle third of the qkv bias (the keys') is zero in the published checkpoints, and `pooler_output`
+//! goes through the last LayerNorm a second time.
+
+use crate::config::VisionConfig;
+use crate::error::Result;
+use crate::runtime::buffers::{Linear, Norm, Tensor};
+use crate::runtime::ops::Activation;
+use crate::runtime::ops::attention::{Heads, Mask};
+use crate::runtime::recorder::Recorder;
+use crate::weights::Loader;
+
+/// The vision tower's weights.
+#[derive(Debug)]
+pub struct Vision {
+    patch_size: u32,
+    heads: Heads,
+    activation: Activation,
+    patch_embedding: Linear,
+    /// `[N, D]`; the class embedding is already added to row 0.
+    positions: Tensor,
+    blocks: Vec<Block>,
+    post_layernorm: Norm,
+}
+
+#[derive(Debug)]
+struct Block {
+    norm1: Norm,
+    qkv: Linear,
+    projection: Linear,
+    norm2: Norm,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+/// What the vision tower gives.
+pub struct VisionOutput {
+    /// `[N, D]`: the image features the Q-Former reads; row 0 belongs to the class token.
+    pub last_hidden_state: Tensor,
+    /// `[1, D]`: row 0, normalised once more. Only for comparison with the reference.
+    pub pooler_output: Tensor,
+}
+
+impl Vision {
+    /// Takes the weights under `vision_model.`.
+    ///
+    /// # Errors
+    /// As [`Loader::linear`].
+    pub fn load(w: &mut Loader<'_>, config: &VisionConfig) -> Result<Vision> {
+        let (d, eps) = (config.hidden_size, config.layer_norm_eps);
+        let embeddings = "vision_model.embeddings";
+        let class = w.host_values(&format!("{embeddings}.class_embedding"), &[1, 1, d])?;
+        let n = config.num_positions();
+        let mut positions = w.host_values(&format!("{embeddings}.position_embedding"), &[1, n, d])?;
+        positions.iter_mut().zip(&class).for_each(|(position, class)| *position += class);
+        Ok(Vision {
+            patch_size: config.patch_size,
+            heads: Heads::full(config.num_attention_heads, d / config.num_attention_heads),
+            activation: Activation::named(&config.hidden_act).expect("validated with the configuration"),
+            patch_embedding: w.patch_convolution(&format!("{embeddings}.patch_embedding"), d, config.patch_size)?,
+            positions: w.upload("positions", n, d, &positions)?,
+            blocks: (0..config.num_hidden_layers).map(|i| Block::load(w, config, i)).collect::<Result<_>>()?,
+            post_layernorm: w.layer_norm("vision_model.post_layernorm", d, eps)?,
+        })
+    }
+
+    /// Records the whole tower over `pixels [3 S, S]`.
+    pub fn record(&self, r: &mut Recorder, pixels: &Tensor) -> VisionOutput {
+        r.scope("vision_model", |r| {
+            let patches = r.patches(pixels, self.patch_size); // [N - 1, 3 P²]
+            let mut x = r.empty(self.positions.rows(), self.positions.cols()); // [N, D]
+            r.copy(&mut x, &self.positions);
+            r.linear_add(&mut x.slice_rows(1, patches.rows()), &patches, &self.patch_embedding);
+            for (i, block) in self.blocks.iter().enumerate() {
+                r.scope(format!("encoder.layers.{i}"), |r| {
+                    self_attention(r, block, self.heads, &mut x);
+                    mlp(r, block, self.activation, &mut x);
+                });
+            }
+            let last_hidden_state = r.layer_norm(&x, &self.post_layernorm); // [N, D]
+            let class = last_hidden_state.slice_rows(0, 1);
+            let pooler_output = r.layer_norm(&class, &self.post_layernorm); // [1, D]
+            VisionOutput { last_hidden_state, pooler_output }
+        })
+    }
+}
+
+fn self_attention(r: &mut Recorder, w: &Block, heads: Heads, x: &mut Tensor) {
+    let h = r.layer_norm(x, &w.norm1); // [N, D]
+    let qkv = r.linear(&h, &w.qkv); // [N, 3D]
+    let a = r.attention(&qkv, heads, Mask::None); // [N, D]
+    r.linear_add(x, &a, &w.projection); // x += a Wᵀ + b
+}
+
+fn mlp(r: &mut Recorder, w: &Block, activation: Activation, x: &mut Tensor) {
+    let h = r.layer_norm(x, &w.norm2); // [N, D]
+    let f = r.linear_act(&h, &w.fc1, activation); // [N, F]
+    r.linear_add(x, &f, &w.fc2); // x += f Wᵀ + b
+}
+
+impl Block {
+    fn load(w: &mut Loader<'_>, config: &VisionConfig, i: u32) -> Result<Block> {
+        let (d, f, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
+        let name = |part: &str| format!("vision_model.encoder.layers.{i}.{part}");
+        Ok(Block {
+            norm1: w.layer_norm(&name("layer_norm1"), d, eps)?,
+            qkv: w.linear(&name("self_attn.qkv"), 3 * d, d, config.qkv_bias)?,
+            projection: w.linear(&name("self_attn.projection"), d, d, true)?,
+            norm2: w.layer_norm(&name("layer_norm2"), d, eps)?,
+            fc1: w.linear(&name("mlp.fc1"), f, d, true)?,
+            fc2: w.linear(&name("mlp.fc2"), d, f, true)?,
+        })
+    }
+}

@@ -1,0 +1,181 @@
+//! Whole answers: the recorded ones of the embedded model, the cache against one long prompt, stopping, streaming.
+
+mod support;
+
+use instructblip::generate::{PromptInputs, Session};
+use instructblip::model::Parts;
+use instructblip::runtime::{Category, Device};
+use instructblip::{Checkpoint, FinishReason, GenerateOptions, Image, InstructBlip};
+use serde_json::Value;
+use support::golden::{relative_l2, tests_folder};
+
+fn rows(file: &str) -> Vec<Value> {
+    let text = std::fs::read_to_string(tests_folder().join("shapes").join(file)).expect("a question file");
+    text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect()
+}
+
+fn field<'a>(row: &'a Value, name: &str) -> &'a str {
+    row[name].as_str().unwrap_or_else(|| panic!("no {name}"))
+}
+
+/// Answers to every question of a file, in order.
+fn answers(model: &mut InstructBlip, rows: &[Value]) -> Vec<String> {
+    let options = GenerateOptions { max_new_tokens: 80 };
+    let answer = |row: &Value| {
+        let image = Image::open(tests_folder().join("shapes").join(field(row, "image"))).expect("a picture");
+        model.ask(&image, field(row, "prompt"), &options).expect("an answer").text
+    };
+    rows.iter().map(answer).collect()
+}
+
+fn embedded(device: &Device) -> InstructBlip {
+    InstructBlip::embedded(device).expect("the embedded model")
+}
+
+fn sample(name: &str) -> Image {
+    Image::open(tests_folder().join("shapes/samples").join(name)).expect("a picture")
+}
+
+#[test]
+fn samples_are_answered_as_recorded() {
+    let Some(device) = support::device() else { return };
+    let rows = rows("samples.jsonl");
+    for (row, answer) in rows.iter().zip(answers(&mut embedded(&device), &rows)) {
+        assert_eq!(answer, field(row, "hf_greedy"), "{} {:?}", field(row, "image"), field(row, "prompt"));
+    }
+}
+
+#[test]
+fn samples_are_answered_as_recorded_with_default_limits_and_no_features() {
+    let Some(device) = support::portable_device() else { return };
+    let rows = rows("samples.jsonl");
+    let answers = answers(&mut embedded(&device), &rows);
+    assert!(rows.iter().zip(answers).all(|(row, answer)| answer == field(row, "hf_greedy")));
+}
+
+#[test]
+fn evaluation_accuracy_is_no_lower_than_recorded() {
+    let Some(device) = support::device() else { return };
+    let rows = rows("eval.jsonl");
+    let answers = answers(&mut embedded(&device), &rows);
+    let right = rows.iter().zip(&answers).filter(|(row, answer)| *answer == field(row, "expected")).count();
+    let recorded = rows.iter().filter(|row| field(row, "hf_greedy") == field(row, "expected")).count();
+    let same = rows.iter().zip(&answers).filter(|(row, answer)| *answer == field(row, "hf_greedy")).count();
+    println!("{right} of {} right (recorded {recorded}), {same} equal to the recorded answers", rows.len());
+    assert!(right >= recorded, "{right} right, recorded {recorded}");
+}
+
+#[test]
+fn generation_stops_at_max_new_tokens() {
+    let Some(device) = support::device() else { return };
+    let mut model = embedded(&device);
+    let (image, prompt) = (sample("01.png"), "Please describe the photo in detail.");
+    let whole = model.ask(&image, prompt, &GenerateOptions::default()).expect("an answer");
+    assert_eq!(whole.finish_reason, FinishReason::Eos);
+    assert_eq!(whole.token_ids.last(), Some(&2));
+    for n in [1, 2, 3] {
+        let cut = model.ask(&image, prompt, &GenerateOptions { max_new_tokens: n }).expect("an answer");
+        assert_eq!(
+            (cut.finish_reason, cut.token_ids.as_slice()),
+            (FinishReason::Length, &whole.token_ids[..n as usize])
+        );
+    }
+}
+
+#[test]
+fn an_answer_left_halfway_does_not_disturb_the_next() {
+    let Some(device) = support::device() else { return };
+    let mut model = embedded(&device);
+    let (image, prompt) = (sample("01.png"), "Please describe the photo in detail.");
+    let options = GenerateOptions::default();
+    let whole = model.ask(&image, prompt, &options).expect("an answer").text;
+    let first = model.generate(&image, prompt, &options).expect("an answer").next().expect("a piece").expect("text");
+    assert!(whole.starts_with(first.trim_start()));
+    assert_eq!(model.ask(&image, prompt, &options).expect("an answer").text, whole);
+}
+
+#[test]
+fn streamed_pieces_join_to_the_text() {
+    let Some(device) = support::device() else { return };
+    let mut model = embedded(&device);
+    let mut answer = model
+        .generate(&sample("02.png"), "Write a short caption for the picture.", &GenerateOptions::default())
+        .expect("an answer");
+    let pieces: Vec<String> = answer.by_ref().map(|piece| piece.expect("a piece")).collect();
+    assert!(pieces.len() > 5, "one piece per word or so: {pieces:?}");
+    assert_eq!(pieces.concat().trim(), answer.into_reply().text);
+}
+
+#[test]
+fn a_second_answer_creates_no_session() {
+    let Some(device) = support::device() else { return };
+    let mut model = embedded(&device);
+    let (image, options) = (sample("00.png"), GenerateOptions { max_new_tokens: 8 });
+    model.ask(&image, "What shape is it?", &options).expect("an answer");
+    let cache = device.counters().bytes(Category::KvCache);
+    model.ask(&image, "What color is the circle?", &options).expect("an answer");
+    assert_eq!(device.counters().bytes(Category::KvCache), cache);
+}
+
+#[test]
+fn a_decode_step_creates_no_buffers_and_no_bind_groups() {
+    let Some(device) = support::device() else { return };
+    let mut model = embedded(&device);
+    let image = sample("01.png");
+    let mut answer =
+        model.generate(&image, "Please describe the photo in detail.", &GenerateOptions::default()).expect("an answer");
+    answer.next().expect("a first piece").expect("text");
+    let counters = device.counters();
+    let before = (counters.buffers_created(), counters.bind_groups_created());
+    assert!(answer.by_ref().take(20).filter(|piece| piece.is_ok()).count() >= 15, "a long answer");
+    assert_eq!((counters.buffers_created(), counters.bind_groups_created()), before);
+}
+
+/// The cache filled by a prompt and continued token by token gives the logits of the whole text at once.
+#[test]
+fn prefill_and_decode_equal_one_long_prefill() {
+    let Some(device) = support::device() else { return };
+    let folder = tests_folder().join("golden/checkpoints/gqa-tied-theta");
+    let checkpoint = Checkpoint::directory(folder).expect("a folder");
+    let parts = support::models::load_parts(&device, &checkpoint);
+    let language = &parts.language;
+    let session = Session::new(&device, language, 64).expect("a session");
+    let features = device.tensor(Category::Io, "features", 1, 96, &vec![0.25f32; 96]).expect("a tensor");
+    let places = device.tensor(Category::Io, "places", 1, 1, &[0u32]).expect("a tensor");
+    let prompt: Vec<u32> = vec![4, 7, 300, 41, 5, 99, 12];
+    let upload = |ids: &[u32]| device.tensor(Category::Io, "ids", 1, ids.len() as u32, ids).expect("a tensor");
+    let ids = upload(&prompt);
+    let inputs = PromptInputs { ids: &ids, features: &features, places: &places };
+    let generated: Vec<u32> =
+        session.start(language, &inputs, 6, &[]).expect("a start").map(|token| token.expect("a token")).collect();
+    let whole = upload(&[&prompt[..], &generated[..5]].concat());
+    let inputs = PromptInputs { ids: &whole, features: &features, places: &places };
+    let (logits, _) = session.forward(language, &inputs, &[]).expect("a forward pass");
+    let values: Vec<f32> = device.read(&logits).expect("logits");
+    let columns = logits.cols() as usize;
+    let argmax = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a)));
+    for (i, &token) in generated.iter().enumerate() {
+        let at = (prompt.len() - 1 + i) * columns;
+        assert_eq!(argmax(&values[at..at + columns]), Some(token as usize), "token {i}");
+    }
+    // And the same rows come out whatever follows them.
+    let inputs = PromptInputs { ids: &ids, features: &features, places: &places };
+    let (short, _) = session.forward(language, &inputs, &[]).expect("a forward pass");
+    let short: Vec<f64> = device.read::<f32>(&short).expect("logits").iter().map(|&v| v.into()).collect();
+    let long: Vec<f64> = values[..short.len()].iter().map(|&v| v.into()).collect();
+    assert!(relative_l2(&long, &short) <= 1e-6);
+}
+
+#[test]
+fn parts_without_files_or_device_have_shapes() {
+    let config = support::models::config(&instructblip::embedded::SHAPES);
+    let parts = Parts::load(&mut instructblip::weights::Loader::shapes(), &config).expect("shapes");
+    assert_eq!(parts.language.vocab_rows(), config.text.vocab_size);
+}
+
+#[test]
+fn a_model_can_move_to_another_thread() {
+    fn is_send<T: Send>() {}
+    is_send::<InstructBlip>();
+    is_send::<Image>();
+}

@@ -1,0 +1,608 @@
+//! Every op against its oracle, in every kernel form, over a table of shapes: aligned, ragged, one, limits.
+//!
+//! Forms meant for GPUs run on a software adapter too: a form is chosen by the recorder's `Caps`, not by the device.
+//! Relative L2 of 1e-5 is allowed unless a test says otherwise.
+
+mod oracle;
+mod support;
+
+use half::f16;
+use instructblip::runtime::{
+    Activation, AdapterClass, Caps, Category, Device, Heads, KvLayer, Linear, Mask, Matrix, Norm, Plan, Recorder, Step,
+    Tensor,
+};
+use oracle::wide;
+use support::{Rng, assert_close};
+
+const BOUND: f64 = 1e-5;
+
+/// An activation and its definition.
+type Case = (Activation, fn(f64) -> f64);
+
+/// A device and the caps to choose kernel forms by.
+struct Place {
+    name: &'static str,
+    device: Device,
+    caps: Caps,
+}
+
+/// Every kernel form: this device's own, the portable ones under default limits, and the portable ones with every
+/// runtime check on.
+fn places() -> Vec<Place> {
+    let (Some(device), Some(portable), Some(checked)) =
+        (support::device(), support::portable_device(), support::checked_device())
+    else {
+        return Vec::new();
+    };
+    vec![
+        Place { name: "own forms", caps: device.caps(), device },
+        Place { name: "portable forms", caps: Caps::PORTABLE, device: portable },
+        Place { name: "checked portable forms", caps: Caps::PORTABLE, device: checked },
+    ]
+}
+
+impl Place {
+    fn tensor(&self, rows: u32, cols: u32, values: &[f32]) -> Tensor {
+        self.device.tensor(Category::Io, "test", rows, cols, values).expect("a tensor")
+    }
+
+    fn ids(&self, ids: &[u32]) -> Tensor {
+        self.device.tensor(Category::Io, "ids", 1, ids.len() as u32, ids).expect("a tensor")
+    }
+
+    fn recorder(&self) -> Recorder {
+        Recorder::new(self.caps)
+    }
+
+    fn run(&self, r: Recorder, step: Step) -> Plan {
+        let plan = r.finish(&self.device).expect("a plan");
+        plan.write_step(step);
+        plan.submit().expect("submitted");
+        plan
+    }
+
+    /// Runs the recording and reads one of its tensors.
+    fn read(&self, r: Recorder, tensor: &Tensor) -> Vec<f32> {
+        let plan = self.run(r, Step::default());
+        self.device.read(&plan.output(tensor)).expect("a result")
+    }
+
+    /// A linear layer with random parameters, and those as the oracle wants them.
+    fn linear(&self, rng: &mut Rng, n: u32, k: u32, bias: bool) -> (Linear, Vec<f64>, Vec<f64>) {
+        let halves: Vec<f16> = (0..n * k).map(|_| f16::from_f32(rng.normal() / (k as f32).sqrt())).collect();
+        let weight = Matrix::uninit(&self.device, "test", n, k).expect("a matrix");
+        weight.write_rows(&self.device, 0, &halves);
+        let b = if bias { rng.normals(n) } else { Vec::new() };
+        let layer = Linear { weight, bias: bias.then(|| self.tensor(1, n, &b)) };
+        (layer, halves.iter().map(|h| h.to_f64()).collect(), wide(&b))
+    }
+
+    fn norm(&self, rng: &mut Rng, d: u32, eps: f32, bias: bool) -> (Norm, Vec<f64>, Vec<f64>) {
+        let (weight, shift) = (rng.normals(d), rng.normals(d));
+        let norm = Norm {
+            label: "test".into(),
+            weight: self.tensor(1, d, &weight),
+            bias: bias.then(|| self.tensor(1, d, &shift)),
+            eps,
+        };
+        (norm, wide(&weight), wide(&shift))
+    }
+}
+
+/// Rows, outputs, inputs: one, ragged and aligned to every tile; from vector and tile kernels.
+const LINEAR_SHAPES: [(u32, u32, u32); 14] = [
+    (1, 1, 8),
+    (1, 4, 64),
+    (1, 130, 1408),
+    (2, 5, 24),
+    (4, 63, 200),
+    (5, 1, 8),
+    (5, 65, 48),
+    (7, 3, 16),
+    (16, 32, 64),
+    (33, 130, 176),
+    (64, 64, 64),
+    (65, 192, 592),
+    (100, 31, 104),
+    (257, 72, 88),
+];
+
+#[test]
+fn linear_matches_oracle() {
+    for place in places() {
+        for (i, (m, n, k)) in LINEAR_SHAPES.into_iter().enumerate() {
+            let mut rng = Rng::new(i as u64);
+            let bias = i % 2 == 0;
+            let (layer, w, b) = place.linear(&mut rng, n, k, bias);
+            let x = rng.normals(m * k);
+            let mut r = place.recorder();
+            let y = r.linear(&place.tensor(m, k, &x), &layer);
+            let want = oracle::linear::linear(&wide(&x), &w, &b, m as usize, n as usize, k as usize);
+            assert_close(&format!("{} {m}x{n}x{k}", place.name), &place.read(r, &y), &want, BOUND);
+        }
+    }
+}
+
+#[test]
+fn linear_act_matches_oracle_for_every_activation() {
+    use oracle::activation::{gelu, gelu_tanh, relu, silu};
+    let activations: [Case; 5] = [
+        (Activation::None, |x| x),
+        (Activation::Gelu, gelu),
+        (Activation::GeluTanh, gelu_tanh),
+        (Activation::Silu, silu),
+        (Activation::Relu, relu),
+    ];
+    for place in places() {
+        for (activation, function) in activations {
+            for (m, n, k) in [(1, 33, 64), (37, 66, 64)] {
+                let mut rng = Rng::new(7);
+                let (layer, w, b) = place.linear(&mut rng, n, k, true);
+                // Wide enough to reach the flat ends of every function.
+                let x: Vec<f32> = rng.normals(m * k).iter().map(|v| 4.0 * v).collect();
+                let mut r = place.recorder();
+                let y = r.linear_act(&place.tensor(m, k, &x), &layer, activation);
+                let sums = oracle::linear::linear(&wide(&x), &w, &b, m as usize, n as usize, k as usize);
+                let want: Vec<f64> = sums.into_iter().map(function).collect();
+                assert_close(&format!("{} {activation:?} {m} rows", place.name), &place.read(r, &y), &want, BOUND);
+            }
+        }
+    }
+}
+
+#[test]
+fn gelu_is_close_far_out() {
+    // A single weight of one makes the layer the activation itself.
+    for place in places() {
+        let xs: Vec<f32> = (-800..=800).map(|i| i as f32 / 100.0).collect();
+        let x: Vec<f32> = xs.iter().flat_map(|&v| [v, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]).collect();
+        let weight = Matrix::uninit(&place.device, "one", 1, 8).expect("a matrix");
+        weight.write_rows(&place.device, 0, &[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0].map(f16::from_f32));
+        let layer = Linear { weight, bias: None };
+        let input = place.tensor(xs.len() as u32, 8, &x);
+        let functions: [Case; 3] = [
+            (Activation::Gelu, oracle::activation::gelu),
+            (Activation::GeluTanh, oracle::activation::gelu_tanh),
+            (Activation::Silu, oracle::activation::silu),
+        ];
+        for (activation, function) in functions {
+            let mut r = place.recorder();
+            let y = r.linear_act(&input, &layer, activation);
+            for (&x, &got) in xs.iter().zip(&place.read(r, &y)) {
+                let want = function(x.into());
+                let off = (f64::from(got) - want).abs();
+                // The left tail is a difference of numbers near one: 2^-23 of |x|.
+                assert!(off <= 2e-6, "{} {activation:?}({x}) = {got}, not {want}", place.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn linear_add_adds_into_rows_of_a_larger_tensor() {
+    for place in places() {
+        for (rows, first, m, n, k) in [(9, 2, 5, 24, 64), (3, 1, 1, 8, 16), (40, 7, 33, 64, 40)] {
+            let mut rng = Rng::new(3);
+            let (layer, w, b) = place.linear(&mut rng, n, k, true);
+            let (x, y0) = (rng.normals(rows * k), rng.normals(rows * n));
+            let mut r = place.recorder();
+            let (source, start) = (place.tensor(rows, k, &x), place.tensor(rows, n, &y0));
+            let mut y = r.empty(rows, n);
+            r.copy(&mut y, &start);
+            r.linear_add(&mut y.slice_rows(first, m), &source.slice_rows(first, m), &layer);
+            let from = (first * k) as usize;
+            let part = wide(&x[from..from + (m * k) as usize]);
+            let added = oracle::linear::linear(&part, &w, &b, m as usize, n as usize, k as usize);
+            let mut want = wide(&y0);
+            want[(first * n) as usize..].iter_mut().zip(added).for_each(|(y, a)| *y += a);
+            assert_close(&format!("{} rows {first}+{m}", place.name), &place.read(r, &y), &want, BOUND);
+        }
+    }
+}
+
+#[test]
+fn swiglu_matches_oracle() {
+    for place in places() {
+        for (m, f, k) in [(1, 1, 8), (1, 33, 96), (3, 7, 16), (7, 96, 64), (33, 65, 48)] {
+            for bias in [false, true] {
+                let mut rng = Rng::new(5);
+                let (layer, w, b) = place.linear(&mut rng, 2 * f, k, bias);
+                let x = rng.normals(m * k);
+                let mut r = place.recorder();
+                let y = r.swiglu(&place.tensor(m, k, &x), &layer);
+                let sums = oracle::linear::linear(&wide(&x), &w, &b, m as usize, 2 * f as usize, k as usize);
+                let want = oracle::linear::swiglu(&sums);
+                assert_close(&format!("{} {m}x{f}x{k}", place.name), &place.read(r, &y), &want, BOUND);
+            }
+        }
+    }
+}
+
+/// Weights over the binding limit are split by rows; with a limit of 16 KiB every one of these is.
+#[test]
+fn split_weights_give_what_whole_ones_give() {
+    let Some(device) = support::device() else { return };
+    let device = device.with_binding_limit(16 << 10);
+    let place = Place { name: "split", caps: device.caps(), device };
+    let mut rng = Rng::new(11);
+    for m in [1, 9] {
+        let (layer, w, b) = place.linear(&mut rng, 330, 64, true);
+        let x = rng.normals(m * 64);
+        let input = place.tensor(m, 64, &x);
+        let mut r = place.recorder();
+        let (y, gated) = (r.linear(&input, &layer), r.swiglu(&input, &layer));
+        assert!(r.len() >= 6, "330 rows of 128 bytes are three parts");
+        let plan = place.run(r, Step::default());
+        let sums = oracle::linear::linear(&wide(&x), &w, &b, m as usize, 330, 64);
+        let read = |t: &Tensor| place.device.read::<f32>(&plan.output(t)).expect("a result");
+        assert_close("split linear", &read(&y), &sums, BOUND);
+        assert_close("split swiglu", &read(&gated), &oracle::linear::swiglu(&sums), BOUND);
+        // Rows on both sides of every border.
+        let ids = [0, 127, 128, 255, 256, 329];
+        let mut r = place.recorder();
+        let rows = r.embed(&place.ids(&ids), &layer.weight);
+        let want: Vec<f64> = ids.iter().flat_map(|&id| w[id as usize * 64..][..64].to_vec()).collect();
+        assert_close("split embed", &place.read(r, &rows), &want, 0.0);
+    }
+}
+
+#[test]
+fn norms_match_oracle() {
+    for place in places() {
+        for (i, (rows, d)) in [(1, 8), (1, 1), (3, 7), (257, 33), (5, 64), (2, 1408), (4, 4096)].into_iter().enumerate()
+        {
+            let mut rng = Rng::new(i as u64);
+            // Far from zero: a variance computed as a difference of squares would be lost here.
+            let x: Vec<f32> = rng.normals(rows * d).iter().map(|v| 30.0 + v).collect();
+            let input = place.tensor(rows, d, &x);
+            let (norm, weight, bias) = place.norm(&mut rng, d, 1e-6, true);
+            let mut r = place.recorder();
+            let y = r.layer_norm(&input, &norm);
+            let want = oracle::norm::layer_norm(&wide(&x), &weight, &bias, 1e-6);
+            // The mean of values near 30 is rounded to 2e-6, of a deviation of about one.
+            assert_close(&format!("{} layer_norm {rows}x{d}", place.name), &place.read(r, &y), &want, BOUND);
+            let (norm, weight, _) = place.norm(&mut rng, d, 1e-5, false);
+            let mut r = place.recorder();
+            let y = r.rms_norm(&input, &norm);
+            let want = oracle::norm::rms_norm(&wide(&x), &weight, 1e-5);
+            assert_close(&format!("{} rms_norm {rows}x{d}", place.name), &place.read(r, &y), &want, BOUND);
+        }
+    }
+}
+
+#[test]
+fn layer_norm_into_writes_only_its_rows() {
+    for place in places() {
+        let mut rng = Rng::new(2);
+        let (norm, weight, bias) = place.norm(&mut rng, 24, 1e-12, true);
+        let (x, y0) = (rng.normals(6 * 24), rng.normals(9 * 24));
+        let (source, start) = (place.tensor(6, 24, &x), place.tensor(9, 24, &y0));
+        let mut r = place.recorder();
+        let mut y = r.empty(9, 24);
+        r.copy(&mut y, &start);
+        r.layer_norm_into(&mut y.slice_rows(5, 2), &source.slice_rows(3, 2), &norm);
+        let mut want = wide(&y0);
+        let rows = oracle::norm::layer_norm(&wide(&x[3 * 24..5 * 24]), &weight, &bias, 1e-12);
+        want[5 * 24..7 * 24].copy_from_slice(&rows);
+        assert_close(place.name, &place.read(r, &y), &want, BOUND);
+    }
+}
+
+/// Columns `first ..` of packed rows.
+fn columns(rows: &[f32], width: usize, first: usize, count: usize) -> Vec<f64> {
+    rows.chunks(width).flat_map(|row| wide(&row[first..first + count])).collect()
+}
+
+#[test]
+fn attention_matches_oracle_with_and_without_mask() {
+    // Rows, heads, channels; 325 keys need a second chunk.
+    let shapes = [
+        (1, 1, 8),
+        (2, 3, 24),
+        (7, 2, 88),
+        (33, 4, 80),
+        (65, 1, 64),
+        (257, 1, 88),
+        (325, 1, 16),
+        (9, 1, 256),
+        (5, 2, 6),
+    ];
+    for place in places() {
+        for (i, (t, h, d)) in shapes.into_iter().enumerate() {
+            let mut rng = Rng::new(i as u64);
+            let width = h * d;
+            let qkv = rng.normals(t * 3 * width);
+            let hidden: Vec<u32> = (0..t).map(|j| u32::from(j == 0 || j % 3 != 1)).collect();
+            let (input, mask) = (place.tensor(t, 3 * width, &qkv), place.ids(&hidden));
+            let heads = Heads::full(h, d);
+            let mut r = place.recorder();
+            let full = r.attention(&input, heads, Mask::None);
+            let masked = r.attention(&input, heads, Mask::Keys(&mask));
+            let plan = place.run(r, Step::default());
+            let [q, k, v] = [0, 1, 2].map(|i| columns(&qkv, 3 * width as usize, i * width as usize, width as usize));
+            let sizes = (h as usize, h as usize, d as usize);
+            let label = format!("{} {t} rows, {h} heads of {d}", place.name);
+            let read = |t: &Tensor| place.device.read::<f32>(&plan.output(t)).expect("a result");
+            assert_close(&label, &read(&full), &oracle::attention::attention(&q, &k, &v, sizes, |_, _| true), BOUND);
+            let want = oracle::attention::attention(&q, &k, &v, sizes, |_, j| hidden[j] != 0);
+            assert_close(&format!("{label}, masked"), &read(&masked), &want, BOUND);
+        }
+    }
+}
+
+#[test]
+fn attention_survives_large_scores() {
+    for place in places() {
+        let mut rng = Rng::new(1);
+        let qkv: Vec<f32> = rng.normals(9 * 3 * 16).iter().map(|v| 60.0 * v).collect();
+        let mut r = place.recorder();
+        let out = r.attention(&place.tensor(9, 48, &qkv), Heads::full(1, 16), Mask::None);
+        let [q, k, v] = [0, 1, 2].map(|i| columns(&qkv, 48, i * 16, 16));
+        let want = oracle::attention::attention(&q, &k, &v, (1, 1, 16), |_, _| true);
+        // Scores in the thousands carry an f32 rounding of 1e-4 into the exponent.
+        assert_close(place.name, &place.read(r, &out), &want, 1e-3);
+    }
+}
+
+#[test]
+fn cross_attention_matches_oracle() {
+    for place in places() {
+        for (t, s, h, d) in [(32, 257, 2, 64), (1, 1, 1, 8), (5, 19, 3, 20)] {
+            let mut rng = Rng::new(4);
+            let width = h * d;
+            let (q, kv) = (rng.normals(t * width), rng.normals(s * 2 * width));
+            let mut r = place.recorder();
+            let out =
+                r.cross_attention(&place.tensor(t, width, &q), &place.tensor(s, 2 * width, &kv), Heads::full(h, d));
+            let [k, v] = [0, 1].map(|i| columns(&kv, 2 * width as usize, i * width as usize, width as usize));
+            let want =
+                oracle::attention::attention(&wide(&q), &k, &v, (h as usize, h as usize, d as usize), |_, _| true);
+            assert_close(&format!("{} {t}x{s}", place.name), &place.read(r, &out), &want, BOUND);
+        }
+    }
+}
+
+/// A cache holding `keys` and `values [len, g, d]`, laid out head by head, garbage past the end.
+fn cache(place: &Place, heads: Heads, capacity: u32, keys: &[f32], values: &[f32]) -> KvLayer {
+    let (g, d) = (heads.key_value as usize, heads.dim as usize);
+    let lay_out = |rows: &[f32]| {
+        let mut out = vec![1e9f32; g * capacity as usize * d];
+        for (s, row) in rows.chunks(g * d).enumerate() {
+            for (head, values) in row.chunks(d).enumerate() {
+                out[(head * capacity as usize + s) * d..][..d].copy_from_slice(values);
+            }
+        }
+        place.tensor(heads.key_value * capacity, heads.dim, &out)
+    };
+    KvLayer { keys: lay_out(keys), values: lay_out(values), capacity }
+}
+
+#[test]
+fn attention_cached_matches_oracle() {
+    // New rows, position of the first, query heads, key-value heads, channels. One row takes the split form on a GPU.
+    let shapes = [
+        (1, 0, 1, 1, 8),
+        (1, 5, 6, 2, 24),
+        (1, 399, 4, 4, 128),
+        (1, 700, 2, 1, 64),
+        (4, 0, 2, 2, 32),
+        (7, 3, 6, 3, 88),
+        (33, 310, 4, 1, 16),
+        (5, 11, 1, 1, 256),
+    ];
+    for place in places() {
+        for (i, (t, pos, h, g, d)) in shapes.into_iter().enumerate() {
+            let mut rng = Rng::new(i as u64);
+            let heads = Heads { query: h, key_value: g, dim: d };
+            let len = pos + t;
+            let (q, k, v) = (rng.normals(t * h * d), rng.normals(len * g * d), rng.normals(len * g * d));
+            let kv = cache(&place, heads, len + 9, &k, &v);
+            let mut r = place.recorder();
+            let out = r.attention_cached(&place.tensor(t, h * d, &q), &kv, heads);
+            let plan = place.run(r, Step::new(pos, t));
+            let got = place.device.read::<f32>(&plan.output(&out)).expect("a result");
+            let sizes = (h as usize, g as usize, d as usize);
+            let visible = |i: usize, j: usize| j <= pos as usize + i;
+            let want = oracle::attention::attention(&wide(&q), &wide(&k), &wide(&v), sizes, visible);
+            assert_close(&format!("{} {t} rows at {pos}, {heads:?}", place.name), &got, &want, BOUND);
+        }
+    }
+}
+
+#[test]
+fn rope_store_rotates_and_fills_the_cache() {
+    for place in places() {
+        for (t, pos, h, g, d) in [(1, 0, 1, 1, 8), (1, 511, 6, 2, 24), (7, 3, 2, 2, 32), (65, 100, 4, 1, 128)] {
+            let mut rng = Rng::new(u64::from(pos));
+            let heads = Heads { query: h, key_value: g, dim: d };
+            let capacity = pos + t + 2;
+            let width = (h + 2 * g) * d;
+            let theta = 10_000f64;
+            let angle = |p: u32, j: u32| f64::from(p) * theta.powf(-2.0 * f64::from(j) / f64::from(d));
+            let angles: Vec<f32> = (0..capacity)
+                .flat_map(|p| (0..d / 2).flat_map(move |j| [angle(p, j).cos() as f32, angle(p, j).sin() as f32]))
+                .collect();
+            let qkv = rng.normals(t * width);
+            let kv = cache(&place, heads, capacity, &[], &[]);
+            let mut r = place.recorder();
+            let q = r.rope_store(&place.tensor(t, width, &qkv), &place.tensor(capacity, d, &angles), &kv, heads);
+            let plan = place.run(r, Step::new(pos, t));
+            let [want_q, want_k, want_v] = [(0, h), (h, g), (h + g, g)]
+                .map(|(first, n)| columns(&qkv, width as usize, (first * d) as usize, (n * d) as usize));
+            let label = format!("{} {t} rows at {pos}", place.name);
+            let rotated = |x: &[f64], n: u32| oracle::rope::rope(x, (n as usize, d as usize), pos as usize, theta);
+            let got = place.device.read::<f32>(&plan.output(&q)).expect("q");
+            assert_close(&format!("{label}: q"), &got, &rotated(&want_q, h), BOUND);
+            for (name, tensor, want) in [("k", &kv.keys, rotated(&want_k, g)), ("v", &kv.values, want_v)] {
+                let stored = place.device.read::<f32>(tensor).expect("the cache");
+                let at = |s: usize, head: usize| (head * capacity as usize + s) * d as usize;
+                let rows = (pos as usize..(pos + t) as usize).flat_map(|s| (0..g as usize).map(move |head| (s, head)));
+                let got: Vec<f32> = rows.flat_map(|(s, head)| stored[at(s, head)..][..d as usize].to_vec()).collect();
+                assert_close(&format!("{label}: {name}"), &got, &want, BOUND);
+                let untouched = stored.iter().filter(|&&value| value == 1e9).count();
+                assert_eq!(untouched, ((capacity - t) * g * d) as usize, "{label}: {name} elsewhere");
+            }
+        }
+    }
+}
+
+#[test]
+fn embed_gathers_rows() {
+    for place in places() {
+        for (rows, d, ids) in [(1, 8, vec![0]), (640, 192, vec![639, 0, 5, 5]), (7, 136, vec![6, 3])] {
+            let mut rng = Rng::new(9);
+            let (table, w, _) = place.linear(&mut rng, rows, d, false);
+            let mut r = place.recorder();
+            let out = r.embed(&place.ids(&ids), &table.weight);
+            let want: Vec<f64> = ids.iter().flat_map(|&id| w[(id * d) as usize..][..d as usize].to_vec()).collect();
+            assert_close(place.name, &place.read(r, &out), &want, 0.0);
+        }
+    }
+}
+
+#[test]
+fn put_rows_replaces_the_indexed_rows() {
+    for place in places() {
+        let mut rng = Rng::new(8);
+        let (base, rows) = (rng.normals(9 * 40), rng.normals(5 * 40));
+        let index = [8, 0, 3];
+        let mut r = place.recorder();
+        let mut out = r.empty(9, 40);
+        r.copy(&mut out, &place.tensor(9, 40, &base));
+        r.put_rows(&mut out, &place.tensor(5, 40, &rows).slice_rows(2, 3), &place.ids(&index));
+        let mut want = wide(&base);
+        for (i, &to) in index.iter().enumerate() {
+            want[to as usize * 40..][..40].copy_from_slice(&wide(&rows[(2 + i) * 40..][..40]));
+        }
+        assert_close(place.name, &place.read(r, &out), &want, 0.0);
+    }
+}
+
+#[test]
+fn copy_and_add_work_on_any_rows() {
+    for place in places() {
+        for (rows, cols) in [(1, 1), (3, 7), (65, 64), (300, 257)] {
+            let mut rng = Rng::new(6);
+            let (x, y0) = (rng.normals(rows * cols), rng.normals(rows * cols));
+            let (input, start) = (place.tensor(rows, cols, &x), place.tensor(rows, cols, &y0));
+            let mut r = place.recorder();
+            let mut y = r.empty(rows, cols);
+            r.copy(&mut y, &start);
+            let first = rows / 2;
+            r.add(&mut y.slice_rows(first, rows - first), &input.slice_rows(first, rows - first));
+            let from = (first * cols) as usize;
+            let add = |(i, y): (usize, &f32)| if i >= from { y + x[i] } else { *y };
+            let want: Vec<f64> = y0.iter().enumerate().map(add).map(f64::from).collect();
+            assert_close(place.name, &place.read(r, &y), &want, 0.0);
+        }
+    }
+}
+
+#[test]
+fn patches_are_ordered_as_the_convolution_wants_them() {
+    for place in places() {
+        // Height, width, patch: square, oblong, with pixels left over at both edges.
+        for (height, width, p) in [(28, 28, 14), (8, 24, 8), (45, 31, 14), (3, 3, 1)] {
+            let pixels = Rng::new(1).normals(3 * height * width);
+            let mut r = place.recorder();
+            let out = r.patches(&place.tensor(3 * height, width, &pixels), p);
+            let k = (3 * p * p).next_multiple_of(8);
+            let mut want = Vec::new();
+            for (py, px) in (0..height / p).flat_map(|py| (0..width / p).map(move |px| (py, px))) {
+                for column in 0..k {
+                    let (c, ky, kx) = (column / (p * p), column / p % p, column % p);
+                    let at = (c * height + py * p + ky) * width + px * p + kx;
+                    want.push(if c < 3 { pixels[at as usize].into() } else { 0.0 });
+                }
+            }
+            assert_close(&format!("{} {height}x{width}/{p}", place.name), &place.read(r, &out), &want, 0.0);
+        }
+    }
+}
+
+#[test]
+fn argmax_takes_the_lowest_of_equals() {
+    for place in places() {
+        for n in [1, 2, 7, 255, 256, 257, 32_064] {
+            let mut rng = Rng::new(u64::from(n));
+            let mut x: Vec<f32> = rng.normals(3 * n).iter().map(|v| v.min(3.0)).collect();
+            // Ties of the largest value, the first at a random column; all values negative in the last row.
+            let lowest = rng.below(n);
+            x[lowest as usize] = 9.0;
+            x[(n - 1) as usize] = 9.0;
+            x[2 * n as usize..].iter_mut().for_each(|v| *v -= 100.0);
+            let out = place.ids(&[77, 77, 77]);
+            let mut r = place.recorder();
+            r.argmax(&mut out.clone(), &place.tensor(3, n, &x));
+            place.run(r, Step::default());
+            let largest =
+                |row: &[f32]| (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).expect("values");
+            let want: Vec<u32> = x.chunks(n as usize).map(|row| largest(row) as u32).collect();
+            assert_eq!(want[0], lowest);
+            assert_eq!(place.device.read::<u32>(&out).expect("ids"), want, "{} {n} columns", place.name);
+        }
+    }
+}
+
+#[test]
+fn fill_is_deterministic_spread_and_in_range() {
+    for place in places() {
+        let table = |seed| {
+            let matrix = Matrix::uninit(&place.device, "test", 64, 64).expect("a matrix");
+            let mut r = place.recorder();
+            r.fill(&matrix, seed, 0.5);
+            let rows = r.embed(&place.ids(&(0..64).collect::<Vec<_>>()), &matrix);
+            place.read(r, &rows)
+        };
+        let values = table(1);
+        assert_eq!(values, table(1));
+        assert_ne!(values, table(2));
+        assert!(values.iter().all(|v| v.abs() <= 0.5));
+        let mean = values.iter().sum::<f32>() / 4096.0;
+        let deviation = (values.iter().map(|v| v * v).sum::<f32>() / 4096.0).sqrt();
+        assert!(mean.abs() < 0.02 && (deviation - 0.2887).abs() < 0.01, "mean {mean}, deviation {deviation}");
+    }
+}
+
+/// The same forms with and without the driver-independent checks give the same bits.
+#[test]
+fn checked_and_trusted_shaders_agree_to_the_bit() {
+    let (Some(trusted), Some(checked)) = (support::device(), support::checked_device()) else { return };
+    let run = |device: &Device, caps: Caps| {
+        let place = Place { name: "", caps, device: device.clone() };
+        let mut rng = Rng::new(12);
+        let (layer, ..) = place.linear(&mut rng, 3 * 88, 88, true);
+        let (norm, ..) = place.norm(&mut rng, 88, 1e-6, true);
+        let x = place.tensor(37, 88, &rng.normals(37 * 88));
+        let mut r = place.recorder();
+        let h = r.layer_norm(&x, &norm);
+        let qkv = r.linear_act(&h, &layer, Activation::Gelu);
+        let out = r.attention(&qkv, Heads::full(1, 88), Mask::None);
+        let one = r.linear(&out.slice_rows(36, 1), &layer);
+        let plan = place.run(r, Step::default());
+        let read = |t: &Tensor| device.read::<u32>(&plan.output(t)).expect("bits");
+        (read(&out), read(&one))
+    };
+    for caps in [trusted.caps(), Caps::PORTABLE] {
+        assert_eq!(run(&trusted, caps), run(&checked, caps));
+    }
+}
+
+#[test]
+fn choice_of_linear_form_follows_rows_and_adapter() {
+    use instructblip::runtime::ops::linear::choose;
+    let gpu = Caps { subgroup_size: Some(32), ..Caps::PORTABLE };
+    let plain_cpu = Caps { class: AdapterClass::Cpu, subgroup_size: None, ..Caps::PORTABLE };
+    for (m, caps, kernel, workgroup) in [
+        (1, Caps::PORTABLE, "linear_vec", Some(64)),
+        (4, gpu, "linear_vec", Some(64)),
+        (5, gpu, "linear_tile", None),
+        (257, Caps::PORTABLE, "linear_tile", None),
+        (1, Caps::SOFTWARE, "linear_vec", Some(8)),
+        (5, Caps::SOFTWARE, "linear_tile_subgroup", None),
+        (64, plain_cpu, "linear_tile", None),
+    ] {
+        let form = choose(m, &caps);
+        assert_eq!((form.kernel.name, form.workgroup), (kernel, workgroup), "{m} rows on {caps:?}");
+    }
+}

@@ -1,0 +1,102 @@
+//! What the recordings of real configurations look like, without a device: every dispatch, scratch slots and bytes,
+//! against `tests/golden/plans/*.txt`. `UPDATE_PLANS=1 cargo test --test plans` writes the files anew.
+
+use std::path::{Path, PathBuf};
+
+use instructblip::config::Config;
+use instructblip::generate::{PromptInputs, record_decode, record_prefill};
+use instructblip::language::KvCache;
+use instructblip::model::Parts;
+use instructblip::runtime::{Caps, Mask, Recorder, Tensor};
+use instructblip::weights::Loader;
+
+/// The published Vicuna-7B checkpoint: everything but these keys is a default.
+const VICUNA_7B: &str = r#"{"model_type": "instructblip", "image_token_index": 32001,
+    "qformer_config": {"vocab_size": 30523}, "text_config": {"model_type": "llama", "vocab_size": 32064}}"#;
+
+fn parts(json: &str) -> (Config, Parts) {
+    let config = Config::parse(Path::new("config.json"), json.as_bytes()).expect("a valid configuration");
+    let parts = Parts::load(&mut Loader::shapes(), &config).expect("shapes");
+    (config, parts)
+}
+
+fn embedded() -> (Config, Parts) {
+    parts(include_str!("../models/shapes/config.json"))
+}
+
+fn vision(caps: Caps, (config, parts): &(Config, Parts)) -> Recorder {
+    let mut r = Recorder::new(caps);
+    let side = config.vision.image_size;
+    parts.vision.record(&mut r, &Tensor::unbacked(3 * side, side));
+    r
+}
+
+fn qformer(caps: Caps, (config, parts): &(Config, Parts)) -> Recorder {
+    let mut r = Recorder::new(caps);
+    let image = Tensor::unbacked(config.vision.num_positions(), config.vision.hidden_size);
+    parts.qformer.record(&mut r, &image, &Tensor::unbacked(1, 12), Mask::None);
+    r
+}
+
+fn cache(parts: &Parts) -> KvCache {
+    KvCache::unbacked(parts.language.num_layers(), parts.language.heads(), 512)
+}
+
+fn prefill(caps: Caps, (config, parts): &(Config, Parts)) -> Recorder {
+    let mut r = Recorder::new(caps);
+    let queries = config.num_query_tokens;
+    let (ids, features) = (Tensor::unbacked(1, queries + 10), Tensor::unbacked(queries, config.text.hidden_size));
+    let inputs = PromptInputs { ids: &ids, features: &features, places: &Tensor::unbacked(1, queries) };
+    let logits = record_prefill(&mut r, &parts.language, &cache(parts), &inputs, 1);
+    r.argmax(&mut Tensor::unbacked(1, 1), &logits);
+    r
+}
+
+fn decode(caps: Caps, (_, parts): &(Config, Parts)) -> Recorder {
+    record_decode(Recorder::new(caps), &parts.language, &cache(parts), &Tensor::unbacked(1, 1))
+}
+
+fn check(name: &str, recording: &Recorder) {
+    let (slots, bytes) = recording.scratch();
+    let gflop = recording.flops() as f64 / 1e9;
+    let text = format!(
+        "{} dispatches, {slots} scratch slots of {bytes} bytes in all, {gflop:.3} GFLOP\n{}",
+        recording.len(),
+        recording.listing()
+    );
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("tests/golden/plans/{name}.txt"));
+    if std::env::var_os("UPDATE_PLANS").is_some() {
+        std::fs::create_dir_all(file.parent().expect("a folder")).expect("a folder");
+        std::fs::write(&file, &text).expect("written");
+    }
+    let want = std::fs::read_to_string(&file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    let first = text.lines().zip(want.lines()).position(|(a, b)| a != b);
+    assert!(text == want, "{name} differs from {}, first at line {:?}", file.display(), first.map(|i| i + 1));
+}
+
+#[test]
+fn embedded_model_on_a_software_adapter() {
+    let model = embedded();
+    check("shapes-vision-software", &vision(Caps::SOFTWARE, &model));
+    check("shapes-qformer-software", &qformer(Caps::SOFTWARE, &model));
+    check("shapes-prefill-software", &prefill(Caps::SOFTWARE, &model));
+    check("shapes-decode-software", &decode(Caps::SOFTWARE, &model));
+}
+
+#[test]
+fn vicuna_7b_on_a_portable_gpu() {
+    let model = parts(VICUNA_7B);
+    check("vicuna-7b-vision-portable", &vision(Caps::PORTABLE, &model));
+    check("vicuna-7b-qformer-portable", &qformer(Caps::PORTABLE, &model));
+    check("vicuna-7b-prefill-portable", &prefill(Caps::PORTABLE, &model));
+    check("vicuna-7b-decode-portable", &decode(Caps::PORTABLE, &model));
+}
+
+#[test]
+fn scratch_does_not_grow_with_depth() {
+    let model = parts(VICUNA_7B);
+    let vision = vision(Caps::PORTABLE, &model).scratch();
+    assert!(vision.0 <= 6 && vision.1 < 16 << 20, "ViT-g: {vision:?}");
+    let decode = decode(Caps::PORTABLE, &model).scratch();
+    assert!(decode.0 <= 6 && decode.1 < 512 << 10, "LLaMA decode: {decode:?}");
+}

@@ -1,0 +1,149 @@
+//! The structure: who may use whom, where wgpu may be named, how large a room may be, and the kernel headers.
+
+use std::path::{Path, PathBuf};
+
+/// Each room and the rooms it may use. `runtime::ops` is a room inside `runtime`.
+const ROOMS: [(&str, &[&str]); 13] = [
+    ("error", &[]),
+    ("config", &["error"]),
+    ("checkpoint", &["error"]),
+    ("embedded", &["checkpoint"]),
+    ("processor", &["error", "config"]),
+    ("runtime", &["error"]),
+    ("weights", &["error", "checkpoint", "runtime"]),
+    ("vision", &["error", "config", "weights", "runtime"]),
+    ("qformer", &["error", "config", "weights", "runtime"]),
+    ("language", &["error", "config", "weights", "runtime"]),
+    ("generate", &["error", "language", "runtime"]),
+    (
+        "model",
+        &[
+            "error",
+            "checkpoint",
+            "config",
+            "embedded",
+            "weights",
+            "processor",
+            "vision",
+            "qformer",
+            "language",
+            "generate",
+            "runtime",
+        ],
+    ),
+    ("lib", &[]),
+];
+
+/// What the ops may not touch: a recording knows no device.
+const NOT_IN_OPS: [&str; 4] = ["runtime::plan", "device::Device", "Pipelines", "wgpu::"];
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn files(folder: &str, extension: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![root().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == extension) {
+                let text = std::fs::read_to_string(&path).expect("a text file");
+                found.push((path.strip_prefix(root()).expect("inside").to_path_buf(), text));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// `src/runtime/ops/norm.rs` is in room `runtime`.
+fn room(path: &Path) -> String {
+    let first = path.components().nth(1).expect("a file under src").as_os_str().to_string_lossy();
+    first.trim_end_matches(".rs").to_string()
+}
+
+/// The code of a file, without its unit tests and comments.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    let tests = text.find("#[cfg(test)]").unwrap_or(text.len());
+    text[..tests].lines().map(|line| line.split("//").next().unwrap_or(""))
+}
+
+#[test]
+fn rooms_use_only_the_rooms_they_may() {
+    let mut checked = 0;
+    for (path, text) in files("src", "rs") {
+        let own = room(&path);
+        if own == "bin" || own == "lib" {
+            continue;
+        }
+        let (_, allowed) = ROOMS.iter().find(|(name, _)| *name == own).unwrap_or_else(|| panic!("no rule for {own}"));
+        for line in code(&text) {
+            for used in line.split("crate::").skip(1) {
+                let used: String = used.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+                let known = ROOMS.iter().any(|(name, _)| *name == used);
+                assert!(
+                    used == own || !known || allowed.contains(&used.as_str()),
+                    "{}: room {own} may not use {used}: {line}",
+                    path.display()
+                );
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 50, "the test found {checked} uses only");
+}
+
+#[test]
+fn ops_know_no_device() {
+    let ops: Vec<_> = files("src", "rs").into_iter().filter(|(path, _)| path.starts_with("src/runtime/ops")).collect();
+    assert!(ops.len() >= 9);
+    for (path, text) in ops {
+        for line in code(&text) {
+            let bad = NOT_IN_OPS.iter().find(|bad| line.contains(*bad));
+            assert!(bad.is_none(), "{}: {line}", path.display());
+        }
+    }
+}
+
+#[test]
+fn wgpu_and_naga_are_named_in_the_runtime_only() {
+    for (path, text) in files("src", "rs") {
+        let inside = path.starts_with("src/runtime");
+        let named = code(&text).find(|line| line.contains("wgpu::") || line.contains("naga::"));
+        assert!(inside || named.is_none(), "{}: {}", path.display(), named.unwrap_or_default());
+    }
+}
+
+#[test]
+fn the_program_uses_the_public_api_only() {
+    let modules = ["args", "ask", "demo", "devices", "forward", "progress", "session"];
+    for (path, text) in files("src/bin", "rs") {
+        for used in code(&text).flat_map(|line| line.split("crate::").skip(1)) {
+            assert!(modules.iter().any(|m| used.starts_with(m)), "{}: crate::{used}", path.display());
+        }
+    }
+}
+
+#[test]
+fn no_room_outgrows_its_walls() {
+    let limits = [("src", "rs", 600), ("shaders", "wgsl", 250), ("examples", "rs", 80)];
+    for (folder, extension, limit) in limits {
+        for (path, text) in files(folder, extension) {
+            let lines = text.lines().count();
+            assert!(lines <= limit, "{} has {lines} lines, more than {limit}", path.display());
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_undone_or_unwrapped() {
+    for (path, text) in files("src", "rs") {
+        for line in code(&text) {
+            let bad = ["todo!(", "unimplemented!(", ".unwrap()", "dbg!("].iter().find(|bad| line.contains(*bad));
+            assert!(bad.is_none(), "{}: {line}", path.display());
+        }
+    }
+}

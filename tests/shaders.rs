@@ -1,0 +1,213 @@
+//! Every kernel in every variant the ops use, without a device: valid WGSL with no optional capability, translated to
+//! SPIR-V, MSL and HLSL, within WebGPU's default limits, and with the interface the Rust side expects.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use instructblip::config::Config;
+use instructblip::generate::{PromptInputs, record_decode, record_prefill};
+use instructblip::language::KvCache;
+use instructblip::model::Parts;
+use instructblip::runtime::kernels::{self, BindingKind, Kernel};
+use instructblip::runtime::recorder::{Binding, Dispatch};
+use instructblip::runtime::{Activation, AdapterClass, Caps, Heads, Linear, Mask, Matrix, Recorder, Tensor};
+use instructblip::weights::Loader;
+
+const WORKGROUP_BYTES: u32 = 16 << 10;
+const INVOCATIONS: u32 = 256;
+const STORAGE_BUFFERS: usize = 8;
+const PARAMS_BYTES: usize = 64;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every dispatch of whole models, and of every op and option that no model of today uses, for one kind of adapter.
+fn record(caps: Caps) -> Vec<Dispatch> {
+    let mut r = Recorder::new(caps);
+    let full = r#"{"model_type": "instructblip", "image_token_index": 32001, "text_config": {"model_type": "llama"}}"#;
+    for json in [full, include_str!("../models/shapes/config.json")] {
+        let config = Config::parse(Path::new("config.json"), json.as_bytes()).expect("a valid configuration");
+        let parts = Parts::load(&mut Loader::shapes(), &config).expect("shapes");
+        let side = config.vision.image_size;
+        let image = parts.vision.record(&mut r, &Tensor::unbacked(3 * side, side)).last_hidden_state;
+        let words = Tensor::unbacked(1, 9);
+        parts.qformer.record(&mut r, &image, &words, Mask::None);
+        parts.qformer.record(&mut r, &image, &words, Mask::Keys(&Tensor::unbacked(1, config.num_query_tokens + 9)));
+        let kv = KvCache::unbacked(parts.language.num_layers(), parts.language.heads(), 256);
+        let (ids, features) = (Tensor::unbacked(1, 40), Tensor::unbacked(32, config.text.hidden_size));
+        let inputs = PromptInputs { ids: &ids, features: &features, places: &Tensor::unbacked(1, 32) };
+        record_prefill(&mut r, &parts.language, &kv, &inputs, 1);
+        r = record_decode(r, &parts.language, &kv, &Tensor::unbacked(1, 1));
+    }
+    let matrix = Matrix::unbacked("w", 64, 64, caps.max_binding_bytes);
+    r.fill(&matrix, 1, 1.0);
+    for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::Relu] {
+        for bias in [None, Some(Tensor::unbacked(1, 64))] {
+            let layer = Linear { weight: matrix.clone(), bias };
+            for rows in [1, 33] {
+                r.linear_act(&Tensor::unbacked(rows, 64), &layer, activation);
+                r.swiglu(&Tensor::unbacked(rows, 64), &layer);
+            }
+        }
+    }
+    // The largest head there may be.
+    r.attention(&Tensor::unbacked(9, 3 * 256), Heads::full(1, 256), Mask::None);
+    r.dispatches().to_vec()
+}
+
+/// One dispatch for each distinct kernel and set of constants, over every class of adapter.
+fn variants() -> Vec<Dispatch> {
+    let mut seen = BTreeSet::new();
+    let classes = [
+        Caps::PORTABLE,
+        Caps { subgroup_size: Some(32), ..Caps::PORTABLE },
+        Caps::SOFTWARE,
+        Caps { class: AdapterClass::Cpu, ..Caps::PORTABLE },
+    ];
+    let all = classes.into_iter().flat_map(record);
+    all.filter(|d| seen.insert(format!("{}{:?}", d.kernel.name, d.constants))).collect()
+}
+
+struct Translated {
+    module: naga::Module,
+    info: naga::valid::ModuleInfo,
+}
+
+/// Parses, validates with as few capabilities as may be, and puts the constants in.
+fn resolve(kernel: &Kernel, constants: &[(&str, f64)]) -> Translated {
+    let name = kernel.name;
+    let module = naga::front::wgsl::parse_str(&kernel.source())
+        .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&kernel.source())));
+    let mut capabilities = naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    capabilities.set(naga::valid::Capabilities::SUBGROUP, kernel.subgroups);
+    let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
+    let info = validator.validate(&module).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+    let values = constants.iter().map(|&(name, value)| (name.to_string(), value)).collect();
+    let entry = Some((naga::ShaderStage::Compute, "main"));
+    let (module, info) = naga::back::pipeline_constants::process_overrides(&module, &info, entry, &values)
+        .unwrap_or_else(|e| panic!("{name}: {e:?}"));
+    Translated { module: module.into_owned(), info: info.into_owned() }
+}
+
+fn to_spirv(name: &str, t: &Translated) {
+    let options = naga::back::spv::Options { lang_version: (1, 3), ..Default::default() };
+    let words = naga::back::spv::write_vec(&t.module, &t.info, &options, None);
+    assert!(words.unwrap_or_else(|e| panic!("{name} to SPIR-V: {e:?}")).len() > 100);
+}
+
+fn to_msl(name: &str, t: &Translated) {
+    let options = naga::back::msl::Options {
+        lang_version: (2, 4),
+        fake_missing_bindings: true,
+        zero_initialize_workgroup_memory: false,
+        ..Default::default()
+    };
+    let (text, _) = naga::back::msl::write_string(&t.module, &t.info, &options, &Default::default())
+        .unwrap_or_else(|e| panic!("{name} to MSL: {e:?}"));
+    assert!(text.contains("kernel void"));
+}
+
+fn to_hlsl(name: &str, t: &Translated) {
+    let options = naga::back::hlsl::Options {
+        shader_model: naga::back::hlsl::ShaderModel::V6_0,
+        fake_missing_bindings: true,
+        zero_initialize_workgroup_memory: false,
+        ..Default::default()
+    };
+    let mut text = String::new();
+    let pipeline = naga::back::hlsl::PipelineOptions::default();
+    naga::back::hlsl::Writer::new(&mut text, &options, &pipeline)
+        .write(&t.module, &t.info, None)
+        .unwrap_or_else(|e| panic!("{name} to HLSL: {e:?}"));
+    assert!(text.contains("numthreads"));
+}
+
+#[test]
+fn every_variant_is_valid_and_translates_to_every_backend() {
+    let variants = variants();
+    let used: BTreeSet<&str> = variants.iter().map(|d| d.kernel.name).collect();
+    let all: BTreeSet<&str> = kernels::ALL.iter().map(|k| k.name).collect();
+    assert_eq!(used, all, "every kernel is used by some op");
+    for dispatch in &variants {
+        let name = format!("{} {:?}", dispatch.kernel.name, dispatch.constants);
+        let translated = resolve(dispatch.kernel, &dispatch.constants);
+        to_spirv(&name, &translated);
+        to_msl(&name, &translated);
+        to_hlsl(&name, &translated);
+        let [x, y, z] = translated.module.entry_points[0].workgroup_size;
+        assert!(x * y * z <= INVOCATIONS, "{name}: {x}x{y}x{z} invocations");
+    }
+}
+
+#[test]
+fn every_variant_fits_the_default_limits_and_matches_its_op() {
+    for dispatch in variants() {
+        let name = format!("{} {:?}", dispatch.kernel.name, dispatch.constants);
+        let interface = dispatch.kernel.interface(&dispatch.constants).expect("a valid kernel");
+        assert!(interface.workgroup_bytes <= WORKGROUP_BYTES, "{name}: {} bytes", interface.workgroup_bytes);
+        let storage = interface.bindings.iter().filter(|(_, kind)| !matches!(kind, BindingKind::Uniform(_)));
+        assert!(storage.count() <= STORAGE_BUFFERS, "{name}: {:?}", interface.bindings);
+        for (constant, _) in &dispatch.constants {
+            assert!(interface.constants.iter().any(|c| c == constant), "{name} has no constant {constant}");
+        }
+        let (last, others) = interface.bindings.split_last().expect("bindings");
+        assert_eq!(others.len(), dispatch.bindings.len(), "{name}: {others:?}");
+        for ((binding, kind), given) in others.iter().zip(&dispatch.bindings) {
+            let is_step = matches!(given, Binding::Step);
+            assert_eq!(is_step, *kind == BindingKind::Uniform(16), "{name}: {binding}");
+        }
+        assert_eq!(last.1, BindingKind::Uniform(dispatch.params.len() as u32), "{name}: Params");
+        assert!(dispatch.params.len() <= PARAMS_BYTES, "{name}: {} bytes of Params", dispatch.params.len());
+    }
+}
+
+/// The members of a struct in Rust source: names in order.
+fn members(text: &str) -> Vec<String> {
+    let body = text.split('{').nth(1).and_then(|t| t.split('}').next()).expect("a struct body");
+    let names = body.split(',').filter_map(|field| field.trim().split(':').next());
+    names.map(|name| name.trim().to_string()).filter(|name| !name.is_empty()).collect()
+}
+
+#[test]
+fn params_have_twins_with_the_same_members_in_the_same_order() {
+    let ops = root().join("src/runtime/ops");
+    let mut twins = Vec::new();
+    for entry in std::fs::read_dir(ops).expect("the ops") {
+        let text = std::fs::read_to_string(entry.expect("an entry").path()).expect("a source file");
+        for part in text.split("/// `Params` of `shaders/").skip(1) {
+            let file = part.split('`').next().expect("a file name");
+            twins.push((file.trim_end_matches(".wgsl").to_string(), members(part)));
+        }
+    }
+    for kernel in kernels::ALL {
+        let interface = kernel.interface(&[]).expect("a valid kernel");
+        let names: Vec<String> = interface.params.iter().map(|(name, _)| name.clone()).collect();
+        assert!(interface.params.iter().enumerate().all(|(i, (_, offset))| *offset == 4 * i as u32), "{}", kernel.name);
+        let wanted = if kernel.name.starts_with("linear") { "shared/linear" } else { kernel.name };
+        let (_, twin) = twins.iter().find(|(file, _)| file == wanted).unwrap_or_else(|| panic!("no twin of {wanted}"));
+        assert_eq!(&names, twin, "{}", kernel.name);
+    }
+}
+
+#[test]
+fn every_shader_is_registered_described_and_has_its_header() {
+    let table = std::fs::read_to_string(root().join("shaders/README.md")).expect("shaders/README.md");
+    let mut count = 0;
+    for entry in std::fs::read_dir(root().join("shaders")).expect("the shaders") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_none_or(|e| e != "wgsl") {
+            continue;
+        }
+        let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&path).expect("a shader");
+        assert!(kernels::ALL.iter().any(|k| k.name == name), "{name} is not in the registry");
+        assert!(table.contains(&format!("`{name}`")), "{name} is not in shaders/README.md");
+        for part in ["// Grid: ", "// Workgroup memory: "] {
+            assert!(text.contains(part), "{name} has no line {part:?}");
+        }
+        assert!(text.starts_with("// "), "{name} starts with what it computes");
+        count += 1;
+    }
+    assert_eq!(count, kernels::ALL.len());
+}

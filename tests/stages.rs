@@ -1,0 +1,128 @@
+//! Every stage of tiny checkpoints against transformers in float32: pixels, vision, Q-Former, projection, logits, and
+//! the greedy answer. The checkpoints differ in everything a published one may differ in (tests/golden/README.md).
+
+mod support;
+
+use std::path::Path;
+
+use instructblip::model::NamedTensor;
+use instructblip::{Checkpoint, Device, GenerateOptions, Image, InstructBlip};
+use support::golden::{Golden, max_difference, relative_l2, tests_folder, values};
+
+const STAGES: [&str; 5] = [
+    "vision_last_hidden_state",
+    "vision_pooler_output",
+    "qformer_last_hidden_state",
+    "language_model_inputs",
+    "logits",
+];
+const INPUTS: [&str; 4] = ["input_ids", "attention_mask", "qformer_input_ids", "qformer_attention_mask"];
+
+/// A lossy picture comes out of another decoder a little different, so only the answer is compared.
+fn is_lossy(image: &str) -> bool {
+    image.ends_with(".jpg")
+}
+
+fn check_case(model: &mut InstructBlip, golden: &Golden, case: usize, label: &str) {
+    let about = |key: &str| golden.about(&format!("{case}.{key}"));
+    let image = Image::open(tests_folder().join("golden/images").join(about("image"))).expect("a readable picture");
+    let prompt = about("prompt");
+    let label = format!("{label}, case {case} ({}, {prompt:?})", about("image"));
+    let ours = model.forward(&image, prompt, &[]).expect("a forward pass");
+    let find = |name: &str| -> &NamedTensor { ours.iter().find(|t| t.name == name).expect("a named tensor") };
+    for name in INPUTS {
+        let want = golden.tensor(&format!("{case}.{name}"));
+        assert_eq!((&find(name).shape, values(find(name))), (&want.0, want.1.clone()), "{label}: {name}");
+    }
+    let pixels = max_difference(&values(find("pixel_values")), &golden.tensor(&format!("{case}.pixel_values")).1);
+    if is_lossy(about("image")) {
+        // Pixels after normalisation: one level of 255 is 0.015, and these two pictures differ by at most three.
+        assert!(pixels <= 0.05, "{label}: pixels differ by {pixels}");
+    } else {
+        assert!(pixels <= 1e-6, "{label}: pixels differ by {pixels}");
+        STAGES.iter().for_each(|name| check_stage(&label, find(name), golden.tensor(&format!("{case}.{name}"))));
+    }
+    let options = GenerateOptions { max_new_tokens: golden.about("max_new_tokens").parse().expect("a number") };
+    let mut answer = model.generate(&image, prompt, &options).expect("an answer");
+    let text: String = answer.by_ref().map(|piece| piece.expect("a piece")).collect();
+    assert_eq!(answer.token_ids(), golden.ids(&format!("{case}.greedy_ids")), "{label}: greedy ids");
+    assert_eq!(text, about("greedy_text"), "{label}: text");
+}
+
+fn check_stage(label: &str, got: &NamedTensor, (shape, want): &(Vec<usize>, Vec<f64>)) {
+    assert_eq!(&got.shape, shape, "{label}: shape of {}", got.name);
+    let got_values = values(got);
+    let error = relative_l2(&got_values, want);
+    assert!(error <= 1e-4, "{label}: {} is off by {error:e} (relative L2)", got.name);
+    if got.name == "logits" {
+        let range = want.iter().fold(f64::MIN, |a, &b| a.max(b)) - want.iter().fold(f64::MAX, |a, &b| a.min(b));
+        let worst = max_difference(&got_values, want);
+        assert!(worst <= 2e-3 * range, "{label}: a logit is off by {worst:e} in a range of {range}");
+    }
+}
+
+fn check_checkpoints(device: &Device, how: &str) {
+    let root = tests_folder().join("golden/checkpoints");
+    let mut names: Vec<String> = std::fs::read_dir(root.as_path())
+        .expect("golden checkpoints")
+        .map(|entry| entry.expect("a folder entry").file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    assert!(names.len() >= 3, "at least three checkpoints");
+    for name in names {
+        let folder = root.join(&name);
+        let golden = Golden::read(&folder.join("golden.safetensors"));
+        let mut model = load(device, &folder);
+        (0..golden.cases()).for_each(|case| check_case(&mut model, &golden, case, &format!("{name} {how}")));
+    }
+}
+
+fn load(device: &Device, folder: &Path) -> InstructBlip {
+    let checkpoint = Checkpoint::directory(folder).expect("a folder");
+    InstructBlip::load(device, &checkpoint, &mut |_, _| {}).expect("a model")
+}
+
+#[test]
+fn tiny_checkpoints_match_transformers() {
+    let Some(device) = support::device() else { return };
+    check_checkpoints(&device, "on the best device");
+}
+
+#[test]
+fn tiny_checkpoints_match_transformers_with_default_limits_and_no_features() {
+    let Some(device) = support::portable_device() else { return };
+    assert!(device.caps().subgroup_size.is_none());
+    check_checkpoints(&device, "on a portable device");
+}
+
+#[test]
+fn tiny_checkpoints_match_transformers_with_checked_shaders() {
+    let Some(device) = support::checked_device() else { return };
+    check_checkpoints(&device, "with checked shaders");
+}
+
+#[test]
+fn embedded_model_matches_transformers() {
+    let Some(device) = support::device() else { return };
+    let golden = Golden::read(&tests_folder().join("shapes/golden.safetensors"));
+    let mut model = InstructBlip::embedded(&device).expect("the embedded model");
+    let names = [
+        "vision.last_hidden_state",
+        "vision.pooler_output",
+        "qformer.last_hidden_state",
+        "language_projection",
+        "logits",
+    ];
+    for case in 0..2 {
+        let about = |key: &str| golden.about(&format!("{case}.{key}"));
+        let image = Image::open(tests_folder().join("shapes").join(about("image"))).expect("a picture");
+        let ours = model.forward(&image, about("prompt"), &[]).expect("a forward pass");
+        for (ours_name, name) in STAGES.iter().zip(names) {
+            let tensor = ours.iter().find(|t| t.name == *ours_name).expect("a stage");
+            check_stage(&format!("embedded, case {case}"), tensor, golden.tensor(&format!("{case}.{name}")));
+        }
+        let reply = model.ask(&image, about("prompt"), &GenerateOptions::default()).expect("an answer");
+        assert_eq!(reply.token_ids, golden.ids(&format!("{case}.greedy_ids")));
+        assert_eq!(reply.text, about("greedy_text"));
+    }
+}

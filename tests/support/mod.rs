@@ -1,0 +1,83 @@
+//! Test code shared by the test programs.
+#![allow(dead_code)] // each program uses its part
+
+pub mod golden;
+pub mod models;
+
+use instructblip::runtime::{Device, DeviceOptions};
+
+/// The best adapter, or `None` with a loud note where the environment says that tests may run without one.
+pub fn device() -> Option<Device> {
+    open(&DeviceOptions::default())
+}
+
+/// A device with WebGPU's default limits and no optional features.
+pub fn portable_device() -> Option<Device> {
+    open(&DeviceOptions { portable: true, ..Default::default() })
+}
+
+/// A device whose shaders keep their bounds and loop checks.
+pub fn checked_device() -> Option<Device> {
+    open(&DeviceOptions { checked: true, ..Default::default() })
+}
+
+fn open(options: &DeviceOptions) -> Option<Device> {
+    match Device::open(options) {
+        Ok(device) => Some(device),
+        Err(e) if std::env::var_os("INSTRUCTBLIP_TEST_WITHOUT_GPU").is_some() => {
+            eprintln!("SKIPPED, NOTHING WAS TESTED: {e}");
+            None
+        }
+        Err(e) => panic!("{e}\n(INSTRUCTBLIP_TEST_WITHOUT_GPU=1 skips the tests that need a device)"),
+    }
+}
+
+/// Seeded random numbers: xorshift64*.
+pub struct Rng(u64);
+
+impl Rng {
+    /// The same sequence for the same seed.
+    pub fn new(seed: u64) -> Rng {
+        Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// An integer below `n`.
+    pub fn below(&mut self, n: u32) -> u32 {
+        (((self.next() >> 32) * u64::from(n)) >> 32) as u32
+    }
+
+    /// About normal with unit variance: the sum of twelve uniforms.
+    pub fn normal(&mut self) -> f32 {
+        (0..12).map(|_| (self.next() >> 40) as f32 / (1u64 << 24) as f32).sum::<f32>() - 6.0
+    }
+
+    /// `n` normal values.
+    pub fn normals(&mut self, n: u32) -> Vec<f32> {
+        (0..n).map(|_| self.normal()).collect()
+    }
+}
+
+/// Requires ‖got − want‖ ≤ `bound` ‖want‖ and finite values; says where they differ most.
+pub fn assert_close(label: &str, got: &[f32], want: &[f64], bound: f64) {
+    assert_eq!(got.len(), want.len(), "{label}: number of elements");
+    let got: Vec<f64> = got.iter().map(|&v| v.into()).collect();
+    let norm = |v: &mut dyn Iterator<Item = f64>| v.map(|x| x * x).sum::<f64>().sqrt();
+    let difference = norm(&mut got.iter().zip(want).map(|(g, w)| g - w));
+    let size = norm(&mut want.iter().copied());
+    let worst = (0..want.len()).max_by(|&a, &b| (got[a] - want[a]).abs().total_cmp(&(got[b] - want[b]).abs()));
+    if let Some(i) = worst {
+        assert!(
+            difference <= bound * size.max(1e-30) && got.iter().all(|v| v.is_finite()),
+            "{label}: off by {difference:e} of {size:e}, bound {bound:e}; worst at {i}: {} for {}",
+            got[i],
+            want[i]
+        );
+    }
+}
