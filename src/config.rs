@@ -208,11 +208,9 @@ enum Eos {
 #[derive(Deserialize)]
 struct RawConfig {
     model_type: Option<String>,
-    #[serde(default)]
-    vision_config: VisionConfig,
-    #[serde(default)]
-    qformer_config: QFormerConfig,
-    text_config: Option<Value>,
+    vision_config: Option<VisionConfig>,
+    qformer_config: Option<QFormerConfig>,
+    text_config: Option<RawText>,
     num_query_tokens: Option<u32>,
     image_token_index: Option<u32>,
     image_token_id: Option<u32>,
@@ -228,8 +226,7 @@ impl Config {
     /// [`Error::Checkpoint`] naming the field that is unsupported or out of range.
     pub fn parse(file: &Path, bytes: &[u8]) -> Result<Config> {
         let bad = |problem: String| Error::checkpoint(file, problem);
-        let raw: RawConfig =
-            serde_json::from_slice(bytes).map_err(|e| bad(format!("not a readable configuration ({e})")))?;
+        let raw: RawConfig = serde_json::from_slice(bytes).map_err(|e| bad(unreadable(&e)))?;
         match raw.model_type.as_deref() {
             Some("instructblip") => {}
             other => {
@@ -241,8 +238,8 @@ impl Config {
         }
         let config = Config {
             text: text_config(raw.text_config).map_err(&bad)?,
-            vision: raw.vision_config,
-            qformer: raw.qformer_config,
+            vision: raw.vision_config.unwrap_or_default(),
+            qformer: raw.qformer_config.unwrap_or_default(),
             num_query_tokens: raw.num_query_tokens.unwrap_or(32),
             image_token_id: raw.image_token_index.or(raw.image_token_id).ok_or_else(|| {
                 bad("image_token_index is missing: this checkpoint predates image tokens; \
@@ -272,13 +269,22 @@ impl Config {
             ("text_config.num_key_value_heads", t.num_key_value_heads, 1, t.num_attention_heads),
             ("text_config.head_dim", t.head_dim, 2, 256),
             ("text_config.vocab_size", t.vocab_size, 1, 10_000_000),
-            ("text_config.max_position_embeddings", t.max_position_embeddings, 1, 1 << 20),
+            ("text_config.max_position_embeddings", t.max_position_embeddings, 1, 1 << 18),
             ("num_query_tokens", self.num_query_tokens, 1, 4_096),
         ];
         for (name, value, low, high) in sizes {
             if value < low || value > high {
                 return Err(format!("{name} is {value}; it must be from {low} to {high}"));
             }
+        }
+        // One position or patch is one row of a dispatch, and rows of activations are counted in 32 bits.
+        let positions = u64::from(v.image_size / v.patch_size).pow(2) + 1;
+        if positions > 16_384 {
+            return Err(format!(
+                "vision_config: {} pixels in patches of {} give {positions} positions; at most 16384 \
+                                are supported",
+                v.image_size, v.patch_size
+            ));
         }
         let query_width = t.num_attention_heads * t.head_dim;
         let widths = [
@@ -328,9 +334,19 @@ impl Config {
     }
 }
 
-fn text_config(raw: Option<Value>) -> std::result::Result<LlamaConfig, String> {
+/// Our own words for what serde_json found.
+fn unreadable(e: &serde_json::Error) -> String {
+    let (line, column) = (e.line(), e.column());
+    match e.classify() {
+        serde_json::error::Category::Data => {
+            format!("the value before line {line}, column {column} has the wrong type or is out of range")
+        }
+        _ => format!("is not valid JSON at line {line}, column {column}"),
+    }
+}
+
+fn text_config(raw: Option<RawText>) -> std::result::Result<LlamaConfig, String> {
     let raw = raw.ok_or("text_config is missing, which means an OPT language model; supported is \"llama\"")?;
-    let raw: RawText = serde_json::from_value(raw).map_err(|e| format!("text_config: {e}"))?;
     if raw.model_type != "llama" {
         return Err(format!("text_config.model_type is \"{}\"; supported is \"llama\"", raw.model_type));
     }

@@ -226,11 +226,17 @@ impl InstructBlip {
     /// # Errors
     /// [`Error::PromptTooLong`], [`Error::Request`], or a failure of the device.
     pub fn generate(&mut self, image: &Image, prompt: &str, options: &GenerateOptions) -> Result<Answer<'_>> {
-        let encoded = self.encode(image, prompt)?;
-        let prompt_tokens = encoded.prompt.input_ids.len();
+        // The prompt first: what is wrong with it is told before the GPU is put to work.
+        let prompt = self.processor.tokenizers().encode(prompt, prompt)?;
+        let prompt_tokens = prompt.input_ids.len();
         let context = self.config.text.max_position_embeddings as usize;
         let max_new_tokens = generate::room_for(prompt_tokens, context, options.max_new_tokens)?;
         self.reserve(prompt_tokens as u32 + max_new_tokens)?;
+        let started = Instant::now();
+        let pixels = self.processor.image().pixels(image);
+        let image_ms = milliseconds(started);
+        let (mut encoded, _) = self.encode(&pixels, prompt, &[])?;
+        encoded.timings.image = image_ms;
         let session = self.session.as_ref().expect("reserved just now");
         let started = Instant::now();
         let inputs = encoded.inputs();
@@ -252,12 +258,13 @@ impl InstructBlip {
     /// # Errors
     /// As [`InstructBlip::generate`]; [`Error::Request`] for a tap that no op has.
     pub fn forward(&mut self, image: &Image, prompt: &str, taps: &[String]) -> Result<Vec<NamedTensor>> {
-        let pixels = self.processor.image().pixels(image);
-        let (encoded, mut tapped) = self.encode_tapped(&pixels, prompt, taps)?;
-        tapped.extend(self.tap_vision(taps)?);
-        let rows = encoded.prompt.input_ids.len();
+        let prompt = self.processor.tokenizers().encode(prompt, prompt)?;
+        let rows = prompt.input_ids.len();
         generate::room_for(rows, self.config.text.max_position_embeddings as usize + 1, 0)?;
         self.reserve(rows as u32)?;
+        let pixels = self.processor.image().pixels(image);
+        let (encoded, mut tapped) = self.encode(&pixels, prompt, taps)?;
+        tapped.extend(self.tap_vision(taps)?);
         let session = self.session.as_ref().expect("reserved just now");
         let (logits, language_taps) = session.forward(&self.parts.language, &encoded.inputs(), taps)?;
         tapped.extend(language_taps);
@@ -295,20 +302,9 @@ impl InstructBlip {
         Ok(plan.taps().to_vec())
     }
 
-    fn encode(&self, image: &Image, prompt: &str) -> Result<Encoded> {
-        let started = Instant::now();
-        let pixels = self.processor.image().pixels(image);
-        let image_ms = milliseconds(started);
-        let (mut encoded, _) = self.encode_tapped(&pixels, prompt, &[])?;
-        encoded.timings.image = image_ms;
-        Ok(encoded)
-    }
-
-    /// Pixels and prompt through vision tower and Q-Former.
-    fn encode_tapped(&self, pixels: &[f32], prompt: &str, taps: &[String]) -> Result<(Encoded, Vec<(String, Tensor)>)> {
+    /// Pixels and prompt through vision tower and Q-Former, with what was tapped in the latter.
+    fn encode(&self, pixels: &[f32], prompt: Prompt, taps: &[String]) -> Result<(Encoded, Vec<(String, Tensor)>)> {
         let device = &self.device;
-        // The prompt first: what is wrong with it is told before the GPU is put to work.
-        let prompt = self.processor.tokenizers().encode(prompt, prompt)?;
         let started = Instant::now();
         device.write(&self.pixels, pixels);
         self.vision_plan.submit()?;

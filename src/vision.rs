@@ -61,7 +61,7 @@ impl Vision {
             heads: Heads::full(config.num_attention_heads, d / config.num_attention_heads),
             activation: Activation::named(&config.hidden_act).expect("validated with the configuration"),
             patch_embedding: w.patch_convolution(&format!("{embeddings}.patch_embedding"), d, config.patch_size)?,
-            positions: w.upload("positions", n, d, &positions)?,
+            positions: w.upload("positions", n, d, || positions)?,
             blocks: (0..config.num_hidden_layers).map(|i| Block::load(w, config, i)).collect::<Result<_>>()?,
             post_layernorm: w.layer_norm("vision_model.post_layernorm", d, eps)?,
         })

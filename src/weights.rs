@@ -249,8 +249,8 @@ impl<'a> Loader<'a> {
     /// [`Error::Checkpoint`] on a wrong shape or type, or values that are not finite.
     pub fn tensor(&mut self, name: &str, shape: &[u32]) -> Result<Tensor> {
         let cols = *shape.last().expect("tensors have a dimension");
-        let rows = shape.iter().product::<u32>() / cols;
         let known = self.check(name, shape)?;
+        let rows = shape.iter().product::<u32>() / cols;
         let Some(device) = self.device else { return Ok(Tensor::unbacked(rows, cols)) };
         let values =
             if known { self.values(name, 0, (rows * cols) as usize)? } else { self.plain_values(name, rows * cols) };
@@ -259,26 +259,29 @@ impl<'a> Loader<'a> {
         Ok(tensor)
     }
 
-    /// The values of an f32 tensor, for what is computed before it is uploaded; zeros without files.
+    /// The values of an f32 tensor, for what is computed before it is uploaded; zeros without files, nothing without
+    /// a device.
     ///
     /// # Errors
     /// As [`Loader::tensor`].
     pub fn host_values(&mut self, name: &str, shape: &[u32]) -> Result<Vec<f32>> {
+        let known = self.check(name, shape)?;
         let count = shape.iter().product::<u32>() as usize;
-        match self.check(name, shape)? && self.device.is_some() {
-            true => self.values(name, 0, count),
-            false => Ok(vec![0.0; count]),
+        match (self.device.is_some(), known) {
+            (true, true) => self.values(name, 0, count),
+            (true, false) => Ok(vec![0.0; count]),
+            (false, _) => Ok(Vec::new()),
         }
     }
 
-    /// Uploads values computed on the host.
+    /// Uploads values computed on the host, which are asked for only if there is a device.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub fn upload(&mut self, label: &str, rows: u32, cols: u32, values: &[f32]) -> Result<Tensor> {
+    pub fn upload(&mut self, label: &str, rows: u32, cols: u32, values: impl FnOnce() -> Vec<f32>) -> Result<Tensor> {
         match self.device {
             None => Ok(Tensor::unbacked(rows, cols)),
-            Some(device) => device.tensor(Category::Weights, label, rows, cols, values),
+            Some(device) => device.tensor(Category::Weights, label, rows, cols, &values()),
         }
     }
 
@@ -336,7 +339,7 @@ impl<'a> Loader<'a> {
             let bias = self.host_values(&format!("{name}.bias"), &[rows])?;
             bias.iter().enumerate().for_each(|(row, &value)| values[2 * row + i] = value);
         }
-        let bias = if bias { Some(self.upload(label, 1, 2 * rows, &values)?) } else { None };
+        let bias = if bias { Some(self.upload(label, 1, 2 * rows, || values)?) } else { None };
         Ok(Linear { weight, bias })
     }
 
@@ -364,7 +367,7 @@ impl<'a> Loader<'a> {
         for (name, rows) in layers {
             values.extend(self.host_values(&format!("{name}.bias"), &[*rows])?);
         }
-        self.upload(label, 1, values.len() as u32, &values)
+        self.upload(label, 1, layers.iter().map(|l| l.1).sum(), || values)
     }
 
     fn matrix(&mut self, label: &str, rows: u32, cols: u32) -> Result<Matrix> {
@@ -424,6 +427,13 @@ impl<'a> Loader<'a> {
     /// or it is missing.
     fn check(&mut self, name: &str, shape: &[u32]) -> Result<bool> {
         self.needed += 1;
+        if shape.iter().map(|&n| u128::from(n)).product::<u128>() > u128::from(u32::MAX) {
+            let file = self.files.map_or(PathBuf::new(), |f| f.root.join("config.json"));
+            return Err(Error::checkpoint(
+                file,
+                format!("asks for a tensor {name} of {shape:?}, more than 2^32 values"),
+            ));
+        }
         let Some(files) = self.files else { return Ok(false) };
         let Some((_, info)) = files.tensors.get(name) else {
             self.missing.push(name.into());

@@ -211,13 +211,17 @@ impl Drop for Tokens<'_> {
     }
 }
 
+/// Longest prompt in one recording: its rows times any width are counted in 32 bits.
+const MAX_PROMPT_TOKENS: usize = 16_384;
+
 /// How many tokens may be generated after a prompt of `prompt` tokens.
 ///
 /// # Errors
 /// [`Error::PromptTooLong`] when the context has no room for a single one.
 pub fn room_for(prompt: usize, context: usize, max_new_tokens: u32) -> Result<u32> {
-    if prompt >= context {
-        return Err(Error::PromptTooLong { what: "the language model's context", need: prompt + 1, have: context });
+    let have = context.min(MAX_PROMPT_TOKENS);
+    if prompt >= have {
+        return Err(Error::PromptTooLong { what: "the language model's context", need: prompt + 1, have });
     }
     Ok(max_new_tokens.min((context - prompt) as u32))
 }

@@ -53,11 +53,10 @@ impl Llama {
             }
             false => Linear { weight: embed_tokens.clone().relabelled(head), bias: None },
         };
-        let angles = angles(config);
         Ok(Llama {
             heads: heads(config),
             embed_tokens,
-            angles: w.upload("rotary angles", config.max_position_embeddings, config.head_dim, &angles)?,
+            angles: w.upload("rotary angles", config.max_position_embeddings, config.head_dim, || angles(config))?,
             blocks: (0..config.num_hidden_layers).map(|i| Block::load(w, config, i)).collect::<Result<_>>()?,
             norm: w.rms_norm("language_model.model.norm", d, eps)?,
             lm_head,

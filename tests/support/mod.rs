@@ -1,6 +1,7 @@
 //! Test code shared by the test programs.
 #![allow(dead_code)] // each program uses its part
 
+pub mod fixtures;
 pub mod golden;
 pub mod models;
 

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
+use instructblip::Error;
 use instructblip::model::{NamedTensor, Values};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -14,7 +15,7 @@ use crate::session::{load_model, read_image};
 pub fn run(common: &Common, forward: &Forward) -> Result<()> {
     let folder = forward.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !folder.is_dir() {
-        bail!("{}: there is no such folder to write to", folder.display());
+        return Err(unwritable(folder, std::io::Error::other("there is no such folder to write to")));
     }
     let image = read_image(&forward.image)?;
     let mut model = load_model(common, &forward.model)?;
@@ -49,6 +50,10 @@ fn write(path: &Path, tensors: &[NamedTensor], about: HashMap<String, String>) -
     let views = views.collect::<Result<Vec<_>>>()?;
     let unfinished = path.with_extension("unfinished");
     safetensors::serialize_to_file(views, Some(about), &unfinished)
-        .with_context(|| format!("{}: cannot be written", unfinished.display()))?;
-    std::fs::rename(&unfinished, path).with_context(|| format!("{}: cannot be written", path.display()))
+        .map_err(|e| unwritable(&unfinished, std::io::Error::other(e)))?;
+    std::fs::rename(&unfinished, path).map_err(|e| unwritable(path, e))
+}
+
+fn unwritable(path: &Path, source: std::io::Error) -> anyhow::Error {
+    Error::Io { path: path.into(), source }.into()
 }

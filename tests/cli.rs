@@ -1,0 +1,281 @@
+//! The program as its users run it: what goes to stdout and stderr, JSON keys, exit codes.
+
+mod support;
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use support::fixtures::Fixture;
+use support::golden::{Golden, tests_folder};
+
+fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_instructblip"));
+    // Mesa's loader layer complains on stderr where there is no runtime folder.
+    command.env("XDG_RUNTIME_DIR", std::env::temp_dir()).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    program().args(arguments).output().expect("the program runs")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("UTF-8")
+}
+
+fn sample(name: &str) -> String {
+    tests_folder().join("shapes/samples").join(name).display().to_string()
+}
+
+/// Requires an exit code, an explanation on stderr with all of `parts`, and nothing on stdout.
+fn refused(arguments: &[&str], code: i32, parts: &[&str]) {
+    let output = run(arguments);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+    assert!(output.stdout.is_empty(), "{arguments:?} wrote {}", text(&output.stdout));
+    parts.iter().for_each(|part| assert!(stderr.contains(part), "{arguments:?}: no {part:?} in {stderr}"));
+    assert!(!stderr.contains("panicked") && !stderr.contains("internal error"), "{stderr}");
+}
+
+#[test]
+fn ask_puts_the_answer_alone_on_stdout() {
+    if support::device().is_none() {
+        return;
+    }
+    let output = run(&["ask", &sample("11.png"), "Which is the smallest shape?"]);
+    assert_eq!(text(&output.stdout), "green star\n");
+    assert!(text(&output.stderr).contains("tokens/s"), "{}", text(&output.stderr));
+    let quiet = run(&["ask", &sample("11.png"), "Which is the smallest shape?", "--quiet"]);
+    assert_eq!((text(&quiet.stdout), text(&quiet.stderr)), ("green star\n", ""));
+}
+
+#[test]
+fn ask_gives_the_same_answer_portably_and_checked() {
+    if support::device().is_none() {
+        return;
+    }
+    for flags in [&["--portable"][..], &["--checked"], &["--portable", "--checked"]] {
+        let output = run(&[&["ask", &sample("02.png"), "Write a short caption for the picture."], flags].concat());
+        assert_eq!(text(&output.stdout), "a blue circle, a purple circle and a white ring\n", "{flags:?}");
+    }
+}
+
+#[test]
+fn ask_json_has_the_promised_keys() {
+    if support::device().is_none() {
+        return;
+    }
+    let output = run(&["ask", &sample("00.png"), "Which shape does the purple thing have?", "--json"]);
+    let json: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let keys = |v: &Value| v.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+    let wanted =
+        ["device", "finish_reason", "model", "prompt_tokens", "text", "timings_ms", "token_ids", "tokens_per_second"];
+    assert_eq!(keys(&json), wanted);
+    assert_eq!(keys(&json["timings_ms"]), ["decode", "image", "load", "prefill", "qformer", "vision"]);
+    assert!(json["timings_ms"].as_object().expect("an object").values().all(|v| v.as_f64().is_some_and(|ms| ms > 0.0)));
+    let golden = Golden::read(&tests_folder().join("shapes/golden.safetensors"));
+    let ids: Vec<u64> = golden.ids("0.greedy_ids").iter().map(|&id| id.into()).collect();
+    assert_eq!(json["token_ids"].as_array().expect("ids").iter().filter_map(Value::as_u64).collect::<Vec<_>>(), ids);
+    assert_eq!((json["text"].as_str(), json["finish_reason"].as_str()), (Some("circle"), Some("eos")));
+    assert_eq!(json["prompt_tokens"].as_u64(), Some(golden.ids("0.input_ids").len() as u64));
+    assert!(json["tokens_per_second"].as_f64().is_some_and(|speed| speed > 0.0));
+}
+
+#[test]
+fn max_new_tokens_ends_the_answer() {
+    if support::device().is_none() {
+        return;
+    }
+    let prompt = "Please describe the photo in detail.";
+    let output = run(&["ask", &sample("01.png"), prompt, "--max-new-tokens", "1", "--json"]);
+    let json: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(json["finish_reason"].as_str(), Some("length"));
+    assert_eq!(json["token_ids"].as_array().map(Vec::len), Some(1));
+    assert!(json["tokens_per_second"].is_null(), "one token has no decode step");
+    refused(&["ask", &sample("01.png"), prompt, "--max-new-tokens", "0"], 2, &["--max-new-tokens"]);
+}
+
+#[test]
+fn a_picture_may_come_from_standard_input() {
+    if support::device().is_none() {
+        return;
+    }
+    let mut child = program()
+        .args(["ask", "-", "Which is the smallest shape?", "-q"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let picture = std::fs::read(sample("11.png")).expect("a picture");
+    child.stdin.take().expect("a pipe").write_all(&picture).expect("written");
+    let output = child.wait_with_output().expect("an output");
+    assert_eq!(text(&output.stdout), "green star\n");
+}
+
+#[test]
+fn a_checkpoint_directory_works_like_the_embedded_model() {
+    if support::device().is_none() {
+        return;
+    }
+    let folder = tests_folder().join("golden/checkpoints/gqa-tied-theta");
+    let golden = Golden::read(&folder.join("golden.safetensors"));
+    let image = tests_folder().join("golden/images").join(golden.about("0.image")).display().to_string();
+    let output = program()
+        .args(["ask", &image, golden.about("0.prompt"), "--json", "--max-new-tokens", golden.about("max_new_tokens")])
+        .env("INSTRUCTBLIP_MODEL", &folder)
+        .output()
+        .expect("the program runs");
+    let json: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let ids = json["token_ids"].as_array().expect("ids").iter().filter_map(Value::as_u64).map(|id| id as u32);
+    assert_eq!(ids.collect::<Vec<_>>(), golden.ids("0.greedy_ids"));
+    assert_eq!(json["model"].as_str().map(Path::new), Some(folder.as_path()));
+}
+
+#[test]
+fn forward_writes_every_stage_and_the_taps() {
+    if support::device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("out.safetensors");
+    let taps = "vision_model.encoder.layers.0.mlp.fc1,qformer.encoder.layer.2.cross_attention,language_model.model.layers.1.mlp.gate_up";
+    let arguments = ["forward", &sample("00.png"), "Which shape does the purple thing have?", "--taps", taps, "-o"];
+    let output = program().args(arguments).arg(&out).output().expect("the program runs");
+    assert!(output.status.success() && output.stdout.is_empty(), "{}", text(&output.stderr));
+    let bytes = std::fs::read(&out).expect("the file");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("a valid file");
+    let f32s: [(&str, &[usize]); 9] = [
+        ("pixel_values", &[1, 3, 96, 96]),
+        ("vision_last_hidden_state", &[1, 145, 192]),
+        ("vision_pooler_output", &[1, 192]),
+        ("qformer_last_hidden_state", &[1, 26, 160]),
+        ("language_model_inputs", &[1, 16, 192]),
+        ("logits", &[1, 27, 640]),
+        ("vision_model.encoder.layers.0.mlp.fc1", &[1, 145, 384]),
+        ("qformer.encoder.layer.2.cross_attention", &[1, 16, 160]),
+        ("language_model.model.layers.1.mlp.gate_up", &[1, 27, 384]),
+    ];
+    let i32s: [(&str, &[usize]); 4] = [
+        ("input_ids", &[1, 27]),
+        ("attention_mask", &[1, 27]),
+        ("qformer_input_ids", &[1, 10]),
+        ("qformer_attention_mask", &[1, 10]),
+    ];
+    for (dtype, tensors) in [(safetensors::Dtype::F32, &f32s[..]), (safetensors::Dtype::I32, &i32s[..])] {
+        for (name, shape) in tensors {
+            let view = file.tensor(name).unwrap_or_else(|_| panic!("no {name}"));
+            assert_eq!((view.dtype(), view.shape()), (dtype, *shape), "{name}");
+        }
+    }
+    assert_eq!(file.len(), 13);
+    assert_eq!(std::fs::read_dir(folder.path()).expect("the folder").count(), 1, "no half file is left");
+    refused(&["forward", &sample("00.png"), "a", "-o", "/no/such/folder/x.safetensors"], 3, &["no such folder"]);
+    refused(
+        &["forward", &sample("00.png"), "a", "--taps", "nonsense", "-o", &out.display().to_string()],
+        3,
+        &["nonsense"],
+    );
+}
+
+#[test]
+fn devices_lists_adapters_and_marks_one() {
+    if support::device().is_none() {
+        return;
+    }
+    let output = run(&["devices"]);
+    assert_eq!(text(&output.stdout).lines().filter(|line| line.starts_with("* ")).count(), 1);
+    let json: Value = serde_json::from_slice(&run(&["devices", "--json"]).stdout).expect("a JSON array");
+    let adapters = json.as_array().expect("an array");
+    assert_eq!(adapters.iter().filter(|a| a["chosen"] == Value::Bool(true)).count(), 1);
+    for adapter in adapters {
+        for key in ["name", "backend", "type", "driver"] {
+            assert!(adapter[key].is_string(), "{key} of {adapter}");
+        }
+        assert!(adapter["limits"]["max_binding_bytes"].as_u64().is_some_and(|bytes| bytes >= 128 << 20));
+        assert!(adapter["features"]["shader_f16"].is_boolean());
+    }
+}
+
+#[test]
+fn demo_answers_as_recorded() {
+    if support::device().is_none() {
+        return;
+    }
+    let rows = std::fs::read_to_string(tests_folder().join("shapes/samples.jsonl")).expect("the samples");
+    let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).expect("a row")).collect();
+    let json: Value = serde_json::from_slice(&run(&["demo", "--json"]).stdout).expect("a JSON array");
+    let answers = json.as_array().expect("an array");
+    assert!(answers.len() >= 8);
+    for answer in answers {
+        let row = rows.iter().find(|row| {
+            answer["image"].as_str().is_some_and(|path| path.ends_with(row["image"].as_str().expect("a name")))
+                && answer["question"] == row["prompt"]
+        });
+        assert_eq!(answer["text"], row.expect("a recorded question")["hf_greedy"]);
+    }
+    let shown = run(&["demo"]);
+    for answer in answers {
+        for key in ["image", "question", "text"] {
+            assert!(text(&shown.stdout).contains(answer[key].as_str().expect("text")), "{key}");
+        }
+    }
+}
+
+#[test]
+fn exit_codes_tell_what_was_wrong() {
+    if support::device().is_none() {
+        return;
+    }
+    refused(&[], 2, &["Usage"]);
+    refused(&["ask", "only-a-picture.png"], 2, &["PROMPT"]);
+    refused(&["ask", "no-such-file.png", "a"], 3, &["no-such-file.png"]);
+    refused(&["ask", &sample("00.png"), "a", "--model", "/no/such/model"], 3, &["/no/such/model", "no such directory"]);
+    refused(&["ask", &sample("00.png"), &"very ".repeat(500)], 3, &["too long", "128"]);
+    refused(&["ask", &sample("00.png"), "a", "--adapter", "no such adapter"], 4, &["no such adapter", "found:"]);
+    let fixture = Fixture::new();
+    fixture.write("model.safetensors", b"garbage");
+    let folder = fixture.path().display().to_string();
+    refused(&["ask", &sample("00.png"), "a", "--model", &folder], 3, &["model.safetensors", "truncated"]);
+    fixture.write("picture.png", b"garbage");
+    let picture: PathBuf = fixture.file("picture.png");
+    refused(&["ask", &picture.display().to_string(), "a"], 3, &["picture.png"]);
+}
+
+#[test]
+fn no_adapter_at_all_is_exit_code_4() {
+    let output = program()
+        .args(["ask", &sample("00.png"), "a"])
+        .env("VK_DRIVER_FILES", "/no/such/driver.json")
+        .env("VK_ICD_FILENAMES", "/no/such/driver.json")
+        .env("WGPU_BACKEND", "vulkan")
+        .output()
+        .expect("the program runs");
+    if cfg!(target_os = "linux") {
+        assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
+        assert!(text(&output.stderr).contains("mesa-vulkan-drivers"), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn colours_only_where_wanted() {
+    let coloured = |arguments: &[&str]| run(arguments).stderr.contains(&0x1b);
+    assert!(!coloured(&["ask", "no-such-file.png", "a"]), "stderr is no terminal");
+    assert!(coloured(&["ask", "no-such-file.png", "a", "--color", "always"]));
+    assert!(!coloured(&["ask", "no-such-file.png", "a", "--color", "never"]));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    if support::device().is_none() {
+        return;
+    }
+    let mut child =
+        program().args(["demo", "-q"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program runs");
+    drop(child.stdout.take());
+    let mut stderr = String::new();
+    child.stderr.take().expect("a pipe").read_to_string(&mut stderr).expect("text");
+    assert!(child.wait().expect("an exit code").success(), "{stderr}");
+    assert_eq!(stderr, "");
+}

@@ -1,0 +1,352 @@
+//! Every way in which a checkpoint, a prompt or a picture can be wrong: which error, and what it tells.
+
+mod support;
+
+use std::path::Path;
+
+use instructblip::runtime::{Category, Device};
+use instructblip::{Checkpoint, Error, GenerateOptions, Image, InstructBlip};
+use safetensors::Dtype;
+use serde_json::{Value, json};
+use support::fixtures::{Fixture, Stored};
+
+/// Loads a folder that must be refused; nothing of it may stay on the device.
+fn refusal(device: &Device, folder: &Path) -> Error {
+    let checkpoint = Checkpoint::directory(folder).expect("a folder");
+    let Err(error) = InstructBlip::load(device, &checkpoint, &mut |_, _| {}) else { panic!("loaded") };
+    assert_eq!(device.counters().bytes(Category::Weights), 0, "weights stayed on the device after {error}");
+    error
+}
+
+/// Requires an `Error::Checkpoint` about `file` whose text has all of `parts`, and no text of a library.
+fn expect_checkpoint(error: &Error, file: &str, parts: &[&str]) {
+    let Error::Checkpoint { file: named, .. } = error else { panic!("not a checkpoint error: {error:?}") };
+    assert!(named.ends_with(file), "{} is named, not {file}", named.display());
+    let text = error.to_string();
+    parts.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in: {text}"));
+    for foreign in ["serde", "expected", "Serde", "SafeTensorError", "panicked", "Err("] {
+        assert!(!text.contains(foreign), "a library's words in: {text}");
+    }
+}
+
+fn with(damage: impl Fn(&Fixture)) -> Fixture {
+    let fixture = Fixture::new();
+    damage(&fixture);
+    fixture
+}
+
+#[test]
+fn an_undamaged_copy_loads() {
+    let Some(device) = support::device() else { return };
+    let fixture = Fixture::new();
+    let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
+    InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
+}
+
+#[test]
+fn missing_directory_and_missing_config_are_named() {
+    let Some(device) = support::device() else { return };
+    match Checkpoint::directory("/no/such/folder") {
+        Err(e) => expect_checkpoint(&e, "folder", &["no such directory", "config.json"]),
+        Ok(_) => panic!("opened"),
+    }
+    let fixture = with(|f| f.remove("config.json"));
+    expect_checkpoint(&refusal(&device, fixture.path()), "config.json", &["missing"]);
+}
+
+#[test]
+fn garbled_configurations_are_located() {
+    let Some(device) = support::device() else { return };
+    let deep = format!("{{\"x\": {}", "[".repeat(100_000));
+    for (text, part) in [
+        ("", "line 1"),
+        ("{\"model_type\": \"instruct", "not valid JSON"),
+        ("{\"model_type\": \"instructblip\",\n \"num_query_tokens\": \"many\"}", "line 2"),
+        ("{\"model_type\": \"instructblip\", \"num_query_tokens\": -1}", "out of range"),
+        ("{\"model_type\": \"instructblip\", \"num_query_tokens\": 1e400}", "line 1"),
+        ("\u{0}\u{1}", "not valid JSON"),
+        (deep.as_str(), "not valid JSON"),
+    ] {
+        let fixture = with(|f| f.write("config.json", text));
+        expect_checkpoint(&refusal(&device, fixture.path()), "config.json", &[part]);
+    }
+}
+
+#[test]
+fn unsupported_models_are_named() {
+    let Some(device) = support::device() else { return };
+    for (pointer, value, parts) in [
+        ("/model_type", json!("blip-2"), ["blip-2", "instructblip"]),
+        ("/model_type", Value::Null, ["model_type is missing", "instructblip"]),
+        ("/text_config/model_type", json!("t5"), ["\"t5\"", "\"llama\""]),
+        ("/text_config/model_type", json!("opt"), ["\"opt\"", "\"llama\""]),
+        ("/text_config", Value::Null, ["OPT", "\"llama\""]),
+        ("/text_config/hidden_act", json!("gelu"), ["hidden_act", "\"silu\""]),
+        ("/text_config/rope_parameters", json!({"rope_type": "yarn"}), ["yarn", "default"]),
+        ("/text_config/rope_scaling", json!({"type": "linear", "factor": 2}), ["linear", "default"]),
+        ("/vision_config/hidden_act", json!("quick_gelu"), ["quick_gelu", "gelu"]),
+        ("/image_token_index", Value::Null, ["image_token_index", "transformers"]),
+    ] {
+        let fixture = with(|f| {
+            if pointer.starts_with("/text_config/rope") {
+                f.set("config.json", "/text_config/rope_parameters", Value::Null);
+            }
+            f.set("config.json", pointer, value.clone());
+        });
+        expect_checkpoint(&refusal(&device, fixture.path()), "config.json", &parts);
+    }
+}
+
+#[test]
+fn hostile_sizes_are_refused_with_the_field_and_its_range() {
+    let Some(device) = support::device() else { return };
+    for (field, value) in [
+        ("vision_config/num_attention_heads", json!(0)),
+        ("vision_config/num_hidden_layers", json!(1_000_000_000)),
+        ("vision_config/image_size", json!(0)),
+        ("vision_config/image_size", json!(2_147_483_647)),
+        ("vision_config/patch_size", json!(0)),
+        ("vision_config/hidden_size", json!(0)),
+        ("vision_config/hidden_size", json!(177)),
+        ("vision_config/intermediate_size", json!(4_294_967_288u32)),
+        ("vision_config/layer_norm_eps", json!(-1.5)),
+        ("qformer_config/cross_attention_frequency", json!(0)),
+        ("qformer_config/num_attention_heads", json!(7)),
+        ("qformer_config/max_position_embeddings", json!(0)),
+        ("qformer_config/vocab_size", json!(4_000_000_000u32)),
+        ("text_config/num_attention_heads", json!(0)),
+        ("text_config/num_key_value_heads", json!(3)),
+        ("text_config/num_key_value_heads", json!(8)),
+        ("text_config/head_dim", json!(3)),
+        ("text_config/head_dim", json!(4096)),
+        ("text_config/max_position_embeddings", json!(4_000_000_000u32)),
+        ("text_config/rms_norm_eps", json!(-0.5)),
+        ("text_config/hidden_size", json!(12)),
+        ("num_query_tokens", json!(0)),
+    ] {
+        let fixture = with(|f| f.set("config.json", &format!("/{field}"), value.clone()));
+        let error = refusal(&device, fixture.path());
+        let part = field.split('_').next_back().expect("a word");
+        expect_checkpoint(&error, "config.json", &[part]);
+        assert!(error.to_string().contains(&value.to_string()), "the value is told: {error}");
+    }
+}
+
+#[test]
+fn damaged_weight_files_are_told_apart() {
+    let Some(device) = support::device() else { return };
+    let whole = Fixture::new().read("model.safetensors");
+    let header = u64::from_le_bytes(whole[..8].try_into().expect("8 bytes")) as usize;
+    let with_header = |text: &str, data: usize| {
+        let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(text.as_bytes());
+        bytes.extend(vec![0; data]);
+        bytes
+    };
+    let tensor = |name: &str, begin: usize, end: usize| {
+        format!(
+            "\"{name}\":{{\"dtype\":\"F16\",\"shape\":[{}],\"data_offsets\":[{begin},{end}]}}",
+            end.abs_diff(begin) / 2
+        )
+    };
+    let huge = "{\"a\":{\"dtype\":\"F16\",\"shape\":[4294967296,4294967296,4294967296],\"data_offsets\":[0,8]}}";
+    let cut = (whole.len() - 1000).to_string();
+    let cases: Vec<(Vec<u8>, Vec<&str>)> = vec![
+        (Vec::new(), vec!["truncated", "8", "0"]),
+        (whole[..4].to_vec(), vec!["truncated"]),
+        (whole[..header / 2].to_vec(), vec!["truncated"]),
+        (whole[..whole.len() - 1000].to_vec(), vec!["truncated", &cut]),
+        ([&whole[..], &[0; 9]].concat(), vec!["damaged"]),
+        ([&u64::MAX.to_le_bytes()[..], &whole[8..]].concat(), vec!["18446744073709551615"]),
+        (with_header("hello, this is no JSON", 0), vec!["damaged"]),
+        (with_header(&format!("{{{},{}}}", tensor("a", 0, 8), tensor("a", 8, 16)), 16), vec!["a twice"]),
+        (with_header(&format!("{{{},{}}}", tensor("a", 0, 8), tensor("b", 4, 12)), 12), vec!["damaged"]),
+        (with_header(&format!("{{{},{}}}", tensor("a", 0, 8), tensor("b", 12, 20)), 20), vec!["damaged"]),
+        (with_header(&format!("{{{}}}", tensor("a", 8, 0)), 8), vec!["damaged"]),
+        (with_header(huge, 8), vec!["damaged"]),
+        (b"PK\x03\x04 a zip file with a longer tail".to_vec(), vec!["not a safetensors file"]),
+    ];
+    for (bytes, parts) in cases {
+        let fixture = with(|f| f.write("model.safetensors", &bytes));
+        expect_checkpoint(&refusal(&device, fixture.path()), "model.safetensors", &parts);
+    }
+}
+
+#[test]
+fn missing_tensors_are_listed_together() {
+    let Some(device) = support::device() else { return };
+    let gone = |name: &str| name.contains("qformer.encoder.layer.1.intermediate") || name == "query_tokens";
+    let fixture = with(|f| f.edit_tensors(|name, tensor| (!gone(name)).then_some(tensor)));
+    let error = refusal(&device, fixture.path());
+    let Error::MissingTensors { names, need, .. } = &error else { panic!("{error:?}") };
+    assert_eq!(names.len(), 5);
+    assert!(*need > 100 && names.iter().all(|name| gone(name)));
+    let text = error.to_string();
+    assert!(text.contains("missing 5 of") && text.contains("query_tokens"), "{text}");
+    // Many are counted, not all spelled out.
+    let fixture = with(|f| f.edit_tensors(|name, tensor| (!name.starts_with("vision_model")).then_some(tensor)));
+    let text = refusal(&device, fixture.path()).to_string();
+    assert!(text.contains(" more") && text.len() < 1000, "{text}");
+}
+
+#[test]
+fn extra_tensors_are_ignored() {
+    let Some(device) = support::device() else { return };
+    let fixture = with(|f| {
+        f.edit_tensors(|name, tensor| {
+            Some(if name == "query_tokens" { Stored { dtype: Dtype::F32, ..tensor } } else { tensor })
+        });
+        let bytes = f.read("model.safetensors");
+        let file = safetensors::SafeTensors::deserialize(&bytes).expect("a valid file");
+        let mut views = file.tensors();
+        let extra = safetensors::tensor::TensorView::new(Dtype::I64, vec![1], &[0; 8]).expect("a view");
+        views.push(("vision_model.embeddings.position_ids".into(), extra));
+        f.write("model.safetensors", safetensors::serialize(views, None).expect("a file"));
+    });
+    let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
+    InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
+}
+
+#[test]
+fn wrong_shapes_types_and_values_are_refused_by_name() {
+    let Some(device) = support::device() else { return };
+    type Edit = fn(Stored) -> Stored;
+    let cases: [(&str, Edit, &[&str]); 6] = [
+        (
+            "vision_model.post_layernorm.weight",
+            |t| Stored { shape: vec![t.shape[0] / 2, 2], ..t },
+            &["[88, 2]", "[176]"],
+        ),
+        (
+            "language_model.model.norm.weight",
+            |t| Stored { shape: vec![32], bytes: t.bytes[..64].to_vec(), ..t },
+            &["[32]", "[64]"],
+        ),
+        ("language_projection.bias", |t| Stored { dtype: Dtype::I16, ..t }, &["I16", "F16, BF16 and F32"]),
+        ("vision_model.encoder.layers.1.mlp.fc1.weight", |t| poke(t, [0x00, 0x7e]), &["1 values that are not finite"]),
+        ("language_projection.bias", |t| poke(t, [0x00, 0x7c]), &["1 values that are not finite"]),
+        // 1e5 as bf16.
+        ("language_projection.weight", |t| poke(Stored { dtype: Dtype::BF16, ..zeros(t) }, [0xc3, 0x47]), &["65504"]),
+    ];
+    for (tensor, edit, parts) in cases {
+        let fixture = with(|f| f.edit_tensors(|name, stored| Some(if name == tensor { edit(stored) } else { stored })));
+        let error = refusal(&device, fixture.path());
+        expect_checkpoint(&error, "model.safetensors", &[&[tensor], parts].concat());
+    }
+}
+
+fn zeros(mut t: Stored) -> Stored {
+    t.bytes.fill(0);
+    t
+}
+
+fn poke(mut t: Stored, value: [u8; 2]) -> Stored {
+    t.bytes[2..4].copy_from_slice(&value);
+    t
+}
+
+#[test]
+fn an_index_may_name_plain_files_beside_it_only() {
+    let Some(device) = support::device() else { return };
+    const INDEX: &str = "model.safetensors.index.json";
+    for name in
+        ["../model.safetensors", "/etc/passwd", "C:\\x.safetensors", "a/b.safetensors", ".x.safetensors", "x.bin", ""]
+    {
+        let fixture = with(|f| f.write(INDEX, json!({"weight_map": {"query_tokens": name}}).to_string()));
+        expect_checkpoint(&refusal(&device, fixture.path()), INDEX, &["not a plain file name"]);
+    }
+    let fixture = with(|f| f.write(INDEX, json!({"weight_map": {"a": "gone.safetensors"}}).to_string()));
+    expect_checkpoint(&refusal(&device, fixture.path()), "gone.safetensors", &["named by the index"]);
+    let fixture = with(|f| {
+        f.write("copy.safetensors", f.read("model.safetensors"));
+        f.write(INDEX, json!({"weight_map": {"a": "copy.safetensors", "b": "model.safetensors"}}).to_string());
+    });
+    expect_checkpoint(&refusal(&device, fixture.path()), "model.safetensors", &["in another shard too"]);
+    for text in ["{", "[]", "{\"weight_map\": 3}"] {
+        let fixture = with(|f| f.write(INDEX, text));
+        expect_checkpoint(&refusal(&device, fixture.path()), INDEX, &[]);
+    }
+}
+
+#[test]
+fn pickled_weights_are_refused_with_the_way_to_convert_them() {
+    let Some(device) = support::device() else { return };
+    let fixture = with(|f| {
+        f.remove("model.safetensors");
+        f.write("pytorch_model.bin", b"\x80\x02");
+    });
+    let error = refusal(&device, fixture.path());
+    assert!(error.to_string().contains("save_pretrained"), "{error}");
+    let fixture = with(|f| f.remove("model.safetensors"));
+    assert!(refusal(&device, fixture.path()).to_string().contains("neither model.safetensors nor"));
+}
+
+#[test]
+fn tokenizers_and_settings_are_checked() {
+    let Some(device) = support::device() else { return };
+    for file in ["tokenizer.json", "qformer_tokenizer/tokenizer.json"] {
+        let fixture = with(|f| f.remove(file));
+        expect_checkpoint(&refusal(&device, fixture.path()), file, &["missing", "save_pretrained"]);
+        let fixture = with(|f| f.write(file, "{\"model\": 3}"));
+        expect_checkpoint(&refusal(&device, fixture.path()), file, &[]);
+    }
+    let fixture = with(|f| f.set("processor_config.json", "/image_processor/size", json!({"height": 32, "width": 32})));
+    let error = refusal(&device, fixture.path()).to_string();
+    assert!(error.contains("32x32") && error.contains("56"), "{error}");
+}
+
+#[test]
+fn ids_past_the_embedding_are_refused() {
+    let Some(device) = support::device() else { return };
+    // A tokenizer for 640 ids over an embedding of 200 rows.
+    let fixture = with(|f| {
+        f.edit_tensors(|name, t| {
+            let cut = name == "language_model.model.embed_tokens.weight";
+            Some(if cut { Stored { shape: vec![200, 64], bytes: t.bytes[..200 * 128].to_vec(), ..t } } else { t })
+        });
+    });
+    let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
+    let image = Image::from_rgb(1, 1, vec![1, 2, 3]).expect("a picture");
+    let result = InstructBlip::load(&device, &checkpoint, &mut |_, _| {})
+        .and_then(|mut model| model.ask(&image, "What is in the image?", &GenerateOptions::default()));
+    let error = result.expect_err("ids past the end");
+    assert!(error.to_string().contains("200"), "{error}");
+}
+
+#[test]
+fn prompts_that_do_not_fit_are_refused_with_both_numbers() {
+    let Some(device) = support::device() else { return };
+    let fixture = with(|f| f.set("config.json", "/text_config/max_position_embeddings", json!(24)));
+    let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
+    let mut model = InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
+    let image = Image::from_rgb(3, 2, vec![9; 18]).expect("a picture");
+    let options = GenerateOptions::default();
+    match model.ask(&image, &"word ".repeat(200), &options) {
+        Err(Error::PromptTooLong { need, have, .. }) => assert!(need > have && have == 64, "{need} of {have}"),
+        other => panic!("the Q-Former has 64 positions: {other:?}"),
+    }
+    match model.ask(&image, "one two three four five six seven eight nine", &options) {
+        Err(Error::PromptTooLong { what, need, have }) => {
+            assert!(what.contains("context") && need > 24 && have == 24, "{need} of {have}");
+        }
+        other => panic!("the context has 24 positions: {other:?}"),
+    }
+    // What fits may use up the context, and ends there.
+    let reply = model.ask(&image, "a", &options).expect("an answer");
+    assert!(reply.prompt_tokens + reply.token_ids.len() <= 24, "{reply:?}");
+    assert!(matches!(
+        model.ask(&image, &"a".repeat(2 << 20), &options),
+        Err(Error::Request { .. } | Error::PromptTooLong { .. })
+    ));
+}
+
+#[test]
+fn an_unknown_tap_is_refused() {
+    let Some(device) = support::device() else { return };
+    let mut model = InstructBlip::embedded(&device).expect("the embedded model");
+    let image = Image::from_rgb(3, 2, vec![9; 18]).expect("a picture");
+    match model.forward(&image, "a", &["no.such.label".into()]) {
+        Err(Error::Request { problem }) => assert!(problem.contains("no.such.label")),
+        other => panic!("{:?}", other.map(|_| ())),
+    }
+}

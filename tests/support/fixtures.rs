@@ -1,0 +1,99 @@
+//! Copies of a tiny checkpoint that tests may damage.
+
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde_json::Value;
+
+use super::golden::tests_folder;
+
+/// A copy of `tests/golden/checkpoints/mha-untied-d88` in a temporary folder.
+pub struct Fixture(tempfile::TempDir);
+
+impl Fixture {
+    /// An undamaged copy.
+    pub fn new() -> Fixture {
+        Fixture::of("mha-untied-d88")
+    }
+
+    /// A copy of another checkpoint.
+    pub fn of(name: &str) -> Fixture {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        copy(&tests_folder().join("golden/checkpoints").join(name), folder.path());
+        Fixture(folder)
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    /// The bytes of a file.
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        std::fs::read(self.file(name)).expect("a readable file")
+    }
+
+    /// Overwrites or makes a file.
+    pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        std::fs::write(self.file(name), bytes).expect("a writable file");
+    }
+
+    /// Deletes a file.
+    pub fn remove(&self, name: &str) {
+        std::fs::remove_file(self.file(name)).expect("a file to delete");
+    }
+
+    /// Sets a value in a JSON file, by pointer; `null` takes the key out.
+    pub fn set(&self, name: &str, pointer: &str, value: Value) {
+        let mut json: Value = serde_json::from_slice(&self.read(name)).expect("JSON");
+        let (parent, key) = pointer.rsplit_once('/').expect("a pointer");
+        let object = json.pointer_mut(parent).and_then(Value::as_object_mut).expect("an object");
+        match value {
+            Value::Null => drop(object.remove(key)),
+            value => drop(object.insert(key.into(), value)),
+        }
+        self.write(name, json.to_string());
+    }
+
+    /// Rewrites `model.safetensors` with each tensor as `edit` returns it; `None` leaves it out.
+    pub fn edit_tensors(&self, edit: impl Fn(&str, Stored) -> Option<Stored>) {
+        let bytes = self.read("model.safetensors");
+        let file = SafeTensors::deserialize(&bytes).expect("a valid file");
+        let stored = |(name, view): (String, TensorView<'_>)| {
+            let tensor = Stored { dtype: view.dtype(), shape: view.shape().to_vec(), bytes: view.data().to_vec() };
+            edit(&name, tensor).map(|tensor| (name, tensor))
+        };
+        let edited: Vec<(String, Stored)> = file.tensors().into_iter().filter_map(stored).collect();
+        let views = edited.iter().map(|(name, t)| {
+            (name.as_str(), TensorView::new(t.dtype, t.shape.clone(), &t.bytes).expect("a consistent tensor"))
+        });
+        self.write("model.safetensors", safetensors::serialize(views, None).expect("a file"));
+    }
+}
+
+/// A tensor as a file holds it.
+pub struct Stored {
+    /// Type of the elements.
+    pub dtype: Dtype,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// Elements, little-endian.
+    pub bytes: Vec<u8>,
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let target = to.join(path.file_name().expect("a name"));
+        match path.is_dir() {
+            true => copy(&path, &target),
+            false => drop(std::fs::copy(&path, &target).expect("copied")),
+        }
+    }
+}
