@@ -12,7 +12,8 @@
 // Limits: HEAD_DIM = d <= 256. A row that sees no key at all gives zeros.
 // Numerics: online softmax in f32 over chunks of CHUNK keys; hidden keys have weight 0, never -inf.
 // Why: a lane per key for the scores and a lane per channel for the values need no exchange but two reductions a
-// chunk; the four rows are one vec4, so every key and value is loaded once for four dot products.
+// chunk; the four rows are one vec4, so every key and value is loaded once for four dot products, and four keys or
+// channels a lane share each read of workgroup memory (1.7 times as fast on a software adapter).
 struct Params {
     t: u32,
     s: u32,
@@ -94,6 +95,22 @@ fn visible(s: u32, t0: u32) -> vec4<bool> {
     return vec4<bool>(true);
 }
 
+// Puts down the scores of key s, hidden where a row does not see it. Gives them back for the maximum.
+fn keep(score: vec4<f32>, s: u32, start: u32, end: u32, t0: u32) -> vec4<f32> {
+    if s >= end {
+        return vec4<f32>(HIDDEN);
+    }
+    let seen = select(vec4<f32>(HIDDEN), score, visible(s, t0));
+    weights[s - start] = seen;
+    return seen;
+}
+
+fn add_channel(d: u32, shrink: vec4<f32>, sum: vec4<f32>) {
+    if d < HEAD_DIM {
+        sums[d] = sums[d] * shrink + sum;
+    }
+}
+
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let t0 = workgroup.x * 4u;
@@ -120,15 +137,25 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var start = 0u; start < keys; start += CHUNK) {
         let end = min(start + CHUNK, keys);
         var chunk_max = vec4<f32>(HIDDEN);
-        for (var s = start + lane; s < end; s += WG) {
-            let at = p.k_offset + s * p.k_row_stride + kv_head * p.k_head_stride;
-            var score = vec4<f32>();
+        // Four keys at a time: each read of the queries serves sixteen products. Keys past the end repeat the last.
+        for (var s0 = start + lane; s0 < end; s0 += 4u * WG) {
+            let s = vec4<u32>(s0, s0 + WG, s0 + 2u * WG, s0 + 3u * WG);
+            let at = p.k_offset + kv_head * p.k_head_stride + min(s, vec4<u32>(end - 1u)) * p.k_row_stride;
+            var score0 = vec4<f32>();
+            var score1 = vec4<f32>();
+            var score2 = vec4<f32>();
+            var score3 = vec4<f32>();
             for (var d = 0u; d < HEAD_DIM; d++) {
-                score += q_rows[d] * k[at + d];
+                let rows = q_rows[d];
+                score0 += rows * k[at.x + d];
+                score1 += rows * k[at.y + d];
+                score2 += rows * k[at.z + d];
+                score3 += rows * k[at.w + d];
             }
-            score = select(vec4<f32>(HIDDEN), score, visible(s, t0));
-            weights[s - start] = score;
-            chunk_max = max(chunk_max, score);
+            chunk_max = max(chunk_max, keep(score0, s.x, start, end, t0));
+            chunk_max = max(chunk_max, keep(score1, s.y, start, end, t0));
+            chunk_max = max(chunk_max, keep(score2, s.z, start, end, t0));
+            chunk_max = max(chunk_max, keep(score3, s.w, start, end, t0));
         }
         let new_max = max(largest, rows_max(chunk_max, lane));
         let shrink = exp(largest - new_max);
@@ -142,13 +169,26 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         }
         // The reduction's barriers also make the weights visible to every lane.
         total = total * shrink + rows_sum(chunk_sum, lane);
-        for (var d = lane; d < HEAD_DIM; d += WG) {
-            let at = p.v_offset + kv_head * p.v_head_stride + d;
-            var sum = sums[d] * shrink;
+        // Four channels at a time, for the same reason; those past the end repeat the last and are not kept.
+        for (var d0 = lane; d0 < HEAD_DIM; d0 += 4u * WG) {
+            let d = vec4<u32>(d0, d0 + WG, d0 + 2u * WG, d0 + 3u * WG);
+            let at = p.v_offset + kv_head * p.v_head_stride + min(d, vec4<u32>(HEAD_DIM - 1u));
+            var sum0 = vec4<f32>();
+            var sum1 = vec4<f32>();
+            var sum2 = vec4<f32>();
+            var sum3 = vec4<f32>();
             for (var s = start; s < end; s++) {
-                sum += weights[s - start] * v[at + s * p.v_row_stride];
+                let rows = weights[s - start];
+                let row = at + s * p.v_row_stride;
+                sum0 += rows * v[row.x];
+                sum1 += rows * v[row.y];
+                sum2 += rows * v[row.z];
+                sum3 += rows * v[row.w];
             }
-            sums[d] = sum;
+            add_channel(d.x, shrink, sum0);
+            add_channel(d.y, shrink, sum1);
+            add_channel(d.z, shrink, sum2);
+            add_channel(d.w, shrink, sum3);
         }
         workgroupBarrier();
     }

@@ -1,0 +1,289 @@
+//! Times the stages of a whole model: load, image, vision, Q-Former, prefill, decode.
+//!
+//! ```text
+//! cargo bench --bench stages -- [--shape embedded|vicuna-7b|vicuna-13b] [--layers N] [--vision-layers N]
+//!     [--qformer-layers N] [--prompt-tokens N] [--new-tokens N] [--runs N] [--csv FILE]
+//! ```
+//!
+//! The embedded model must give its recorded answer first. The other shapes need no files: their weights are made on
+//! the device, and decoding must agree with one long prefill. Without arguments: the embedded model, then two layers
+//! of vicuna-7b.
+
+mod support;
+
+use std::path::Path;
+
+use anyhow::{Result, bail, ensure};
+use instructblip::config::Config;
+use instructblip::generate::{PromptInputs, Session};
+use instructblip::model::Parts;
+use instructblip::processor::ImageProcessor;
+use instructblip::qformer::QFormerOutput;
+use instructblip::runtime::{Category, Device, DeviceOptions, Mask, Plan, Recorder, Step, Tensor};
+use instructblip::weights::{Loader, TensorFiles};
+use instructblip::{GenerateOptions, Image, InstructBlip};
+use serde_json::{Value, json};
+use support::{Arguments, append_csv, median, milliseconds};
+
+const HEADER: &str = "version,device,shape,layers,prompt_tokens,new_tokens,load_ms,image_ms,vision_ms,qformer_ms,\
+                      prefill_ms,prefill_tokens_per_s,decode_tokens_per_s,decode_host_us_per_token,decode_dispatches,\
+                      weights_mib,kv_mib,scratch_mib,peak_mib";
+
+/// What to build and how much to run.
+#[derive(Clone)]
+struct Shape {
+    name: String,
+    layers: Option<u32>,
+    vision_layers: Option<u32>,
+    qformer_layers: Option<u32>,
+    prompt_tokens: u32,
+    new_tokens: u32,
+    runs: usize,
+}
+
+fn main() -> Result<()> {
+    let mut arguments = Arguments::new();
+    let csv = arguments.value("--csv")?;
+    let name = arguments.value("--shape")?;
+    let shape = Shape {
+        name: name.clone().unwrap_or("embedded".into()),
+        layers: arguments.number("--layers")?,
+        vision_layers: arguments.number("--vision-layers")?,
+        qformer_layers: arguments.number("--qformer-layers")?,
+        prompt_tokens: arguments.number("--prompt-tokens")?.unwrap_or(64),
+        new_tokens: arguments.number("--new-tokens")?.unwrap_or(32),
+        runs: arguments.number("--runs")?.unwrap_or(5) as usize,
+    };
+    arguments.finish()?;
+    let device = Device::open(&DeviceOptions::default())?;
+    println!("{}", device.name());
+    let mut rows = vec![run(&device, &shape)?];
+    if name.is_none() {
+        let two = Some(2);
+        let large = Shape { name: "vicuna-7b".into(), layers: two, vision_layers: two, qformer_layers: two, ..shape };
+        rows.push(run(&device, &large)?);
+    }
+    csv.map_or(Ok(()), |path| append_csv(&path, HEADER, &rows))
+}
+
+/// `config.json` of a published shape, with fewer layers if asked.
+fn config(shape: &Shape) -> Result<Config> {
+    let text = match shape.name.as_str() {
+        "embedded" => serde_json::from_str(include_str!("../models/shapes/config.json"))?,
+        "vicuna-7b" => json!({"vocab_size": 32064}),
+        "vicuna-13b" => json!({"vocab_size": 32064, "hidden_size": 5120, "intermediate_size": 13824,
+                               "num_hidden_layers": 40, "num_attention_heads": 40}),
+        other => bail!("no shape {other}; there are embedded, vicuna-7b, vicuna-13b"),
+    };
+    let mut json: Value = match shape.name.as_str() {
+        "embedded" => text,
+        _ => json!({"model_type": "instructblip", "image_token_index": 32001, "vision_config": {},
+                    "qformer_config": {"vocab_size": 30523}, "text_config": text}),
+    };
+    json["text_config"]["model_type"] = "llama".into();
+    let layers = [
+        ("text_config", shape.layers),
+        ("vision_config", shape.vision_layers),
+        ("qformer_config", shape.qformer_layers),
+    ];
+    for (part, count) in layers {
+        if let Some(count) = count {
+            json[part]["num_hidden_layers"] = count.into();
+        }
+    }
+    Ok(Config::parse(Path::new("config.json"), json.to_string().as_bytes())?)
+}
+
+fn load(device: &Device, shape: &Shape, config: &Config) -> Result<Parts> {
+    if shape.name == "embedded" {
+        let files = TensorFiles::open(&instructblip::embedded::SHAPES)?;
+        let mut ignore = |_| {};
+        let mut loader = Loader::load(&files, device, &mut ignore);
+        let parts = Parts::load(&mut loader, config)?;
+        loader.finish()?;
+        return Ok(parts);
+    }
+    let mut loader = Loader::synthetic(device);
+    let parts = Parts::load(&mut loader, config)?;
+    loader.finish()?;
+    Ok(parts)
+}
+
+/// The embedded model's answer to a recorded question.
+fn check_answer(device: &Device) -> Result<()> {
+    let image = Image::decode("11.png", include_bytes!("../tests/shapes/samples/11.png"))?;
+    let mut model = InstructBlip::embedded(device)?;
+    let reply = model.ask(&image, "Which is the smallest shape?", &GenerateOptions::default())?;
+    ensure!(reply.text == "green star", "the embedded model answers {:?}", reply.text);
+    Ok(())
+}
+
+fn run(device: &Device, shape: &Shape) -> Result<String> {
+    if shape.name == "embedded" {
+        check_answer(device)?;
+    }
+    let config = config(shape)?;
+    let (parts, load_ms) = milliseconds(|| load(device, shape, &config))?;
+    let bench = Bench { device, shape, config: &config, parts: &parts };
+    let (image_ms, pixels) = bench.image()?;
+    let (vision_ms, features) = bench.vision(&pixels)?;
+    let (qformer_ms, queries) = bench.qformer(&features)?;
+    let language = bench.language(&queries)?;
+    let mib = |category| device.counters().bytes(category) >> 20;
+    let tokens = f64::from(shape.prompt_tokens + config.num_query_tokens);
+    let layers = format!(
+        "{}+{}+{}",
+        config.vision.num_hidden_layers, config.qformer.num_hidden_layers, config.text.num_hidden_layers
+    );
+    println!("\n{} ({layers} layers of vision, Q-Former and language model)", shape.name);
+    println!("  load      {load_ms:>9.1} ms");
+    println!("  image     {image_ms:>9.1} ms");
+    println!("  vision    {vision_ms:>9.1} ms");
+    println!("  Q-Former  {qformer_ms:>9.1} ms");
+    println!("  prefill   {:>9.1} ms, {:.0} tokens/s", language.prefill_ms, tokens * 1e3 / language.prefill_ms);
+    println!("  decode    {:>9.1} tokens/s, {} dispatches", language.tokens_per_s, language.dispatches);
+    println!("            {:>9.1} us of host time to submit a step", language.host_us);
+    let sizes = [mib(Category::Weights), language.kv_mib, mib(Category::Scratch), device.counters().peak_bytes() >> 20];
+    println!("  MiB: weights {}, cache {}, scratch {}, peak {}", sizes[0], sizes[1], sizes[2], sizes[3]);
+    Ok(format!(
+        "{},\"{}\",{},{layers},{tokens},{},{load_ms:.1},{image_ms:.2},{vision_ms:.1},{qformer_ms:.1},{:.1},{:.1},{:.2},\
+         {:.1},{},{},{},{},{}",
+        env!("CARGO_PKG_VERSION"),
+        device.name(),
+        shape.name,
+        shape.new_tokens,
+        language.prefill_ms,
+        tokens * 1e3 / language.prefill_ms,
+        language.tokens_per_s,
+        language.host_us,
+        language.dispatches,
+        sizes[0],
+        sizes[1],
+        sizes[2],
+        sizes[3]
+    ))
+}
+
+struct Bench<'a> {
+    device: &'a Device,
+    shape: &'a Shape,
+    config: &'a Config,
+    parts: &'a Parts,
+}
+
+struct LanguageTimes {
+    prefill_ms: f64,
+    tokens_per_s: f64,
+    host_us: f64,
+    dispatches: usize,
+    kv_mib: u64,
+}
+
+impl Bench<'_> {
+    /// Median wall time of a plan from submit to done, after one run to warm up.
+    fn time(&self, plan: &Plan) -> Result<f64> {
+        let once = || milliseconds(|| plan.submit().and_then(|()| self.device.wait()).map_err(Into::into));
+        once()?;
+        Ok(median((0..self.shape.runs).map(|_| Ok(once()?.1)).collect::<Result<_>>()?))
+    }
+
+    fn ids(&self, ids: &[u32]) -> Result<Tensor> {
+        Ok(self.device.tensor(Category::Io, "ids", 1, ids.len() as u32, ids)?)
+    }
+
+    /// A 640 x 480 picture to the model's pixels.
+    fn image(&self) -> Result<(f64, Vec<f32>)> {
+        let side = self.config.vision.image_size;
+        let settings = json!({"size": {"height": side, "width": side}, "resample": 3, "do_resize": true,
+            "do_rescale": true, "do_normalize": true, "do_convert_rgb": true, "rescale_factor": 0.00392156862745098,
+            "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711]});
+        let processor = ImageProcessor::from_json(Path::new("settings"), &settings)?;
+        let bytes = support::noise(1, 640 * 480 * 3).iter().map(|v| (v * 127.0 + 128.0) as u8).collect();
+        let image = Image::from_rgb(640, 480, bytes)?;
+        let times = (0..self.shape.runs).map(|_| Ok(milliseconds(|| Ok(processor.pixels(&image)))?.1));
+        Ok((median(times.collect::<Result<_>>()?), processor.pixels(&image)))
+    }
+
+    fn vision(&self, pixels: &[f32]) -> Result<(f64, Tensor)> {
+        let side = self.config.vision.image_size;
+        let pixels = self.device.tensor(Category::Io, "pixels", 3 * side, side, pixels)?;
+        let mut r = Recorder::new(self.device.caps());
+        let recorded = self.parts.vision.record(&mut r, &pixels).last_hidden_state;
+        let plan = r.finish(self.device)?;
+        let ms = self.time(&plan)?;
+        let features = plan.output(&recorded);
+        ensure!(self.device.read::<f32>(&features)?.iter().all(|v| v.is_finite()), "vision gives finite values");
+        Ok((ms, features))
+    }
+
+    fn qformer(&self, features: &Tensor) -> Result<(f64, QFormerOutput)> {
+        let words = self.shape.prompt_tokens.min(self.config.qformer.max_position_embeddings);
+        let words = self.ids(&(0..words).map(|i| 5 + i % 100).collect::<Vec<_>>())?;
+        let mut r = Recorder::new(self.device.caps());
+        let recorded = self.parts.qformer.record(&mut r, features, &words, Mask::None);
+        let plan = r.finish(self.device)?;
+        let ms = self.time(&plan)?;
+        let output = QFormerOutput {
+            last_hidden_state: plan.output(&recorded.last_hidden_state),
+            language_model_inputs: plan.output(&recorded.language_model_inputs),
+        };
+        Ok((ms, output))
+    }
+
+    fn language(&self, queries: &QFormerOutput) -> Result<LanguageTimes> {
+        let (language, new_tokens) = (&self.parts.language, self.shape.new_tokens);
+        let places: Vec<u32> = (0..self.config.num_query_tokens).collect();
+        let words = (0..self.shape.prompt_tokens).map(|i| 300 + i % 97);
+        let prompt: Vec<u32> = places.iter().map(|_| 4).chain(words).collect();
+        let (ids, places) = (self.ids(&prompt)?, self.ids(&places)?);
+        let inputs = PromptInputs { ids: &ids, features: &queries.language_model_inputs, places: &places };
+        let session = Session::new(self.device, language, prompt.len() as u32 + new_tokens)?;
+        let (mut prefills, mut decodes, mut generated) = (Vec::new(), Vec::new(), Vec::new());
+        for run in 0..self.shape.runs + 1 {
+            let (mut tokens, start_ms) = milliseconds(|| Ok(session.start(language, &inputs, new_tokens, &[])?))?;
+            let (first, first_ms) = milliseconds(|| Ok(tokens.next().expect("a first token")?))?;
+            let (rest, rest_ms) = milliseconds(|| Ok(tokens.collect::<Result<Vec<u32>, _>>()?))?;
+            generated = [vec![first], rest].concat();
+            if run > 0 {
+                prefills.push(start_ms + first_ms);
+                decodes.push(f64::from(new_tokens - 1) * 1e3 / rest_ms);
+            }
+        }
+        let whole = self.ids(&[&prompt[..], &generated[..generated.len() - 1]].concat())?;
+        let (logits, _) = session.forward(language, &PromptInputs { ids: &whole, ..inputs }, &[])?;
+        check_tokens(&self.device.read(&logits)?, logits.cols() as usize, prompt.len(), &generated)?;
+        Ok(LanguageTimes {
+            prefill_ms: median(prefills),
+            tokens_per_s: median(decodes),
+            host_us: self.host_us(session.decode_plan(), prompt.len() as u32)?,
+            dispatches: session.decode_plan().len(),
+            kv_mib: self.device.counters().bytes(Category::KvCache) >> 20,
+        })
+    }
+
+    /// Host time to write a step and submit it: what a program that decodes pays on its own thread.
+    fn host_us(&self, decode: &Plan, position: u32) -> Result<f64> {
+        let mut times = Vec::new();
+        for i in 0..20 {
+            let ((), ms) = milliseconds(|| {
+                decode.write_step(Step::new(position + i % 8, 1));
+                Ok(decode.submit()?)
+            })?;
+            times.push(ms * 1e3);
+            decode.read_token()?;
+        }
+        Ok(median(times))
+    }
+}
+
+/// Each token generated step by step is the largest logit, or all but it, of the prompt and answer run at once.
+fn check_tokens(logits: &[f32], columns: usize, prompt: usize, generated: &[u32]) -> Result<()> {
+    for (i, &token) in generated.iter().enumerate() {
+        let row = &logits[(prompt - 1 + i) * columns..][..columns];
+        let (low, high) = row.iter().fold((f32::MAX, f32::MIN), |(low, high), &v| (low.min(v), high.max(v)));
+        ensure!(low.is_finite() && high.is_finite(), "logits are finite");
+        let short = (high - row[token as usize]) / (high - low);
+        ensure!(short <= 1e-4, "token {i} of the answer is {short:e} of the range below the best");
+    }
+    Ok(())
+}
