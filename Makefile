@@ -1,5 +1,8 @@
 # Everything a person runs here. On Windows and macOS use the cargo commands after the arrows.
 
+# Mesa's loader complains about this on every start where it is not set, as in containers.
+export XDG_RUNTIME_DIR ?= /tmp
+
 .PHONY: demo test check bench vulkan
 
 demo: vulkan      ## answer questions about the bundled pictures   -> cargo run --release -- demo

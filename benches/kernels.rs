@@ -21,6 +21,11 @@ const HEADER: &str = "version,device,kernel,op,shape,gpu_us,wall_us,gb_per_s,gfl
 /// Copies of a case's weights are made up to this many bytes together.
 const ROTATED_BYTES: u64 = 512 << 20;
 
+/// Records the op over one copy of its weights.
+type Record<'a> = Box<dyn Fn(&mut Recorder, usize) -> Tensor + 'a>;
+/// The relative error of an output.
+type Check<'a> = Box<dyn Fn(&[f32]) -> Result<f64> + 'a>;
+
 /// Something to time: `record` writes the op once; `check` compares its output with f64.
 struct Case<'a> {
     op: &'static str,
@@ -29,8 +34,8 @@ struct Case<'a> {
     bytes: u64,
     copies: usize,
     step: Step,
-    record: Box<dyn Fn(&mut Recorder, usize) -> Tensor + 'a>,
-    check: Box<dyn Fn(&[f32]) -> Result<f64> + 'a>,
+    record: Record<'a>,
+    check: Check<'a>,
 }
 
 struct Row {

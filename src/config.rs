@@ -252,9 +252,24 @@ impl Config {
     }
 
     /// Refuses what no kernel or plan could run, before anything is allocated.
-    fn validate(&self) -> std::result::Result<(), String> {
+    fn validate(&self) -> Result<(), String> {
+        self.check_counts()?;
+        self.check_widths()?;
+        self.check_heads()?;
+        self.check_reals()?;
+        let acts = [
+            ("vision_config.hidden_act", &self.vision.hidden_act),
+            ("qformer_config.hidden_act", &self.qformer.hidden_act),
+        ];
+        match acts.iter().find(|(_, act)| !ACTIVATIONS.contains(&act.as_str())) {
+            Some((name, act)) => Err(format!("{name} is \"{act}\"; supported are {}", ACTIVATIONS.join(", "))),
+            None => Ok(()),
+        }
+    }
+
+    fn check_counts(&self) -> Result<(), String> {
         let (v, q, t) = (&self.vision, &self.qformer, &self.text);
-        let sizes = [
+        let counts = [
             ("vision_config.num_hidden_layers", v.num_hidden_layers, 1, 1_000),
             ("vision_config.num_attention_heads", v.num_attention_heads, 1, 1_000),
             ("vision_config.patch_size", v.patch_size, 1, 128),
@@ -262,7 +277,7 @@ impl Config {
             ("qformer_config.num_hidden_layers", q.num_hidden_layers, 1, 1_000),
             ("qformer_config.num_attention_heads", q.num_attention_heads, 1, 1_000),
             ("qformer_config.vocab_size", q.vocab_size, 1, 10_000_000),
-            ("qformer_config.max_position_embeddings", q.max_position_embeddings, 1, 65_536),
+            ("qformer_config.max_position_embeddings", q.max_position_embeddings, 1, 8_192),
             ("qformer_config.cross_attention_frequency", q.cross_attention_frequency, 1, 1_000),
             ("text_config.num_hidden_layers", t.num_hidden_layers, 1, 1_000),
             ("text_config.num_attention_heads", t.num_attention_heads, 1, 1_000),
@@ -272,21 +287,23 @@ impl Config {
             ("text_config.max_position_embeddings", t.max_position_embeddings, 1, 1 << 18),
             ("num_query_tokens", self.num_query_tokens, 1, 4_096),
         ];
-        for (name, value, low, high) in sizes {
-            if value < low || value > high {
-                return Err(format!("{name} is {value}; it must be from {low} to {high}"));
-            }
+        match counts.into_iter().find(|&(_, value, low, high)| value < low || value > high) {
+            Some((name, value, low, high)) => Err(format!("{name} is {value}; it must be from {low} to {high}")),
+            None => Ok(()),
         }
-        // One position or patch is one row of a dispatch, and rows of activations are counted in 32 bits.
-        let positions = u64::from(v.image_size / v.patch_size).pow(2) + 1;
+    }
+
+    fn check_widths(&self) -> Result<(), String> {
+        let (v, q, t) = (&self.vision, &self.qformer, &self.text);
+        // A position is a row of a dispatch, and elements of activations are counted in 32 bits.
+        let positions = (v.image_size / v.patch_size).pow(2) + 1;
         if positions > 16_384 {
+            let (image, patch) = (v.image_size, v.patch_size);
             return Err(format!(
-                "vision_config: {} pixels in patches of {} give {positions} positions; at most 16384 \
-                                are supported",
-                v.image_size, v.patch_size
+                "vision_config: image_size {image} over patch_size {patch} gives {positions} positions; at most 16384 \
+                 are supported"
             ));
         }
-        let query_width = t.num_attention_heads * t.head_dim;
         let widths = [
             ("vision_config.hidden_size", v.hidden_size),
             ("vision_config.intermediate_size", v.intermediate_size),
@@ -294,13 +311,16 @@ impl Config {
             ("qformer_config.intermediate_size", q.intermediate_size),
             ("text_config.hidden_size", t.hidden_size),
             ("text_config.intermediate_size", t.intermediate_size),
-            ("text_config.num_attention_heads * head_dim", query_width),
+            ("text_config.num_attention_heads * head_dim", t.num_attention_heads * t.head_dim),
         ];
-        for (name, value) in widths {
-            if value == 0 || value > 65_536 || value % 8 != 0 {
-                return Err(format!("{name} is {value}; it must be a multiple of 8 from 8 to 65536"));
-            }
+        match widths.into_iter().find(|&(_, value)| value == 0 || value > 65_536 || value % 8 != 0) {
+            Some((name, value)) => Err(format!("{name} is {value}; it must be a multiple of 8 from 8 to 65536")),
+            None => Ok(()),
         }
+    }
+
+    fn check_heads(&self) -> Result<(), String> {
+        let (v, q, t) = (&self.vision, &self.qformer, &self.text);
         let heads = [
             ("vision_config", v.hidden_size, v.num_attention_heads),
             ("qformer_config", q.hidden_size, q.num_attention_heads),
@@ -316,21 +336,20 @@ impl Config {
                 t.num_attention_heads, t.head_dim, t.num_key_value_heads
             ));
         }
-        let reals = [
-            ("vision_config.layer_norm_eps", f64::from(v.layer_norm_eps)),
-            ("qformer_config.layer_norm_eps", f64::from(q.layer_norm_eps)),
-            ("text_config.rms_norm_eps", f64::from(t.rms_norm_eps)),
-            ("text_config.rope_theta", t.rope_theta),
-        ];
-        if let Some((name, value)) = reals.into_iter().find(|(_, x)| !x.is_finite() || *x < 0.0) {
-            return Err(format!("{name} is {value}; it must be a finite number that is not negative"));
-        }
-        for (name, act) in [("vision_config.hidden_act", &v.hidden_act), ("qformer_config.hidden_act", &q.hidden_act)] {
-            if !ACTIVATIONS.contains(&act.as_str()) {
-                return Err(format!("{name} is \"{act}\"; supported are {}", ACTIVATIONS.join(", ")));
-            }
-        }
         Ok(())
+    }
+
+    fn check_reals(&self) -> Result<(), String> {
+        let reals = [
+            ("vision_config.layer_norm_eps", f64::from(self.vision.layer_norm_eps)),
+            ("qformer_config.layer_norm_eps", f64::from(self.qformer.layer_norm_eps)),
+            ("text_config.rms_norm_eps", f64::from(self.text.rms_norm_eps)),
+            ("text_config.rope_theta", self.text.rope_theta),
+        ];
+        match reals.into_iter().find(|(_, x)| !x.is_finite() || *x < 0.0) {
+            Some((name, value)) => Err(format!("{name} is {value}; it must be a finite number that is not negative")),
+            None => Ok(()),
+        }
     }
 }
 
@@ -345,7 +364,7 @@ fn unreadable(e: &serde_json::Error) -> String {
     }
 }
 
-fn text_config(raw: Option<RawText>) -> std::result::Result<LlamaConfig, String> {
+fn text_config(raw: Option<RawText>) -> Result<LlamaConfig, String> {
     let raw = raw.ok_or("text_config is missing, which means an OPT language model; supported is \"llama\"")?;
     if raw.model_type != "llama" {
         return Err(format!("text_config.model_type is \"{}\"; supported is \"llama\"", raw.model_type));

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::generate::{self, FinishReason, GenerateOptions, PromptInputs, Session, Tokens};
 use crate::language::Llama;
-use crate::processor::{Image, Processor, Prompt, PromptLimits, StreamDecoder};
+use crate::processor::{Image, PassOrder, Processor, Prompt, PromptLimits, StreamDecoder};
 use crate::qformer::{QFormer, QFormerOutput};
 use crate::runtime::buffers::{Category, Tensor};
 use crate::runtime::device::Device;
@@ -194,6 +194,13 @@ impl InstructBlip {
             stop,
             load_ms,
         })
+    }
+
+    /// Resizes pictures with the passes in this order; the default is that of Pillow before 13.
+    #[must_use]
+    pub fn with_pass_order(mut self, order: PassOrder) -> InstructBlip {
+        self.processor = self.processor.with_pass_order(order);
+        self
     }
 
     /// The checkpoint's directory, or the embedded model's name.

@@ -180,6 +180,23 @@ fn forward_writes_every_stage_and_the_taps() {
 }
 
 #[test]
+fn the_order_of_the_resize_passes_can_be_chosen() {
+    if support::device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = tests_folder().join("golden/images/portrait-61x143.png").display().to_string();
+    let pixels = |order: &str| {
+        let out = folder.path().join(order).display().to_string();
+        assert!(run(&["forward", &image, "a", "--resize", order, "-o", &out]).status.success());
+        let bytes = std::fs::read(out).expect("the file");
+        let file = safetensors::SafeTensors::deserialize(&bytes).expect("a valid file");
+        file.tensor("pixel_values").expect("pixels").data().to_vec()
+    };
+    assert_ne!(pixels("pillow12"), pixels("pillow13"));
+}
+
+#[test]
 fn devices_lists_adapters_and_marks_one() {
     if support::device().is_none() {
         return;

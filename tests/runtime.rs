@@ -3,6 +3,7 @@
 mod support;
 
 use half::f16;
+use instructblip::runtime::kernels::Kernel;
 use instructblip::runtime::{Caps, Category, Device, Linear, Matrix, Plan, Recorder, Step, Tensor};
 use instructblip::{DeviceOptions, Error};
 
@@ -208,6 +209,15 @@ fn an_adapter_that_does_not_exist_is_refused_with_those_that_do() {
             assert!(wanted.contains("no such adapter"));
             assert!(found.iter().any(|name| name == device.name()));
         }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_kernel_that_does_not_compile_is_refused_by_name() {
+    let broken = Kernel { name: "broken", sources: &["fn main( {"], subgroups: false };
+    match broken.interface(&[]) {
+        Err(Error::Gpu { what, .. }) => assert!(what.contains("broken")),
         other => panic!("{other:?}"),
     }
 }

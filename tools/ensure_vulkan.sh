@@ -49,7 +49,7 @@ if [ "$(id -u)" -ne 0 ]; then
     fi
 fi
 
-echo "No Vulkan driver found: installing Mesa's ($as_root $install)" >&2
+echo "No Vulkan driver found: installing Mesa's (${as_root:+$as_root }$install)" >&2
 export DEBIAN_FRONTEND=noninteractive
 if ! { { [ -z "${refresh:-}" ] || $as_root $refresh; } && $as_root $install; } >&2; then
     echo "Installing Mesa's Vulkan driver failed; install one by hand and run the command again." >&2

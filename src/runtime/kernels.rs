@@ -96,50 +96,55 @@ pub struct Interface {
 fn reflect(kernel: &Kernel, constants: &[(&'static str, f64)]) -> Result<Interface> {
     let refused = |e: String| Error::Gpu { what: format!("kernel {}", kernel.name), problem: first_line(&e) };
     let module = naga::front::wgsl::parse_str(&kernel.source()).map_err(|e| refused(e.to_string()))?;
-    let flags = naga::valid::ValidationFlags::all();
     // unpack2x16float is all the kernels ask for besides plain WebGPU; subgroups only where the kernel says so.
     let mut capabilities = naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
     capabilities.set(naga::valid::Capabilities::SUBGROUP, kernel.subgroups);
-    let info =
-        naga::valid::Validator::new(flags, capabilities).validate(&module).map_err(|e| refused(e.to_string()))?;
+    let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
+    let info = validator.validate(&module).map_err(|e| refused(e.to_string()))?;
     let values = constants.iter().map(|&(name, value)| (name.to_string(), value)).collect();
     let entry = Some((naga::ShaderStage::Compute, "main"));
     let (resolved, _) = naga::back::pipeline_constants::process_overrides(&module, &info, entry, &values)
         .map_err(|e| refused(e.to_string()))?;
     let mut layouter = naga::proc::Layouter::default();
     layouter.update(resolved.to_ctx()).map_err(|e| refused(e.to_string()))?;
-    let mut interface = Interface {
-        bindings: Vec::new(),
-        workgroup_bytes: 0,
+    let in_workgroup = |v: &naga::GlobalVariable| v.space == naga::AddressSpace::WorkGroup;
+    let sizes = resolved.global_variables.iter().filter(|(_, v)| in_workgroup(v)).map(|(_, v)| layouter[v.ty].size);
+    Ok(Interface {
+        bindings: bindings(&resolved, &layouter),
+        workgroup_bytes: sizes.map(|size| size.next_multiple_of(16)).sum(),
         constants: module.overrides.iter().filter_map(|(_, o)| o.name.clone()).collect(),
-        params: Vec::new(),
-    };
-    let mut bindings = Vec::new();
-    for (_, variable) in resolved.global_variables.iter() {
-        let size = layouter[variable.ty].size;
-        let kind = match variable.space {
-            naga::AddressSpace::WorkGroup => {
-                interface.workgroup_bytes += size.next_multiple_of(16);
-                continue;
-            }
-            naga::AddressSpace::Uniform => BindingKind::Uniform(size),
-            naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE) => {
-                BindingKind::ReadWrite
-            }
-            naga::AddressSpace::Storage { .. } => BindingKind::Read,
-            _ => continue,
-        };
-        let slot = variable.binding.as_ref().map_or(u32::MAX, |b| b.binding);
-        bindings.push((slot, variable.name.clone().unwrap_or_default(), kind));
-    }
-    bindings.sort_by_key(|b| b.0);
-    interface.bindings = bindings.into_iter().map(|(_, name, kind)| (name, kind)).collect();
-    for (_, ty) in resolved.types.iter().filter(|(_, ty)| ty.name.as_deref() == Some("Params")) {
-        if let naga::TypeInner::Struct { members, .. } = &ty.inner {
-            interface.params = members.iter().map(|m| (m.name.clone().unwrap_or_default(), m.offset)).collect();
+        params: params(&resolved),
+    })
+}
+
+/// Name and kind of every binding, by number.
+fn bindings(module: &naga::Module, layouter: &naga::proc::Layouter) -> Vec<(String, BindingKind)> {
+    let kind = |variable: &naga::GlobalVariable| match variable.space {
+        naga::AddressSpace::Uniform => Some(BindingKind::Uniform(layouter[variable.ty].size)),
+        naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE) => {
+            Some(BindingKind::ReadWrite)
         }
+        naga::AddressSpace::Storage { .. } => Some(BindingKind::Read),
+        _ => None,
+    };
+    let mut bindings: Vec<_> = module
+        .global_variables
+        .iter()
+        .filter_map(|(_, v)| Some((v.binding.as_ref()?.binding, v.name.clone().unwrap_or_default(), kind(v)?)))
+        .collect();
+    bindings.sort_by_key(|b| b.0);
+    bindings.into_iter().map(|(_, name, kind)| (name, kind)).collect()
+}
+
+/// Name and offset of the members of `struct Params`.
+fn params(module: &naga::Module) -> Vec<(String, u32)> {
+    let found = module.types.iter().find(|(_, ty)| ty.name.as_deref() == Some("Params"));
+    match found.map(|(_, ty)| &ty.inner) {
+        Some(naga::TypeInner::Struct { members, .. }) => {
+            members.iter().map(|m| (m.name.clone().unwrap_or_default(), m.offset)).collect()
+        }
+        _ => Vec::new(),
     }
-    Ok(interface)
 }
 
 /// A compiled kernel variant.

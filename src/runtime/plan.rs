@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::buffers::{Buffer, Category, Storage, Tensor};
-use super::device::{AdapterClass, Device};
+use super::device::Device;
 use super::kernels::{self, Pipeline};
 use super::recorder::{Binding, Dispatch, Recorder};
 use crate::error::{Error, Result};
@@ -30,14 +30,9 @@ impl Step {
 /// Readbacks that may be under way at once: the step being read and the one running.
 const READBACKS: usize = 2;
 
-/// Work one submit may hold before it is cut at the next scope end. Drivers reset a GPU that is
-/// busy for seconds; at 1 TFLOP/s (a weak integrated GPU) this is a tenth of a second.
-fn submit_flops(class: AdapterClass) -> u64 {
-    match class {
-        AdapterClass::Gpu => 100_000_000_000,
-        AdapterClass::Cpu => 20_000_000_000,
-    }
-}
+/// Work one submit may hold before it is cut at the next scope end. Drivers reset a GPU that is busy for seconds;
+/// on one that does 40 GFLOP/s (a weak integrated one) this is half a second.
+const SUBMIT_FLOPS: u64 = 20_000_000_000;
 
 pub(super) struct Launch {
     pub label: String,
@@ -93,7 +88,7 @@ impl Plan {
         let builder = Builder { device, slots: &slots, step: &step, params: &params };
         let launches = recording.dispatches.iter().enumerate();
         let launches = launches.map(|(i, d)| builder.launch(d, i as u64 * stride)).collect::<Result<Vec<_>>>()?;
-        let cuts = cuts(&recording, submit_flops(device.caps().class));
+        let cuts = cuts(&recording, SUBMIT_FLOPS);
         let on_device = |(label, tensor): &(String, Tensor)| (label.clone(), resolve(&slots, tensor));
         let tapped = recording.tapped.iter().map(on_device).collect();
         device.check()?;
@@ -293,5 +288,37 @@ impl Builder<'_> {
             return Err(Error::DoesNotFit { what: format!("tensor bound by {label} in bytes"), need, have });
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::device::Caps;
+
+    /// Four scopes of one copy and one addition of 64 elements: 64 operations each.
+    fn recording() -> Recorder {
+        let mut r = Recorder::new(Caps::PORTABLE);
+        let (mut y, x) = (r.empty(1, 64), Tensor::unbacked(1, 64));
+        for i in 0..4 {
+            r.scope(format!("{i}"), |r| {
+                r.copy(&mut y, &x);
+                r.add(&mut y, &x);
+            });
+        }
+        r.copy(&mut y, &x);
+        r
+    }
+
+    #[test]
+    fn plans_are_cut_at_scope_ends_once_their_share_is_full() {
+        assert_eq!(cuts(&recording(), 1_000), [9]);
+        assert_eq!(cuts(&recording(), 100), [4, 8, 9]);
+        assert_eq!(cuts(&recording(), 1), [2, 4, 6, 8, 9]);
+    }
+
+    #[test]
+    fn an_empty_recording_is_one_empty_submit() {
+        assert_eq!(cuts(&Recorder::new(Caps::PORTABLE), 1), [0]);
     }
 }

@@ -84,11 +84,24 @@ pub struct Ask {
 }
 
 /// Which model to use.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub struct Model {
     /// Directory of a checkpoint (config.json, tokenizers, safetensors); the embedded demo model if left out
     #[arg(long, value_name = "DIR", env = "INSTRUCTBLIP_MODEL")]
     pub model: Option<PathBuf>,
+    /// Whose resize to equal: Pillow 13 changed the order of the passes for tall pictures
+    #[arg(long, value_enum, default_value_t = Resize::Pillow12, env = "INSTRUCTBLIP_RESIZE")]
+    pub resize: Resize,
+}
+
+/// Whose resize to equal to the last bit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Resize {
+    /// Pillow up to 12, which the published results come from.
+    #[default]
+    Pillow12,
+    /// Pillow 13.
+    Pillow13,
 }
 
 /// Arguments of `forward`.

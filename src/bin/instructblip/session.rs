@@ -5,11 +5,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use instructblip::model::Timings;
-use instructblip::processor::MAX_FILE_BYTES;
+use instructblip::processor::{MAX_FILE_BYTES, PassOrder};
 use instructblip::{Checkpoint, Device, DeviceOptions, FinishReason, Image, InstructBlip, Reply};
 use serde_json::json;
 
-use crate::args::{Common, Model};
+use crate::args::{Common, Model, Resize};
 use crate::progress::Progress;
 
 /// Opens the device the options ask for.
@@ -26,7 +26,11 @@ pub fn load_model(common: &Common, model: &Model) -> Result<InstructBlip> {
     };
     let device = open_device(common)?;
     let mut progress = Progress::new(common.quiet);
-    Ok(InstructBlip::load(&device, &checkpoint, &mut |done, total| progress.report(done, total))?)
+    let loaded = InstructBlip::load(&device, &checkpoint, &mut |done, total| progress.report(done, total))?;
+    Ok(loaded.with_pass_order(match model.resize {
+        Resize::Pillow12 => PassOrder::HorizontalFirst,
+        Resize::Pillow13 => PassOrder::Pillow13,
+    }))
 }
 
 #[cfg(feature = "embedded-model")]
