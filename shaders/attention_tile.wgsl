@@ -105,6 +105,12 @@ fn keep(score: vec4<f32>, s: u32, start: u32, end: u32, t0: u32) -> vec4<f32> {
     return seen;
 }
 
+fn put(t: u32, column: u32, value: f32) {
+    if t < p.t {
+        out[t * p.out_stride + column] = value;
+    }
+}
+
 fn add_channel(d: u32, shrink: vec4<f32>, sum: vec4<f32>) {
     if d < HEAD_DIM {
         sums[d] = sums[d] * shrink + sum;
@@ -195,8 +201,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let inverse = select(1.0 / total, vec4<f32>(), total == vec4<f32>());
     for (var d = lane; d < HEAD_DIM; d += WG) {
         let value = sums[d] * inverse;
-        for (var r = 0u; r < 4u && t0 + r < p.t; r++) {
-            out[(t0 + r) * p.out_stride + head * HEAD_DIM + d] = value[r];
-        }
+        let column = head * HEAD_DIM + d;
+        put(t0, column, value.x);
+        put(t0 + 1u, column, value.y);
+        put(t0 + 2u, column, value.z);
+        put(t0 + 3u, column, value.w);
     }
 }

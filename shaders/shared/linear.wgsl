@@ -37,7 +37,14 @@ fn high(packed: vec4<u32>) -> vec4<f32> {
     return vec4<f32>(unpack2x16float(packed.z), unpack2x16float(packed.w));
 }
 
-fn store1(row: u32, column: u32, value: f32) {
+fn with_bias(sum: f32, n: u32) -> f32 {
+    if BIAS && n < p.n {
+        return sum + bias[p.column0 + n];
+    }
+    return sum;
+}
+
+fn put(row: u32, column: u32, value: f32) {
     let at = p.y_offset + row * p.y_stride + column;
     if ADD {
         y[at] += value;
@@ -46,32 +53,34 @@ fn store1(row: u32, column: u32, value: f32) {
     }
 }
 
+fn put_activated(row: u32, n: u32, value: f32) {
+    if n < p.n {
+        put(row, p.column0 + n, activate(value));
+    }
+}
+
 // Finishes the outputs of row `row` and columns n0 .. n0 + 4 of this part, leaving out what lies outside.
+// Spelled out: Direct3D's older compiler refuses vector components chosen in a loop.
 fn store4(row: u32, n0: u32, sums: vec4<f32>) {
     if row >= p.m {
         return;
     }
-    var values = sums;
-    if BIAS {
-        for (var i = 0u; i < 4u; i++) {
-            if n0 + i < p.n {
-                values[i] += bias[p.column0 + n0 + i];
-            }
-        }
-    }
+    let v0 = with_bias(sums.x, n0);
+    let v1 = with_bias(sums.y, n0 + 1u);
+    let v2 = with_bias(sums.z, n0 + 2u);
+    let v3 = with_bias(sums.w, n0 + 3u);
     if SWIGLU {
         let column = (p.column0 + n0) / 2u;
         if n0 + 1u < p.n {
-            store1(row, column, silu(values.x) * values.y);
+            put(row, column, silu(v0) * v1);
         }
         if n0 + 3u < p.n {
-            store1(row, column + 1u, silu(values.z) * values.w);
+            put(row, column + 1u, silu(v2) * v3);
         }
     } else {
-        for (var i = 0u; i < 4u; i++) {
-            if n0 + i < p.n {
-                store1(row, p.column0 + n0 + i, activate(values[i]));
-            }
-        }
+        put_activated(row, n0, v0);
+        put_activated(row, n0 + 1u, v1);
+        put_activated(row, n0 + 2u, v2);
+        put_activated(row, n0 + 3u, v3);
     }
 }

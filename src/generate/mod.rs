@@ -104,6 +104,7 @@ impl Session {
             max_new_tokens,
             stop,
             finish: None,
+            failed: false,
         })
     }
 
@@ -158,6 +159,7 @@ pub struct Tokens<'a> {
     max_new_tokens: u32,
     stop: &'a [u32],
     finish: Option<FinishReason>,
+    failed: bool,
 }
 
 impl Tokens<'_> {
@@ -193,13 +195,11 @@ impl Iterator for Tokens<'_> {
     type Item = Result<u32>;
 
     fn next(&mut self) -> Option<Result<u32>> {
-        if self.finish.is_some() || self.max_new_tokens == 0 {
+        if self.finish.is_some() || self.failed || self.max_new_tokens == 0 {
             return None;
         }
         let token = self.advance();
-        if token.is_err() {
-            self.finish = Some(FinishReason::Length);
-        }
+        self.failed = token.is_err();
         Some(token)
     }
 }
