@@ -281,20 +281,24 @@ impl InstructBlip {
         let side = self.config.vision.image_size as usize;
         let mut out = vec![NamedTensor::f32("pixel_values", &[1, 3, side, side], pixels)];
         out.extend(encoded.prompt.named());
-        let read = |name: &str, tensor: &Tensor, flat: bool| -> Result<NamedTensor> {
-            let (rows, cols) = (tensor.rows() as usize, tensor.cols() as usize);
-            let shape = if flat { vec![1, cols] } else { vec![1, rows, cols] };
-            Ok(NamedTensor::f32(name, &shape, self.device.read(tensor)?))
-        };
-        out.push(read("vision_last_hidden_state", &self.vision.last_hidden_state, false)?);
-        out.push(read("vision_pooler_output", &self.vision.pooler_output, true)?);
-        out.push(read("qformer_last_hidden_state", &encoded.qformer.last_hidden_state, false)?);
-        out.push(read("language_model_inputs", &encoded.qformer.language_model_inputs, false)?);
-        out.push(read("logits", &logits, false)?);
-        for (label, tensor) in &tapped {
-            out.push(read(label, tensor, false)?);
+        let pooled = self.bring_back("vision_pooler_output", &self.vision.pooler_output)?;
+        out.push(NamedTensor { shape: vec![1, self.config.vision.hidden_size as usize], ..pooled });
+        let stages = [
+            ("vision_last_hidden_state", &self.vision.last_hidden_state),
+            ("qformer_last_hidden_state", &encoded.qformer.last_hidden_state),
+            ("language_model_inputs", &encoded.qformer.language_model_inputs),
+            ("logits", &logits),
+        ];
+        for (name, tensor) in stages.into_iter().chain(tapped.iter().map(|(label, tensor)| (label.as_str(), tensor))) {
+            out.push(self.bring_back(name, tensor)?);
         }
         Ok(out)
+    }
+
+    /// A device tensor as `[1, rows, cols]` on the host.
+    fn bring_back(&self, name: &str, tensor: &Tensor) -> Result<NamedTensor> {
+        let shape = [1, tensor.rows() as usize, tensor.cols() as usize];
+        Ok(NamedTensor::f32(name, &shape, self.device.read(tensor)?))
     }
 
     /// The tapped tensors of the vision tower over the pixels written last: its resident plan has no taps.
