@@ -23,11 +23,11 @@ use instructblip::runtime::{Category, Device, DeviceOptions, Mask, Plan, Recorde
 use instructblip::weights::{Loader, TensorFiles};
 use instructblip::{GenerateOptions, Image, InstructBlip};
 use serde_json::{Value, json};
-use support::{Arguments, append_csv, median, milliseconds};
+use support::{Arguments, append_csv, median, milliseconds, thread_cpu_us};
 
 const HEADER: &str = "version,device,shape,layers,prompt_tokens,new_tokens,load_ms,image_ms,vision_ms,qformer_ms,\
-                      prefill_ms,prefill_tokens_per_s,decode_tokens_per_s,decode_host_us_per_token,decode_dispatches,\
-                      weights_mib,kv_mib,scratch_mib,peak_mib";
+                      prefill_ms,prefill_tokens_per_s,decode_tokens_per_s,decode_host_us_per_token,decode_cpu_us_per_token,\
+                      decode_dispatches,weights_mib,kv_mib,scratch_mib,peak_mib";
 
 /// What to build and how much to run.
 #[derive(Clone)]
@@ -142,12 +142,15 @@ fn run(device: &Device, shape: &Shape) -> Result<String> {
     println!("  Q-Former  {qformer_ms:>9.1} ms");
     println!("  prefill   {:>9.1} ms, {:.0} tokens/s", language.prefill_ms, tokens * 1e3 / language.prefill_ms);
     println!("  decode    {:>9.1} tokens/s, {} dispatches", language.tokens_per_s, language.dispatches);
-    println!("            {:>9.1} us of host time to submit a step", language.host_us);
+    println!(
+        "            {:>9.1} us to submit a step; {:.1} us of CPU time a token",
+        language.host_us, language.cpu_us
+    );
     let sizes = [mib(Category::Weights), language.kv_mib, mib(Category::Scratch), device.counters().peak_bytes() >> 20];
     println!("  MiB: weights {}, cache {}, scratch {}, peak {}", sizes[0], sizes[1], sizes[2], sizes[3]);
     Ok(format!(
         "{},\"{}\",{},{layers},{tokens},{},{load_ms:.1},{image_ms:.2},{vision_ms:.1},{qformer_ms:.1},{:.1},{:.1},{:.2},\
-         {:.1},{},{},{},{},{}",
+         {:.1},{:.1},{},{},{},{},{}",
         env!("CARGO_PKG_VERSION"),
         device.name(),
         shape.name,
@@ -156,6 +159,7 @@ fn run(device: &Device, shape: &Shape) -> Result<String> {
         tokens * 1e3 / language.prefill_ms,
         language.tokens_per_s,
         language.host_us,
+        language.cpu_us,
         language.dispatches,
         sizes[0],
         sizes[1],
@@ -175,6 +179,7 @@ struct LanguageTimes {
     prefill_ms: f64,
     tokens_per_s: f64,
     host_us: f64,
+    cpu_us: f64,
     dispatches: usize,
     kv_mib: u64,
 }
@@ -252,27 +257,32 @@ impl Bench<'_> {
         let whole = self.ids(&[&prompt[..], &generated[..generated.len() - 1]].concat())?;
         let (logits, _) = session.forward(language, &PromptInputs { ids: &whole, ..inputs }, &[])?;
         check_tokens(&self.device.read(&logits)?, logits.cols() as usize, prompt.len(), &generated)?;
+        let (host_us, cpu_us) = self.submit_us(session.decode_plan(), prompt.len() as u32)?;
         Ok(LanguageTimes {
             prefill_ms: median(prefills),
             tokens_per_s: median(decodes),
-            host_us: self.host_us(session.decode_plan(), prompt.len() as u32)?,
+            host_us,
+            cpu_us,
             dispatches: session.decode_plan().len(),
             kv_mib: self.device.counters().bytes(Category::KvCache) >> 20,
         })
     }
 
-    /// Host time to write a step and submit it: what a program that decodes pays on its own thread.
-    fn host_us(&self, decode: &Plan, position: u32) -> Result<f64> {
-        let mut times = Vec::new();
-        for i in 0..20 {
+    /// What decoding costs a program's own thread per token: wall time of writing a step and submitting it, and CPU
+    /// time of the whole step, reading the token back included.
+    fn submit_us(&self, decode: &Plan, position: u32) -> Result<(f64, f64)> {
+        const STEPS: u32 = 20;
+        let mut wall = Vec::new();
+        let before = thread_cpu_us();
+        for i in 0..STEPS {
             let ((), ms) = milliseconds(|| {
                 decode.write_step(Step::new(position + i % 8, 1));
                 Ok(decode.submit()?)
             })?;
-            times.push(ms * 1e3);
+            wall.push(ms * 1e3);
             decode.read_token()?;
         }
-        Ok(median(times))
+        Ok((median(wall), (thread_cpu_us() - before) / f64::from(STEPS)))
     }
 }
 

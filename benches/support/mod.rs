@@ -73,6 +73,12 @@ pub fn milliseconds<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
     Ok((value, start.elapsed().as_secs_f64() * 1000.0))
 }
 
+/// CPU time of this thread so far in microseconds; NaN where the system does not tell.
+pub fn thread_cpu_us() -> f64 {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).map_or(f64::NAN, |ns| ns / 1e3)
+}
+
 /// Appends rows to a CSV file, with the header if the file is new.
 pub fn append_csv(path: &str, header: &str, rows: &[String]) -> Result<()> {
     let new = !std::path::Path::new(path).exists();
