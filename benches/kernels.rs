@@ -1,13 +1,15 @@
 //! Times each kernel at shapes of real models, after checking what it computes.
 //!
 //! ```text
-//! cargo bench --bench kernels -- [FILTER…] [--runs N] [--portable] [--checked] [--csv FILE]
+//! cargo bench --bench kernels -- [FILTER…] [--runs N | --quick] [--portable] [--checked] [--csv FILE]
 //! ```
 //!
 //! `--portable` times the forms that every GPU can run, `--checked` keeps the shaders' runtime checks.
 //!
 //! Every case is checked against f64 at sampled outputs; a wrong kernel ends the program with no time printed.
 //! Weights rotate over several copies, so that a last-level cache does not pass for memory.
+//!
+//! A filter never takes away the cases that the peaks come from: one copy, one decode and one prefill layer.
 
 mod support;
 
@@ -18,20 +20,37 @@ use instructblip::runtime::{
 use support::{Arguments, append_csv, median, milliseconds, noise};
 
 const HEADER: &str = "version,device,kernel,op,shape,gpu_us,wall_us,gb_per_s,gflop_per_s,percent_of_peak";
-/// Copies of a case's weights are made up to this many bytes together.
-const ROTATED_BYTES: u64 = 512 << 20;
+/// Copies of a case's weights are made until they hold this many bytes together: no GPU has such a cache.
+const ROTATED_BYTES: u64 = 128 << 20;
+/// Outputs of a linear layer that are checked.
+const SAMPLES: u32 = 64;
 
 /// Records the op over one copy of its weights.
 type Record<'a> = Box<dyn Fn(&mut Recorder, usize) -> Tensor + 'a>;
 /// The relative error of an output.
 type Check<'a> = Box<dyn Fn(&[f32]) -> Result<f64> + 'a>;
 
-/// Something to time: `record` writes the op once; `check` compares its output with f64.
-struct Case<'a> {
+/// What a case is called, and how to set it up; `reference` cases run whatever the filter.
+struct Entry<'a> {
     op: &'static str,
     shape: String,
+    reference: bool,
+    make: Box<dyn Fn() -> Result<Case<'a>> + 'a>,
+}
+
+impl Entry<'_> {
+    fn is_wanted(&self, filters: &[String]) -> bool {
+        let name = format!("{} {}", self.op, self.shape);
+        self.reference || filters.is_empty() || filters.iter().any(|f| name.contains(f.as_str()))
+    }
+}
+
+/// Something to time: `record` writes the op once; `check` compares its output with f64.
+struct Case<'a> {
     /// Least traffic: every operand once.
     bytes: u64,
+    /// Least arithmetic, where what the op counts is only a bound.
+    flops: Option<u64>,
     copies: usize,
     step: Step,
     record: Record<'a>,
@@ -51,7 +70,8 @@ struct Row {
 fn main() -> Result<()> {
     let mut arguments = Arguments::new();
     let csv = arguments.value("--csv")?;
-    let runs = arguments.number("--runs")?.unwrap_or(5) as usize;
+    let usual = if arguments.flag("--quick") { 2 } else { 5 };
+    let runs = arguments.number("--runs")?.unwrap_or(usual).max(1) as usize;
     let options =
         DeviceOptions { portable: arguments.flag("--portable"), checked: arguments.flag("--checked"), adapter: None };
     let filters = arguments.finish()?;
@@ -60,15 +80,9 @@ fn main() -> Result<()> {
     let caps = if options.portable { Caps::PORTABLE } else { device.caps() };
     let bench = Bench { device: &device, caps };
     let mut rows = Vec::new();
-    for make in bench.cases() {
-        let wanted = |case: &Case<'_>| {
-            filters.is_empty() || filters.iter().any(|f| format!("{} {}", case.op, case.shape).contains(f.as_str()))
-        };
-        let case = make()?;
-        if wanted(&case) {
-            eprintln!("{} {}", case.op, case.shape);
-            rows.push(bench.time(&case, runs)?);
-        }
+    for entry in bench.cases().iter().filter(|entry| entry.is_wanted(&filters)) {
+        eprintln!("{} {}", entry.op, entry.shape);
+        rows.push(bench.time(entry, runs)?);
     }
     let csv_rows = print(&device, &rows);
     if let Some(path) = csv {
@@ -99,12 +113,11 @@ fn print(device: &Device, rows: &[Row]) -> Vec<String> {
         );
         let numbers = numbers.map(|n| format!("{n:.2}")).join(",");
         let version = env!("CARGO_PKG_VERSION");
-        csv.push(format!("{version},\"{}\",{},{},{},{numbers}", device.name(), row.kernel, row.op, row.shape));
+        let name = device.name();
+        csv.push(format!("{version},\"{name}\",{},{},{},{numbers}", row.kernel, row.op, row.shape));
     }
     csv
 }
-
-type MakeCase<'a> = Box<dyn Fn() -> Result<Case<'a>> + 'a>;
 
 struct Bench<'a> {
     device: &'a Device,
@@ -113,14 +126,15 @@ struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn time(&self, case: &Case<'_>, runs: usize) -> Result<Row> {
+    fn time(&self, entry: &Entry<'_>, runs: usize) -> Result<Row> {
+        let case = (entry.make)()?;
         let mut r = Recorder::new(self.caps);
         let out = (case.record)(&mut r, 0);
         let kernel = r.dispatches()[0].kernel.name.to_string();
-        let flops = r.flops();
+        let flops = case.flops.unwrap_or(r.flops());
         let plan = self.run(r, case.step)?;
         let error = (case.check)(&self.device.read(&plan.output(&out))?)?;
-        ensure!(error <= 1e-4, "{} {} is wrong: off by {error:e}", case.op, case.shape);
+        ensure!(error <= 1e-4, "{} {} is wrong: off by {error:e}", entry.op, entry.shape);
         let mut r = Recorder::new(self.caps);
         for copy in 0..case.copies {
             (case.record)(&mut r, copy);
@@ -140,7 +154,7 @@ impl<'a> Bench<'a> {
             false => f64::NAN,
         };
         let wall_us = median((0..runs).map(wall).collect::<Result<_>>()?);
-        Ok(Row { kernel, op: case.op, shape: case.shape.clone(), gpu_us, wall_us, bytes: case.bytes, flops })
+        Ok(Row { kernel, op: entry.op, shape: entry.shape.clone(), gpu_us, wall_us, bytes: case.bytes, flops })
     }
 
     fn run(&self, r: Recorder, step: Step) -> Result<Plan> {
@@ -156,8 +170,14 @@ impl<'a> Bench<'a> {
         Ok((self.device.tensor(Category::Io, "bench", rows, cols, &values)?, values))
     }
 
-    fn cases(self: &'a Bench<'a>) -> Vec<MakeCase<'a>> {
-        let mut cases: Vec<MakeCase<'a>> = vec![Box::new(|| self.copy(48 << 18))];
+    fn cases(&'a self) -> Vec<Entry<'a>> {
+        let mut cases = self.matrix_cases();
+        cases.extend(self.attention_cases());
+        cases.extend(self.row_cases());
+        cases
+    }
+
+    fn matrix_cases(&'a self) -> Vec<Entry<'a>> {
         // Vision tower, Q-Former, LLaMA-7B decode and prefill.
         let linear = [
             (257, 4224, 1408),
@@ -171,40 +191,88 @@ impl<'a> Bench<'a> {
             (1, 32064, 4096),
             (64, 4096, 4096),
         ];
-        for (m, n, k) in linear {
-            cases.push(Box::new(move || self.linear(m, n, k, false)));
-        }
-        for m in [1, 64] {
-            cases.push(Box::new(move || self.linear(m, 22016, 4096, true)));
-        }
-        cases.push(Box::new(|| self.attention(257, 16, 88)));
-        cases.push(Box::new(|| self.attention(44, 12, 64)));
-        cases.push(Box::new(|| self.attention_cached(1, 300, 32, 128)));
-        cases.push(Box::new(|| self.attention_cached(64, 64, 32, 128)));
-        cases.push(Box::new(|| self.norm(257, 1408, true)));
-        cases.push(Box::new(|| self.norm(1, 4096, false)));
-        cases.push(Box::new(|| self.rope(64, 32, 128)));
-        cases.push(Box::new(|| self.embed(64, 32064, 4096)));
-        cases.push(Box::new(|| self.patches(224, 14)));
-        cases.push(Box::new(|| self.put_rows(32, 4096)));
-        cases.push(Box::new(|| self.argmax(32064)));
+        let named = |m, n, k, swiglu| {
+            let op = if swiglu { "swiglu" } else { "linear" };
+            let reference = !swiglu && (m, n) == (1, 12288) || (m, n, k) == (64, 4096, 4096);
+            let make = move || self.linear(m, n, k, swiglu);
+            Entry { reference, ..entry(op, format!("{m}x{n}x{k}"), make) }
+        };
+        let copy = Entry { reference: true, ..entry("copy", "96 MiB".into(), || self.elementwise(96 << 18, false)) };
+        let mut cases = vec![copy];
+        cases.extend(linear.map(|(m, n, k)| named(m, n, k, false)));
+        cases.extend([1, 64].map(|m| named(m, 22016, 4096, true)));
+        cases.push(entry("fill", "12288x4096".into(), || self.fill(12288, 4096)));
         cases
     }
 
-    fn copy(&self, words: u32) -> Result<Case<'_>> {
-        let (x, values) = self.tensor(1, words / 1024, 1024)?;
+    fn attention_cases(&'a self) -> Vec<Entry<'a>> {
+        let full = |t, h, d| entry("attention", format!("{t} rows {h} heads of {d}"), move || self.attention(t, h, d));
+        let cached = |t, len| {
+            let shape = format!("{t} rows {len} keys 32 heads of 128");
+            entry("attention_cached", shape, move || self.attention_cached(t, len, 32, 128))
+        };
+        let rope = |t| entry("rope_store", format!("{t} rows 32 heads of 128"), move || self.rope(t, 32, 128));
+        vec![full(257, 16, 88), full(44, 12, 64), cached(1, 300), cached(64, 64), rope(1), rope(64)]
+    }
+
+    fn row_cases(&'a self) -> Vec<Entry<'a>> {
+        vec![
+            entry("layer_norm", "257x1408".into(), || self.norm(257, 1408, true)),
+            entry("rms_norm", "1x4096".into(), || self.norm(1, 4096, false)),
+            entry("add", "257x1408".into(), || self.elementwise(257 * 1408, true)),
+            entry("embed", "64 of 32064x4096".into(), || self.embed(64, 32064, 4096)),
+            entry("patches", "224/14".into(), || self.patches(224, 14)),
+            entry("put_rows", "32x4096".into(), || self.put_rows(32, 4096)),
+            entry("argmax", "32064".into(), || self.argmax(32064)),
+        ]
+    }
+
+    /// `y = x`, or `y += x` over zeros that `x` is added to again with every run.
+    fn elementwise(&self, words: u32, add: bool) -> Result<Case<'_>> {
+        let (x, values) = self.tensor(1, words / 256, 256)?;
+        let sum = self.device.zeros(Category::Io, "sum", words / 256, 256)?;
         Ok(Case {
-            op: "copy",
-            shape: format!("{} MiB", words >> 18),
-            bytes: 8 * u64::from(words),
+            bytes: if add { 12 } else { 8 } * u64::from(words),
+            flops: None,
+            copies: 2,
+            step: Step::default(),
+            record: Box::new(move |r, _| match add {
+                true => {
+                    r.add(&mut sum.clone(), &x);
+                    sum.clone()
+                }
+                false => {
+                    let mut y = r.empty(x.rows(), x.cols());
+                    r.copy(&mut y, &x);
+                    y
+                }
+            }),
+            check: Box::new(move |got| Ok(unequal(got, &values))),
+        })
+    }
+
+    fn fill(&self, n: u32, k: u32) -> Result<Case<'_>> {
+        let weight = Matrix::uninit(self.device, "bench", n, k)?;
+        let filled = weight.clone();
+        let rows = [0, n / 2, n - 1];
+        let check = move |_: &[f32]| {
+            let got = self.weight_rows(&filled, &rows)?;
+            let first = rows.map(|row| u64::from(row) * u64::from(k));
+            let want = first.iter().flat_map(|&first| (0..u64::from(k)).map(move |i| filled_value(first + i, 1)));
+            // GPUs may round either way when they make halves.
+            let error = relative(got.iter().map(|&g| f64::from(g)).zip(want));
+            Ok(if error < 1e-3 { 0.0 } else { error })
+        };
+        Ok(Case {
+            bytes: weight.bytes(),
+            flops: None,
             copies: 2,
             step: Step::default(),
             record: Box::new(move |r, _| {
-                let mut y = r.empty(x.rows(), x.cols());
-                r.copy(&mut y, &x);
-                y
+                r.fill(&weight, 1, 1.0);
+                r.empty(1, 1) // the matrix is the output: the check reads it itself
             }),
-            check: Box::new(move |got| Ok(if got == values { 0.0 } else { 1.0 })),
+            check: Box::new(check),
         })
     }
 
@@ -231,11 +299,12 @@ impl<'a> Bench<'a> {
 
     fn linear(&self, m: u32, n: u32, k: u32, swiglu: bool) -> Result<Case<'_>> {
         let weight_bytes = u64::from(n) * u64::from(k) * 2;
-        let copies = (ROTATED_BYTES / weight_bytes).clamp(1, 4) as usize;
+        let copies = ROTATED_BYTES.div_ceil(weight_bytes).clamp(1, 64) as usize;
         let layers = self.weights(n, k, copies)?;
         let (x, values) = self.tensor(2, m, k)?;
         let outputs = if swiglu { n / 2 } else { n };
-        let sampled: Vec<u32> = [0, 1, 7, outputs / 3, outputs / 2, outputs - 1].to_vec();
+        let sampled_rows = spread(m, m.min(8));
+        let sampled = spread(outputs, SAMPLES / m.min(8));
         let rows = if swiglu { sampled.iter().flat_map(|&f| [2 * f, 2 * f + 1]).collect() } else { sampled.clone() };
         let weights = self.weight_rows(&layers[0].weight, &rows)?;
         let (kk, width) = (k as usize, outputs as usize);
@@ -248,15 +317,13 @@ impl<'a> Bench<'a> {
                 true => dot(i, 2 * j) / (1.0 + (-dot(i, 2 * j)).exp()) * dot(i, 2 * j + 1),
                 false => dot(i, j),
             };
-            let points =
-                [0, m as usize / 2, m as usize - 1].into_iter().flat_map(|i| (0..sampled.len()).map(move |j| (i, j)));
+            let points = sampled_rows.iter().flat_map(|&i| (0..sampled.len()).map(move |j| (i as usize, j)));
             let pairs = points.map(|(i, j)| (f64::from(got[i * width + sampled[j] as usize]), expected(i, j)));
             Ok(relative(pairs))
         };
         Ok(Case {
-            op: if swiglu { "swiglu" } else { "linear" },
-            shape: format!("{m}x{n}x{k}"),
             bytes: weight_bytes + 4 * u64::from(m) * u64::from(k + outputs),
+            flops: None,
             copies,
             step: Step::default(),
             record: Box::new(move |r, copy| match swiglu {
@@ -282,9 +349,8 @@ impl<'a> Bench<'a> {
             Ok(relative(pairs.into_iter()))
         };
         Ok(Case {
-            op: "attention",
-            shape: format!("{t} rows {h} heads of {d}"),
             bytes: 4 * 4 * u64::from(t * width),
+            flops: None,
             copies: 4,
             step: Step::default(),
             record: Box::new(move |r, _| r.attention(&qkv, Heads::full(h, d), Mask::None)),
@@ -302,7 +368,7 @@ impl<'a> Bench<'a> {
         let dd = d as usize;
         let check = move |got: &[f32]| {
             let mut pairs = Vec::new();
-            for (row, head) in [(0, 0), (t as usize - 1, h as usize - 1)] {
+            for (row, head) in [(0, 0), (t as usize / 2, h as usize / 2), (t as usize - 1, h as usize - 1)] {
                 let seen = (len - t) as usize + row + 1;
                 let at = |s: usize| (head * len as usize + s) * dd;
                 let keys: Vec<_> = (0..seen).map(|s| (&k_values[at(s)..][..dd], &v_values[at(s)..][..dd])).collect();
@@ -313,9 +379,9 @@ impl<'a> Bench<'a> {
             Ok(relative(pairs.into_iter()))
         };
         Ok(Case {
-            op: "attention_cached",
-            shape: format!("{t} rows {len} keys {h} heads of {d}"),
             bytes: 4 * u64::from(2 * len * h * d + 2 * t * h * d),
+            // Row i sees the keys up to its own.
+            flops: Some(4 * (0..t).map(|i| u64::from(len - t + i + 1)).sum::<u64>() * u64::from(h * d)),
             copies: 4,
             step: Step::new(len - t, t),
             record: Box::new(move |r, _| r.attention_cached(&q, &kv, heads)),
@@ -329,20 +395,16 @@ impl<'a> Bench<'a> {
         let bias = if center { Some(weight.clone()) } else { None };
         let norm = Norm { label: "bench".into(), weight, bias, eps: 1e-6 };
         let check = move |got: &[f32]| {
-            let last = &values[((rows - 1) * d) as usize..];
-            let n = f64::from(d);
-            let mean = if center { last.iter().map(|&v| f64::from(v)).sum::<f64>() / n } else { 0.0 };
-            let variance = last.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n;
-            let want = last.iter().zip(&scale).map(|(&v, &s)| {
-                let s = f64::from(s);
-                (f64::from(v) - mean) / (variance + 1e-6).sqrt() * s + if center { s } else { 0.0 }
+            let pairs = spread(rows, rows.min(8)).into_iter().flat_map(|row| {
+                let at = (row * d) as usize;
+                let want = normalised(&values[at..][..d as usize], &scale, center);
+                got[at..].iter().map(|&g| f64::from(g)).zip(want).collect::<Vec<_>>()
             });
-            Ok(relative(got[((rows - 1) * d) as usize..].iter().map(|&g| f64::from(g)).zip(want)))
+            Ok(relative(pairs))
         };
         Ok(Case {
-            op: if center { "layer_norm" } else { "rms_norm" },
-            shape: format!("{rows}x{d}"),
             bytes: 8 * u64::from(rows * d),
+            flops: None,
             copies: 8,
             step: Step::default(),
             record: Box::new(move |r, _| if center { r.layer_norm(&x, &norm) } else { r.rms_norm(&x, &norm) }),
@@ -351,31 +413,43 @@ impl<'a> Bench<'a> {
     }
 
     fn rope(&self, t: u32, h: u32, d: u32) -> Result<Case<'_>> {
-        let (qkv, values) = self.tensor(9, t, 3 * h * d)?;
+        let (first, (qkv, values)) = (16, self.tensor(9, t, 3 * h * d)?);
+        let capacity = first + t;
         // Any angles will do: cos and sin of p * j / d.
         let angle = move |p: u32, j: u32| f64::from(p * j) / f64::from(d);
-        let table: Vec<f32> = (0..t)
+        let table: Vec<f32> = (0..capacity)
             .flat_map(|p| (0..d / 2).flat_map(move |j| [angle(p, j).cos() as f32, angle(p, j).sin() as f32]))
             .collect();
-        let angles = self.device.tensor(Category::Io, "angles", t, d, &table)?;
-        let room = || self.device.zeros(Category::Io, "cache", h * t, d);
-        let kv = KvLayer { keys: room()?, values: room()?, capacity: t };
-        let (half, width) = ((d / 2) as usize, (3 * h * d) as usize);
+        let angles = self.device.tensor(Category::Io, "angles", capacity, d, &table)?;
+        let room = || self.device.zeros(Category::Io, "cache", h * capacity, d);
+        let kv = KvLayer { keys: room()?, values: room()?, capacity };
+        let (keys, cached) = (kv.keys.clone(), kv.values.clone());
+        let (half, width) = ((d / 2) as usize, (h * d) as usize);
         let check = move |got: &[f32]| {
-            let row = t as usize - 1;
-            let pairs = (0..half).map(|j| {
-                let (a, b) = (f64::from(values[row * width + j]), f64::from(values[row * width + j + half]));
-                let (sin, cos) = angle(t - 1, j as u32).sin_cos();
-                (f64::from(got[row * width / 3 + j]), a * cos - b * sin)
-            });
-            Ok(relative(pairs))
+            let (keys, cached) = (self.device.read::<f32>(&keys)?, self.device.read::<f32>(&cached)?);
+            let (row, head) = (t as usize - 1, h as usize - 1);
+            let mut pairs = Vec::new();
+            for j in 0..half {
+                let (sin, cos) = angle(capacity - 1, j as u32).sin_cos();
+                let pair = |part: usize| {
+                    let at = (row * 3 + part) * width + head * 2 * half + j;
+                    (f64::from(values[at]), f64::from(values[at + half]))
+                };
+                let rotated = |(a, b): (f64, f64)| (a * cos - b * sin, b * cos + a * sin);
+                let (to, slot) =
+                    (row * width + head * 2 * half + j, ((head + 1) * capacity as usize - 1) * 2 * half + j);
+                let outputs = [(got, to, rotated(pair(0))), (&keys, slot, rotated(pair(1))), (&cached, slot, pair(2))];
+                for (got, at, (first, second)) in outputs {
+                    pairs.extend([(f64::from(got[at]), first), (f64::from(got[at + half]), second)]);
+                }
+            }
+            Ok(relative(pairs.into_iter()))
         };
         Ok(Case {
-            op: "rope_store",
-            shape: format!("{t} rows {h} heads of {d}"),
             bytes: 8 * u64::from(qkv.len()),
+            flops: None,
             copies: 4,
-            step: Step::new(0, t),
+            step: Step::new(first, t),
             record: Box::new(move |r, _| r.rope_store(&qkv, &angles, &kv, Heads::full(h, d))),
             check: Box::new(check),
         })
@@ -383,31 +457,35 @@ impl<'a> Bench<'a> {
 
     fn embed(&self, t: u32, rows: u32, d: u32) -> Result<Case<'_>> {
         let table = self.weights(rows, d, 1)?.remove(0).weight;
-        let ids: Vec<u32> = (0..t).map(|i| i * 7919 % rows).collect();
-        let want = self.weight_rows(&table, &ids[t as usize - 1..])?;
+        let ids: Vec<u32> = (0..t).map(|i| i * 7919 % rows.min(15_000)).collect(); // in the first part
+        let seed = 0; // of the only copy
+        let first: Vec<u64> = ids.iter().map(|&id| u64::from(id) * u64::from(d)).collect();
         let ids = self.device.tensor(Category::Io, "ids", 1, t, &ids)?;
         Ok(Case {
-            op: "embed",
-            shape: format!("{t} of {rows}x{d}"),
             bytes: 6 * u64::from(t * d),
+            flops: None,
             copies: 4,
             step: Step::default(),
             record: Box::new(move |r, _| r.embed(&ids, &table)),
-            check: Box::new(move |got| Ok(if got.ends_with(&want) { 0.0 } else { 1.0 })),
+            check: Box::new(move |got| {
+                let want =
+                    first.iter().flat_map(|&first| (0..u64::from(d)).map(move |i| filled_value(first + i, seed)));
+                let error = relative(got.iter().map(|&g| f64::from(g)).zip(want));
+                Ok(if error < 1e-3 { 0.0 } else { error }) // halves, as in `fill`
+            }),
         })
     }
 
     fn patches(&self, side: u32, patch: u32) -> Result<Case<'_>> {
         let (pixels, values) = self.tensor(10, 3 * side, side)?;
-        let first_row: Vec<f32> = values[..patch as usize].to_vec();
+        let want = patch_rows(&values, side as usize, patch as usize);
         Ok(Case {
-            op: "patches",
-            shape: format!("{side}/{patch}"),
             bytes: 8 * u64::from(pixels.len()),
+            flops: None,
             copies: 4,
             step: Step::default(),
             record: Box::new(move |r, _| r.patches(&pixels, patch)),
-            check: Box::new(move |got| Ok(if got.starts_with(&first_row) { 0.0 } else { 1.0 })),
+            check: Box::new(move |got| Ok(unequal(got, &want))),
         })
     }
 
@@ -415,11 +493,10 @@ impl<'a> Bench<'a> {
         let (x, values) = self.tensor(11, rows, d)?;
         let index: Vec<u32> = (0..rows).rev().collect();
         let index = self.device.tensor(Category::Io, "index", 1, rows, &index)?;
-        let last = values[((rows - 1) * d) as usize..].to_vec();
+        let want: Vec<f32> = values.chunks(d as usize).rev().flatten().copied().collect();
         Ok(Case {
-            op: "put_rows",
-            shape: format!("{rows}x{d}"),
             bytes: 8 * u64::from(rows * d),
+            flops: None,
             copies: 4,
             step: Step::default(),
             record: Box::new(move |r, _| {
@@ -427,7 +504,7 @@ impl<'a> Bench<'a> {
                 r.put_rows(&mut out, &x, &index);
                 out
             }),
-            check: Box::new(move |got| Ok(if got.starts_with(&last) { 0.0 } else { 1.0 })),
+            check: Box::new(move |got| Ok(unequal(got, &want))),
         })
     }
 
@@ -435,9 +512,8 @@ impl<'a> Bench<'a> {
         let (x, values) = self.tensor(12, 1, n)?;
         let largest = (0..n).max_by(|&a, &b| values[a as usize].total_cmp(&values[b as usize]));
         Ok(Case {
-            op: "argmax",
-            shape: format!("{n}"),
             bytes: 4 * u64::from(n),
+            flops: None,
             copies: 8,
             step: Step::default(),
             record: Box::new(move |r, _| {
@@ -463,4 +539,54 @@ fn attend(q: &[f32], keys: &[(&[f32], &[f32])]) -> Vec<f64> {
 fn relative(pairs: impl Iterator<Item = (f64, f64)>) -> f64 {
     let (difference, size) = pairs.fold((0.0, 0.0), |(d, s), (g, w)| (d + (g - w).powi(2), s + w * w));
     if difference.is_finite() { (difference / size).sqrt() } else { f64::INFINITY }
+}
+
+fn entry<'a>(op: &'static str, shape: String, make: impl Fn() -> Result<Case<'a>> + 'a) -> Entry<'a> {
+    Entry { op, shape, reference: false, make: Box::new(make) }
+}
+
+/// `count` of the indices below `n`, from the first to the last.
+fn spread(n: u32, count: u32) -> Vec<u32> {
+    let last = u64::from(n - 1);
+    (0..count).map(|i| (last * u64::from(i) / u64::from((count - 1).max(1))) as u32).collect()
+}
+
+/// 0 when both hold the same values, else 1.
+fn unequal(got: &[f32], want: &[f32]) -> f64 {
+    f64::from(u8::from(got != want))
+}
+
+/// Element `i` of what `shaders/fill.wgsl` makes from a seed with range 1.
+fn filled_value(i: u64, seed: u32) -> f64 {
+    let hash = |value: u32| {
+        let mut h = value;
+        h = (h ^ (h >> 16)).wrapping_mul(0x85eb_ca6b);
+        h = (h ^ (h >> 13)).wrapping_mul(0xc2b2_ae35);
+        h ^ (h >> 16)
+    };
+    let bits = hash((i / 2) as u32 ^ hash(seed));
+    f64::from(if i.is_multiple_of(2) { bits & 0xffff } else { bits >> 16 }) / 32768.0 - 1.0
+}
+
+/// LayerNorm with a shift equal to the scale, or RMSNorm.
+fn normalised(row: &[f32], scale: &[f32], center: bool) -> Vec<f64> {
+    let n = row.len() as f64;
+    let mean = if center { row.iter().map(|&v| f64::from(v)).sum::<f64>() / n } else { 0.0 };
+    let variance = row.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n;
+    let shift = if center { 1.0 } else { 0.0 };
+    let one = |(&v, &s): (&f32, &f32)| ((f64::from(v) - mean) / (variance + 1e-6).sqrt() + shift) * f64::from(s);
+    row.iter().zip(scale).map(one).collect()
+}
+
+/// The patches of three planes as rows, padded to a multiple of 8.
+fn patch_rows(pixels: &[f32], side: usize, patch: usize) -> Vec<f32> {
+    let (across, k) = (side / patch, (3 * patch * patch).next_multiple_of(8));
+    let mut rows = vec![0.0; across * across * k];
+    for (i, row) in rows.chunks_mut(k).enumerate() {
+        for (c, value) in row.iter_mut().take(3 * patch * patch).enumerate() {
+            let (plane, y, x) = (c / (patch * patch), c / patch % patch, c % patch);
+            *value = pixels[(plane * side + i / across * patch + y) * side + i % across * patch + x];
+        }
+    }
+    rows
 }
