@@ -116,7 +116,14 @@ impl Source {
             Source::File(file) => {
                 let mut file = file.lock().map_err(|_| std::io::Error::other("an earlier read failed"))?;
                 file.seek(SeekFrom::Start(offset))?;
-                file.read_exact(buffer)
+                file.read_exact(buffer).map_err(|e| match e.kind() {
+                    std::io::ErrorKind::UnexpectedEof => {
+                        let end = offset.saturating_add(buffer.len() as u64);
+                        let problem = format!("ends before byte {end}; it was cut while it was being read");
+                        std::io::Error::new(e.kind(), problem)
+                    }
+                    _ => e,
+                })
             }
             Source::Memory(bytes) => {
                 let start = usize::try_from(offset).unwrap_or(usize::MAX);

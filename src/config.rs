@@ -344,8 +344,11 @@ impl Config {
             ("vision_config.layer_norm_eps", f64::from(self.vision.layer_norm_eps)),
             ("qformer_config.layer_norm_eps", f64::from(self.qformer.layer_norm_eps)),
             ("text_config.rms_norm_eps", f64::from(self.text.rms_norm_eps)),
-            ("text_config.rope_theta", self.text.rope_theta),
         ];
+        // A smaller base would make frequencies that grow, without bound as it nears 0.
+        if !(1.0..=f64::MAX).contains(&self.text.rope_theta) {
+            return Err(format!("text_config.rope_theta is {}; it must be at least 1", self.text.rope_theta));
+        }
         match reals.into_iter().find(|(_, x)| !x.is_finite() || *x < 0.0) {
             Some((name, value)) => Err(format!("{name} is {value}; it must be a finite number that is not negative")),
             None => Ok(()),
@@ -358,7 +361,9 @@ fn unreadable(e: &serde_json::Error) -> String {
     let (line, column) = (e.line(), e.column());
     match e.classify() {
         serde_json::error::Category::Data => {
-            format!("the value before line {line}, column {column} has the wrong type or is out of range")
+            format!(
+                "the value before line {line}, column {column} has the wrong type, is out of range or is there twice"
+            )
         }
         _ => format!("is not valid JSON at line {line}, column {column}"),
     }
@@ -372,8 +377,10 @@ fn text_config(raw: Option<RawText>) -> Result<LlamaConfig, String> {
     if raw.hidden_act != "silu" {
         return Err(format!("text_config.hidden_act is \"{}\"; supported is \"silu\"", raw.hidden_act));
     }
-    let scaling = raw.rope_scaling.as_ref().and_then(|s| s.get("rope_type").or(s.get("type"))).and_then(Value::as_str);
-    let rope_type = raw.rope_parameters.as_ref().and_then(|r| r.rope_type.as_deref()).or(scaling).unwrap_or("default");
+    let named = |s: &Value| s.get("rope_type").or(s.get("type")).and_then(Value::as_str).map(str::to_owned);
+    let scaling = raw.rope_scaling.as_ref().map(|s| named(s).unwrap_or("unnamed".into()));
+    let rope_type =
+        raw.rope_parameters.as_ref().and_then(|r| r.rope_type.as_deref()).or(scaling.as_deref()).unwrap_or("default");
     if rope_type != "default" {
         return Err(format!("text_config: rope_type \"{rope_type}\" is not supported, only \"default\""));
     }

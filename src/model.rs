@@ -137,6 +137,7 @@ impl InstructBlip {
         let mut survey = Loader::survey(&files);
         let shapes = Parts::load(&mut survey, &config)?;
         survey.finish()?;
+        check_vocabulary(checkpoint, &shapes.language)?;
         let processor = load_processor(checkpoint, &config, &shapes)?;
         let (mut done, total) = (0, files.data_bytes());
         let mut report = |bytes| {
@@ -267,7 +268,7 @@ impl InstructBlip {
     pub fn forward(&mut self, image: &Image, prompt: &str, taps: &[String]) -> Result<Vec<NamedTensor>> {
         let prompt = self.processor.tokenizers().encode(prompt, prompt)?;
         let rows = prompt.input_ids.len();
-        generate::room_for(rows, self.config.text.max_position_embeddings as usize + 1, 0)?;
+        generate::check_fits(rows, self.config.text.max_position_embeddings as usize)?;
         self.reserve(rows as u32)?;
         let pixels = self.processor.image().pixels(image);
         let (encoded, mut tapped) = self.encode(&pixels, prompt, taps)?;
@@ -461,10 +462,26 @@ fn load_processor(checkpoint: &Checkpoint, config: &Config, shapes: &Parts) -> R
     let processor = Processor::from_files(&|name| checkpoint.read(name), checkpoint.root(), limits)?;
     let (width, height, side) = (processor.image().width(), processor.image().height(), config.vision.image_size);
     if (width, height) != (side, side) {
-        let problem = format!("its pictures are {width}x{height}, but vision_config.image_size is {side}");
-        return Err(Error::checkpoint(checkpoint.root().join("preprocessor_config.json"), problem));
+        let problem = format!(
+            "the image processor's settings give pictures of {width}x{height} pixels, but vision_config.image_size in \
+             config.json is {side}"
+        );
+        return Err(Error::checkpoint(checkpoint.root(), problem));
     }
     Ok(processor)
+}
+
+/// Every id that can come out of the language model must be one that can go in.
+fn check_vocabulary(checkpoint: &Checkpoint, language: &Llama) -> Result<()> {
+    let (ids, rows) = (language.head_rows(), language.vocab_rows());
+    if ids <= rows {
+        return Ok(());
+    }
+    let problem = format!(
+        "language_model.lm_head.weight has {ids} rows, language_model.model.embed_tokens.weight has {rows} rows: some \
+         tokens would have no embedding"
+    );
+    Err(Error::checkpoint(checkpoint.root(), problem))
 }
 
 fn milliseconds(since: Instant) -> f64 {

@@ -152,7 +152,7 @@ fn read_header(path: &std::path::Path, source: &Source, size: u64) -> Result<(Me
     let metadata: Metadata = serde_json::from_slice(&header).map_err(|_| {
         bad("is damaged: its header does not describe whole, adjoining tensors; download it again".into())
     })?;
-    let need = 8 + length + metadata.data_len() as u64;
+    let need = (8 + length).saturating_add(metadata.data_len() as u64);
     match need.cmp(&size) {
         std::cmp::Ordering::Greater => Err(truncated(need)),
         std::cmp::Ordering::Less => {
@@ -371,6 +371,12 @@ impl<'a> Loader<'a> {
     }
 
     fn matrix(&mut self, label: &str, rows: u32, cols: u32) -> Result<Matrix> {
+        // The configuration asks for at least one; a vocabulary has as many as the file says.
+        if rows == 0 {
+            let name = format!("{label}.weight");
+            let file = self.files.map_or(PathBuf::new(), |f| f.path_of(&name));
+            return Err(Error::checkpoint(file, format!("tensor {name} has 0 rows; at least 1 is needed")));
+        }
         match self.device {
             None => Ok(Matrix::unbacked(label, rows, cols, Caps::PORTABLE.max_binding_bytes)),
             Some(device) => Matrix::uninit(device, label, rows, cols),

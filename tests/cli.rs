@@ -258,6 +258,60 @@ fn exit_codes_tell_what_was_wrong() {
     fixture.write("picture.png", b"garbage");
     let picture: PathBuf = fixture.file("picture.png");
     refused(&["ask", &picture.display().to_string(), "a"], 3, &["picture.png"]);
+    let fixture = Fixture::new();
+    fixture.edit_tensors(|name, tensor| (!name.starts_with("qformer.")).then_some(tensor));
+    let folder = fixture.path().display().to_string();
+    refused(&["ask", &sample("00.png"), "a", "--model", &folder], 3, &["missing", "tensors: qformer.", "more"]);
+}
+
+#[test]
+fn the_reason_of_the_operating_system_is_told_once() {
+    let output = run(&["ask", "no-such-file.png", "a"]);
+    let stderr = text(&output.stderr);
+    assert_eq!(stderr.matches("no-such-file.png").count(), 1, "{stderr}");
+    assert_eq!(stderr.matches("os error").count(), 1, "{stderr}");
+}
+
+#[test]
+fn an_unreadable_standard_input_is_refused() {
+    refused(&["ask", "-", "a"], 3, &["standard input", "empty"]);
+    if cfg!(unix) {
+        let folder = std::fs::File::open(std::env::temp_dir()).expect("a folder");
+        let output = program().args(["ask", "-", "a"]).stdin(folder).output().expect("the program runs");
+        assert_eq!(output.status.code(), Some(3));
+        assert!(text(&output.stderr).contains("standard input: "), "{}", text(&output.stderr));
+    }
+}
+
+/// Refused before the device is looked for, or the exit code would be that of the adapter.
+#[test]
+fn a_target_that_cannot_be_written_is_refused_before_the_work() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let forward = |target: &Path, part: &str| {
+        let target = target.display().to_string();
+        let nowhere = ["forward", &sample("00.png"), "a", "--adapter", "no such adapter", "-o", &target];
+        refused(&nowhere, 3, &[part]);
+    };
+    forward(Path::new("/no/such/folder/x.safetensors"), "no such folder");
+    forward(folder.path(), "not a regular file");
+    if cfg!(unix) {
+        let pipe = folder.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()));
+        forward(&pipe, "not a regular file");
+    }
+}
+
+#[test]
+fn switches_in_the_environment_take_the_usual_words() {
+    for (value, quiet) in [("1", true), ("true", true), ("yes", true), ("0", false), ("false", false), ("", false)] {
+        let arguments = ["ask", &sample("11.png"), "Which is the smallest shape?"];
+        if support::device().is_none() {
+            return;
+        }
+        let output = program().args(arguments).env("INSTRUCTBLIP_QUIET", value).output().expect("the program runs");
+        assert!(output.status.success(), "{value:?}: {}", text(&output.stderr));
+        assert_eq!(output.stderr.is_empty(), quiet, "{value:?}");
+    }
 }
 
 #[test]
@@ -281,6 +335,34 @@ fn colours_only_where_wanted() {
     assert!(!coloured(&["ask", "no-such-file.png", "a"]), "stderr is no terminal");
     assert!(coloured(&["ask", "no-such-file.png", "a", "--color", "always"]));
     assert!(!coloured(&["ask", "no-such-file.png", "a", "--color", "never"]));
+}
+
+#[test]
+fn a_closed_stderr_changes_nothing() {
+    let run = |arguments: &[&str]| {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        program().args(arguments).stderr(writer).output().expect("the program runs")
+    };
+    assert_eq!(run(&["ask", "no-such-file.png", "a"]).status.code(), Some(3));
+    if support::device().is_none() {
+        return;
+    }
+    let output = run(&["ask", &sample("11.png"), "Which is the smallest shape?"]);
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), "green star\n"));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_under_stdout_is_told() {
+    if support::device().is_none() {
+        return;
+    }
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("the full device");
+    let arguments = ["ask", &sample("11.png"), "Which is the smallest shape?"];
+    let output = program().args(arguments).stdout(full).output().expect("the program runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("standard output: "), "{}", text(&output.stderr));
 }
 
 #[test]

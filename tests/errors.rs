@@ -4,7 +4,9 @@ mod support;
 
 use std::path::Path;
 
+use instructblip::model::Parts;
 use instructblip::runtime::{Category, Device};
+use instructblip::weights::{Loader, TensorFiles};
 use instructblip::{Checkpoint, Error, GenerateOptions, Image, InstructBlip};
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -65,6 +67,9 @@ fn garbled_configurations_are_located() {
         ("{\"model_type\": \"instructblip\", \"num_query_tokens\": -1}", "out of range"),
         ("{\"model_type\": \"instructblip\", \"num_query_tokens\": 1e400}", "line 1"),
         ("\u{0}\u{1}", "not valid JSON"),
+        ("[]", "line 1"),
+        ("{\"num_query_tokens\": 1,\n\"num_query_tokens\": 2}", "line 2"),
+        ("{\"model_type\": \"instructblip\",\n\"text_config\": {\"eos_token_id\": \"</s>\"}}", "line 2"),
         (deep.as_str(), "not valid JSON"),
     ] {
         let fixture = with(|f| f.write("config.json", text));
@@ -84,6 +89,8 @@ fn unsupported_models_are_named() {
         ("/text_config/hidden_act", json!("gelu"), ["hidden_act", "\"silu\""]),
         ("/text_config/rope_parameters", json!({"rope_type": "yarn"}), ["yarn", "default"]),
         ("/text_config/rope_scaling", json!({"type": "linear", "factor": 2}), ["linear", "default"]),
+        ("/text_config/rope_scaling", json!({"factor": 2}), ["unnamed", "default"]),
+        ("/text_config/rope_scaling", json!("yarn"), ["unnamed", "default"]),
         ("/vision_config/hidden_act", json!("quick_gelu"), ["quick_gelu", "gelu"]),
         ("/image_token_index", Value::Null, ["image_token_index", "transformers"]),
     ] {
@@ -133,6 +140,21 @@ fn hostile_sizes_are_refused_with_the_field_and_its_range() {
 }
 
 #[test]
+fn numbers_that_would_make_activations_infinite_are_refused() {
+    let Some(device) = support::device() else { return };
+    for (field, value, part) in [
+        ("/vision_config/layer_norm_eps", json!(1e39), "layer_norm_eps is inf"),
+        ("/text_config/rms_norm_eps", json!(1e300), "rms_norm_eps is inf"),
+        ("/text_config/rope_parameters", json!({"rope_theta": 0.0}), "rope_theta is 0; it must be at least 1"),
+        ("/text_config/rope_parameters", json!({"rope_theta": 1e-300}), "rope_theta"),
+        ("/text_config/rope_parameters", json!({"rope_theta": -10000.0}), "rope_theta is -10000"),
+    ] {
+        let fixture = with(|f| f.set("config.json", field, value.clone()));
+        expect_checkpoint(&refusal(&device, fixture.path()), "config.json", &[part]);
+    }
+}
+
+#[test]
 fn damaged_weight_files_are_told_apart() {
     let Some(device) = support::device() else { return };
     let whole = Fixture::new().read("model.safetensors");
@@ -150,6 +172,9 @@ fn damaged_weight_files_are_told_apart() {
         )
     };
     let huge = "{\"a\":{\"dtype\":\"F16\",\"shape\":[4294967296,4294967296,4294967296],\"data_offsets\":[0,8]}}";
+    // Eight adjoining tensors of 2^61 - 2 bytes end just below 2^64, so that adding the header's length overflows.
+    const STEP: usize = (1 << 61) - 2;
+    let endless: Vec<String> = (0..8).map(|i| tensor(&format!("t{i}"), i * STEP, (i + 1) * STEP)).collect();
     let cut = (whole.len() - 1000).to_string();
     let cases: Vec<(Vec<u8>, Vec<&str>)> = vec![
         (Vec::new(), vec!["truncated", "8", "0"]),
@@ -164,6 +189,7 @@ fn damaged_weight_files_are_told_apart() {
         (with_header(&format!("{{{},{}}}", tensor("a", 0, 8), tensor("b", 12, 20)), 20), vec!["damaged"]),
         (with_header(&format!("{{{}}}", tensor("a", 8, 0)), 8), vec!["damaged"]),
         (with_header(huge, 8), vec!["damaged"]),
+        (with_header(&format!("{{{}}}", endless.join(",")), 8), vec!["truncated"]),
         (b"PK\x03\x04 a zip file with a longer tail".to_vec(), vec!["not a safetensors file"]),
     ];
     for (bytes, parts) in cases {
@@ -211,7 +237,7 @@ fn extra_tensors_are_ignored() {
 fn wrong_shapes_types_and_values_are_refused_by_name() {
     let Some(device) = support::device() else { return };
     type Edit = fn(Stored) -> Stored;
-    let cases: [(&str, Edit, &[&str]); 6] = [
+    let cases: [(&str, Edit, &[&str]); 8] = [
         (
             "vision_model.post_layernorm.weight",
             |t| Stored { shape: vec![t.shape[0] / 2, 2], ..t },
@@ -223,6 +249,19 @@ fn wrong_shapes_types_and_values_are_refused_by_name() {
             &["[32]", "[64]"],
         ),
         ("language_projection.bias", |t| Stored { dtype: Dtype::I16, ..t }, &["I16", "F16, BF16 and F32"]),
+        (
+            "query_tokens",
+            |t| Stored { dtype: Dtype::I64, bytes: vec![0; t.shape.iter().product::<usize>() * 8], ..t },
+            &["I64", "F16, BF16 and F32"],
+        ),
+        (
+            "language_projection.weight",
+            |t| {
+                let values = std::iter::once(1e5f32).chain(std::iter::repeat(0.0)).take(t.bytes.len() / 2);
+                Stored { dtype: Dtype::F32, bytes: values.flat_map(f32::to_le_bytes).collect(), ..t }
+            },
+            &["65504"],
+        ),
         ("vision_model.encoder.layers.1.mlp.fc1.weight", |t| poke(t, [0x00, 0x7e]), &["1 values that are not finite"]),
         ("language_projection.bias", |t| poke(t, [0x00, 0x7c]), &["1 values that are not finite"]),
         // 1e5 as bf16.
@@ -269,6 +308,74 @@ fn an_index_may_name_plain_files_beside_it_only() {
 }
 
 #[test]
+fn shards_load_like_one_file() {
+    let Some(device) = support::device() else { return };
+    let image = Image::from_rgb(3, 2, vec![9; 18]).expect("a picture");
+    let ask = |fixture: &Fixture| {
+        let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
+        let mut model = InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
+        model.ask(&image, "What is this?", &GenerateOptions { max_new_tokens: 5 }).expect("an answer").token_ids
+    };
+    let whole = ask(&Fixture::new());
+    let fixture = with(|f| {
+        let all = f.read("model.safetensors");
+        let vision = |name: &str| name.starts_with("vision_model.");
+        f.edit_tensors(|name, tensor| vision(name).then_some(tensor));
+        f.write("first.safetensors", f.read("model.safetensors"));
+        f.write("model.safetensors", &all);
+        f.edit_tensors(|name, tensor| (!vision(name)).then_some(tensor));
+        f.write("second.safetensors", f.read("model.safetensors"));
+        f.remove("model.safetensors");
+        let map = json!({"weight_map": {"a": "first.safetensors", "b": "second.safetensors"}});
+        f.write("model.safetensors.index.json", map.to_string());
+    });
+    assert_eq!(ask(&fixture), whole);
+    // What no shard has is missing from the checkpoint, whichever shard the index names.
+    let map = json!({"weight_map": {"vision_model.post_layernorm.weight": "second.safetensors"}});
+    fixture.write("model.safetensors.index.json", map.to_string());
+    match refusal(&device, fixture.path()) {
+        Error::MissingTensors { names, .. } => assert!(names.iter().all(|name| name.starts_with("vision_model."))),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_file_that_is_cut_while_it_is_read_is_named() {
+    let Some(device) = support::device() else { return };
+    let fixture = Fixture::new();
+    let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
+    let files = TensorFiles::open(&checkpoint).expect("tensor files");
+    let file = std::fs::OpenOptions::new().write(true).open(fixture.file("model.safetensors")).expect("a file");
+    file.set_len(200_000).expect("cut");
+    let mut ignore = |_| {};
+    let result = Parts::load(&mut Loader::load(&files, &device, &mut ignore), &support::models::config(&checkpoint));
+    let Err(error) = result else { panic!("loaded") };
+    let text = error.to_string();
+    assert!(matches!(error, Error::Io { .. }), "{error:?}");
+    assert!(text.contains("model.safetensors: ends before byte"), "{text}");
+    assert_eq!(device.counters().bytes(Category::Weights), 0);
+}
+
+#[cfg(unix)]
+#[test]
+fn folders_and_pipes_in_the_place_of_files_are_refused_at_once() {
+    let Some(device) = support::device() else { return };
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        let fixture = with(|f| {
+            f.remove(file);
+            std::fs::create_dir(f.file(file)).expect("a folder");
+        });
+        expect_checkpoint(&refusal(&device, fixture.path()), file, &["not a regular file"]);
+        let fixture = with(|f| {
+            f.remove(file);
+            let made = std::process::Command::new("mkfifo").arg(f.file(file)).status();
+            assert!(made.is_ok_and(|status| status.success()), "mkfifo");
+        });
+        expect_checkpoint(&refusal(&device, fixture.path()), file, &["not a regular file"]);
+    }
+}
+
+#[test]
 fn pickled_weights_are_refused_with_the_way_to_convert_them() {
     let Some(device) = support::device() else { return };
     let fixture = with(|f| {
@@ -292,25 +399,54 @@ fn tokenizers_and_settings_are_checked() {
     }
     let fixture = with(|f| f.set("processor_config.json", "/image_processor/size", json!({"height": 32, "width": 32})));
     let error = refusal(&device, fixture.path()).to_string();
-    assert!(error.contains("32x32") && error.contains("56"), "{error}");
+    assert!(error.contains("32x32") && error.contains("image_size") && error.contains("56"), "{error}");
+}
+
+/// Cuts a table to its first rows.
+fn first_rows(t: Stored, rows: usize) -> Stored {
+    let row_bytes = t.bytes.len() / t.shape[0];
+    Stored { shape: vec![rows, t.shape[1]], bytes: t.bytes[..rows * row_bytes].to_vec(), ..t }
 }
 
 #[test]
-fn ids_past_the_embedding_are_refused() {
+fn ids_past_an_embedding_are_refused() {
     let Some(device) = support::device() else { return };
-    // A tokenizer for 640 ids over an embedding of 200 rows.
-    let fixture = with(|f| {
-        f.edit_tensors(|name, t| {
-            let cut = name == "language_model.model.embed_tokens.weight";
-            Some(if cut { Stored { shape: vec![200, 64], bytes: t.bytes[..200 * 128].to_vec(), ..t } } else { t })
-        });
-    });
-    let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
     let image = Image::from_rgb(1, 1, vec![1, 2, 3]).expect("a picture");
-    let result = InstructBlip::load(&device, &checkpoint, &mut |_, _| {})
-        .and_then(|mut model| model.ask(&image, "What is in the image?", &GenerateOptions::default()));
-    let error = result.expect_err("ids past the end");
-    assert!(error.to_string().contains("200"), "{error}");
+    // Tokenizers of other models, as it were: their ids go beyond the rows that are left.
+    for (table, rows, what) in [
+        ("language_model.model.embed_tokens.weight", 200, "the language model has only 200"),
+        ("qformer.embeddings.word_embeddings.weight", 40, "the Q-Former has only 40"),
+    ] {
+        let fixture = with(|f| {
+            f.edit_tensors(|name, t| {
+                let cut = name == table || (rows == 200 && name == "language_model.lm_head.weight");
+                Some(if cut { first_rows(t, rows) } else { t })
+            });
+        });
+        let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
+        let mut model = InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
+        match model.ask(&image, "What is in the image?", &GenerateOptions::default()) {
+            Err(Error::Request { problem }) => assert!(problem.contains(what), "{problem}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn vocabularies_need_rows_and_every_output_an_embedding() {
+    let Some(device) = support::device() else { return };
+    let (embedding, head) = ("language_model.model.embed_tokens.weight", "language_model.lm_head.weight");
+    let cut = |table: &str, rows| {
+        with(|f| f.edit_tensors(|name, t| Some(if name == table { first_rows(t, rows) } else { t })))
+    };
+    let fixture = cut(embedding, 200);
+    let folder = fixture.path().file_name().and_then(|name| name.to_str()).expect("a name");
+    let parts = ["language_model.lm_head.weight has 640 rows", embedding, "has 200 rows"];
+    expect_checkpoint(&refusal(&device, fixture.path()), folder, &parts);
+    for table in [embedding, head, "qformer.embeddings.word_embeddings.weight"] {
+        let error = refusal(&device, cut(table, 0).path());
+        expect_checkpoint(&error, "model.safetensors", &[table, "has 0 rows"]);
+    }
 }
 
 #[test]
@@ -331,13 +467,32 @@ fn prompts_that_do_not_fit_are_refused_with_both_numbers() {
         }
         other => panic!("the context has 24 positions: {other:?}"),
     }
+    match model.forward(&image, "one two three four five six seven eight nine", &[]) {
+        Err(Error::PromptTooLong { need, have, .. }) => assert!(need > 24 && have == 24, "{need} of {have}"),
+        other => panic!("the context has 24 positions: {:?}", other.map(|_| ())),
+    }
     // What fits may use up the context, and ends there.
     let reply = model.ask(&image, "a", &options).expect("an answer");
     assert!(reply.prompt_tokens + reply.token_ids.len() <= 24, "{reply:?}");
+    let nothing = model.ask(&image, "a", &GenerateOptions { max_new_tokens: 0 }).expect("no answer");
+    assert_eq!((nothing.text.as_str(), nothing.token_ids.len()), ("", 0));
     assert!(matches!(
         model.ask(&image, &"a".repeat(2 << 20), &options),
         Err(Error::Request { .. } | Error::PromptTooLong { .. })
     ));
+}
+
+#[test]
+fn a_refused_request_leaves_the_model_as_it_was() {
+    let Some(device) = support::device() else { return };
+    let mut model = InstructBlip::embedded(&device).expect("the embedded model");
+    let image = Image::from_rgb(3, 2, vec![9; 18]).expect("a picture");
+    let options = GenerateOptions { max_new_tokens: 8 };
+    let before = model.ask(&image, "What is this?", &options).expect("an answer").token_ids;
+    assert!(model.ask(&image, &"word ".repeat(500), &options).is_err());
+    assert!(model.forward(&image, "a", &["no.such.label".into()]).is_err());
+    drop(model.generate(&image, "Describe the picture.", &options).expect("an answer nobody reads"));
+    assert_eq!(model.ask(&image, "What is this?", &options).expect("an answer").token_ids, before);
 }
 
 #[test]

@@ -219,9 +219,18 @@ const MAX_PROMPT_TOKENS: usize = 16_384;
 /// # Errors
 /// [`Error::PromptTooLong`] when the context has no room for a single one.
 pub fn room_for(prompt: usize, context: usize, max_new_tokens: u32) -> Result<u32> {
-    let have = context.min(MAX_PROMPT_TOKENS);
-    if prompt >= have {
-        return Err(Error::PromptTooLong { what: "the language model's context", need: prompt + 1, have });
-    }
+    check_fits(prompt + 1, context)?;
     Ok(max_new_tokens.min((context - prompt) as u32))
+}
+
+/// Refuses more positions than the context has.
+///
+/// # Errors
+/// [`Error::PromptTooLong`].
+pub fn check_fits(need: usize, context: usize) -> Result<()> {
+    let have = context.min(MAX_PROMPT_TOKENS);
+    match need <= have {
+        true => Ok(()),
+        false => Err(Error::PromptTooLong { what: "the language model's context", need, have }),
+    }
 }

@@ -83,6 +83,11 @@ impl Llama {
         self.embed_tokens.rows
     }
 
+    /// Rows of the output layer: the ids that can come out are below.
+    pub fn head_rows(&self) -> u32 {
+        self.lm_head.weight.rows
+    }
+
     /// `[1, T]` token ids `-> [T, D]`.
     pub fn embed(&self, r: &mut Recorder, ids: &Tensor) -> Tensor {
         r.embed(ids, &self.embed_tokens)

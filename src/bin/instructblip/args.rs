@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Ask questions about pictures with InstructBLIP, on any GPU.
@@ -28,13 +29,13 @@ pub struct Common {
     #[arg(long, global = true, env = "INSTRUCTBLIP_ADAPTER", value_name = "NAME")]
     pub adapter: Option<String>,
     /// Ask the GPU only for WebGPU's default limits and no optional features
-    #[arg(long, global = true, env = "INSTRUCTBLIP_PORTABLE")]
+    #[arg(long, global = true, env = "INSTRUCTBLIP_PORTABLE", value_parser = FalseyValueParser::new())]
     pub portable: bool,
     /// Keep bounds and loop checks in the kernels: slower, same answers
-    #[arg(long, global = true, env = "INSTRUCTBLIP_CHECKED")]
+    #[arg(long, global = true, env = "INSTRUCTBLIP_CHECKED", value_parser = FalseyValueParser::new())]
     pub checked: bool,
     /// No progress and no notes on stderr
-    #[arg(long, short, global = true, env = "INSTRUCTBLIP_QUIET")]
+    #[arg(long, short, global = true, env = "INSTRUCTBLIP_QUIET", value_parser = FalseyValueParser::new())]
     pub quiet: bool,
     /// Colours on stderr; NO_COLOR and TERM=dumb are respected
     #[arg(long, global = true, value_enum, default_value_t = Color::Auto, env = "INSTRUCTBLIP_COLOR")]

@@ -7,6 +7,7 @@ use anyhow::Result;
 use instructblip::GenerateOptions;
 
 use crate::args::{Ask, Common};
+use crate::progress::say;
 use crate::session::{load_model, read_image, reply_json, tokens_per_second};
 
 pub fn run(common: &Common, ask: &Ask) -> Result<()> {
@@ -38,7 +39,7 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     if !common.quiet {
         let speed = tokens_per_second(&reply).map_or(String::new(), |speed| format!(", {speed:.1} tokens/s"));
         let note = format!("{} tokens{speed} on {}", reply.token_ids.len(), model.device().name());
-        eprintln!("{}", common.paint(&note, "2"));
+        say(&common.paint(&note, "2"));
     }
     Ok(())
 }

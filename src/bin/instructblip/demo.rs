@@ -7,6 +7,7 @@ use instructblip::{GenerateOptions, Image};
 use serde_json::{Value, json};
 
 use crate::args::{Common, Demo, Model};
+use crate::progress::say;
 use crate::session::{load_model, reply_json, tokens_per_second};
 
 struct Scene {
@@ -37,7 +38,7 @@ pub fn run(common: &Common, demo: &Demo) -> Result<()> {
     let mut model = load_model(common, &Model::default())?;
     let mut out = std::io::stdout().lock();
     if !common.quiet {
-        eprintln!("{}", common.paint(&format!("{} on {}", model.name(), model.device().name()), "2"));
+        say(&common.paint(&format!("{} on {}", model.name(), model.device().name()), "2"));
     }
     // The first answer of a process also compiles kernels; the speeds shown should not tell of that.
     let scene = &SCENES[0];

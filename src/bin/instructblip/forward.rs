@@ -10,13 +10,11 @@ use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use crate::args::{Common, Forward};
+use crate::progress::say;
 use crate::session::{load_model, read_image};
 
 pub fn run(common: &Common, forward: &Forward) -> Result<()> {
-    let folder = forward.output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !folder.is_dir() {
-        return Err(unwritable(folder, std::io::Error::other("there is no such folder to write to")));
-    }
+    check_target(&forward.output)?;
     let image = read_image(&forward.image)?;
     let mut model = load_model(common, &forward.model)?;
     let tensors = model.forward(&image, &forward.prompt, &forward.taps)?;
@@ -29,8 +27,21 @@ pub fn run(common: &Common, forward: &Forward) -> Result<()> {
     write(&forward.output, &tensors, about)?;
     if !common.quiet {
         for tensor in &tensors {
-            eprintln!("{} {:?}", tensor.name, tensor.shape);
+            say(&format!("{} {:?}", tensor.name, tensor.shape));
         }
+    }
+    Ok(())
+}
+
+/// Refuses, before the work is done, what could not be written after it.
+fn check_target(path: &Path) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !folder.is_dir() {
+        return Err(unwritable(folder, std::io::Error::other("there is no such folder to write to")));
+    }
+    // The rename would put a plain file in the place of a device or a pipe.
+    if path.metadata().is_ok_and(|m| !m.is_file()) {
+        return Err(unwritable(path, std::io::Error::other("is not a regular file; give the name of one")));
     }
     Ok(())
 }
@@ -48,10 +59,13 @@ fn write(path: &Path, tensors: &[NamedTensor], about: HashMap<String, String>) -
         Ok((tensor.name.as_str(), TensorView::new(*dtype, tensor.shape.clone(), bytes)?))
     });
     let views = views.collect::<Result<Vec<_>>>()?;
+    let bytes = safetensors::serialize(views, Some(about))?;
     let unfinished = path.with_extension("unfinished");
-    safetensors::serialize_to_file(views, Some(about), &unfinished)
-        .map_err(|e| unwritable(&unfinished, std::io::Error::other(e)))?;
-    std::fs::rename(&unfinished, path).map_err(|e| unwritable(path, e))
+    let written = std::fs::write(&unfinished, bytes).and_then(|()| std::fs::rename(&unfinished, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&unfinished);
+    }
+    written.map_err(|e| unwritable(path, e))
 }
 
 fn unwritable(path: &Path, source: std::io::Error) -> anyhow::Error {

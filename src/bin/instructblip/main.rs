@@ -14,11 +14,12 @@ use clap::Parser;
 use instructblip::Error;
 
 use args::{Arguments, Command};
+use progress::say;
 
 fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
-        eprintln!("instructblip: internal error at {place}; please report it with the command that led to it");
+        say(&format!("instructblip: internal error at {place}; please report it with the command that led to it"));
     }));
     let arguments = Arguments::parse();
     let result = match &arguments.command {
@@ -31,7 +32,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{} {error:#}", arguments.common.paint("error:", "31;1"));
+            // What is written to stdout is the only thing that fails without an error type of its own.
+            let place = if error.is::<std::io::Error>() { "standard output: " } else { "" };
+            say(&format!("{} {place}{error:#}", arguments.common.paint("error:", "31;1")));
             ExitCode::from(exit_code(&error))
         }
     }

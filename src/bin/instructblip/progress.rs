@@ -1,9 +1,14 @@
 //! Progress of long work on stderr: a bar on a terminal, a line now and then elsewhere.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+
+/// Writes a line to stderr. That nobody reads it any more is no reason to stop.
+pub fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
 
 /// Progress of loading a model.
 pub enum Progress {
@@ -45,7 +50,7 @@ impl Progress {
             Progress::Lines(last) => {
                 if last.elapsed() > EVERY {
                     *last = Instant::now();
-                    eprintln!("loading: {} of {} MB", done >> 20, total >> 20);
+                    say(&format!("loading: {} of {} MB", done >> 20, total >> 20));
                 }
             }
         }

@@ -3,10 +3,10 @@
 use std::io::Read;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use instructblip::model::Timings;
 use instructblip::processor::{MAX_FILE_BYTES, PassOrder};
-use instructblip::{Checkpoint, Device, DeviceOptions, FinishReason, Image, InstructBlip, Reply};
+use instructblip::{Checkpoint, Device, DeviceOptions, Error, FinishReason, Image, InstructBlip, Reply};
 use serde_json::json;
 
 use crate::args::{Common, Model, Resize};
@@ -52,7 +52,7 @@ pub fn read_image(path: &Path) -> Result<Image> {
     std::io::stdin()
         .take(MAX_FILE_BYTES + 1)
         .read_to_end(&mut bytes)
-        .context("reading the picture from standard input")?;
+        .map_err(|source| Error::Io { path: "standard input".into(), source })?;
     Ok(Image::decode("standard input", &bytes)?)
 }
 
