@@ -180,6 +180,23 @@ fn forward_writes_every_stage_and_the_taps() {
 }
 
 #[test]
+fn weights_used_twice_are_tapped_twice() {
+    if support::device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let out = folder.path().join("out.safetensors").display().to_string();
+    let norm = "vision_model.post_layernorm";
+    let output = run(&["forward", &sample("00.png"), "a", "--taps", norm, "-o", &out]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let bytes = std::fs::read(out).expect("the file");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("a valid file");
+    let data = |name: &str| file.tensor(name).unwrap_or_else(|_| panic!("no {name}")).data().to_vec();
+    assert_eq!(data(norm), data("vision_last_hidden_state"));
+    assert_eq!(data(&format!("{norm}#2")), data("vision_pooler_output"));
+}
+
+#[test]
 fn the_order_of_the_resize_passes_can_be_chosen() {
     if support::device().is_none() {
         return;

@@ -72,7 +72,7 @@ impl Recorder {
         }
     }
 
-    /// Keeps a copy of the output of every op with one of these labels.
+    /// Keeps a copy of the output of every op with one of these labels; the second of one label is `label#2`.
     pub fn with_taps(mut self, labels: &[String]) -> Recorder {
         self.wanted = labels.iter().cloned().collect();
         self
@@ -127,7 +127,13 @@ impl Recorder {
         if self.wanted.contains(label) {
             let mut copy = self.empty(output.rows(), output.cols());
             self.launch_elementwise("tap", false, &mut copy, output);
-            self.tapped.push((label.into(), copy));
+            // Weights that are used again (a norm over two inputs) tap again, under a name of their own.
+            let again = |(name, _): &&(String, Tensor)| name == label || name.starts_with(&format!("{label}#"));
+            let name = match self.tapped.iter().filter(again).count() {
+                0 => label.to_string(),
+                n => format!("{label}#{}", n + 1),
+            };
+            self.tapped.push((name, copy));
         }
     }
 
