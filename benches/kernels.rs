@@ -15,7 +15,8 @@ mod support;
 
 use anyhow::{Result, ensure};
 use instructblip::runtime::{
-    Caps, Category, Device, DeviceOptions, Heads, KvLayer, Linear, Mask, Matrix, Norm, Plan, Recorder, Step, Tensor,
+    Caps, Category, Device, DeviceOptions, Heads, KvLayer, Linear, Mask, Matrix, Norm, Plan, Recorder, Rows, Step,
+    Tensor,
 };
 use support::{Arguments, append_csv, median, milliseconds, noise};
 
@@ -358,6 +359,16 @@ impl<'a> Bench<'a> {
         })
     }
 
+    /// `t` rows of one sequence whose pages lie in order.
+    fn rows(&self, t: u32, pages: u32) -> Result<Rows> {
+        let places: Vec<u32> = (0..t).flat_map(|i| [i, 0]).collect();
+        let pages: Vec<u32> = (0..pages).collect();
+        Ok(Rows {
+            places: self.device.tensor(Category::Io, "places", t, 2, &places)?,
+            pages: self.device.tensor(Category::Io, "pages", 1, pages.len() as u32, &pages)?,
+        })
+    }
+
     /// `t` new rows that end `len` cached ones.
     fn attention_cached(&self, t: u32, len: u32, h: u32, d: u32) -> Result<Case<'_>> {
         let heads = Heads::full(h, d);
@@ -365,6 +376,7 @@ impl<'a> Bench<'a> {
         let (keys, k_values) = self.tensor(5, h * len, d)?;
         let (values, v_values) = self.tensor(6, h * len, d)?;
         let kv = KvLayer { keys, values, capacity: len };
+        let rows = self.rows(t, len)?;
         let dd = d as usize;
         let check = move |got: &[f32]| {
             let mut pairs = Vec::new();
@@ -384,7 +396,7 @@ impl<'a> Bench<'a> {
             flops: Some(4 * (0..t).map(|i| u64::from(len - t + i + 1)).sum::<u64>() * u64::from(h * d)),
             copies: 4,
             step: Step::new(len - t, t),
-            record: Box::new(move |r, _| r.attention_cached(&q, &kv, heads)),
+            record: Box::new(move |r, _| r.attention_cached(&q, &kv, heads, &rows, None)),
             check: Box::new(check),
         })
     }
@@ -423,6 +435,7 @@ impl<'a> Bench<'a> {
         let angles = self.device.tensor(Category::Io, "angles", capacity, d, &table)?;
         let room = || self.device.zeros(Category::Io, "cache", h * capacity, d);
         let kv = KvLayer { keys: room()?, values: room()?, capacity };
+        let rows = self.rows(t, capacity)?;
         let (keys, cached) = (kv.keys.clone(), kv.values.clone());
         let (half, width) = ((d / 2) as usize, (h * d) as usize);
         let check = move |got: &[f32]| {
@@ -450,7 +463,7 @@ impl<'a> Bench<'a> {
             flops: None,
             copies: 4,
             step: Step::new(first, t),
-            record: Box::new(move |r, _| r.rope_store(&qkv, &angles, &kv, Heads::full(h, d))),
+            record: Box::new(move |r, _| r.rope_store(&qkv, &angles, &kv, Heads::full(h, d), &rows)),
             check: Box::new(check),
         })
     }

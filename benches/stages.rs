@@ -15,13 +15,14 @@ use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 use instructblip::config::Config;
-use instructblip::generate::{PromptInputs, Session};
+use instructblip::generate::session::Request;
+use instructblip::generate::{GenerateOptions, Limits, PromptInputs, Prompted, Room, Session};
 use instructblip::model::Parts;
 use instructblip::processor::ImageProcessor;
 use instructblip::qformer::QFormerOutput;
 use instructblip::runtime::{Category, Device, DeviceOptions, Mask, Plan, Recorder, Step, Tensor};
 use instructblip::weights::{Loader, TensorFiles};
-use instructblip::{GenerateOptions, Image, InstructBlip};
+use instructblip::{Image, InstructBlip};
 use serde_json::{Value, json};
 use support::{Arguments, append_csv, median, milliseconds, thread_cpu_us};
 
@@ -133,7 +134,9 @@ fn run(device: &Device, shape: &Shape) -> Result<String> {
     let tokens = f64::from(shape.prompt_tokens + config.num_query_tokens);
     let layers = format!(
         "{}+{}+{}",
-        config.vision.num_hidden_layers, config.qformer.num_hidden_layers, config.text.num_hidden_layers
+        config.vision.num_hidden_layers,
+        config.qformer.num_hidden_layers,
+        parts.language.num_layers()
     );
     println!("\n{} ({layers} layers of vision, Q-Former and language model)", shape.name);
     println!("  load      {load_ms:>9.1} ms");
@@ -225,7 +228,7 @@ impl Bench<'_> {
         let words = self.shape.prompt_tokens.min(self.config.qformer.max_position_embeddings);
         let words = self.ids(&(0..words).map(|i| 5 + i % 100).collect::<Vec<_>>())?;
         let mut r = Recorder::new(self.device.caps());
-        let recorded = self.parts.qformer.record(&mut r, features, &words, Mask::None);
+        let recorded = self.parts.qformer.record(&mut r, features, Some(&words), Mask::None);
         let plan = r.finish(self.device)?;
         let ms = self.time(&plan)?;
         let output = QFormerOutput {
@@ -242,10 +245,14 @@ impl Bench<'_> {
         let prompt: Vec<u32> = places.iter().map(|_| 4).chain(words).collect();
         let (ids, places) = (self.ids(&prompt)?, self.ids(&places)?);
         let inputs = PromptInputs { ids: &ids, features: &queries.language_model_inputs, places: &places };
-        let session = Session::new(self.device, language, prompt.len() as u32 + new_tokens)?;
+        let sizes = [prompt.len() as u32 + new_tokens];
+        let session = Session::new(self.device, language, Room::of(language, &sizes, 1, new_tokens))?;
+        let prompted = Prompted { inputs, history: prompt.clone(), counted: 0 };
+        let options = GenerateOptions::default();
         let (mut prefills, mut decodes, mut generated) = (Vec::new(), Vec::new(), Vec::new());
         for run in 0..self.shape.runs + 1 {
-            let (mut tokens, start_ms) = milliseconds(|| Ok(session.start(language, &inputs, new_tokens, &[])?))?;
+            let (mut tokens, start_ms) =
+                milliseconds(|| Ok(session.start(language, &prompted, &options, Limits::new(new_tokens, &[]))?))?;
             let (first, first_ms) = milliseconds(|| Ok(tokens.next().expect("a first token")?))?;
             let (rest, rest_ms) = milliseconds(|| Ok(tokens.collect::<Result<Vec<u32>, _>>()?))?;
             generated = [vec![first], rest].concat();
@@ -255,7 +262,11 @@ impl Bench<'_> {
             }
         }
         let whole = self.ids(&[&prompt[..], &generated[..generated.len() - 1]].concat())?;
-        let (logits, _) = session.forward(language, &PromptInputs { ids: &whole, ..inputs }, &[])?;
+        let inputs = PromptInputs { ids: &whole, features: &queries.language_model_inputs, places: &places };
+        let placed = Session::place(language, &[whole.len()])[0];
+        let pass = session.prefill(language, &inputs, placed, Request { rows: whole.len(), ..Request::default() })?;
+        pass.submit()?;
+        let logits = pass.logits;
         check_tokens(&self.device.read(&logits)?, logits.cols() as usize, prompt.len(), &generated)?;
         let (host_us, cpu_us) = self.submit_us(session.decode_plan(), prompt.len() as u32)?;
         Ok(LanguageTimes {

@@ -1,9 +1,9 @@
 // out[h] = Σ_i exp(m_i - m) a_i / Σ_i exp(m_i - m) l_i with m = max_i m_i, over the shares of attention_decode.
 //
-// partials [H, SPLITS, d + 2] f32: a_i, then m_i and l_i
-// out     [1, H*d]           f32
+// partials [R, H, SPLITS, d + 2] f32: a_i, then m_i and l_i
+// out      [R, H, d]             f32
 //
-// Grid: x = query heads; 64 invocations walk the channels.
+// Grid: x = rows and query heads, R * H; 64 invocations walk the channels.
 // Workgroup memory: none.
 // Numerics: f32. Shares without keys have l_i = 0 and m_i = -1e30 and add nothing.
 struct Params {

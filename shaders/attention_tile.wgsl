@@ -1,10 +1,11 @@
-// out[t, h] = softmax_s(scale * q[t, h] · k[s, h / group] + mask) v[s, h / group], for four rows t per workgroup.
+// out[t, h] = softmax_s(scale * q[t, h] · k[s, h / group] + bias + mask) v[s, h / group], four rows t per workgroup.
 //
-// q    [T, ...]  f32: head h of row t starts at q_offset + t * q_stride + h * d
-// k, v [S, ...]  f32: head g of key s starts at offset + s * row_stride + g * head_stride
-// mask [S]       u32, 0 hides a key (MODE 1); bound to q and not read in the other modes
-// step           position of row 0 and number of keys (MODE 2)
-// out  [T, H*d]  f32
+// q     [T, ...]  f32: head h of row t starts at q_offset + t * q_stride + h * d
+// k, v  [S, ...]  f32: head g of key s starts at offset + row(s) * row_stride + g * head_stride
+// index [S]       u32: MODE 1: 0 hides key s; MODE 2: row(s), the page that key s lies on; bound to q otherwise
+// bias  [2M+1, H] f32 by key's minus row's position, which is clamped to -M ..= M = far (BIAS); bound to q otherwise
+// step            position of row 0 and number of keys (MODE 2)
+// out   [T, H*d]  f32
 //
 // MODE: 0 all p.s keys, 1 those the mask shows, 2 causal over a cache: row t sees keys 0 ..= step.pos + t.
 // Grid: x = groups of 4 rows, y = query heads.
@@ -27,6 +28,9 @@ struct Params {
     v_row_stride: u32,
     v_head_stride: u32,
     out_stride: u32,
+    index_offset: u32,
+    heads: u32,
+    far: u32,
     scale: f32,
 }
 
@@ -40,14 +44,16 @@ override WG: u32 = 64u;
 override CHUNK: u32 = 320u;
 override HEAD_DIM: u32 = 64u;
 override MODE: u32 = 0u;
+override BIAS: bool = false;
 
 @group(0) @binding(0) var<storage, read> q: array<f32>;
 @group(0) @binding(1) var<storage, read> k: array<f32>;
 @group(0) @binding(2) var<storage, read> v: array<f32>;
-@group(0) @binding(3) var<storage, read> mask: array<u32>;
-@group(0) @binding(4) var<uniform> step: Step;
-@group(0) @binding(5) var<storage, read_write> out: array<f32>;
-@group(0) @binding(6) var<uniform> p: Params;
+@group(0) @binding(3) var<storage, read> index: array<u32>;
+@group(0) @binding(4) var<storage, read> bias: array<f32>;
+@group(0) @binding(5) var<uniform> step: Step;
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;
+@group(0) @binding(7) var<uniform> p: Params;
 
 const HIDDEN: f32 = -1e30;
 
@@ -87,7 +93,7 @@ fn rows_sum(value: vec4<f32>, lane: u32) -> vec4<f32> {
 // Which of the four rows from t0 on see key s.
 fn visible(s: u32, t0: u32) -> vec4<bool> {
     if MODE == 1u {
-        return vec4<bool>(mask[s] != 0u);
+        return vec4<bool>(index[p.index_offset + s] != 0u);
     }
     if MODE == 2u {
         return vec4<u32>(s) <= vec4<u32>(step.pos + t0) + vec4<u32>(0u, 1u, 2u, 3u);
@@ -95,12 +101,42 @@ fn visible(s: u32, t0: u32) -> vec4<bool> {
     return vec4<bool>(true);
 }
 
+// Which row of k and v holds key s.
+fn row_of(s: u32) -> u32 {
+    if MODE == 2u {
+        return index[p.index_offset + s];
+    }
+    return s;
+}
+
+fn bias_of(distance: i32, head: u32) -> f32 {
+    let far = i32(p.far);
+    return bias[u32(clamp(distance, -far, far) + far) * p.heads + head];
+}
+
+// The bias of key s for the four rows from t0 on.
+fn biases(s: u32, t0: u32, head: u32) -> vec4<f32> {
+    if !BIAS {
+        return vec4<f32>();
+    }
+    var distance = i32(s) - i32(t0);
+    if MODE == 2u {
+        distance -= i32(step.pos);
+    }
+    return vec4<f32>(
+        bias_of(distance, head),
+        bias_of(distance - 1, head),
+        bias_of(distance - 2, head),
+        bias_of(distance - 3, head),
+    );
+}
+
 // Puts down the scores of key s, hidden where a row does not see it. Gives them back for the maximum.
-fn keep(score: vec4<f32>, s: u32, start: u32, end: u32, t0: u32) -> vec4<f32> {
+fn keep(score: vec4<f32>, s: u32, start: u32, end: u32, t0: u32, head: u32) -> vec4<f32> {
     if s >= end {
         return vec4<f32>(HIDDEN);
     }
-    let seen = select(vec4<f32>(HIDDEN), score, visible(s, t0));
+    let seen = select(vec4<f32>(HIDDEN), score + biases(s, t0, head), visible(s, t0));
     weights[s - start] = seen;
     return seen;
 }
@@ -146,7 +182,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         // Four keys at a time: each read of the queries serves sixteen products. Keys past the end repeat the last.
         for (var s0 = start + lane; s0 < end; s0 += 4u * WG) {
             let s = vec4<u32>(s0, s0 + WG, s0 + 2u * WG, s0 + 3u * WG);
-            let at = p.k_offset + kv_head * p.k_head_stride + min(s, vec4<u32>(end - 1u)) * p.k_row_stride;
+            let key = min(s, vec4<u32>(end - 1u));
+            let row = vec4<u32>(row_of(key.x), row_of(key.y), row_of(key.z), row_of(key.w));
+            let at = p.k_offset + kv_head * p.k_head_stride + row * p.k_row_stride;
             var score0 = vec4<f32>();
             var score1 = vec4<f32>();
             var score2 = vec4<f32>();
@@ -158,10 +196,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                 score2 += rows * k[at.z + d];
                 score3 += rows * k[at.w + d];
             }
-            chunk_max = max(chunk_max, keep(score0, s.x, start, end, t0));
-            chunk_max = max(chunk_max, keep(score1, s.y, start, end, t0));
-            chunk_max = max(chunk_max, keep(score2, s.z, start, end, t0));
-            chunk_max = max(chunk_max, keep(score3, s.w, start, end, t0));
+            chunk_max = max(chunk_max, keep(score0, s.x, start, end, t0, head));
+            chunk_max = max(chunk_max, keep(score1, s.y, start, end, t0, head));
+            chunk_max = max(chunk_max, keep(score2, s.z, start, end, t0, head));
+            chunk_max = max(chunk_max, keep(score3, s.w, start, end, t0, head));
         }
         let new_max = max(largest, rows_max(chunk_max, lane));
         let shrink = exp(largest - new_max);
@@ -185,7 +223,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             var sum3 = vec4<f32>();
             for (var s = start; s < end; s++) {
                 let rows = weights[s - start];
-                let row = at + s * p.v_row_stride;
+                let row = at + row_of(s) * p.v_row_stride;
                 sum0 += rows * v[row.x];
                 sum1 += rows * v[row.y];
                 sum2 += rows * v[row.z];

@@ -1,4 +1,4 @@
-// y = x (ADD = false) or y += x (ADD = true), element by element.
+// y = scale * x (ADD = false) or y += scale * x (ADD = true), element by element.
 //
 // x [len] f32
 // y [len] f32
@@ -9,6 +9,7 @@ struct Params {
     len: u32,
     x_offset: u32,
     y_offset: u32,
+    scale: f32,
 }
 
 override ADD: bool = false;
@@ -27,7 +28,7 @@ fn main(
     if i >= p.len {
         return;
     }
-    var value = x[p.x_offset + i];
+    var value = p.scale * x[p.x_offset + i];
     if ADD {
         value += y[p.y_offset + i];
     }

@@ -3,14 +3,16 @@
 //
 // qkv    [T, (H + 2G) * d]   f32: q heads, k heads, v heads
 // angles [positions, d / 2]  vec2 f32: cos θ, sin θ
-// step                       position of row 0
+// places [T]                 vec2 u32: how far row t is past step.pos, and its row of pages
+// pages  [sequences, S]      u32: the page that a sequence's position lies on
+// step                       position
 // q      [T, H * d]          f32, rotated
 // keys   [G, capacity, d]    f32, rotated
 // values [G, capacity, d]    f32
 //
 // Grid: x, y = pairs (row, head, j) in groups of 64, folded.
 // Workgroup memory: none.
-// Limits: step.pos + T <= capacity and <= positions.
+// Limits: positions have pages and angles; pages are below capacity.
 // Why: one pass over qkv instead of three; the cache layout gives each head contiguous keys.
 struct Params {
     t: u32,
@@ -18,6 +20,8 @@ struct Params {
     kv_heads: u32,
     d: u32,
     capacity: u32,
+    pages_offset: u32,
+    pages_stride: u32,
 }
 
 struct Step {
@@ -28,11 +32,13 @@ struct Step {
 
 @group(0) @binding(0) var<storage, read> qkv: array<f32>;
 @group(0) @binding(1) var<storage, read> angles: array<vec2<f32>>;
-@group(0) @binding(2) var<uniform> step: Step;
-@group(0) @binding(3) var<storage, read_write> q: array<f32>;
-@group(0) @binding(4) var<storage, read_write> keys: array<f32>;
-@group(0) @binding(5) var<storage, read_write> values: array<f32>;
-@group(0) @binding(6) var<uniform> p: Params;
+@group(0) @binding(2) var<storage, read> places: array<vec2<u32>>;
+@group(0) @binding(3) var<storage, read> pages: array<u32>;
+@group(0) @binding(4) var<uniform> step: Step;
+@group(0) @binding(5) var<storage, read_write> q: array<f32>;
+@group(0) @binding(6) var<storage, read_write> keys: array<f32>;
+@group(0) @binding(7) var<storage, read_write> values: array<f32>;
+@group(0) @binding(8) var<uniform> p: Params;
 
 @compute @workgroup_size(64)
 fn main(
@@ -49,7 +55,9 @@ fn main(
     let j = index % half;
     let head = (index / half) % heads;
     let row = index / (half * heads);
-    let position = step.pos + row;
+    let place = places[row];
+    let position = step.pos + place.x;
+    let page = pages[p.pages_offset + place.y * p.pages_stride + position];
     let start = (row * heads + head) * p.d + j;
     let pair = vec2<f32>(qkv[start], qkv[start + half]);
     let angle = angles[position * half + j];
@@ -59,11 +67,11 @@ fn main(
         q[to] = rotated.x;
         q[to + half] = rotated.y;
     } else if head < p.heads + p.kv_heads {
-        let to = ((head - p.heads) * p.capacity + position) * p.d + j;
+        let to = ((head - p.heads) * p.capacity + page) * p.d + j;
         keys[to] = rotated.x;
         keys[to + half] = rotated.y;
     } else {
-        let to = ((head - p.heads - p.kv_heads) * p.capacity + position) * p.d + j;
+        let to = ((head - p.heads - p.kv_heads) * p.capacity + page) * p.d + j;
         values[to] = pair.x;
         values[to + half] = pair.y;
     }

@@ -78,7 +78,7 @@ pub mod weights;
 
 pub use checkpoint::Checkpoint;
 pub use error::{Error, Result};
-pub use generate::{FinishReason, GenerateOptions};
-pub use model::{Answer, InstructBlip, Reply};
+pub use generate::{EarlyStopping, FinishReason, GenerateOptions};
+pub use model::{Answer, InstructBlip, Question, Reply};
 pub use processor::Image;
 pub use runtime::{Device, DeviceOptions};

@@ -21,12 +21,18 @@ pub struct QFormer {
     activation: Activation,
     /// `[Q, D]`.
     query_tokens: Tensor,
-    word_embeddings: Matrix,
-    /// `[longest instruction, D]`.
-    position_embeddings: Tensor,
+    words: Option<Words>,
     embedding_norm: Norm,
     layers: Vec<Layer>,
     language_projection: Linear,
+}
+
+/// What reads the instruction; BLIP-2 has none.
+#[derive(Debug)]
+struct Words {
+    embeddings: Matrix,
+    /// `[longest instruction, D]`.
+    positions: Tensor,
 }
 
 #[derive(Debug)]
@@ -34,7 +40,7 @@ struct Layer {
     attention: Attention,
     cross_attention: Option<CrossAttention>,
     query_ffn: FeedForward,
-    text_ffn: FeedForward,
+    text_ffn: Option<FeedForward>,
 }
 
 #[derive(Debug)]
@@ -69,6 +75,7 @@ pub struct QFormerOutput {
 
 impl QFormer {
     /// Takes the weights under `qformer.`, `query_tokens` and `language_projection`.
+    /// With `text`, also those that read the instruction.
     ///
     /// # Errors
     /// As [`Loader::linear`].
@@ -78,42 +85,53 @@ impl QFormer {
         vision: &VisionConfig,
         num_query_tokens: u32,
         language_width: u32,
+        text: bool,
     ) -> Result<QFormer> {
         let (d, eps) = (config.hidden_size, config.layer_norm_eps);
-        let words = "qformer.embeddings.word_embeddings";
-        let rows = w.rows_of(&format!("{words}.weight"), config.vocab_size);
-        let positions = "qformer.embeddings.position_embeddings.weight";
-        let layer = |i| Layer::load(w, config, vision.hidden_size, i);
+        let words = if text { Some(Words::load(w, config)?) } else { None };
+        let embedding_norm = if text { "qformer.embeddings.layernorm" } else { "qformer.layernorm" };
+        let layer = |i| Layer::load(w, config, vision.hidden_size, text, i);
         let layers = (0..config.num_hidden_layers).map(layer).collect::<Result<_>>()?;
         Ok(QFormer {
             heads: Heads::full(config.num_attention_heads, d / config.num_attention_heads),
             activation: Activation::named(&config.hidden_act).expect("validated with the configuration"),
             query_tokens: w.tensor("query_tokens", &[1, num_query_tokens, d])?,
-            word_embeddings: w.table(words, rows, d)?,
-            position_embeddings: w.tensor(positions, &[config.max_position_embeddings, d])?,
-            embedding_norm: w.layer_norm("qformer.embeddings.layernorm", d, eps)?,
+            words,
+            embedding_norm: w.layer_norm(embedding_norm, d, eps)?,
             layers,
             language_projection: w.linear("language_projection", language_width, d, true)?,
         })
     }
 
-    /// Rows of the word embedding: ids must be below.
+    /// Rows of the word embedding: ids must be below. None are read by BLIP-2.
     pub fn vocab_rows(&self) -> u32 {
-        self.word_embeddings.rows
+        self.words.as_ref().map_or(0, |words| words.embeddings.rows)
     }
 
-    /// Records the Q-Former over `image [N, D_vision]` and the instruction's `ids [1, L]`.
+    /// The layers that look at the image.
+    pub fn cross_attention_layers(&self) -> Vec<usize> {
+        (0..self.layers.len()).filter(|&i| self.layers[i].cross_attention.is_some()).collect()
+    }
+
+    /// H of the self- and cross-attention.
+    pub fn num_heads(&self) -> u32 {
+        self.heads.query
+    }
+
+    /// Records the Q-Former over `image [N, D_vision]` and the instruction's `ids [1, L]`, if it reads any.
     ///
     /// `mask [1, Q + L]` hides padded words; without it every row sees every other.
-    pub fn record(&self, r: &mut Recorder, image: &Tensor, ids: &Tensor, mask: Mask<'_>) -> QFormerOutput {
+    pub fn record(&self, r: &mut Recorder, image: &Tensor, ids: Option<&Tensor>, mask: Mask<'_>) -> QFormerOutput {
         r.scope("qformer", |r| {
-            let (q, l) = (self.query_tokens.rows(), ids.len());
+            let text = self.words.as_ref().zip(ids);
+            let (q, l) = (self.query_tokens.rows(), text.map_or(0, |(_, ids)| ids.len()));
             let mut x = r.empty(q + l, self.query_tokens.cols()); // [Q + L, D]
-            let mut text = r.embed(ids, &self.word_embeddings); // [L, D]
-            r.add(&mut text, &self.position_embeddings.slice_rows(0, l));
             r.layer_norm_into(&mut x.slice_rows(0, q), &self.query_tokens, &self.embedding_norm);
-            r.layer_norm_into(&mut x.slice_rows(q, l), &text, &self.embedding_norm);
-            drop(text);
+            if let Some((words, ids)) = text {
+                let mut text = r.embed(ids, &words.embeddings); // [L, D]
+                r.add(&mut text, &words.positions.slice_rows(0, l));
+                r.layer_norm_into(&mut x.slice_rows(q, l), &text, &self.embedding_norm);
+            }
             for (i, layer) in self.layers.iter().enumerate() {
                 x = r.scope(format!("encoder.layer.{i}"), |r| self.layer(r, layer, x, image, mask));
             }
@@ -133,7 +151,9 @@ impl QFormer {
         }
         let out = x; // its values are used up: the next layer's input takes its memory
         self.feed_forward(r, &w.query_ffn, &mut queries, &mut out.slice_rows(0, q));
-        self.feed_forward(r, &w.text_ffn, &mut text, &mut out.slice_rows(q, out.rows() - q));
+        if let Some(ffn) = w.text_ffn.as_ref().filter(|_| !text.is_empty()) {
+            self.feed_forward(r, ffn, &mut text, &mut out.slice_rows(q, out.rows() - q));
+        }
         out
     }
 
@@ -159,8 +179,20 @@ impl QFormer {
     }
 }
 
+impl Words {
+    fn load(w: &mut Loader<'_>, config: &QFormerConfig) -> Result<Words> {
+        let words = "qformer.embeddings.word_embeddings";
+        let rows = w.rows_of(&format!("{words}.weight"), config.vocab_size);
+        let positions = "qformer.embeddings.position_embeddings.weight";
+        Ok(Words {
+            embeddings: w.table(words, rows, config.hidden_size)?,
+            positions: w.tensor(positions, &[config.max_position_embeddings, config.hidden_size])?,
+        })
+    }
+}
+
 impl Layer {
-    fn load(w: &mut Loader<'_>, config: &QFormerConfig, image_width: u32, i: u32) -> Result<Layer> {
+    fn load(w: &mut Loader<'_>, config: &QFormerConfig, image_width: u32, text: bool, i: u32) -> Result<Layer> {
         let (d, f, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
         let name = |part: &str| format!("qformer.encoder.layer.{i}.{part}");
         let stacked = |parts: &[&str]| parts.iter().map(|p| (name(p), d)).collect::<Vec<_>>();
@@ -174,7 +206,7 @@ impl Layer {
             })
         };
         let query_ffn = ffn("intermediate_query", "output_query")?;
-        let text_ffn = ffn("intermediate", "output")?;
+        let text_ffn = if text { Some(ffn("intermediate", "output")?) } else { None };
         let attention = Attention {
             qkv: w.stacked(&name("attention.attention"), &stacked(&own), d, true)?,
             dense: w.linear(&name("attention.output.dense"), d, d, true)?,

@@ -232,6 +232,11 @@ impl<'a> Loader<'a> {
         self.device.map_or(Ok(()), Device::flush)
     }
 
+    /// Whether there is a checkpoint to read from.
+    pub fn has_files(&self) -> bool {
+        self.files.is_some()
+    }
+
     /// Whether the checkpoint has a tensor; always true without files.
     pub fn has(&self, name: &str) -> bool {
         self.files.is_none_or(|f| f.tensors.contains_key(name))
@@ -326,7 +331,7 @@ impl<'a> Loader<'a> {
         Ok(Linear { weight, bias })
     }
 
-    /// Two layers of `rows` rows as one with their rows alternating, as the SwiGLU kernels want them.
+    /// Two layers of `rows` rows as one with their rows alternating, as the gated kernels want them.
     ///
     /// # Errors
     /// As [`Loader::linear`].

@@ -4,10 +4,10 @@ mod support;
 
 use std::path::Path;
 
-use instructblip::model::Parts;
+use instructblip::model::{ForwardOptions, Parts};
 use instructblip::runtime::{Category, Device};
 use instructblip::weights::{Loader, TensorFiles};
-use instructblip::{Checkpoint, Error, GenerateOptions, Image, InstructBlip};
+use instructblip::{Checkpoint, Error, GenerateOptions, Image, InstructBlip, Question};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use support::fixtures::{Fixture, Stored};
@@ -69,7 +69,10 @@ fn garbled_configurations_are_located() {
         ("\u{0}\u{1}", "not valid JSON"),
         ("[]", "line 1"),
         ("{\"num_query_tokens\": 1,\n\"num_query_tokens\": 2}", "line 2"),
-        ("{\"model_type\": \"instructblip\",\n\"text_config\": {\"eos_token_id\": \"</s>\"}}", "line 2"),
+        (
+            "{\"model_type\": \"instructblip\",\n\"text_config\": {\"eos_token_id\": \"</s>\"}}",
+            "text_config.eos_token_id",
+        ),
         (deep.as_str(), "not valid JSON"),
     ] {
         let fixture = with(|f| f.write("config.json", text));
@@ -81,18 +84,19 @@ fn garbled_configurations_are_located() {
 fn unsupported_models_are_named() {
     let Some(device) = support::device() else { return };
     for (pointer, value, parts) in [
-        ("/model_type", json!("blip-2"), ["blip-2", "instructblip"]),
+        ("/model_type", json!("llava"), ["llava", "instructblip"]),
         ("/model_type", Value::Null, ["model_type is missing", "instructblip"]),
-        ("/text_config/model_type", json!("t5"), ["\"t5\"", "\"llama\""]),
-        ("/text_config/model_type", json!("opt"), ["\"opt\"", "\"llama\""]),
-        ("/text_config", Value::Null, ["OPT", "\"llama\""]),
+        ("/text_config/model_type", json!("gpt2"), ["\"gpt2\"", "\"llama\""]),
+        ("/text_config/model_type", json!(7), ["not a name", "\"t5\""]),
+        ("/text_config", json!({"do_layer_norm_before": false}), ["do_layer_norm_before", "OPT"]),
+        ("/text_config", json!({"word_embed_proj_dim": 512}), ["word_embed_proj_dim", "512"]),
+        ("/text_config", json!({"model_type": "t5", "feed_forward_proj": "gated-swish7"}), ["swish7", "gelu"]),
         ("/text_config/hidden_act", json!("gelu"), ["hidden_act", "\"silu\""]),
         ("/text_config/rope_parameters", json!({"rope_type": "yarn"}), ["yarn", "default"]),
         ("/text_config/rope_scaling", json!({"type": "linear", "factor": 2}), ["linear", "default"]),
         ("/text_config/rope_scaling", json!({"factor": 2}), ["unnamed", "default"]),
         ("/text_config/rope_scaling", json!("yarn"), ["unnamed", "default"]),
         ("/vision_config/hidden_act", json!("quick_gelu"), ["quick_gelu", "gelu"]),
-        ("/image_token_index", Value::Null, ["image_token_index", "transformers"]),
     ] {
         let fixture = with(|f| {
             if pointer.starts_with("/text_config/rope") {
@@ -314,7 +318,7 @@ fn shards_load_like_one_file() {
     let ask = |fixture: &Fixture| {
         let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
         let mut model = InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
-        model.ask(&image, "What is this?", &GenerateOptions { max_new_tokens: 5 }).expect("an answer").token_ids
+        model.ask(&image, "What is this?", &GenerateOptions::up_to(5)).expect("an answer").token_ids
     };
     let whole = ask(&Fixture::new());
     let fixture = with(|f| {
@@ -467,15 +471,16 @@ fn prompts_that_do_not_fit_are_refused_with_both_numbers() {
         }
         other => panic!("the context has 24 positions: {other:?}"),
     }
-    match model.forward(&image, "one two three four five six seven eight nine", &[]) {
+    match model
+        .forward(&Question::new(&image, "one two three four five six seven eight nine"), &ForwardOptions::default())
+    {
         Err(Error::PromptTooLong { need, have, .. }) => assert!(need > 24 && have == 24, "{need} of {have}"),
         other => panic!("the context has 24 positions: {:?}", other.map(|_| ())),
     }
     // What fits may use up the context, and ends there.
     let reply = model.ask(&image, "a", &options).expect("an answer");
     assert!(reply.prompt_tokens + reply.token_ids.len() <= 24, "{reply:?}");
-    let nothing = model.ask(&image, "a", &GenerateOptions { max_new_tokens: 0 }).expect("no answer");
-    assert_eq!((nothing.text.as_str(), nothing.token_ids.len()), ("", 0));
+    assert!(matches!(model.ask(&image, "a", &GenerateOptions::up_to(0)), Err(Error::Request { .. })));
     assert!(matches!(
         model.ask(&image, &"a".repeat(2 << 20), &options),
         Err(Error::Request { .. } | Error::PromptTooLong { .. })
@@ -487,10 +492,11 @@ fn a_refused_request_leaves_the_model_as_it_was() {
     let Some(device) = support::device() else { return };
     let mut model = InstructBlip::embedded(&device).expect("the embedded model");
     let image = Image::from_rgb(3, 2, vec![9; 18]).expect("a picture");
-    let options = GenerateOptions { max_new_tokens: 8 };
+    let options = GenerateOptions::up_to(8);
     let before = model.ask(&image, "What is this?", &options).expect("an answer").token_ids;
     assert!(model.ask(&image, &"word ".repeat(500), &options).is_err());
-    assert!(model.forward(&image, "a", &["no.such.label".into()]).is_err());
+    let unknown_tap = ForwardOptions { taps: vec!["no.such.label".into()], ..Default::default() };
+    assert!(model.forward(&Question::new(&image, "a"), &unknown_tap).is_err());
     drop(model.generate(&image, "Describe the picture.", &options).expect("an answer nobody reads"));
     assert_eq!(model.ask(&image, "What is this?", &options).expect("an answer").token_ids, before);
 }
@@ -500,7 +506,8 @@ fn an_unknown_tap_is_refused() {
     let Some(device) = support::device() else { return };
     let mut model = InstructBlip::embedded(&device).expect("the embedded model");
     let image = Image::from_rgb(3, 2, vec![9; 18]).expect("a picture");
-    match model.forward(&image, "a", &["no.such.label".into()]) {
+    let unknown_tap = ForwardOptions { taps: vec!["no.such.label".into()], ..Default::default() };
+    match model.forward(&Question::new(&image, "a"), &unknown_tap) {
         Err(Error::Request { problem }) => assert!(problem.contains("no.such.label")),
         other => panic!("{:?}", other.map(|_| ())),
     }

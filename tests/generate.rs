@@ -2,9 +2,10 @@
 
 mod support;
 
-use instructblip::generate::{PromptInputs, Session};
+use instructblip::generate::session::Request;
+use instructblip::generate::{Limits, PromptInputs, Prompted, Room, Session};
 use instructblip::model::Parts;
-use instructblip::runtime::{Category, Device};
+use instructblip::runtime::{Category, Device, Tensor};
 use instructblip::{Checkpoint, FinishReason, GenerateOptions, Image, InstructBlip};
 use serde_json::Value;
 use support::golden::{relative_l2, tests_folder};
@@ -20,7 +21,7 @@ fn field<'a>(row: &'a Value, name: &str) -> &'a str {
 
 /// Answers to every question of a file, in order.
 fn answers(model: &mut InstructBlip, rows: &[Value]) -> Vec<String> {
-    let options = GenerateOptions { max_new_tokens: 80 };
+    let options = GenerateOptions::up_to(80);
     let answer = |row: &Value| {
         let image = Image::open(tests_folder().join("shapes").join(field(row, "image"))).expect("a picture");
         model.ask(&image, field(row, "prompt"), &options).expect("an answer").text
@@ -74,7 +75,7 @@ fn generation_stops_at_max_new_tokens() {
     assert_eq!(whole.finish_reason, FinishReason::Eos);
     assert_eq!(whole.token_ids.last(), Some(&2));
     for n in [1, 2, 3] {
-        let cut = model.ask(&image, prompt, &GenerateOptions { max_new_tokens: n }).expect("an answer");
+        let cut = model.ask(&image, prompt, &GenerateOptions::up_to(n)).expect("an answer");
         assert_eq!(
             (cut.finish_reason, cut.token_ids.as_slice()),
             (FinishReason::Length, &whole.token_ids[..n as usize])
@@ -110,7 +111,7 @@ fn streamed_pieces_join_to_the_text() {
 fn a_second_answer_creates_no_session() {
     let Some(device) = support::device() else { return };
     let mut model = embedded(&device);
-    let (image, options) = (sample("00.png"), GenerateOptions { max_new_tokens: 8 });
+    let (image, options) = (sample("00.png"), GenerateOptions::up_to(8));
     model.ask(&image, "What shape is it?", &options).expect("an answer");
     let cache = device.counters().bytes(Category::KvCache);
     model.ask(&image, "What color is the circle?", &options).expect("an answer");
@@ -139,18 +140,25 @@ fn prefill_and_decode_equal_one_long_prefill() {
     let checkpoint = Checkpoint::directory(folder).expect("a folder");
     let parts = support::models::load_parts(&device, &checkpoint);
     let language = &parts.language;
-    let session = Session::new(&device, language, 64).expect("a session");
+    let session = Session::new(&device, language, Room::of(language, &[13], 1, 6)).expect("a session");
     let features = device.tensor(Category::Io, "features", 1, 96, &vec![0.25f32; 96]).expect("a tensor");
     let places = device.tensor(Category::Io, "places", 1, 1, &[0u32]).expect("a tensor");
     let prompt: Vec<u32> = vec![4, 7, 300, 41, 5, 99, 12];
     let upload = |ids: &[u32]| device.tensor(Category::Io, "ids", 1, ids.len() as u32, ids).expect("a tensor");
+    let forward = |ids: &Tensor| {
+        let inputs = PromptInputs { ids, features: &features, places: &places };
+        let placed = Session::place(language, &[ids.len()])[0];
+        let request = Request { rows: ids.len(), ..Request::default() };
+        let pass = session.prefill(language, &inputs, placed, request).expect("a recording");
+        pass.submit().expect("a forward pass");
+        pass.logits
+    };
     let ids = upload(&prompt);
     let inputs = PromptInputs { ids: &ids, features: &features, places: &places };
-    let generated: Vec<u32> =
-        session.start(language, &inputs, 6, &[]).expect("a start").map(|token| token.expect("a token")).collect();
-    let whole = upload(&[&prompt[..], &generated[..5]].concat());
-    let inputs = PromptInputs { ids: &whole, features: &features, places: &places };
-    let (logits, _) = session.forward(language, &inputs, &[]).expect("a forward pass");
+    let prompted = Prompted { inputs, history: prompt.clone(), counted: 0 };
+    let tokens = session.start(language, &prompted, &GenerateOptions::default(), Limits::new(6, &[])).expect("a start");
+    let generated: Vec<u32> = tokens.map(|token| token.expect("a token")).collect();
+    let logits = forward(&upload(&[&prompt[..], &generated[..5]].concat()));
     let values: Vec<f32> = device.read(&logits).expect("logits");
     let columns = logits.cols() as usize;
     let argmax = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a)));
@@ -159,8 +167,7 @@ fn prefill_and_decode_equal_one_long_prefill() {
         assert_eq!(argmax(&values[at..at + columns]), Some(token as usize), "token {i}");
     }
     // And the same rows come out whatever follows them.
-    let inputs = PromptInputs { ids: &ids, features: &features, places: &places };
-    let (short, _) = session.forward(language, &inputs, &[]).expect("a forward pass");
+    let short = forward(&ids);
     let short: Vec<f64> = device.read::<f32>(&short).expect("logits").iter().map(|&v| v.into()).collect();
     let long: Vec<f64> = values[..short.len()].iter().map(|&v| v.into()).collect();
     assert!(relative_l2(&long, &short) <= 1e-6);
@@ -170,7 +177,7 @@ fn prefill_and_decode_equal_one_long_prefill() {
 fn parts_without_files_or_device_have_shapes() {
     let config = support::models::config(&instructblip::embedded::SHAPES);
     let parts = Parts::load(&mut instructblip::weights::Loader::shapes(), &config).expect("shapes");
-    assert_eq!(parts.language.vocab_rows(), config.text.vocab_size);
+    assert_eq!(parts.language.vocab_rows(), config.text.vocab_size());
 }
 
 #[test]

@@ -8,8 +8,8 @@ mod support;
 
 use half::f16;
 use instructblip::runtime::{
-    Activation, AdapterClass, Caps, Category, Device, Heads, KvLayer, Linear, Mask, Matrix, Norm, Plan, Recorder, Step,
-    Tensor,
+    Activation, AdapterClass, Caps, Category, Device, Heads, KvLayer, Linear, Mask, Matrix, Norm, Plan, Recorder, Rows,
+    Step, Tensor,
 };
 use oracle::wide;
 use support::{Rng, assert_close};
@@ -362,14 +362,27 @@ fn cross_attention_matches_oracle() {
     }
 }
 
-/// A cache holding `keys` and `values [len, g, d]`, laid out head by head, garbage past the end.
+/// Position s of a cache lies on this page: backwards, so that a kernel that forgets the table is found out.
+fn page(capacity: u32, s: usize) -> usize {
+    capacity as usize - 1 - s
+}
+
+/// `t` rows of one sequence over a cache of `capacity` pages.
+fn rows(place: &Place, t: u32, capacity: u32) -> Rows {
+    let places: Vec<u32> = (0..t).flat_map(|i| [i, 0]).collect();
+    let pages: Vec<u32> = (0..capacity as usize).map(|s| page(capacity, s) as u32).collect();
+    let places = place.device.tensor(Category::Io, "places", t, 2, &places).expect("a tensor");
+    Rows { places, pages: place.ids(&pages) }
+}
+
+/// A cache holding `keys` and `values [len, g, d]`, laid out head by head, garbage on the other pages.
 fn cache(place: &Place, heads: Heads, capacity: u32, keys: &[f32], values: &[f32]) -> KvLayer {
     let (g, d) = (heads.key_value as usize, heads.dim as usize);
     let lay_out = |rows: &[f32]| {
         let mut out = vec![1e9f32; g * capacity as usize * d];
         for (s, row) in rows.chunks(g * d).enumerate() {
             for (head, values) in row.chunks(d).enumerate() {
-                out[(head * capacity as usize + s) * d..][..d].copy_from_slice(values);
+                out[(head * capacity as usize + page(capacity, s)) * d..][..d].copy_from_slice(values);
             }
         }
         place.tensor(heads.key_value * capacity, heads.dim, &out)
@@ -393,12 +406,12 @@ fn attention_cached_matches_oracle() {
     for place in places() {
         for (i, (t, pos, h, g, d)) in shapes.into_iter().enumerate() {
             let mut rng = Rng::new(i as u64);
-            let heads = Heads { query: h, key_value: g, dim: d };
+            let heads = Heads::grouped(h, g, d);
             let len = pos + t;
             let (q, k, v) = (rng.normals(t * h * d), rng.normals(len * g * d), rng.normals(len * g * d));
             let kv = cache(&place, heads, len + 9, &k, &v);
             let mut r = place.recorder();
-            let out = r.attention_cached(&place.tensor(t, h * d, &q), &kv, heads);
+            let out = r.attention_cached(&place.tensor(t, h * d, &q), &kv, heads, &rows(&place, t, len + 9), None);
             let plan = place.run(r, Step::new(pos, t));
             let got = place.device.read::<f32>(&plan.output(&out)).expect("a result");
             let sizes = (h as usize, g as usize, d as usize);
@@ -414,7 +427,7 @@ fn rope_store_rotates_and_fills_the_cache() {
     for place in places() {
         for (t, pos, h, g, d) in [(1, 0, 1, 1, 8), (1, 511, 6, 2, 24), (7, 3, 2, 2, 32), (65, 100, 4, 1, 128)] {
             let mut rng = Rng::new(u64::from(pos));
-            let heads = Heads { query: h, key_value: g, dim: d };
+            let heads = Heads::grouped(h, g, d);
             let capacity = pos + t + 2;
             let width = (h + 2 * g) * d;
             let theta = 10_000f64;
@@ -425,7 +438,8 @@ fn rope_store_rotates_and_fills_the_cache() {
             let qkv = rng.normals(t * width);
             let kv = cache(&place, heads, capacity, &[], &[]);
             let mut r = place.recorder();
-            let q = r.rope_store(&place.tensor(t, width, &qkv), &place.tensor(capacity, d, &angles), &kv, heads);
+            let (input, angles) = (place.tensor(t, width, &qkv), place.tensor(capacity, d, &angles));
+            let q = r.rope_store(&input, &angles, &kv, heads, &rows(&place, t, capacity));
             let plan = place.run(r, Step::new(pos, t));
             let [want_q, want_k, want_v] = [(0, h), (h, g), (h + g, g)]
                 .map(|(first, n)| columns(&qkv, width as usize, (first * d) as usize, (n * d) as usize));
@@ -435,7 +449,7 @@ fn rope_store_rotates_and_fills_the_cache() {
             assert_close(&format!("{label}: q"), &got, &rotated(&want_q, h), BOUND);
             for (name, tensor, want) in [("k", &kv.keys, rotated(&want_k, g)), ("v", &kv.values, want_v)] {
                 let stored = place.device.read::<f32>(tensor).expect("the cache");
-                let at = |s: usize, head: usize| (head * capacity as usize + s) * d as usize;
+                let at = |s: usize, head: usize| (head * capacity as usize + page(capacity, s)) * d as usize;
                 let rows = (pos as usize..(pos + t) as usize).flat_map(|s| (0..g as usize).map(move |head| (s, head)));
                 let got: Vec<f32> = rows.flat_map(|(s, head)| stored[at(s, head)..][..d as usize].to_vec()).collect();
                 assert_close(&format!("{label}: {name}"), &got, &want, BOUND);
@@ -443,6 +457,177 @@ fn rope_store_rotates_and_fills_the_cache() {
                 assert_eq!(untouched, ((capacity - t) * g * d) as usize, "{label}: {name} elsewhere");
             }
         }
+    }
+}
+
+/// Rows of sequences that share pages, at positions of their own, as beams and batches are decoded.
+#[test]
+fn rows_of_several_sequences_see_their_own_keys() {
+    for place in places() {
+        for (h, g, d) in [(1, 1, 8), (6, 2, 24), (4, 4, 128)] {
+            let mut rng = Rng::new(u64::from(h));
+            let (heads, capacity, lens) = (Heads::grouped(h, g, d), 40u32, [1usize, 7, 30]);
+            let (k, v) = (rng.normals(capacity * g * d), rng.normals(capacity * g * d));
+            let q = rng.normals(3 * h * d);
+            let kv = cache(&place, heads, capacity, &k, &v);
+            // Sequence i has its keys where another permutation says.
+            let at = |i: usize, s: usize| (s * 7 + i * 3) % capacity as usize;
+            let table: Vec<u32> =
+                (0..3).flat_map(|i| (0..capacity as usize).map(move |s| page(capacity, at(i, s)) as u32)).collect();
+            let places: Vec<u32> = lens.iter().zip(0u32..).flat_map(|(&len, i)| [len as u32 - 1, i]).collect();
+            let tensor = |rows, cols, values: &[u32]| {
+                place.device.tensor(Category::Io, "table", rows, cols, values).expect("a tensor")
+            };
+            let rows = Rows { places: tensor(3, 2, &places), pages: tensor(3, capacity, &table) };
+            let lengths: Vec<u32> = lens.iter().zip(0u32..).flat_map(|(&len, i)| [len as u32 + 2, i]).collect();
+            let cross = Rows { places: tensor(3, 2, &lengths), pages: rows.pages.clone() };
+            let mut r = place.recorder();
+            let input = place.tensor(3, h * d, &q);
+            let out = r.attention_cached(&input, &kv, heads, &rows, None);
+            let crossed = r.cross_attention_cached(&input, &kv, heads, &cross);
+            let plan = place.run(r, Step::new(2, 1));
+            for (name, tensor) in [("own", &out), ("cross", &crossed)] {
+                let got = place.device.read::<f32>(&plan.output(tensor)).expect("a result");
+                for (i, &len) in lens.iter().enumerate() {
+                    let gather = |x: &[f32]| -> Vec<f64> {
+                        let width = (g * d) as usize;
+                        (0..len + 2).flat_map(|s| wide(&x[at(i, s) * width..][..width])).collect()
+                    };
+                    let width = (h * d) as usize;
+                    let sizes = (h as usize, g as usize, d as usize);
+                    let row = wide(&q[i * width..][..width]);
+                    let want = oracle::attention::attention(&row, &gather(&k), &gather(&v), sizes, |_, _| true);
+                    let label = format!("{} {name} row {i}, {heads:?}", place.name);
+                    assert_close(&label, &got[i * width..][..width], &want, BOUND);
+                }
+            }
+        }
+    }
+}
+
+/// Scores without scale, with a bias by distance that is clamped, in every form: T5's attention.
+#[test]
+fn biased_attention_matches_oracle() {
+    for place in places() {
+        for (t, pos, h, d, far) in [(1, 0, 1, 8, 4), (1, 30, 3, 24, 9), (9, 0, 2, 16, 3), (40, 0, 2, 64, 128)] {
+            let mut rng = Rng::new(u64::from(t + pos));
+            let (width, len) = (h * d, pos + t);
+            let heads = Heads::full(h, d).unscaled();
+            let bias = rng.normals((2 * far + 1) * h);
+            let table = place.tensor(2 * far + 1, h, &bias);
+            let small: Vec<f32> = rng.normals(len * 3 * width).iter().map(|v| v / (d as f32).sqrt()).collect();
+            let [q, k, v] = [0, 1, 2].map(|i| columns(&small, 3 * width as usize, i * width as usize, width as usize));
+            let added = |i: usize, j: usize, head: usize| {
+                let distance = (j as i32 - i as i32).clamp(-(far as i32), far as i32) + far as i32;
+                f64::from(bias[distance as usize * h as usize + head])
+            };
+            let sizes = (h as usize, h as usize, d as usize);
+            let label = format!("{} {t} rows at {pos}", place.name);
+            if pos == 0 {
+                let mut r = place.recorder();
+                let input = place.tensor(t, 3 * width, &small);
+                let out = r.attention_biased(&input, heads, Mask::None, Some(&table));
+                let want = oracle::attention::biased(&q, &k, &v, sizes, 1.0, |_, _| true, added);
+                assert_close(&format!("{label}, full"), &place.read(r, &out), &want, BOUND);
+            }
+            let narrow = |x: &[f64]| x.iter().map(|&v| v as f32).collect::<Vec<f32>>();
+            let kv = cache(&place, heads, len + 3, &narrow(&k), &narrow(&v));
+            let queries = &q[(pos * width) as usize..];
+            let mut r = place.recorder();
+            let input = place.tensor(t, width, &narrow(queries));
+            let out = r.attention_cached(&input, &kv, heads, &rows(&place, t, len + 3), Some(&table));
+            let plan = place.run(r, Step::new(pos, t));
+            let got = place.device.read::<f32>(&plan.output(&out)).expect("a result");
+            let pos = pos as usize;
+            let want = oracle::attention::biased(
+                queries,
+                &k,
+                &v,
+                sizes,
+                1.0,
+                |i, j| j <= pos + i,
+                |i, j, head| added(pos + i, j, head),
+            );
+            assert_close(&format!("{label}, cached"), &got, &want, BOUND);
+        }
+    }
+}
+
+/// What attention weighs values by comes out as a tap, and weighs them to the output.
+#[test]
+fn attention_weights_are_taps() {
+    for place in places() {
+        let (t, s, h, d) = (5u32, 19u32, 3u32, 20u32);
+        let mut rng = Rng::new(3);
+        let (q, kv) = (rng.normals(t * h * d), rng.normals(s * 2 * h * d));
+        let label = "test.cross_attention.weights".to_string();
+        let mut r = place.recorder().with_taps(std::slice::from_ref(&label));
+        r.scope("test", |r| {
+            r.cross_attention(&place.tensor(t, h * d, &q), &place.tensor(s, 2 * h * d, &kv), Heads::full(h, d))
+        });
+        let plan = place.run(r, Step::default());
+        let (name, tensor) = &plan.taps()[0];
+        assert_eq!((name, tensor.rows(), tensor.cols()), (&label, h * t, s));
+        let got = place.device.read::<f32>(tensor).expect("weights");
+        let width = (h * d) as usize;
+        let k = columns(&kv, 2 * width, 0, width);
+        // Weights are the attention over values that are a unit vector for each key.
+        for head in 0..h as usize {
+            let of_head = |x: &[f64]| -> Vec<f64> {
+                x.chunks(width).flat_map(|row| row[head * d as usize..][..d as usize].to_vec()).collect()
+            };
+            let (q, k) = (of_head(&wide(&q)), of_head(&k));
+            let want = oracle::attention::weights(&q, &k, d as usize);
+            let got = &got[head * (t * s) as usize..][..(t * s) as usize];
+            assert_close(&format!("{} head {head}", place.name), got, &want, BOUND);
+        }
+    }
+}
+
+#[test]
+fn store_fills_the_cache_as_it_is() {
+    for place in places() {
+        for (t, pos, h, d) in [(1, 0, 1, 8), (7, 3, 3, 24), (33, 100, 2, 80)] {
+            let mut rng = Rng::new(u64::from(t));
+            let (heads, capacity, width) = (Heads::full(h, d), pos + t + 2, h * d);
+            let qkv = rng.normals(t * 3 * width);
+            let kv = cache(&place, heads, capacity, &[], &[]);
+            let mut r = place.recorder();
+            r.store(&place.tensor(t, 3 * width, &qkv), &kv, heads, &rows(&place, t, capacity));
+            place.run(r, Step::new(pos, t));
+            for (part, tensor) in [(1, &kv.keys), (2, &kv.values)] {
+                let stored = place.device.read::<f32>(tensor).expect("the cache");
+                for i in 0..t as usize {
+                    for head in 0..h as usize {
+                        let at = (head * capacity as usize + page(capacity, pos as usize + i)) * d as usize;
+                        let from = (i * 3 + part) * width as usize + head * d as usize;
+                        assert_eq!(stored[at..][..d as usize], qkv[from..][..d as usize], "{} row {i}", place.name);
+                    }
+                }
+                let untouched = stored.iter().filter(|&&value| value == 1e9).count();
+                assert_eq!(untouched, ((capacity - t) * width) as usize, "{}: elsewhere", place.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn positions_are_added_where_rows_stand() {
+    for place in places() {
+        let (t, d, positions) = (3u32, 40u32, 12u32);
+        let mut rng = Rng::new(8);
+        let (x, table) = (rng.normals(t * d), rng.normals((positions + 2) * d));
+        let mut r = place.recorder();
+        let input = place.tensor(t, d, &x);
+        let mut sum = r.scaled(&input, -0.5);
+        let whole = place.tensor(positions + 2, d, &table);
+        r.add_positions(&mut sum, &whole.slice_rows(2, positions), &rows(&place, t, positions));
+        let plan = place.run(r, Step::new(5, t));
+        let got = place.device.read::<f32>(&plan.output(&sum)).expect("a result");
+        let want: Vec<f64> = (0..(t * d) as usize)
+            .map(|i| -0.5 * f64::from(x[i]) + f64::from(table[(2 + 5) * d as usize + i]))
+            .collect();
+        assert_close(place.name, &got, &want, BOUND);
     }
 }
 

@@ -1,14 +1,15 @@
 //! What the recordings of real configurations look like, without a device: every dispatch, scratch slots and bytes,
 //! against `tests/golden/plans/*.txt`. `UPDATE_PLANS=1 cargo test --test plans` writes the files anew.
 
+mod support;
+
 use std::path::{Path, PathBuf};
 
 use instructblip::config::Config;
-use instructblip::generate::{PromptInputs, record_decode, record_prefill};
-use instructblip::language::KvCache;
 use instructblip::model::Parts;
 use instructblip::runtime::{Caps, Mask, Recorder, Tensor};
 use instructblip::weights::Loader;
+use support::models;
 
 /// The published Vicuna-7B checkpoint: everything but these keys is a default.
 const VICUNA_7B: &str = r#"{"model_type": "instructblip", "image_token_index": 32001,
@@ -34,26 +35,21 @@ fn vision(caps: Caps, (config, parts): &(Config, Parts)) -> Recorder {
 fn qformer(caps: Caps, (config, parts): &(Config, Parts)) -> Recorder {
     let mut r = Recorder::new(caps);
     let image = Tensor::unbacked(config.vision.num_positions(), config.vision.hidden_size);
-    parts.qformer.record(&mut r, &image, &Tensor::unbacked(1, 12), Mask::None);
+    parts.qformer.record(&mut r, &image, Some(&Tensor::unbacked(1, 12)), Mask::None);
     r
-}
-
-fn cache(parts: &Parts) -> KvCache {
-    KvCache::unbacked(parts.language.num_layers(), parts.language.heads(), 512)
 }
 
 fn prefill(caps: Caps, (config, parts): &(Config, Parts)) -> Recorder {
     let mut r = Recorder::new(caps);
-    let queries = config.num_query_tokens;
-    let (ids, features) = (Tensor::unbacked(1, queries + 10), Tensor::unbacked(queries, config.text.hidden_size));
-    let inputs = PromptInputs { ids: &ids, features: &features, places: &Tensor::unbacked(1, queries) };
-    let logits = record_prefill(&mut r, &parts.language, &cache(parts), &inputs, 1);
+    let logits = models::record_prompt(&mut r, config, parts, config.num_query_tokens + 10);
     r.argmax(&mut Tensor::unbacked(1, 1), &logits);
     r
 }
 
 fn decode(caps: Caps, (_, parts): &(Config, Parts)) -> Recorder {
-    record_decode(Recorder::new(caps), &parts.language, &cache(parts), &Tensor::unbacked(1, 1))
+    let mut r = Recorder::new(caps);
+    models::record_step(&mut r, parts, 1);
+    r
 }
 
 fn check(name: &str, recording: &Recorder) {
@@ -90,6 +86,23 @@ fn vicuna_7b_on_a_portable_gpu() {
     check("vicuna-7b-qformer-portable", &qformer(Caps::PORTABLE, &model));
     check("vicuna-7b-prefill-portable", &prefill(Caps::PORTABLE, &model));
     check("vicuna-7b-decode-portable", &decode(Caps::PORTABLE, &model));
+}
+
+/// The published Flan-T5-XL and BLIP-2 OPT-2.7B checkpoints.
+const FLAN_T5_XL: &str = r#"{"model_type": "instructblip", "image_token_index": 32100, "qformer_config":
+    {"vocab_size": 30523}, "text_config": {"model_type": "t5", "d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24,
+    "num_heads": 32, "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu", "tie_word_embeddings": false}}"#;
+const OPT_2_7B: &str = r#"{"model_type": "blip-2", "image_token_index": 50265, "text_config": {"model_type": "opt",
+    "vocab_size": 50304, "hidden_size": 2560, "ffn_dim": 10240, "num_hidden_layers": 32, "num_attention_heads": 32}}"#;
+
+#[test]
+fn flan_t5_xl_and_opt_on_a_portable_gpu() {
+    let model = parts(FLAN_T5_XL);
+    check("flan-t5-xl-prefill-portable", &prefill(Caps::PORTABLE, &model));
+    check("flan-t5-xl-decode-portable", &decode(Caps::PORTABLE, &model));
+    let model = parts(OPT_2_7B);
+    check("opt-2.7b-prefill-portable", &prefill(Caps::PORTABLE, &model));
+    check("opt-2.7b-decode-portable", &decode(Caps::PORTABLE, &model));
 }
 
 #[test]

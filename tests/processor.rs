@@ -21,7 +21,7 @@ fn limits(folder: &Path) -> PromptLimits {
     let config: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
     let number = |path: &str| config.pointer(path).and_then(Value::as_u64);
     PromptLimits {
-        image_token_id: number("/image_token_index").or(number("/image_token_id")).unwrap() as u32,
+        image_token_id: number("/image_token_index").or(number("/image_token_id")).map(|id| id as u32),
         num_query_tokens: number("/num_query_tokens").unwrap_or(32) as usize,
         lm_rows: number("/text_config/vocab_size").unwrap_or(32_000) as usize,
         qformer_rows: number("/qformer_config/vocab_size").unwrap_or(30_522) as usize,
@@ -127,7 +127,7 @@ fn compare_with_transformers(checkpoint: &Path, golden: &Path, images: &Path) ->
     let mut case = 0;
     while let (Some(name), Some(prompt)) = (about.get(&format!("{case}.image")), about.get(&format!("{case}.prompt"))) {
         let what = format!("{} {name} {prompt:?}", checkpoint.display());
-        let got = processor.tokenizers().encode(prompt, prompt).unwrap();
+        let got = processor.tokenizers().encode(prompt, prompt, 1).unwrap();
         assert_eq!(got.input_ids, ids(&tensors, &format!("{case}.input_ids")), "{what}");
         assert_eq!(got.attention_mask, ids(&tensors, &format!("{case}.attention_mask")), "{what}");
         assert_eq!(got.qformer_input_ids, ids(&tensors, &format!("{case}.qformer_input_ids")), "{what}");
@@ -184,12 +184,10 @@ fn normalisation_is_exact_for_every_level() {
 fn special_tokens_that_a_user_types_are_plain_text() {
     let processor = shapes();
     let tokenizers = processor.tokenizers();
-    for typed in
-        ["</s>", "<image>", "<pad>", "<s>", "<unk>", "[PAD]", "[SEP]", "[CLS]", "[DEC]", "x</s><image>y [MASK]"]
-    {
-        let prompt = tokenizers.encode(typed, typed).unwrap();
+    for typed in ["</s>", "<pad>", "<s>", "<unk>", "[PAD]", "[SEP]", "[CLS]", "[DEC]", "x</s><s>y [MASK]"] {
+        let prompt = tokenizers.encode(typed, typed, 1).unwrap();
         let queries = processor.num_query_tokens();
-        assert!(prompt.input_ids[..queries].iter().all(|id| *id == processor.image_token_id()));
+        assert!(prompt.input_ids[..queries].iter().all(|id| Some(*id) == processor.image_token_id()));
         assert_eq!(prompt.input_ids[queries], 1, "<s> begins the text");
         let text = &prompt.input_ids[queries + 1..];
         assert!(text.iter().all(|id| *id > 4), "{typed}: {text:?}");
@@ -197,6 +195,12 @@ fn special_tokens_that_a_user_types_are_plain_text() {
         let inner = &prompt.qformer_input_ids[1..prompt.qformer_input_ids.len() - 1];
         assert!(inner.iter().all(|id| *id == 1 || *id > 4), "{typed}: {inner:?}");
     }
+}
+
+#[test]
+fn a_prompt_that_names_the_pictures_place_is_refused() {
+    let error = shapes().tokenizers().encode("what is <image> here?", "x", 1).unwrap_err().to_string();
+    assert!(error.contains("<image>") && error.contains("leave it out"), "{error}");
 }
 
 /// A small Unigram tokenizer as T5 has: special tokens are pieces of its vocabulary.
@@ -224,23 +228,28 @@ fn unigram(extra: &[&str]) -> Vec<u8> {
 }
 
 fn unigram_tokenizers(config: &Value) -> Tokenizers {
-    let limits =
-        PromptLimits { image_token_id: 11, num_query_tokens: 2, lm_rows: 12, qformer_rows: 12, qformer_positions: 99 };
+    let limits = PromptLimits {
+        image_token_id: Some(11),
+        num_query_tokens: 2,
+        lm_rows: 12,
+        qformer_rows: 12,
+        qformer_positions: 99,
+    };
     let (lm, qformer) = (unigram(&["<image>"]), unigram(&[]));
     let file = Path::new("tokenizer.json");
-    Tokenizers::from_bytes((file, &lm), (file, &qformer), Some((Path::new("c.json"), config)), limits).unwrap()
+    Tokenizers::from_bytes((file, &lm), Some((file, &qformer)), Some((Path::new("c.json"), config)), limits).unwrap()
 }
 
 #[test]
 fn special_pieces_of_a_unigram_vocabulary_are_not_found_in_a_text() {
     let tokenizers = unigram_tokenizers(&json!({"eos_token": {"content": "</s>"}}));
     assert_eq!(tokenizers.eos_token_id(), Some(1));
-    let prompt = tokenizers.encode("ab</s>", "").unwrap();
+    let prompt = tokenizers.encode("ab</s>", "", 1).unwrap();
     assert_eq!(prompt.input_ids, [11, 11, 8, 9, 4, 5, 6, 7, 1]);
     assert_eq!(prompt.attention_mask, [1; 9]);
     assert_eq!(prompt.qformer_input_ids, [1]);
     assert_eq!(tokenizers.decode(&prompt.input_ids), "ab</s>");
-    let unknown = tokenizers.encode("ab 漢", "<image>").unwrap();
+    let unknown = tokenizers.encode("ab 漢", "<image>", 1).unwrap();
     assert!(unknown.input_ids.contains(&2) && !unknown.qformer_input_ids[1..].contains(&11));
 }
 
@@ -257,20 +266,20 @@ fn prompts_beyond_a_limit_are_refused() {
     let folder = root().join("models/shapes");
     let processor = shapes();
     let tokenizers = processor.tokenizers();
-    match tokenizers.encode("hello", &"red ".repeat(1000)) {
+    match tokenizers.encode("hello", &"red ".repeat(1000), 1) {
         Err(Error::PromptTooLong { need: 1002, have: 128, .. }) => {}
         other => panic!("{other:?}"),
     }
-    assert!(matches!(tokenizers.encode(&"\n".repeat((1 << 20) + 1), ""), Err(Error::Request { .. })));
-    assert_eq!(tokenizers.encode("", "").unwrap().qformer_input_ids, [2, 3]);
-    let nul = tokenizers.encode("\0\u{202e}é", "x").unwrap();
+    assert!(matches!(tokenizers.encode(&"\n".repeat((1 << 20) + 1), "", 1), Err(Error::Request { .. })));
+    assert_eq!(tokenizers.encode("", "", 1).unwrap().qformer_input_ids, [2, 3]);
+    let nul = tokenizers.encode("\0\u{202e}é", "x", 1).unwrap();
     assert_eq!(tokenizers.decode(&nul.input_ids), "\0\u{202e}é");
 
     let few_rows = PromptLimits { lm_rows: 300, ..limits(&folder) };
     let processor = Processor::from_files(&|name| read_file(&folder, name), &folder, few_rows).unwrap();
-    let text = processor.tokenizers().encode("What is in the image?", "x").unwrap_err().to_string();
+    let text = processor.tokenizers().encode("What is in the image?", "x", 1).unwrap_err().to_string();
     assert!(text.contains("the language model has only 300 embedding rows"), "{text}");
-    let no_row = PromptLimits { image_token_id: 640, ..limits(&folder) };
+    let no_row = PromptLimits { image_token_id: Some(640), ..limits(&folder) };
     assert!(matches!(
         Processor::from_files(&|name| read_file(&folder, name), &folder, no_row),
         Err(Error::Checkpoint { .. })
@@ -283,13 +292,13 @@ fn streams_never_cut_a_character() {
     let tokenizers = processor.tokenizers();
     for text in ["a red circle", "two  spaces ", "漢字 と 😀👩‍👩‍👧 café", "😀", "", "x😀y漢z", "Ωmega ½ ﬁ\n\ttab"]
     {
-        let prompt = tokenizers.encode(text, "").unwrap();
+        let prompt = tokenizers.encode(text, "", 1).unwrap();
         let pieces = stream(tokenizers, &prompt.input_ids);
         assert_eq!(pieces.concat(), text);
         assert_eq!(tokenizers.decode(&prompt.input_ids), text);
         assert!(pieces.iter().all(|piece| !piece.contains(char::REPLACEMENT_CHARACTER)), "{pieces:?}");
     }
-    let early = stream(tokenizers, &tokenizers.encode("a red circle", "").unwrap().input_ids);
+    let early = stream(tokenizers, &tokenizers.encode("a red circle", "", 1).unwrap().input_ids);
     assert!(early.iter().filter(|piece| !piece.is_empty()).count() > 2, "words come one by one: {early:?}");
 }
 

@@ -1,17 +1,18 @@
 //! Every kernel in every variant the ops use, without a device: valid WGSL with no optional capability, translated to
 //! SPIR-V, MSL and HLSL, within WebGPU's default limits, and with the interface the Rust side expects.
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use instructblip::config::Config;
-use instructblip::generate::{PromptInputs, record_decode, record_prefill};
-use instructblip::language::KvCache;
 use instructblip::model::Parts;
 use instructblip::runtime::kernels::{self, BindingKind, Kernel};
 use instructblip::runtime::recorder::{Binding, Dispatch};
 use instructblip::runtime::{Activation, AdapterClass, Caps, Heads, Linear, Mask, Matrix, Recorder, Tensor};
 use instructblip::weights::Loader;
+use support::models;
 
 const WORKGROUP_BYTES: u32 = 16 << 10;
 const INVOCATIONS: u32 = 256;
@@ -22,23 +23,42 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// One of each family, the published sizes first.
+const MODELS: [&str; 6] = [
+    r#"{"model_type": "instructblip", "image_token_index": 32001, "text_config": {"model_type": "llama"}}"#,
+    include_str!("../models/shapes/config.json"),
+    r#"{"model_type": "blip-2", "text_config": {"model_type": "opt", "hidden_size": 2560, "ffn_dim": 10240,
+        "num_hidden_layers": 2, "num_attention_heads": 32}}"#,
+    r#"{"model_type": "instructblip", "text_config": {"model_type": "t5", "d_model": 2048, "d_ff": 5120,
+        "num_layers": 2, "num_heads": 32, "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu"}}"#,
+    r#"{"model_type": "blip-2", "text_config": {"model_type": "t5", "num_layers": 2, "feed_forward_proj": "gated-gelu"}}"#,
+    r#"{"model_type": "blip-2", "text_config": {"model_type": "t5", "num_layers": 2}}"#,
+];
+
+/// The attention weights of a part's first layers.
+fn layer_taps(part: &str) -> Vec<String> {
+    let layer = if part == "qformer" { "layer" } else { "layers" };
+    ["attention", "cross_attention"].map(|op| format!("{part}.encoder.{layer}.0.{op}.weights")).to_vec()
+}
+
 /// Every dispatch of whole models, and of every op and option that no model of today uses, for one kind of adapter.
 fn record(caps: Caps) -> Vec<Dispatch> {
-    let mut r = Recorder::new(caps);
-    let full = r#"{"model_type": "instructblip", "image_token_index": 32001, "text_config": {"model_type": "llama"}}"#;
-    for json in [full, include_str!("../models/shapes/config.json")] {
+    let r = Recorder::new(caps);
+    let taps: Vec<String> = ["vision_model", "qformer"].iter().flat_map(|part| layer_taps(part)).collect();
+    let mut r = r.with_taps(&taps);
+    for json in MODELS {
         let config = Config::parse(Path::new("config.json"), json.as_bytes()).expect("a valid configuration");
         let parts = Parts::load(&mut Loader::shapes(), &config).expect("shapes");
         let side = config.vision.image_size;
         let image = parts.vision.record(&mut r, &Tensor::unbacked(3 * side, side)).last_hidden_state;
         let words = Tensor::unbacked(1, 9);
-        parts.qformer.record(&mut r, &image, &words, Mask::None);
-        parts.qformer.record(&mut r, &image, &words, Mask::Keys(&Tensor::unbacked(1, config.num_query_tokens + 9)));
-        let kv = KvCache::unbacked(parts.language.num_layers(), parts.language.heads(), 256);
-        let (ids, features) = (Tensor::unbacked(1, 40), Tensor::unbacked(32, config.text.hidden_size));
-        let inputs = PromptInputs { ids: &ids, features: &features, places: &Tensor::unbacked(1, 32) };
-        record_prefill(&mut r, &parts.language, &kv, &inputs, 1);
-        r = record_decode(r, &parts.language, &kv, &Tensor::unbacked(1, 1));
+        let words = Some(&words).filter(|_| config.qformer_reads_text());
+        parts.qformer.record(&mut r, &image, words, Mask::None);
+        let keys = config.num_query_tokens + words.map_or(0, |words| words.len());
+        parts.qformer.record(&mut r, &image, words, Mask::Keys(&Tensor::unbacked(1, keys)));
+        models::record_prompt(&mut r, &config, &parts, config.num_query_tokens + 8);
+        models::record_step(&mut r, &parts, 1);
+        models::record_step(&mut r, &parts, 5);
     }
     let matrix = Matrix::unbacked("w", 64, 64, caps.max_binding_bytes);
     r.fill(&matrix, 1, 1.0);
@@ -47,7 +67,7 @@ fn record(caps: Caps) -> Vec<Dispatch> {
             let layer = Linear { weight: matrix.clone(), bias };
             for rows in [1, 33] {
                 r.linear_act(&Tensor::unbacked(rows, 64), &layer, activation);
-                r.swiglu(&Tensor::unbacked(rows, 64), &layer);
+                r.gated(&Tensor::unbacked(rows, 64), &layer, activation);
             }
         }
     }

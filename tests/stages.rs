@@ -5,8 +5,8 @@ mod support;
 
 use std::path::Path;
 
-use instructblip::model::NamedTensor;
-use instructblip::{Checkpoint, Device, GenerateOptions, Image, InstructBlip};
+use instructblip::model::{ForwardOptions, NamedTensor};
+use instructblip::{Checkpoint, Device, GenerateOptions, Image, InstructBlip, Question};
 use support::golden::{Golden, max_difference, relative_l2, tests_folder, values};
 
 const STAGES: [&str; 5] = [
@@ -28,7 +28,7 @@ fn check_case(model: &mut InstructBlip, golden: &Golden, case: usize, label: &st
     let image = Image::open(tests_folder().join("golden/images").join(about("image"))).expect("a readable picture");
     let prompt = about("prompt");
     let label = format!("{label}, case {case} ({}, {prompt:?})", about("image"));
-    let ours = model.forward(&image, prompt, &[]).expect("a forward pass");
+    let ours = model.forward(&Question::new(&image, prompt), &ForwardOptions::default()).expect("a forward pass");
     let find = |name: &str| -> &NamedTensor { ours.iter().find(|t| t.name == name).expect("a named tensor") };
     for name in INPUTS {
         let want = golden.tensor(&format!("{case}.{name}"));
@@ -42,7 +42,7 @@ fn check_case(model: &mut InstructBlip, golden: &Golden, case: usize, label: &st
         assert!(pixels <= 1e-6, "{label}: pixels differ by {pixels}");
         STAGES.iter().for_each(|name| check_stage(&label, find(name), golden.tensor(&format!("{case}.{name}"))));
     }
-    let options = GenerateOptions { max_new_tokens: golden.about("max_new_tokens").parse().expect("a number") };
+    let options = GenerateOptions::up_to(golden.about("max_new_tokens").parse().expect("a number"));
     let mut answer = model.generate(&image, prompt, &options).expect("an answer");
     let text: String = answer.by_ref().map(|piece| piece.expect("a piece")).collect();
     assert_eq!(answer.token_ids(), golden.ids(&format!("{case}.greedy_ids")), "{label}: greedy ids");
@@ -116,7 +116,8 @@ fn embedded_model_matches_transformers() {
     for case in 0..2 {
         let about = |key: &str| golden.about(&format!("{case}.{key}"));
         let image = Image::open(tests_folder().join("shapes").join(about("image"))).expect("a picture");
-        let ours = model.forward(&image, about("prompt"), &[]).expect("a forward pass");
+        let ours =
+            model.forward(&Question::new(&image, about("prompt")), &ForwardOptions::default()).expect("a forward pass");
         for (ours_name, name) in STAGES.iter().zip(names) {
             let tensor = ours.iter().find(|t| t.name == *ours_name).expect("a stage");
             check_stage(&format!("embedded, case {case}"), tensor, golden.tensor(&format!("{case}.{name}")));

@@ -1,4 +1,4 @@
-// The interface of the linear family: y = act(x Wᵀ + b), optionally added to y, optionally SwiGLU.
+// The interface of the linear family: y = act(x Wᵀ + b), optionally added to y, optionally gated.
 //
 // x     [m, k]      f32, four to an element
 // w     [n, k]      f16, eight to an element, k contiguous as the checkpoint stores it
@@ -6,7 +6,7 @@
 // y     [m, stride] f32
 //
 // One dispatch covers n rows of W, which may be a part of the layer: column0 is the part's first output.
-// SwiGLU: rows 2f and 2f + 1 of W are gate and up of feature f, and y gets silu(gate) * up at column f.
+// GATED: rows 2f and 2f + 1 of W are gate and up of feature f, and y gets act(gate) * up at column f.
 // Limits: k % 8 == 0, x_offset % 4 == 0. Accumulates in f32.
 struct Params {
     m: u32,
@@ -20,7 +20,7 @@ struct Params {
 
 override BIAS: bool = false;
 override ADD: bool = false;
-override SWIGLU: bool = false;
+override GATED: bool = false;
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;
@@ -69,13 +69,13 @@ fn store4(row: u32, n0: u32, sums: vec4<f32>) {
     let v1 = with_bias(sums.y, n0 + 1u);
     let v2 = with_bias(sums.z, n0 + 2u);
     let v3 = with_bias(sums.w, n0 + 3u);
-    if SWIGLU {
+    if GATED {
         let column = (p.column0 + n0) / 2u;
         if n0 + 1u < p.n {
-            put(row, column, silu(v0) * v1);
+            put(row, column, activate(v0) * v1);
         }
         if n0 + 3u < p.n {
-            put(row, column + 1u, silu(v2) * v3);
+            put(row, column + 1u, activate(v2) * v3);
         }
     } else {
         put_activated(row, n0, v0);

@@ -1,163 +1,297 @@
-//! Generation: a prompt through the language model once, then one token after another, greedily.
+//! Generation: a prompt through the language model once, then one token after another.
 //!
-//! The chosen token stays on the device, where the next step reads it. The host reads it back one step later, so
-//! the device never waits for the host.
+//! The plain case, one likeliest token after another, never leaves the device: the chosen token stays in a buffer, where
+//! the next step reads it, and the host reads it back one step later. Everything else (penalties, drawing, beams) looks
+//! at a step's logits on the host and writes the tokens that the next step reads.
+
+pub mod beam;
+pub mod options;
+pub mod processors;
+pub mod session;
+
+use std::rc::Rc;
+
+pub use options::{EarlyStopping, GenerateOptions};
+pub use session::{PromptInputs, Room, Session};
 
 use crate::error::{Error, Result};
-use crate::language::{KvCache, Llama};
-use crate::runtime::buffers::{Category, Tensor};
-use crate::runtime::device::Device;
-use crate::runtime::plan::{Plan, Step};
-use crate::runtime::recorder::Recorder;
-
-/// How to generate.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct GenerateOptions {
-    /// Most tokens to generate; the end-of-text token counts.
-    pub max_new_tokens: u32,
-}
-
-impl Default for GenerateOptions {
-    fn default() -> Self {
-        GenerateOptions { max_new_tokens: 256 }
-    }
-}
+use crate::language::Language;
+use crate::runtime::plan::Plan;
+use beam::BeamSearch;
+use processors::{Processors, argmax, draw, log_softmax, softmax};
+use session::{Placed, Request};
 
 /// Why generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
     /// The model produced an end-of-text token.
     Eos,
-    /// `max_new_tokens` or the end of the context was reached.
+    /// The text has a stop string.
+    Stop,
+    /// The most tokens asked for, or the end of the context, was reached.
     Length,
 }
 
-/// A prompt on the device: token ids, and image features with the rows they replace.
-pub struct PromptInputs<'a> {
-    /// `[1, T]` of u32.
-    pub ids: &'a Tensor,
-    /// `[Q, D]`.
-    pub features: &'a Tensor,
-    /// `[1, Q]` of u32: the positions of the placeholders.
-    pub places: &'a Tensor,
+/// What ends an answer.
+#[derive(Clone)]
+pub struct Limits {
+    /// Most new tokens.
+    pub max_new_tokens: u32,
+    /// End-of-text ids.
+    pub eos: Vec<u32>,
+    /// Whether the text of these new tokens has a stop string; `None` if there are no stop strings.
+    pub has_stop: Option<Rc<dyn Fn(&[u32]) -> bool>>,
 }
 
-/// A cache and the plan of one decode step over it. Lives with the model and serves one answer at a time.
-pub struct Session {
-    device: Device,
-    kv: KvCache,
-    token: Tensor,
-    decode: Plan,
+impl Limits {
+    /// At most `max_new_tokens`, ending at any of `eos`.
+    pub fn new(max_new_tokens: u32, eos: &[u32]) -> Limits {
+        Limits { max_new_tokens, eos: eos.to_vec(), has_stop: None }
+    }
+
+    /// Why an answer of these tokens is finished; `None` if it is not.
+    fn reason(&self, tokens: &[u32]) -> Option<FinishReason> {
+        let stopped = || self.has_stop.as_ref().is_some_and(|has_stop| has_stop(tokens));
+        match tokens.last() {
+            Some(last) if self.eos.contains(last) => Some(FinishReason::Eos),
+            _ if stopped() => Some(FinishReason::Stop),
+            _ if tokens.len() >= self.max_new_tokens as usize => Some(FinishReason::Length),
+            _ => None,
+        }
+    }
 }
 
-/// Cache capacities are multiples of this, so that prompts of similar length share a session.
-const CAPACITY_STEP: u32 = 256;
+/// A prompt, and what the rules that look back see of it.
+pub struct Prompted<'a> {
+    /// On the device.
+    pub inputs: PromptInputs<'a>,
+    /// Its ids, or T5's start token.
+    pub history: Vec<u32>,
+    /// Where the tokens that penalties count begin in `history`.
+    pub counted: usize,
+}
+
+impl Prompted<'_> {
+    fn tokens(&self) -> u32 {
+        self.inputs.ids.len()
+    }
+}
+
+/// A finished answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sequence {
+    /// New tokens; an end-of-text token is the last one.
+    pub token_ids: Vec<u32>,
+    /// The score beams are ranked by; `None` without beams.
+    pub score: Option<f32>,
+    /// Why it ended.
+    pub finish_reason: FinishReason,
+}
 
 impl Session {
-    /// A session for at least `positions` positions.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::DoesNotFit`].
-    pub fn new(device: &Device, language: &Llama, positions: u32) -> Result<Session> {
-        let capacity = positions.next_multiple_of(CAPACITY_STEP).min(language.max_positions());
-        let kv = KvCache::new(device, language.num_layers(), language.heads(), capacity)?;
-        let token = device.zeros(Category::Io, "token", 1, 1)?;
-        let decode = record_decode(Recorder::new(device.caps()), language, &kv, &token).finish(device)?;
-        Ok(Session { device: device.clone(), kv, decode: decode.with_token(&token)?, token })
-    }
-
-    /// Positions there is room for.
-    pub fn capacity(&self) -> u32 {
-        self.kv.capacity()
-    }
-
-    /// The plan of one decode step, for benchmarks.
-    pub fn decode_plan(&self) -> &Plan {
-        &self.decode
-    }
-
-    /// Starts generating after `prompt`; at most `max_new_tokens`, ending at any id in `stop`.
+    /// Starts generating one answer after `prompt`, token by token; its options are not for beams.
     ///
     /// # Errors
     /// Whatever went wrong on the GPU.
     pub fn start<'a>(
         &'a self,
-        language: &Llama,
-        prompt: &PromptInputs<'_>,
-        max_new_tokens: u32,
-        stop: &'a [u32],
+        language: &Language,
+        prompt: &Prompted<'_>,
+        options: &GenerateOptions,
+        limits: Limits,
     ) -> Result<Tokens<'a>> {
-        let rows = prompt.ids.len();
-        assert!(rows + max_new_tokens <= self.capacity() + 1, "the last token is never put into the cache");
-        let mut r = Recorder::new(self.device.caps());
-        let logits = record_prefill(&mut r, language, &self.kv, prompt, 1);
-        r.argmax(&mut self.token.clone(), &logits);
-        let prefill = r.finish(&self.device)?.with_token(&self.token)?;
-        prefill.write_step(Step::new(0, rows));
-        prefill.submit()?;
-        Ok(Tokens {
-            session: self,
-            prefill: Some(prefill),
-            position: rows,
-            read: 0,
-            submitted: 1,
-            max_new_tokens,
-            stop,
-            finish: None,
-            failed: false,
-        })
+        let placed = Session::place(language, &[prompt.tokens()])[0];
+        let processors = Processors::new(options, &limits.eos, prompt.history.len());
+        let on_device = processors.are_idle();
+        let request = Request { rows: 1, choose: true, ..Request::default() };
+        let mut prefill = self.prefill(language, &prompt.inputs, placed, request)?;
+        self.continue_from(&[placed]);
+        let chooser = match on_device {
+            true => {
+                prefill.plan = prefill.plan.with_token(self.token())?;
+                prefill.submit()?;
+                Chooser::Device { prefill: Some(prefill.plan), submitted: 1 }
+            }
+            false => {
+                prefill.submit()?;
+                let logits = self.device().read(&prefill.logits)?;
+                let random = fastrand::Rng::with_seed(options.seed);
+                Chooser::Host { row: Row::new(prompt), processors: Box::new(processors), random, logits }
+            }
+        };
+        Ok(Tokens { session: self, chooser, tokens: Vec::new(), limits, finish: None, failed: false })
     }
 
-    /// Runs `prompt` and returns the logits of every position, `[T, V]`, with the tapped tensors.
+    /// Answers all prompts side by side: `num_return_sequences` each, in order.
+    ///
+    /// Every row has its own positions and sees its own keys only, so that an answer is the same alone and in company.
     ///
     /// # Errors
     /// Whatever went wrong on the GPU.
-    pub fn forward(
+    pub fn answer(
         &self,
-        language: &Llama,
-        prompt: &PromptInputs<'_>,
-        taps: &[String],
-    ) -> Result<(Tensor, Vec<(String, Tensor)>)> {
-        let mut r = Recorder::new(self.device.caps()).with_taps(taps);
-        let logits = record_prefill(&mut r, language, &self.kv, prompt, prompt.ids.len());
-        let plan = r.finish(&self.device)?;
-        plan.write_step(Step::new(0, prompt.ids.len()));
-        plan.submit()?;
-        Ok((plan.output(&logits), plan.taps().to_vec()))
+        language: &Language,
+        prompts: &[Prompted<'_>],
+        options: &GenerateOptions,
+        limits: &Limits,
+        progress: &mut dyn FnMut(u32),
+    ) -> Result<Vec<Vec<Sequence>>> {
+        let sizes: Vec<u32> = prompts.iter().map(Prompted::tokens).collect();
+        let placed = Session::place(language, &sizes);
+        let first = prompts.iter().zip(&placed).map(|(prompt, &placed)| {
+            let prefill = self.prefill(language, &prompt.inputs, placed, Request { rows: 1, ..Request::default() })?;
+            prefill.submit()?;
+            self.device().read::<f32>(&prefill.logits)
+        });
+        let first = first.collect::<Result<Vec<_>>>()?;
+        match options.num_beams {
+            1 => self.answer_rows(prompts, &placed, first, options, limits, progress),
+            _ => self.answer_with_beams(prompts, &placed, first, options, limits, progress),
+        }
+    }
+
+    fn answer_rows(
+        &self,
+        prompts: &[Prompted<'_>],
+        placed: &[Placed],
+        first: Vec<Vec<f32>>,
+        options: &GenerateOptions,
+        limits: &Limits,
+        progress: &mut dyn FnMut(u32),
+    ) -> Result<Vec<Vec<Sequence>>> {
+        let each = options.num_return_sequences as usize;
+        let of_row: Vec<usize> = (0..prompts.len()).flat_map(|b| std::iter::repeat_n(b, each)).collect();
+        let places: Vec<Placed> = of_row.iter().map(|&b| placed[b]).collect();
+        self.continue_from(&places);
+        let processors: Vec<Processors> =
+            prompts.iter().map(|p| Processors::new(options, &limits.eos, p.history.len())).collect();
+        // A row draws from numbers of its own, whoever its neighbours are.
+        let seed = |r: usize| options.seed.wrapping_add((r % each) as u64);
+        let mut random: Vec<_> = (0..of_row.len()).map(|r| fastrand::Rng::with_seed(seed(r))).collect();
+        let mut rows: Vec<Row> = of_row.iter().map(|&b| Row::new(&prompts[b])).collect();
+        let mut finished: Vec<Option<FinishReason>> = vec![None; rows.len()];
+        let mut logits: Vec<Vec<f32>> = of_row.iter().map(|&b| first[b].clone()).collect();
+        for n in 0.. {
+            let mut tokens = vec![0; rows.len()];
+            let unfinished: Vec<usize> = (0..rows.len()).filter(|&r| finished[r].is_none()).collect();
+            for r in unfinished {
+                tokens[r] = rows[r].choose(&processors[of_row[r]], &mut random[r], &mut logits[r]);
+                finished[r] = limits.reason(rows[r].new_tokens());
+            }
+            progress(n + 1);
+            if finished.iter().all(Option::is_some) {
+                break;
+            }
+            self.write_tokens(&tokens);
+            self.submit(n)?;
+            logits = self.read_logits()?;
+        }
+        let mut answers = rows.iter().zip(&finished).map(|(row, finished)| Sequence {
+            token_ids: row.new_tokens().to_vec(),
+            score: None,
+            finish_reason: finished.unwrap_or(FinishReason::Length),
+        });
+        Ok(prompts.iter().map(|_| answers.by_ref().take(each).collect()).collect())
+    }
+
+    fn answer_with_beams(
+        &self,
+        prompts: &[Prompted<'_>],
+        placed: &[Placed],
+        first: Vec<Vec<f32>>,
+        options: &GenerateOptions,
+        limits: &Limits,
+        progress: &mut dyn FnMut(u32),
+    ) -> Result<Vec<Vec<Sequence>>> {
+        let beams = options.num_beams as usize;
+        let rows: Vec<Placed> = placed.iter().flat_map(|&p| std::iter::repeat_n(p, beams)).collect();
+        let mut table = self.continue_from(&rows);
+        let stops = |tokens: &[u32]| limits.reason(tokens).is_some();
+        let search = || BeamSearch::new(options, limits.eos.len(), limits.max_new_tokens as usize);
+        let mut searches: Vec<BeamSearch> = prompts.iter().map(|_| search()).collect();
+        let mut random: Vec<_> = prompts.iter().map(|_| fastrand::Rng::with_seed(options.seed)).collect();
+        let mut logits: Vec<Vec<f32>> = first.iter().flat_map(|l| std::iter::repeat_n(l.clone(), beams)).collect();
+        for n in 0.. {
+            let (mut sources, mut tokens): (Vec<usize>, Vec<u32>) = ((0..rows.len()).collect(), vec![0; rows.len()]);
+            for (b, search) in searches.iter_mut().enumerate().filter(|(_, s)| !s.has_ended()) {
+                let scores = logits[b * beams..][..beams].iter().zip(search.beams());
+                let scores: Vec<Vec<f32>> =
+                    scores.map(|(row, tokens)| prompts[b].scores(options, limits, row, tokens)).collect();
+                for (i, go) in search.advance(&scores, &stops, &mut random[b]).into_iter().enumerate() {
+                    (sources[b * beams + i], tokens[b * beams + i]) = (b * beams + go.source, go.token);
+                }
+            }
+            progress(n + 1);
+            if searches.iter().all(BeamSearch::has_ended) {
+                break;
+            }
+            table.reorder(&sources, n);
+            self.write_pages(&table);
+            self.write_tokens(&tokens);
+            self.submit(n)?;
+            logits = self.read_logits()?;
+        }
+        let sequence = |candidate: &beam::Candidate| Sequence {
+            token_ids: candidate.tokens.clone(),
+            score: Some(candidate.score),
+            finish_reason: limits.reason(&candidate.tokens).unwrap_or(FinishReason::Length),
+        };
+        Ok(searches.iter().map(|search| search.answers().iter().map(sequence).collect()).collect())
     }
 }
 
-/// Records the prompt: embeddings, image features in their places, all blocks, the logits of the last `rows` rows.
-pub fn record_prefill(
-    r: &mut Recorder,
-    language: &Llama,
-    kv: &KvCache,
-    prompt: &PromptInputs<'_>,
-    rows: u32,
-) -> Tensor {
-    let mut x = language.embed(r, prompt.ids); // [T, D]
-    r.put_rows(&mut x, prompt.features, prompt.places);
-    language.record(r, kv, x, rows)
+impl Prompted<'_> {
+    /// Processed log-probabilities of the token after `tokens` in a search with beams.
+    fn scores(&self, options: &GenerateOptions, limits: &Limits, logits: &[f32], tokens: &[u32]) -> Vec<f32> {
+        let mut scores = log_softmax(logits);
+        let sequence = [&self.history, tokens].concat();
+        Processors::new(options, &limits.eos, self.history.len()).process(&sequence, self.counted, &mut scores);
+        scores
+    }
 }
 
-/// Records one decode step: the token's embedding through all blocks to the next token, in the same place.
-pub fn record_decode(mut r: Recorder, language: &Llama, kv: &KvCache, token: &Tensor) -> Recorder {
-    let x = language.embed(&mut r, token); // [1, D]
-    let logits = language.record(&mut r, kv, x, 1); // [1, V]
-    r.argmax(&mut token.clone(), &logits);
-    r
+/// One answer that is chosen on the host.
+struct Row {
+    sequence: Vec<u32>,
+    prompt_len: usize,
+    counted: usize,
+}
+
+impl Row {
+    fn new(prompt: &Prompted<'_>) -> Row {
+        Row { sequence: prompt.history.clone(), prompt_len: prompt.history.len(), counted: prompt.counted }
+    }
+
+    fn new_tokens(&self) -> &[u32] {
+        &self.sequence[self.prompt_len..]
+    }
+
+    fn choose(&mut self, processors: &Processors, random: &mut fastrand::Rng, logits: &mut [f32]) -> u32 {
+        processors.process(&self.sequence, self.counted, logits);
+        let token = if processors.draws() { draw(&softmax(logits), random) } else { argmax(logits) };
+        self.sequence.push(token);
+        token
+    }
+}
+
+/// Who takes the next token.
+enum Chooser {
+    /// The device: the likeliest.
+    Device {
+        /// Until its token was read.
+        prefill: Option<Plan>,
+        submitted: u32,
+    },
+    /// The host, from logits.
+    Host { row: Row, processors: Box<Processors>, random: fastrand::Rng, logits: Vec<f32> },
 }
 
 /// The tokens of one answer, in order; the end-of-text token is the last one.
 pub struct Tokens<'a> {
     session: &'a Session,
-    prefill: Option<Plan>,
-    /// Where the next submitted token goes.
-    position: u32,
-    read: u32,
-    submitted: u32,
-    max_new_tokens: u32,
-    stop: &'a [u32],
+    chooser: Chooser,
+    tokens: Vec<u32>,
+    limits: Limits,
     finish: Option<FinishReason>,
     failed: bool,
 }
@@ -169,24 +303,28 @@ impl Tokens<'_> {
     }
 
     fn advance(&mut self) -> Result<u32> {
-        let decode = &self.session.decode;
-        // The next step goes to the device before this one's token is waited for.
-        if self.submitted < self.max_new_tokens {
-            decode.write_step(Step::new(self.position, 1));
-            decode.submit()?;
-            self.position += 1;
-            self.submitted += 1;
-        }
-        let token = match self.prefill.take() {
-            Some(prefill) => prefill.read_token()?,
-            None => decode.read_token()?,
+        let session = self.session;
+        let read = self.tokens.len() as u32;
+        let token = match &mut self.chooser {
+            Chooser::Device { prefill, submitted } => {
+                // The next step goes to the device before this one's token is waited for.
+                if *submitted < self.limits.max_new_tokens {
+                    session.submit(*submitted - 1)?;
+                    *submitted += 1;
+                }
+                prefill.take().as_ref().unwrap_or(session.decode_plan()).read_token()?
+            }
+            Chooser::Host { row, processors, random, logits } => {
+                if read > 0 {
+                    session.write_tokens(&self.tokens[read as usize - 1..]);
+                    session.submit(read - 1)?;
+                    *logits = session.read_logits()?.swap_remove(0);
+                }
+                row.choose(processors, random, logits)
+            }
         };
-        self.read += 1;
-        if self.stop.contains(&token) {
-            self.finish = Some(FinishReason::Eos);
-        } else if self.read == self.max_new_tokens {
-            self.finish = Some(FinishReason::Length);
-        }
+        self.tokens.push(token);
+        self.finish = self.limits.reason(&self.tokens);
         Ok(token)
     }
 }
@@ -195,7 +333,7 @@ impl Iterator for Tokens<'_> {
     type Item = Result<u32>;
 
     fn next(&mut self) -> Option<Result<u32>> {
-        if self.finish.is_some() || self.failed || self.max_new_tokens == 0 {
+        if self.finish.is_some() || self.failed || self.limits.max_new_tokens == 0 {
             return None;
         }
         let token = self.advance();
@@ -207,28 +345,29 @@ impl Iterator for Tokens<'_> {
 impl Drop for Tokens<'_> {
     fn drop(&mut self) {
         // The session's next answer must not find this one's tokens. An error here will show again there.
-        let _ = self.session.decode.drain_tokens();
+        let _ = self.session.decode_plan().drain_tokens();
     }
 }
 
 /// Longest prompt in one recording: its rows times any width are counted in 32 bits.
 const MAX_PROMPT_TOKENS: usize = 16_384;
 
-/// How many tokens may be generated after a prompt of `prompt` tokens.
+/// How many tokens may be generated after a prompt of `prompt` tokens in a context of `context`.
 ///
 /// # Errors
-/// [`Error::PromptTooLong`] when the context has no room for a single one.
-pub fn room_for(prompt: usize, context: usize, max_new_tokens: u32) -> Result<u32> {
+/// [`Error::PromptTooLong`] when there is no room for a single one.
+pub fn room_for(prompt: usize, context: Option<u32>, max_new_tokens: u32) -> Result<u32> {
     check_fits(prompt + 1, context)?;
-    Ok(max_new_tokens.min((context - prompt) as u32))
+    let left = |context: u32| context - prompt as u32;
+    Ok(context.map_or(max_new_tokens, |context| max_new_tokens.min(left(context))))
 }
 
 /// Refuses more positions than the context has.
 ///
 /// # Errors
 /// [`Error::PromptTooLong`].
-pub fn check_fits(need: usize, context: usize) -> Result<()> {
-    let have = context.min(MAX_PROMPT_TOKENS);
+pub fn check_fits(need: usize, context: Option<u32>) -> Result<()> {
+    let have = context.map_or(MAX_PROMPT_TOKENS, |context| MAX_PROMPT_TOKENS.min(context as usize));
     match need <= have {
         true => Ok(()),
         false => Err(Error::PromptTooLong { what: "the language model's context", need, have }),

@@ -5,7 +5,7 @@ use crate::runtime::buffers::{Category, Tensor};
 use crate::runtime::device::Device;
 use crate::runtime::ops::attention::{Heads, KvLayer};
 
-/// Keys and values of every layer, each `[G * capacity, d]` in f32: a head's positions lie side by side.
+/// Keys and values of every layer, each `[G * capacity, d]` in f32: a head's pages lie side by side.
 #[derive(Clone, Debug)]
 pub struct KvCache {
     layers: Vec<KvLayer>,
@@ -13,7 +13,7 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// A cache for `capacity` positions on `device`.
+    /// A cache of `capacity` pages on `device`.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::DoesNotFit`](crate::Error::DoesNotFit).
@@ -32,7 +32,7 @@ impl KvCache {
         Ok(KvCache { layers: (0..layers).map(|_| layer()).collect::<Result<_>>()?, capacity })
     }
 
-    /// Positions there is room for.
+    /// Pages: positions of all sequences there is room for.
     pub fn capacity(&self) -> u32 {
         self.capacity
     }

@@ -4,11 +4,11 @@
 //! channel j with j + d/2, not with j + 1; head_dim may differ from D / H; key-value heads may be fewer than query
 //! heads; the output layer is the embedding only when the file has no other.
 
-use super::kv_cache::KvCache;
+use super::{Cached, load_head};
 use crate::config::LlamaConfig;
 use crate::error::Result;
 use crate::runtime::buffers::{Linear, Matrix, Norm, Tensor};
-use crate::runtime::ops::attention::{Heads, KvLayer};
+use crate::runtime::ops::attention::{Heads, KvLayer, Rows};
 use crate::runtime::recorder::Recorder;
 use crate::weights::Loader;
 
@@ -44,15 +44,7 @@ impl Llama {
         let embedding = "language_model.model.embed_tokens";
         let rows = w.rows_of(&format!("{embedding}.weight"), config.vocab_size);
         let embed_tokens = w.table(embedding, rows, d)?;
-        let head = "language_model.lm_head";
-        let own_head = w.has(&format!("{head}.weight")) || !config.tie_word_embeddings;
-        let lm_head = match own_head {
-            true => {
-                let rows = w.rows_of(&format!("{head}.weight"), config.vocab_size);
-                w.linear(head, rows, d, false)?
-            }
-            false => Linear { weight: embed_tokens.clone().relabelled(head), bias: None },
-        };
+        let lm_head = load_head(w, &embed_tokens, config.vocab_size, config.tie_word_embeddings)?;
         Ok(Llama {
             heads: heads(config),
             embed_tokens,
@@ -78,41 +70,32 @@ impl Llama {
         self.blocks.len()
     }
 
-    /// Rows of the embedding: ids must be below.
-    pub fn vocab_rows(&self) -> u32 {
-        self.embed_tokens.rows
+    pub(super) fn embedding(&self) -> &Matrix {
+        &self.embed_tokens
     }
 
-    /// Rows of the output layer: the ids that can come out are below.
-    pub fn head_rows(&self) -> u32 {
-        self.lm_head.weight.rows
+    pub(super) fn head(&self) -> &Linear {
+        &self.lm_head
     }
 
-    /// `[1, T]` token ids `-> [T, D]`.
-    pub fn embed(&self, r: &mut Recorder, ids: &Tensor) -> Tensor {
-        r.embed(ids, &self.embed_tokens)
+    /// Records all blocks over `x [T, D]`, and the logits of its last `rows` rows.
+    pub fn record(&self, r: &mut Recorder, own: Cached<'_>, mut x: Tensor, rows: u32) -> Tensor {
+        for (i, block) in self.blocks.iter().enumerate() {
+            r.scope(format!("model.layers.{i}"), |r| {
+                self.self_attention(r, block, own.cache.layer(i), own.rows, &mut x);
+                mlp(r, block, &mut x);
+            });
+        }
+        let last = x.slice_rows(x.rows() - rows, rows); // [rows, D]
+        let h = r.rms_norm(&last, &self.norm); // [rows, D]
+        r.linear(&h, &self.lm_head) // [rows, V]
     }
 
-    /// Records all blocks over `x [T, D]` at positions `Step.pos ..`, and the logits of its last `rows` rows.
-    pub fn record(&self, r: &mut Recorder, kv: &KvCache, mut x: Tensor, rows: u32) -> Tensor {
-        r.scope("language_model", |r| {
-            for (i, block) in self.blocks.iter().enumerate() {
-                r.scope(format!("model.layers.{i}"), |r| {
-                    self.self_attention(r, block, kv.layer(i), &mut x);
-                    mlp(r, block, &mut x);
-                });
-            }
-            let last = x.slice_rows(x.rows() - rows, rows); // [rows, D]
-            let h = r.rms_norm(&last, &self.norm); // [rows, D]
-            r.linear(&h, &self.lm_head) // [rows, V]
-        })
-    }
-
-    fn self_attention(&self, r: &mut Recorder, w: &Block, kv: &KvLayer, x: &mut Tensor) {
+    fn self_attention(&self, r: &mut Recorder, w: &Block, kv: &KvLayer, rows: &Rows, x: &mut Tensor) {
         let h = r.rms_norm(x, &w.input_layernorm); // [T, D]
         let qkv = r.linear(&h, &w.qkv); // [T, (H + 2G) d]
-        let q = r.rope_store(&qkv, &self.angles, kv, self.heads); // [T, H d]; rotated k and v join the cache
-        let a = r.attention_cached(&q, kv, self.heads); // [T, H d], causal
+        let q = r.rope_store(&qkv, &self.angles, kv, self.heads, rows); // [T, H d]; rotated k and v join the cache
+        let a = r.attention_cached(&q, kv, self.heads, rows, None); // [T, H d], causal
         r.linear_add(x, &a, &w.o_proj); // x += a Wᵀ
     }
 }
@@ -145,7 +128,7 @@ impl Block {
 }
 
 fn heads(config: &LlamaConfig) -> Heads {
-    Heads { query: config.num_attention_heads, key_value: config.num_key_value_heads, dim: config.head_dim }
+    Heads::grouped(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
 }
 
 /// cos and sin of `position * theta^(-2j / d)` for every position and j < d / 2, alternating.

@@ -1,7 +1,152 @@
-//! The language models, with the calls generation makes: embed ids, record blocks over a cache.
+//! The language models, behind the few calls generation makes: embed ids, record blocks over a cache.
 
 pub mod kv_cache;
 pub mod llama;
+pub mod opt;
+pub mod t5;
 
 pub use kv_cache::KvCache;
 pub use llama::Llama;
+pub use opt::Opt;
+pub use t5::T5;
+
+use crate::config::TextConfig;
+use crate::error::Result;
+use crate::runtime::buffers::{Linear, Matrix, Tensor};
+use crate::runtime::ops::attention::{Heads, Rows};
+use crate::runtime::recorder::Recorder;
+use crate::weights::Loader;
+
+/// A language model of one of the three families.
+#[derive(Debug)]
+pub enum Language {
+    /// Vicuna: decoder only, rotary positions.
+    Llama(Llama),
+    /// OPT: decoder only, learned positions.
+    Opt(Opt),
+    /// Flan-T5: encoder and decoder, relative positions.
+    T5(T5),
+}
+
+/// A cache, and where the rows of a recording stand in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Cached<'a> {
+    /// Keys and values of every layer.
+    pub cache: &'a KvCache,
+    /// The rows.
+    pub rows: &'a Rows,
+}
+
+/// What the blocks of a decoder read and write besides the residual stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Memory<'a> {
+    /// Keys and values of the decoder's own tokens.
+    pub own: Cached<'a>,
+    /// Keys and values of the encoder's output; decoder-only models have none.
+    pub cross: Option<Cached<'a>>,
+}
+
+impl Language {
+    /// Takes the weights under `language_model.`.
+    ///
+    /// # Errors
+    /// As [`Loader::linear`].
+    pub fn load(w: &mut Loader<'_>, config: &TextConfig) -> Result<Language> {
+        Ok(match config {
+            TextConfig::Llama(config) => Language::Llama(Llama::load(w, config)?),
+            TextConfig::Opt(config) => Language::Opt(Opt::load(w, config)?),
+            TextConfig::T5(config) => Language::T5(T5::load(w, config)?),
+        })
+    }
+
+    /// The attention heads, which the cache is laid out by.
+    pub fn heads(&self) -> Heads {
+        match self {
+            Language::Llama(m) => m.heads(),
+            Language::Opt(m) => m.heads(),
+            Language::T5(m) => m.heads(),
+        }
+    }
+
+    /// Number of blocks over a cache.
+    pub fn num_layers(&self) -> usize {
+        match self {
+            Language::Llama(m) => m.num_layers(),
+            Language::Opt(m) => m.num_layers(),
+            Language::T5(m) => m.num_layers(),
+        }
+    }
+
+    /// Longest context; T5 has no limit of its own.
+    pub fn max_positions(&self) -> Option<u32> {
+        match self {
+            Language::Llama(m) => Some(m.max_positions()),
+            Language::Opt(m) => Some(m.max_positions()),
+            Language::T5(_) => None,
+        }
+    }
+
+    /// The encoder and decoder of T5; decoder-only models have none.
+    pub fn as_t5(&self) -> Option<&T5> {
+        match self {
+            Language::T5(m) => Some(m),
+            _ => None,
+        }
+    }
+
+    fn embedding(&self) -> &Matrix {
+        match self {
+            Language::Llama(m) => m.embedding(),
+            Language::Opt(m) => m.embedding(),
+            Language::T5(m) => m.embedding(),
+        }
+    }
+
+    fn head(&self) -> &Linear {
+        match self {
+            Language::Llama(m) => m.head(),
+            Language::Opt(m) => m.head(),
+            Language::T5(m) => m.head(),
+        }
+    }
+
+    /// D.
+    pub fn width(&self) -> u32 {
+        self.embedding().cols
+    }
+
+    /// Rows of the embedding: ids must be below.
+    pub fn vocab_rows(&self) -> u32 {
+        self.embedding().rows
+    }
+
+    /// Rows of the output layer: the ids that can come out are below.
+    pub fn head_rows(&self) -> u32 {
+        self.head().weight.rows
+    }
+
+    /// `[1, T]` token ids `-> [T, D]`, without positions.
+    pub fn embed(&self, r: &mut Recorder, ids: &Tensor) -> Tensor {
+        r.embed(ids, self.embedding())
+    }
+
+    /// Records all (decoder) blocks over `x [T, D]`, and the logits of its last `rows` rows.
+    pub fn record(&self, r: &mut Recorder, memory: Memory<'_>, x: Tensor, rows: u32) -> Tensor {
+        r.scope("language_model", |r| match self {
+            Language::Llama(m) => m.record(r, memory.own, x, rows),
+            Language::Opt(m) => m.record(r, memory.own, x, rows),
+            Language::T5(m) => m.record_decoder(r, memory, x, rows),
+        })
+    }
+}
+
+/// The output layer: the file's own, or the embedding where the file has none and the model ties them.
+fn load_head(w: &mut Loader<'_>, embedding: &Matrix, rows: u32, tied: bool) -> Result<Linear> {
+    let head = "language_model.lm_head";
+    let name = format!("{head}.weight");
+    // A recording without files follows the configuration.
+    match tied && !(w.has_files() && w.has(&name)) {
+        true => Ok(Linear { weight: embedding.clone().relabelled(head), bias: None }),
+        false => w.linear(head, w.rows_of(&name, rows), embedding.cols, false),
+    }
+}

@@ -30,12 +30,12 @@ pub type ReadFile<'a> = dyn Fn(&str) -> Result<Option<Vec<u8>>> + 'a;
 #[derive(Debug)]
 pub struct Processor {
     image: ImageProcessor,
-    tokenizers: Tokenizers,
+    tokenizers: std::sync::Arc<Tokenizers>,
 }
 
 impl Processor {
     /// Reads the processor's files through `read`: `preprocessor_config.json` or `processor_config.json`,
-    /// `tokenizer.json`, `tokenizer_config.json` and `qformer_tokenizer/tokenizer.json`.
+    /// `tokenizer.json`, `tokenizer_config.json` and, where it reads text, `qformer_tokenizer/tokenizer.json`.
     ///
     /// `root` is the checkpoint's directory, or a name for it, for messages. `limits` come from `config.json`.
     ///
@@ -50,11 +50,19 @@ impl Processor {
         let config = read_json(read, root, "tokenizer_config.json")?;
         let (lm_file, qformer_file) = (root.join(LM_TOKENIZER), root.join(QFORMER_TOKENIZER));
         let lm = read(LM_TOKENIZER)?.ok_or_else(|| missing_tokenizer(root, LM_TOKENIZER))?;
-        let qformer = read(QFORMER_TOKENIZER)?.ok_or_else(|| missing_tokenizer(root, QFORMER_TOKENIZER))?;
+        let qformer = match limits.qformer_rows {
+            0 => None,
+            _ => Some(read(QFORMER_TOKENIZER)?.ok_or_else(|| missing_tokenizer(root, QFORMER_TOKENIZER))?),
+        };
         let config_file = root.join("tokenizer_config.json");
         let config = config.as_ref().map(|config| (config_file.as_path(), config));
-        let tokenizers = Tokenizers::from_bytes((&lm_file, &lm), (&qformer_file, &qformer), config, limits)?;
-        Ok(Processor { image, tokenizers })
+        let tokenizers = Tokenizers::from_bytes(
+            (&lm_file, &lm),
+            qformer.as_deref().map(|bytes| (qformer_file.as_path(), bytes)),
+            config,
+            limits,
+        )?;
+        Ok(Processor { image, tokenizers: tokenizers.into() })
     }
 
     /// Prepares pictures.
@@ -74,13 +82,18 @@ impl Processor {
         &self.tokenizers
     }
 
+    /// The same, for whoever keeps them.
+    pub fn shared_tokenizers(&self) -> std::sync::Arc<Tokenizers> {
+        self.tokenizers.clone()
+    }
+
     /// Number of picture tokens in a prompt.
     pub fn num_query_tokens(&self) -> usize {
         self.tokenizers.limits().num_query_tokens
     }
 
     /// Id that marks the place of a picture token.
-    pub fn image_token_id(&self) -> u32 {
+    pub fn image_token_id(&self) -> Option<u32> {
         self.tokenizers.limits().image_token_id
     }
 }

@@ -13,13 +13,13 @@ pub const MAX_PROMPT_BYTES: usize = 1 << 20;
 /// What a model's configuration says about prompts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PromptLimits {
-    /// Id that marks the place of a picture token (`image_token_index`).
-    pub image_token_id: u32,
+    /// Id that marks the place of a picture token (`image_token_index`); checkpoints of 2023 have none.
+    pub image_token_id: Option<u32>,
     /// Number of picture tokens in a prompt.
     pub num_query_tokens: usize,
     /// Rows of the language model's embedding: ids are below.
     pub lm_rows: usize,
-    /// Rows of the Q-Former's word embedding: ids are below.
+    /// Rows of the Q-Former's word embedding: ids are below. 0 where it reads no text, as in BLIP-2.
     pub qformer_rows: usize,
     /// Rows of the Q-Former's position table: most tokens of an instruction.
     pub qformer_positions: usize,
@@ -32,7 +32,7 @@ pub struct Prompt {
     pub input_ids: Vec<u32>,
     /// One for each of `input_ids`.
     pub attention_mask: Vec<u32>,
-    /// The instruction for the Q-Former.
+    /// The instruction for the Q-Former; empty where it reads none.
     pub qformer_input_ids: Vec<u32>,
     /// One for each of `qformer_input_ids`.
     pub qformer_attention_mask: Vec<u32>,
@@ -43,7 +43,7 @@ pub struct Prompt {
 /// Reference: `transformers.InstructBlipProcessor`, except that special tokens in a text are plain text.
 pub struct Tokenizers {
     lm: Vocabulary,
-    qformer: Vocabulary,
+    qformer: Option<Vocabulary>,
     limits: PromptLimits,
     eos: Option<u32>,
     clean_up: bool,
@@ -56,7 +56,7 @@ impl std::fmt::Debug for Tokenizers {
 }
 
 impl Tokenizers {
-    /// Reads the two `tokenizer.json` files, and `tokenizer_config.json` where there is one; the paths are
+    /// Reads the `tokenizer.json` files, that of the Q-Former where it reads text, and `tokenizer_config.json` where there is one; the paths are
     /// for messages.
     ///
     /// # Errors
@@ -64,18 +64,18 @@ impl Tokenizers {
     /// the picture token has no row in the embedding.
     pub fn from_bytes(
         lm: (&Path, &[u8]),
-        qformer: (&Path, &[u8]),
+        qformer: Option<(&Path, &[u8])>,
         config: Option<(&Path, &Value)>,
         limits: PromptLimits,
     ) -> Result<Self> {
-        if limits.image_token_id as usize >= limits.lm_rows {
-            let PromptLimits { image_token_id, lm_rows, .. } = limits;
+        if let Some(image_token_id) = limits.image_token_id.filter(|&id| id as usize >= limits.lm_rows) {
+            let lm_rows = limits.lm_rows;
             let problem = format!("picture token {image_token_id} has no row in an embedding of {lm_rows} rows");
             return Err(Error::checkpoint(lm.0, problem));
         }
         let special = config.map(|(_, config)| special_names(config)).unwrap_or_default();
         let lm = Vocabulary::from_bytes(lm.0, lm.1, &special)?;
-        let qformer = Vocabulary::from_bytes(qformer.0, qformer.1, &[])?;
+        let qformer = qformer.map(|(file, bytes)| Vocabulary::from_bytes(file, bytes, &[])).transpose()?;
         let (mut eos, mut clean_up) = (None, false);
         if let Some((file, config)) = config {
             if let Some(name) = config.get("eos_token").and_then(token_name) {
@@ -98,31 +98,36 @@ impl Tokenizers {
         &self.limits
     }
 
-    /// Tokenizes a prompt for the language model and an instruction (usually the same text) for the Q-Former.
+    /// Tokenizes a prompt for the language model and an instruction (usually the same text) for the Q-Former, with
+    /// places for `pictures` pictures in front.
     ///
-    /// Special tokens written in a text, such as `</s>` or `<image>`, are plain text.
+    /// Special tokens written in a text, such as `</s>`, are plain text.
     ///
     /// # Errors
     /// [`Error::PromptTooLong`] if the instruction has more tokens than the Q-Former has positions;
-    /// [`Error::Request`] if a text is longer than [`MAX_PROMPT_BYTES`], or has a token beyond the embedding.
-    pub fn encode(&self, text: &str, qformer_text: &str) -> Result<Prompt> {
-        let PromptLimits { image_token_id, num_query_tokens, lm_rows, qformer_rows, qformer_positions } = self.limits;
+    /// [`Error::Request`] if the prompt names the picture's place, if a text is longer than [`MAX_PROMPT_BYTES`], or
+    /// if it has a token beyond the embedding.
+    pub fn encode(&self, text: &str, qformer_text: &str, pictures: usize) -> Result<Prompt> {
+        let PromptLimits { image_token_id, num_query_tokens, lm_rows, .. } = self.limits;
         for text in [text, qformer_text] {
             if text.len() > MAX_PROMPT_BYTES {
                 let problem = format!("the prompt has {} bytes; the limit is {MAX_PROMPT_BYTES}", text.len());
                 return Err(Error::request(problem));
             }
         }
-        let qformer_input_ids = self.qformer.encode(qformer_text, None)?;
-        if qformer_input_ids.len() > qformer_positions {
-            let need = qformer_input_ids.len();
-            return Err(Error::PromptTooLong { what: "the Q-Former", need, have: qformer_positions });
+        let place = image_token_id.map(|id| self.lm.token(id)).filter(|name| !name.is_empty());
+        if let Some(place) = place.filter(|place| text.contains(place)) {
+            let problem = format!(
+                "the prompt contains {place}, which marks the places of the picture; they are put in front of the \
+                 prompt by themselves: leave it out"
+            );
+            return Err(Error::request(problem));
         }
-        let text_ids = self.lm.encode(text, Some(image_token_id))?;
-        check_rows(&self.qformer, &qformer_input_ids, qformer_rows, "the Q-Former")?;
+        let qformer_input_ids = self.qformer_ids(qformer_text)?;
+        let text_ids = self.lm.encode(text, image_token_id)?;
         check_rows(&self.lm, &text_ids, lm_rows, "the language model")?;
-
-        let mut input_ids = vec![image_token_id; num_query_tokens];
+        // Without an id of their own the places take any: what is there is replaced by the picture's features.
+        let mut input_ids = vec![image_token_id.unwrap_or(0); num_query_tokens * pictures];
         input_ids.extend(text_ids);
         Ok(Prompt {
             attention_mask: vec![1; input_ids.len()],
@@ -130,6 +135,32 @@ impl Tokenizers {
             qformer_attention_mask: vec![1; qformer_input_ids.len()],
             qformer_input_ids,
         })
+    }
+
+    fn qformer_ids(&self, text: &str) -> Result<Vec<u32>> {
+        let Some(qformer) = &self.qformer else { return Ok(Vec::new()) };
+        let ids = qformer.encode(text, None)?;
+        let (need, have) = (ids.len(), self.limits.qformer_positions);
+        if need > have {
+            return Err(Error::PromptTooLong { what: "the Q-Former", need, have });
+        }
+        check_rows(qformer, &ids, self.limits.qformer_rows, "the Q-Former")?;
+        Ok(ids)
+    }
+
+    /// The tokens of an answer as the model would generate it: without what is put in front of a prompt, and for
+    /// encoder-decoder models with the end token.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the text makes no token, or one that has no row in the embedding.
+    pub fn encode_answer(&self, text: &str, with_end: bool) -> Result<Vec<u32>> {
+        let mut ids = self.lm.encode_bare(text)?;
+        if ids.is_empty() {
+            return Err(Error::request(format!("the choice {text:?} makes no token, so it has no score")));
+        }
+        check_rows(&self.lm, &ids, self.limits.lm_rows, "the language model")?;
+        ids.extend(self.eos.filter(|_| with_end));
+        Ok(ids)
     }
 
     /// The text of generated ids, without special tokens.

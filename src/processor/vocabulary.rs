@@ -97,6 +97,17 @@ impl Vocabulary {
         self.decoder.id_to_token(id).unwrap_or_default()
     }
 
+    /// Makes ids of a text and nothing else.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the text cannot be tokenized.
+    pub(super) fn encode_bare(&self, text: &str) -> Result<Vec<u32>> {
+        let tokenizer = self.encoder.as_ref().unwrap_or(&self.decoder);
+        let encoding = without_panics(|| tokenizer.encode_fast(text, false).ok()).flatten();
+        let encoding = encoding.ok_or_else(|| Error::request("the text cannot be turned into tokens"))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
     /// Makes ids of a text, with the special tokens that the file puts round every text.
     ///
     /// # Errors

@@ -349,6 +349,22 @@ impl Device {
         self.inner.queue.write_buffer(gpu, u64::from(tensor.offset) * 4, bytemuck::cast_slice(values));
     }
 
+    /// Copies a device tensor to another one of its size, after everything submitted before.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if either has no memory.
+    pub fn copy(&self, from: &Tensor, to: &Tensor) -> Result<()> {
+        assert_eq!((from.rows, from.cols), (to.rows, to.cols), "copy: shapes");
+        let (Storage::Device(source), Storage::Device(target)) = (&from.storage, &to.storage) else {
+            panic!("ask the plan for its scratch tensors")
+        };
+        let mut encoder = self.inner.gpu.create_command_encoder(&Default::default());
+        let (source_at, target_at) = (u64::from(from.offset) * 4, u64::from(to.offset) * 4);
+        encoder.copy_buffer_to_buffer(source.gpu()?, source_at, target.gpu()?, target_at, u64::from(from.len()) * 4);
+        self.inner.queue.submit([encoder.finish()]);
+        Ok(())
+    }
+
     /// Sends pending writes to the device and waits, so that their staging copies are freed.
     ///
     /// # Errors

@@ -44,8 +44,11 @@ kernels! {
     ATTENTION_TILE = "attention_tile";
     ATTENTION_DECODE = "attention_decode" ["reduce"];
     ATTENTION_COMBINE = "attention_combine";
+    ATTENTION_WEIGHTS = "attention_weights" ["reduce"];
     NORM = "norm" ["reduce"];
     ROPE = "rope";
+    STORE = "store";
+    POSITIONS = "positions";
     EMBED = "embed";
     PUT_ROWS = "put_rows";
     PATCH_EMBED = "patch_embed";

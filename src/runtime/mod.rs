@@ -11,6 +11,6 @@ pub mod recorder;
 pub use buffers::{Category, Counters, Linear, Matrix, Norm, Tensor};
 pub use device::{AdapterClass, AdapterSummary, Caps, Device, DeviceOptions, list_adapters};
 pub use ops::Activation;
-pub use ops::attention::{Heads, KvLayer, Mask};
+pub use ops::attention::{Heads, KvLayer, Mask, Rows};
 pub use plan::{Plan, Step};
 pub use recorder::Recorder;

@@ -122,11 +122,16 @@ impl Recorder {
         self.dispatches.push(dispatch);
     }
 
+    /// Whether someone asked for what has this label.
+    pub(super) fn is_tapped(&self, label: &str) -> bool {
+        self.wanted.contains(label)
+    }
+
     /// Keeps a copy of `output` if its label was asked for. Every op ends with this.
     pub(super) fn tap(&mut self, label: &str, output: &Tensor) {
         if self.wanted.contains(label) {
             let mut copy = self.empty(output.rows(), output.cols());
-            self.launch_elementwise("tap", false, &mut copy, output);
+            self.launch_elementwise("tap", false, 1.0, &mut copy, output);
             // Weights that are used again (a norm over two inputs) tap again, under a name of their own.
             let again = |(name, _): &&(String, Tensor)| name == label || name.starts_with(&format!("{label}#"));
             let name = match self.tapped.iter().filter(again).count() {

@@ -5,8 +5,21 @@ pub fn attention(
     q: &[f64],
     k: &[f64],
     v: &[f64],
-    (h, g, d): (usize, usize, usize),
+    sizes: (usize, usize, usize),
     visible: impl Fn(usize, usize) -> bool,
+) -> Vec<f64> {
+    biased(q, k, v, sizes, 1.0 / (sizes.2 as f64).sqrt(), visible, |_, _, _| 0.0)
+}
+
+/// The same with scores multiplied by `scale`, and `bias(i, j, head)` added to them.
+pub fn biased(
+    q: &[f64],
+    k: &[f64],
+    v: &[f64],
+    (h, g, d): (usize, usize, usize),
+    scale: f64,
+    visible: impl Fn(usize, usize) -> bool,
+    bias: impl Fn(usize, usize, usize) -> f64,
 ) -> Vec<f64> {
     let (t, s) = (q.len() / (h * d), k.len() / (g * d));
     let mut out = vec![0.0; t * h * d];
@@ -15,7 +28,7 @@ pub fn attention(
             let group = head / (h / g);
             let score = |j: usize| -> f64 {
                 let products = (0..d).map(|c| q[(i * h + head) * d + c] * k[(j * g + group) * d + c]);
-                products.sum::<f64>() / (d as f64).sqrt()
+                scale * products.sum::<f64>() + bias(i, j, head)
             };
             let keys: Vec<usize> = (0..s).filter(|&j| visible(i, j)).collect();
             let scores: Vec<f64> = keys.iter().map(|&j| score(j)).collect();
@@ -30,4 +43,16 @@ pub fn attention(
         }
     }
     out
+}
+
+/// What one head weighs values by: `q [t, d]` over `k [s, d]`, `-> [t, s]`.
+pub fn weights(q: &[f64], k: &[f64], d: usize) -> Vec<f64> {
+    let row = |q: &[f64]| -> Vec<f64> {
+        let score = |k: &[f64]| q.iter().zip(k).map(|(a, b)| a * b).sum::<f64>() / (d as f64).sqrt();
+        let scores: Vec<f64> = k.chunks(d).map(score).collect();
+        let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let total: f64 = scores.iter().map(|score| (score - largest).exp()).sum();
+        scores.iter().map(|score| (score - largest).exp() / total).collect()
+    };
+    q.chunks(d).flat_map(row).collect()
 }

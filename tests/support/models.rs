@@ -3,7 +3,11 @@
 use std::path::Path;
 
 use instructblip::config::Config;
+use instructblip::generate::PromptInputs;
+use instructblip::generate::session::{Crossing, record_decode, record_prefill};
+use instructblip::language::{Cached, KvCache, Memory};
 use instructblip::model::Parts;
+use instructblip::runtime::{Recorder, Rows, Tensor};
 use instructblip::weights::{Loader, TensorFiles};
 use instructblip::{Checkpoint, Device};
 
@@ -21,4 +25,43 @@ pub fn load_parts(device: &Device, checkpoint: &Checkpoint) -> Parts {
     let parts = Parts::load(&mut loader, &config(checkpoint)).expect("parts");
     loader.finish().expect("all tensors");
     parts
+}
+
+/// A cache and rows over it without memory.
+struct Unbacked {
+    cache: KvCache,
+    rows: Rows,
+}
+
+impl Unbacked {
+    fn new(parts: &Parts, rows: u32, sequences: u32, pages: u32) -> Unbacked {
+        Unbacked {
+            cache: KvCache::unbacked(parts.language.num_layers(), parts.language.heads(), pages),
+            rows: Rows { places: Tensor::unbacked(rows, 2), pages: Tensor::unbacked(sequences, 512) },
+        }
+    }
+
+    fn cached(&self) -> Cached<'_> {
+        Cached { cache: &self.cache, rows: &self.rows }
+    }
+}
+
+/// Records a prompt of `tokens` tokens, the places of the queries included, without a device.
+pub fn record_prompt(r: &mut Recorder, config: &Config, parts: &Parts, tokens: u32) -> Tensor {
+    let queries = config.num_query_tokens;
+    let (ids, features) = (Tensor::unbacked(1, tokens), Tensor::unbacked(queries, config.text.hidden_size()));
+    let inputs = PromptInputs { ids: &ids, features: &features, places: &Tensor::unbacked(1, queries) };
+    let t5 = parts.language.as_t5().is_some();
+    let own = Unbacked::new(parts, if t5 { 1 } else { tokens }, 1, 512);
+    let (read, store) = (Unbacked::new(parts, 1, 1, 512), Unbacked::new(parts, tokens, 1, 512));
+    let decoder_ids = Tensor::unbacked(1, 1);
+    let crossing = Crossing { read: read.cached(), store: store.cached(), decoder_ids: &decoder_ids };
+    record_prefill(r, &parts.language, own.cached(), Some(crossing).filter(|_| t5), &inputs, 1).0
+}
+
+/// Records a step of `rows` rows without a device.
+pub fn record_step(r: &mut Recorder, parts: &Parts, rows: u32) {
+    let (own, cross) = (Unbacked::new(parts, rows, rows, 512), Unbacked::new(parts, rows, rows, 512));
+    let memory = Memory { own: own.cached(), cross: parts.language.as_t5().map(|_| cross.cached()) };
+    record_decode(r, &parts.language, memory, &Tensor::unbacked(1, rows));
 }

@@ -15,7 +15,7 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     let image = read_image(&ask.image)?;
     let decode_ms = started.elapsed().as_secs_f64() * 1000.0;
     let mut model = load_model(common, &ask.model)?;
-    let options = GenerateOptions { max_new_tokens: ask.max_new_tokens };
+    let options = GenerateOptions::up_to(ask.max_new_tokens);
     let mut out = std::io::stdout().lock();
     let mut answer = model.generate(&image, &ask.prompt, &options)?;
     let mut begun = false;

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use anyhow::Result;
-use instructblip::Error;
-use instructblip::model::{NamedTensor, Values};
+use instructblip::model::{ForwardOptions, NamedTensor, Values};
+use instructblip::{Error, Question};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -17,7 +17,10 @@ pub fn run(common: &Common, forward: &Forward) -> Result<()> {
     check_target(&forward.output)?;
     let image = read_image(&forward.image)?;
     let mut model = load_model(common, &forward.model)?;
-    let tensors = model.forward(&image, &forward.prompt, &forward.taps)?;
+    let tensors = model.forward(
+        &Question::new(&image, &forward.prompt),
+        &ForwardOptions { taps: forward.taps.clone(), ..Default::default() },
+    )?;
     let about = HashMap::from([
         ("prompt".to_string(), forward.prompt.clone()),
         ("model".to_string(), model.name().to_string()),

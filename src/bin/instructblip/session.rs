@@ -62,7 +62,7 @@ pub fn reply_json(reply: &Reply, model: &InstructBlip) -> serde_json::Value {
     json!({
         "text": reply.text,
         "token_ids": reply.token_ids,
-        "finish_reason": match reply.finish_reason { FinishReason::Eos => "eos", FinishReason::Length => "length" },
+        "finish_reason": match reply.finish_reason { FinishReason::Eos => "eos", FinishReason::Stop => "stop", FinishReason::Length => "length" },
         "prompt_tokens": reply.prompt_tokens,
         "model": model.name(),
         "device": model.device().name(),

@@ -1,4 +1,4 @@
-//! Softmax attention: full, with a key mask, and causal over a key and value cache.
+//! Softmax attention: full, with a key mask, and causal over a paged key and value cache.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -23,6 +23,28 @@ struct TileParams {
     v_row_stride: u32,
     v_head_stride: u32,
     out_stride: u32,
+    index_offset: u32,
+    heads: u32,
+    far: u32,
+    scale: f32,
+}
+
+/// `Params` of `shaders/attention_weights.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct WeightsParams {
+    t: u32,
+    s: u32,
+    group: u32,
+    d: u32,
+    q_offset: u32,
+    q_stride: u32,
+    k_offset: u32,
+    k_row_stride: u32,
+    k_head_stride: u32,
+    index_offset: u32,
+    heads: u32,
+    far: u32,
     scale: f32,
 }
 
@@ -30,8 +52,14 @@ struct TileParams {
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct DecodeParams {
+    heads: u32,
     group: u32,
     capacity: u32,
+    q_offset: u32,
+    q_stride: u32,
+    pages_offset: u32,
+    pages_stride: u32,
+    far: u32,
     scale: f32,
 }
 
@@ -50,7 +78,7 @@ pub const MAX_HEAD_DIM: u32 = 256;
 const SPLITS: u32 = 8;
 
 /// How attention heads are laid out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Heads {
     /// Query heads, H.
     pub query: u32,
@@ -58,17 +86,30 @@ pub struct Heads {
     pub key_value: u32,
     /// Channels per head, d.
     pub dim: u32,
+    /// What scores are multiplied by.
+    pub scale: f32,
 }
 
 impl Heads {
-    /// H heads of `dim` channels, each with its own keys and values.
+    /// H heads of `dim` channels, each with its own keys and values; scores are divided by `√d`.
     pub fn full(heads: u32, dim: u32) -> Heads {
-        Heads { query: heads, key_value: heads, dim }
+        Heads::grouped(heads, heads, dim)
     }
 
-    /// `1 / √d`.
-    pub fn scale(&self) -> f32 {
-        (1.0 / f64::from(self.dim).sqrt()) as f32
+    /// H heads sharing G heads of keys and values; scores are divided by `√d`.
+    pub fn grouped(query: u32, key_value: u32, dim: u32) -> Heads {
+        Heads { query, key_value, dim, scale: (1.0 / f64::from(dim).sqrt()) as f32 }
+    }
+
+    /// The same heads with scores as they are: T5 puts the scale into its weights.
+    #[must_use]
+    pub fn unscaled(self) -> Heads {
+        Heads { scale: 1.0, ..self }
+    }
+
+    /// Columns of q: `H d`.
+    pub fn width(&self) -> u32 {
+        self.query * self.dim
     }
 }
 
@@ -88,36 +129,56 @@ pub struct KvLayer {
     pub keys: Tensor,
     /// Values.
     pub values: Tensor,
-    /// Positions there is room for.
+    /// Pages: positions of all sequences there is room for.
     pub capacity: u32,
 }
 
-struct Tile<'a> {
-    q: &'a Tensor,
-    k: &'a Tensor,
-    v: &'a Tensor,
-    mask: Option<&'a Tensor>,
+/// Where rows over a cache stand. A page holds one position of one sequence; sequences may share pages.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    /// `[T, 2]` of u32: how far a row is past `Step.pos`, and its sequence. Over a cache that is not causal the
+    /// first is the number of keys the row sees.
+    pub places: Tensor,
+    /// `[sequences, S]` of u32: the page of every position. With one sequence, row t is at `Step.pos + t`.
+    pub pages: Tensor,
+}
+
+/// One operation's queries, keys and values, and which of them it weighs how.
+struct Attention<'a> {
+    q: Columns<'a>,
+    k: Columns<'a>,
+    v: Columns<'a>,
+    /// Whether k and v are caches, laid out head by head.
+    paged: bool,
+    index: Option<&'a Tensor>,
+    bias: Option<&'a Tensor>,
     mode: f64,
-    params: TileParams,
+    keys: u32,
 }
 
 impl Recorder {
-    /// Self-attention over packed `[T, 3D]` rows of q, k and v: `-> [T, D]`.
+    /// Self-attention over packed `[T, 3 H d]` rows of q, k and v: `-> [T, H d]`.
     pub fn attention(&mut self, qkv: &Tensor, heads: Heads, mask: Mask<'_>) -> Tensor {
-        let d = heads.query * heads.dim;
-        assert_eq!((qkv.cols(), heads.query), (3 * d, heads.key_value), "attention: q, k and v of equal width");
-        let columns = |tensor, first| Columns { tensor, first };
-        self.attention_full("attention", columns(qkv, 0), columns(qkv, d), columns(qkv, 2 * d), heads, mask)
+        self.attention_biased(qkv, heads, mask, None)
     }
 
-    /// Attention of `q [T, D]` over packed `kv [S, 2D]`: `-> [T, D]`.
+    /// The same with `bias [2M + 1, H]` added to scores by the distance from row to key, clamped to M.
+    pub fn attention_biased(&mut self, qkv: &Tensor, heads: Heads, mask: Mask<'_>, bias: Option<&Tensor>) -> Tensor {
+        let d = heads.width();
+        assert_eq!((qkv.cols(), heads.query), (3 * d, heads.key_value), "attention: q, k and v of equal width");
+        let columns = |first| Columns { tensor: qkv, first };
+        self.attention_full("attention", columns(0), columns(d), columns(2 * d), heads, mask, bias)
+    }
+
+    /// Attention of `q [T, H d]` over packed `kv [S, 2 H d]`: `-> [T, H d]`.
     pub fn cross_attention(&mut self, q: &Tensor, kv: &Tensor, heads: Heads) -> Tensor {
-        let d = heads.query * heads.dim;
+        let d = heads.width();
         assert_eq!((q.cols(), kv.cols()), (d, 2 * d), "cross_attention: widths");
         let columns = |tensor, first| Columns { tensor, first };
-        self.attention_full("cross_attention", columns(q, 0), columns(kv, 0), columns(kv, d), heads, Mask::None)
+        self.attention_full("cross_attention", columns(q, 0), columns(kv, 0), columns(kv, d), heads, Mask::None, None)
     }
 
+    #[allow(clippy::too_many_arguments)]
     fn attention_full(
         &mut self,
         op: &str,
@@ -126,114 +187,214 @@ impl Recorder {
         v: Columns<'_>,
         heads: Heads,
         mask: Mask<'_>,
+        bias: Option<&Tensor>,
     ) -> Tensor {
-        let (mode, mask) = match mask {
+        let keys = k.tensor.rows();
+        let (mode, index) = match mask {
             Mask::None => (0.0, None),
             Mask::Keys(mask) => {
-                assert_eq!(mask.len(), k.tensor.rows(), "{op}: one mask entry per key");
+                assert_eq!(mask.len(), keys, "{op}: one mask entry per key");
                 (1.0, Some(mask))
             }
         };
-        let params = TileParams {
-            t: q.tensor.rows(),
-            s: k.tensor.rows(),
-            group: heads.query / heads.key_value,
-            q_offset: q.tensor.offset + q.first,
-            q_stride: q.tensor.cols(),
-            k_offset: k.tensor.offset + k.first,
-            k_row_stride: k.tensor.cols(),
-            k_head_stride: heads.dim,
-            v_offset: v.tensor.offset + v.first,
-            v_row_stride: v.tensor.cols(),
-            v_head_stride: heads.dim,
-            out_stride: heads.query * heads.dim,
-            scale: heads.scale(),
-        };
-        self.launch_tile(op, Tile { q: q.tensor, k: k.tensor, v: v.tensor, mask, mode, params }, heads)
+        self.launch_tile(op, &Attention { q, k, v, paged: false, index, bias, mode, keys }, heads)
     }
 
-    /// Causal attention of `q [T, H d]` at positions `Step.pos ..` over the cache: `-> [T, H d]`.
-    pub fn attention_cached(&mut self, q: &Tensor, kv: &KvLayer, heads: Heads) -> Tensor {
-        assert_eq!(q.cols(), heads.query * heads.dim, "attention_cached: width");
-        // One row on a GPU needs the keys split to fill it; a software adapter pays more for a second dispatch.
-        if q.rows() == 1 && self.caps().class == AdapterClass::Gpu {
-            return self.attention_decode(q, kv, heads);
+    /// Causal attention of the first `H d` columns of `q [T, ..]` over the cache: `-> [T, H d]`.
+    pub fn attention_cached(
+        &mut self,
+        q: &Tensor,
+        kv: &KvLayer,
+        heads: Heads,
+        rows: &Rows,
+        bias: Option<&Tensor>,
+    ) -> Tensor {
+        if q.rows() == 1 || rows.pages.rows() > 1 {
+            return self.attention_decode("attention_cached", q, kv, heads, rows, bias, true);
         }
-        let params = TileParams {
-            t: q.rows(),
-            s: 0,
-            group: heads.query / heads.key_value,
-            q_offset: q.offset,
-            q_stride: q.cols(),
-            k_offset: 0,
-            k_row_stride: heads.dim,
-            k_head_stride: kv.capacity * heads.dim,
-            v_offset: 0,
-            v_row_stride: heads.dim,
-            v_head_stride: kv.capacity * heads.dim,
-            out_stride: heads.query * heads.dim,
-            scale: heads.scale(),
-        };
-        let tile = Tile { q, k: &kv.keys, v: &kv.values, mask: None, mode: 2.0, params };
-        self.launch_tile("attention_cached", tile, heads)
+        let columns = |tensor| Columns { tensor, first: 0 };
+        let (q, k, v) = (columns(q), columns(&kv.keys), columns(&kv.values));
+        // How many keys there are is the step's business; a prompt's rows see each other.
+        let (index, keys) = (Some(&rows.pages), q.tensor.rows());
+        let prompt = Attention { q, k, v, paged: true, index, bias, mode: 2.0, keys };
+        self.launch_tile("attention_cached", &prompt, heads)
     }
 
-    fn launch_tile(&mut self, op: &str, tile: Tile<'_>, heads: Heads) -> Tensor {
+    /// Attention of `q [T, H d]` over the keys of the rows' sequences, whatever the step: `-> [T, H d]`.
+    pub fn cross_attention_cached(&mut self, q: &Tensor, kv: &KvLayer, heads: Heads, rows: &Rows) -> Tensor {
+        self.attention_decode("cross_attention_cached", q, kv, heads, rows, None, false)
+    }
+
+    fn launch_tile(&mut self, op: &str, a: &Attention<'_>, heads: Heads) -> Tensor {
         assert!(heads.dim <= MAX_HEAD_DIM && heads.query.is_multiple_of(heads.key_value), "{op}: heads {heads:?}");
-        let rows = tile.params.t;
-        let out = self.empty(rows, heads.query * heads.dim);
+        let rows = a.q.tensor.rows();
+        let out = self.empty(rows, heads.width());
+        let (row_stride, head_stride) = match a.paged {
+            true => (heads.dim, a.k.tensor.len() / heads.key_value),
+            false => (a.k.tensor.cols(), heads.dim),
+        };
+        let params = TileParams {
+            t: rows,
+            s: a.keys,
+            group: heads.query / heads.key_value,
+            q_offset: a.q.tensor.offset + a.q.first,
+            q_stride: a.q.tensor.cols(),
+            k_offset: a.k.tensor.offset + a.k.first,
+            k_row_stride: row_stride,
+            k_head_stride: head_stride,
+            v_offset: a.v.tensor.offset + a.v.first,
+            v_row_stride: row_stride,
+            v_head_stride: head_stride,
+            out_stride: heads.width(),
+            index_offset: a.index.map_or(0, |index| index.offset),
+            heads: heads.query,
+            far: far(a.bias, heads),
+            scale: heads.scale,
+        };
         let workgroup = if self.caps().class == AdapterClass::Gpu { 64.0 } else { 8.0 };
+        let biased = f64::from(u8::from(a.bias.is_some()));
         let label = self.label(op);
-        // Over a cache the keys are counted by the step; the capacity bounds them.
-        let keys = if tile.params.s > 0 { tile.params.s } else { rows };
         self.push(Dispatch {
             label: label.clone(),
             kernel: &kernels::ATTENTION_TILE,
-            constants: vec![("WG", workgroup), ("HEAD_DIM", f64::from(heads.dim)), ("MODE", tile.mode)],
+            constants: vec![("WG", workgroup), ("HEAD_DIM", f64::from(heads.dim)), ("MODE", a.mode), ("BIAS", biased)],
             bindings: vec![
-                tile.q.into(),
-                tile.k.into(),
-                tile.v.into(),
-                tile.mask.unwrap_or(tile.q).into(),
+                a.q.tensor.into(),
+                a.k.tensor.into(),
+                a.v.tensor.into(),
+                a.index.unwrap_or(a.q.tensor).into(),
+                a.bias.unwrap_or(a.q.tensor).into(),
                 Binding::Step,
                 (&out).into(),
             ],
-            params: bytemuck::bytes_of(&tile.params).to_vec(),
+            params: bytemuck::bytes_of(&params).to_vec(),
             grid: [rows.div_ceil(4), heads.query, 1],
-            flops: 4 * u64::from(rows) * u64::from(keys) * u64::from(heads.query * heads.dim),
+            flops: 4 * u64::from(rows) * u64::from(a.keys) * u64::from(heads.width()),
         });
         self.tap(&label, &out);
+        self.tap_weights(&format!("{label}.weights"), a, heads, params);
         out
     }
 
-    fn attention_decode(&mut self, q: &Tensor, kv: &KvLayer, heads: Heads) -> Tensor {
-        assert!(heads.dim <= MAX_HEAD_DIM && q.offset == 0, "attention_cached: heads {heads:?}");
-        let partials = self.empty(heads.query * SPLITS, heads.dim + 2);
-        let out = self.empty(1, heads.query * heads.dim);
-        let label = self.label("attention_cached");
-        let group = heads.query / heads.key_value;
-        let params = DecodeParams { group, capacity: kv.capacity, scale: heads.scale() };
+    /// What the values are weighed by, `[H T, S]`, where someone asked for it.
+    fn tap_weights(&mut self, label: &str, a: &Attention<'_>, heads: Heads, tile: TileParams) {
+        if !self.is_tapped(label) {
+            return;
+        }
+        let out = self.empty(heads.query * tile.t, tile.s);
+        let workgroup = if self.caps().class == AdapterClass::Gpu { 64.0 } else { 8.0 };
+        let TileParams { t, s, group, q_offset, q_stride, k_offset, k_row_stride, k_head_stride, .. } = tile;
+        let TileParams { index_offset, heads: all, far, scale, .. } = tile;
+        let d = heads.dim;
+        let params = WeightsParams {
+            t,
+            s,
+            group,
+            d,
+            q_offset,
+            q_stride,
+            k_offset,
+            k_row_stride,
+            k_head_stride,
+            index_offset,
+            heads: all,
+            far,
+            scale,
+        };
+        self.push(Dispatch {
+            label: label.into(),
+            kernel: &kernels::ATTENTION_WEIGHTS,
+            constants: vec![("WG", workgroup), ("MODE", a.mode), ("BIAS", f64::from(u8::from(a.bias.is_some())))],
+            bindings: vec![
+                a.q.tensor.into(),
+                a.k.tensor.into(),
+                a.index.unwrap_or(a.q.tensor).into(),
+                a.bias.unwrap_or(a.q.tensor).into(),
+                Binding::Step,
+                (&out).into(),
+            ],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: [t, heads.query, 1],
+            flops: 2 * u64::from(t) * u64::from(s) * u64::from(heads.width()),
+        });
+        self.tap(label, &out);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn attention_decode(
+        &mut self,
+        op: &str,
+        q: &Tensor,
+        kv: &KvLayer,
+        heads: Heads,
+        rows: &Rows,
+        bias: Option<&Tensor>,
+        causal: bool,
+    ) -> Tensor {
+        assert!(heads.dim <= MAX_HEAD_DIM && heads.query.is_multiple_of(heads.key_value), "{op}: heads {heads:?}");
+        assert_eq!(rows.places.rows(), q.rows(), "{op}: one place per row");
+        let gpu = self.caps().class == AdapterClass::Gpu;
+        // A software adapter has few threads to fill, and pays more for a second dispatch.
+        let (workgroup, splits) = if gpu { (64.0, SPLITS) } else { (8.0, 1) };
+        let out = self.empty(q.rows(), heads.width());
+        let shares = if splits > 1 { self.empty(q.rows() * heads.query * splits, heads.dim + 2) } else { out.clone() };
+        let label = self.label(op);
+        let params = DecodeParams {
+            heads: heads.query,
+            group: heads.query / heads.key_value,
+            capacity: kv.capacity,
+            q_offset: q.offset,
+            q_stride: q.cols(),
+            pages_offset: rows.pages.offset,
+            pages_stride: rows.pages.cols(),
+            far: far(bias, heads),
+            scale: heads.scale,
+        };
         self.push(Dispatch {
             label: label.clone(),
             kernel: &kernels::ATTENTION_DECODE,
-            constants: vec![("WG", 64.0), ("HEAD_DIM", f64::from(heads.dim)), ("SPLITS", f64::from(SPLITS))],
-            bindings: vec![q.into(), (&kv.keys).into(), (&kv.values).into(), Binding::Step, (&partials).into()],
+            constants: vec![
+                ("WG", workgroup),
+                ("HEAD_DIM", f64::from(heads.dim)),
+                ("SPLITS", f64::from(splits)),
+                ("CAUSAL", f64::from(u8::from(causal))),
+                ("BIAS", f64::from(u8::from(bias.is_some()))),
+            ],
+            bindings: vec![
+                q.into(),
+                (&kv.keys).into(),
+                (&kv.values).into(),
+                (&rows.places).into(),
+                (&rows.pages).into(),
+                bias.unwrap_or(q).into(),
+                Binding::Step,
+                (&shares).into(),
+            ],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [heads.query, SPLITS, 1],
-            flops: 4 * u64::from(kv.capacity) * u64::from(heads.query * heads.dim),
+            grid: [heads.query, splits, q.rows()],
+            flops: 4 * u64::from(rows.pages.cols()) * u64::from(q.rows() * heads.width()),
         });
-        self.push(Dispatch {
-            label: label.clone(),
-            kernel: &kernels::ATTENTION_COMBINE,
-            constants: Vec::new(),
-            bindings: vec![(&partials).into(), (&out).into()],
-            params: bytemuck::bytes_of(&CombineParams { d: heads.dim, splits: SPLITS }).to_vec(),
-            grid: [heads.query, 1, 1],
-            flops: 2 * u64::from(SPLITS * heads.query * heads.dim),
-        });
+        if splits > 1 {
+            self.push(Dispatch {
+                label: label.clone(),
+                kernel: &kernels::ATTENTION_COMBINE,
+                constants: Vec::new(),
+                bindings: vec![(&shares).into(), (&out).into()],
+                params: bytemuck::bytes_of(&CombineParams { d: heads.dim, splits }).to_vec(),
+                grid: [q.rows() * heads.query, 1, 1],
+                flops: 2 * u64::from(q.rows() * splits * heads.width()),
+            });
+        }
         self.tap(&label, &out);
         out
     }
+}
+
+/// M of a bias `[2M + 1, H]`.
+fn far(bias: Option<&Tensor>, heads: Heads) -> u32 {
+    let Some(bias) = bias else { return 0 };
+    assert!(bias.offset == 0 && bias.cols() == heads.query && bias.rows() % 2 == 1, "attention: shape of the bias");
+    (bias.rows() - 1) / 2
 }
 
 /// Some columns of a tensor, from `first` on.

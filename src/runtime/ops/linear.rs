@@ -54,7 +54,7 @@ pub fn choose(m: u32, caps: &Caps) -> Form {
 struct Epilogue {
     activation: Activation,
     add: bool,
-    swiglu: bool,
+    gated: bool,
 }
 
 impl Recorder {
@@ -75,16 +75,21 @@ impl Recorder {
         self.launch_linear(y, x, layer, Epilogue { add: true, ..Default::default() });
     }
 
-    /// `silu(x Wgᵀ) * (x Wuᵀ)`: `[M, K] -> [M, F]`, rows of gate and up alternating in the `[2F, K]` weight.
-    pub fn swiglu(&mut self, x: &Tensor, gate_up: &Linear) -> Tensor {
+    /// `act(x Wgᵀ) * (x Wuᵀ)`: `[M, K] -> [M, F]`, rows of gate and up alternating in the `[2F, K]` weight.
+    pub fn gated(&mut self, x: &Tensor, gate_up: &Linear, activation: Activation) -> Tensor {
         let mut y = self.empty(x.rows(), gate_up.weight.rows / 2);
-        self.launch_linear(&mut y, x, gate_up, Epilogue { swiglu: true, ..Default::default() });
+        self.launch_linear(&mut y, x, gate_up, Epilogue { activation, gated: true, ..Default::default() });
         y
+    }
+
+    /// SwiGLU: [`Recorder::gated`] with SiLU.
+    pub fn swiglu(&mut self, x: &Tensor, gate_up: &Linear) -> Tensor {
+        self.gated(x, gate_up, Activation::Silu)
     }
 
     fn launch_linear(&mut self, y: &mut Tensor, x: &Tensor, layer: &Linear, epilogue: Epilogue) {
         let (w, label) = (&layer.weight, &layer.weight.label);
-        let outputs = if epilogue.swiglu { w.rows / 2 } else { w.rows };
+        let outputs = if epilogue.gated { w.rows / 2 } else { w.rows };
         assert_eq!(x.cols(), w.cols, "{label}: input columns");
         assert_eq!((y.rows(), y.cols()), (x.rows(), outputs), "{label}: output shape");
         let form = choose(x.rows(), self.caps());
@@ -103,7 +108,7 @@ impl Recorder {
                 ("ACT", f64::from(epilogue.activation as u32)),
                 ("BIAS", f64::from(u8::from(layer.bias.is_some()))),
                 ("ADD", f64::from(u8::from(epilogue.add))),
-                ("SWIGLU", f64::from(u8::from(epilogue.swiglu))),
+                ("GATED", f64::from(u8::from(epilogue.gated))),
             ];
             constants.extend(form.workgroup.map(|n| ("WG", f64::from(n))));
             let bias = layer.bias.as_ref().unwrap_or(x);

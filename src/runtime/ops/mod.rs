@@ -9,7 +9,9 @@ pub mod fill;
 pub mod linear;
 pub mod norm;
 pub mod patch_embed;
+pub mod positions;
 pub mod rope;
+pub mod store;
 
 /// The function applied to a linear layer's output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

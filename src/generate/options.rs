@@ -1,0 +1,181 @@
+//! How to generate: the options of the reference's `generate`, under its names, checked.
+
+use crate::error::{Error, Result};
+
+/// How to generate. Names, meanings and defaults are those of transformers, except that the default length is 256 new
+/// tokens and not 20.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GenerateOptions {
+    /// Most tokens to generate; the end-of-text token counts. Wins over `max_length`.
+    pub max_new_tokens: Option<u32>,
+    /// Most tokens of prompt, image places and answer together; for T5 of the decoder, its start token included.
+    pub max_length: Option<u32>,
+    /// No end of text before this many tokens, counted as for `max_length`.
+    pub min_length: u32,
+    /// No end of text before this many new tokens.
+    pub min_new_tokens: u32,
+    /// Beams to search with; 1 takes one token at a time.
+    pub num_beams: u32,
+    /// Answers to return for a prompt.
+    pub num_return_sequences: u32,
+    /// Draws tokens by their probability instead of taking the likeliest.
+    pub do_sample: bool,
+    /// Where drawing starts: the same seed draws the same answer on one machine.
+    pub seed: u64,
+    /// Divides scores before drawing.
+    pub temperature: f32,
+    /// Draws among this many of the likeliest tokens; 0 for all.
+    pub top_k: u32,
+    /// Draws among the likeliest tokens that make up this much probability.
+    pub top_p: f32,
+    /// Draws among tokens with at least this share of the likeliest one's probability.
+    pub min_p: Option<f32>,
+    /// Draws among the most typical tokens that make up this much probability.
+    pub typical_p: f32,
+    /// Draws among tokens of at least this probability; 0 for all.
+    pub epsilon_cutoff: f32,
+    /// The same with a threshold that follows the entropy; 0 for all.
+    pub eta_cutoff: f32,
+    /// Divides the scores of tokens there are already, the prompt's and its image places included; 1 for none.
+    pub repetition_penalty: f32,
+    /// Whether the prompt counts for `repetition_penalty` and `no_repeat_ngram_size`, as in the reference; the paper's
+    /// own code counts new tokens only. T5 counts the decoder's tokens either way.
+    pub penalize_prompt: bool,
+    /// No run of this many tokens twice; 0 for no limit.
+    pub no_repeat_ngram_size: u32,
+    /// Beams are ranked by their log-probability over their length to this power.
+    pub length_penalty: f32,
+    /// When a search with beams ends.
+    pub early_stopping: EarlyStopping,
+    /// After so many new tokens, end-of-text grows more likely by this factor a token.
+    pub exponential_decay_length_penalty: Option<(u32, f32)>,
+    /// Ends the answer once its text has one of these.
+    pub stop_strings: Vec<String>,
+    /// End-of-text ids instead of the checkpoint's.
+    pub eos_token_ids: Option<Vec<u32>>,
+}
+
+/// When a search with beams ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EarlyStopping {
+    /// When no beam looks as if it could become better than the worst finished one.
+    #[default]
+    False,
+    /// As soon as there are as many finished candidates as beams.
+    True,
+    /// When no beam can become better, whatever its length.
+    Never,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        GenerateOptions {
+            max_new_tokens: None,
+            max_length: None,
+            min_length: 0,
+            min_new_tokens: 0,
+            num_beams: 1,
+            num_return_sequences: 1,
+            do_sample: false,
+            seed: 0,
+            temperature: 1.0,
+            top_k: 50,
+            top_p: 1.0,
+            min_p: None,
+            typical_p: 1.0,
+            epsilon_cutoff: 0.0,
+            eta_cutoff: 0.0,
+            repetition_penalty: 1.0,
+            penalize_prompt: true,
+            no_repeat_ngram_size: 0,
+            length_penalty: 1.0,
+            early_stopping: EarlyStopping::False,
+            exponential_decay_length_penalty: None,
+            stop_strings: Vec::new(),
+            eos_token_ids: None,
+        }
+    }
+}
+
+/// New tokens when neither `max_new_tokens` nor `max_length` is given.
+const DEFAULT_NEW_TOKENS: u32 = 256;
+
+impl GenerateOptions {
+    /// At most `n` new tokens, and the default of everything else.
+    pub fn up_to(n: u32) -> GenerateOptions {
+        GenerateOptions { max_new_tokens: Some(n), ..GenerateOptions::default() }
+    }
+
+    /// Most new tokens after `prompt` tokens (1 for T5).
+    ///
+    /// # Errors
+    /// [`Error::Request`] if `max_length` leaves none.
+    pub fn new_tokens(&self, prompt: u32) -> Result<u32> {
+        match (self.max_new_tokens, self.max_length) {
+            (Some(n), _) => Ok(n),
+            (None, Some(length)) if length > prompt => Ok(length - prompt),
+            (None, Some(length)) => Err(Error::request(format!(
+                "max_length {length} leaves no room for an answer: the prompt has {prompt} tokens, image places included"
+            ))),
+            (None, None) => Ok(DEFAULT_NEW_TOKENS),
+        }
+    }
+
+    /// Refuses values out of range and options that contradict each other.
+    ///
+    /// # Errors
+    /// [`Error::Request`] naming the option.
+    pub fn check(&self) -> Result<()> {
+        let refuse = |problem: String| Err(Error::request(problem));
+        let within = |name: &str, value: f32, ok: bool, range: &str| match ok {
+            true => Ok(()),
+            false => Err(Error::request(format!("{name} is {value}; it must be {range}"))),
+        };
+        let probability = |value: f32| (0.0..=1.0).contains(&value);
+        let cutoff = |value: f32| (0.0..1.0).contains(&value);
+        within("temperature", self.temperature, positive(self.temperature), "above 0")?;
+        within("repetition_penalty", self.repetition_penalty, positive(self.repetition_penalty), "above 0")?;
+        within("length_penalty", self.length_penalty, self.length_penalty.is_finite(), "a finite number")?;
+        within("top_p", self.top_p, probability(self.top_p), "from 0 to 1")?;
+        within("min_p", self.min_p.unwrap_or(0.0), probability(self.min_p.unwrap_or(0.0)), "from 0 to 1")?;
+        within("typical_p", self.typical_p, self.typical_p > 0.0 && probability(self.typical_p), "above 0, at most 1")?;
+        within("epsilon_cutoff", self.epsilon_cutoff, cutoff(self.epsilon_cutoff), "from 0 to below 1")?;
+        within("eta_cutoff", self.eta_cutoff, cutoff(self.eta_cutoff), "from 0 to below 1")?;
+        let decay = self.exponential_decay_length_penalty.map_or(1.0, |(_, factor)| factor);
+        within("exponential_decay_length_penalty's factor", decay, positive(decay), "above 0")?;
+        let (beams, answers) = (self.num_beams, self.num_return_sequences);
+        if !(1..=MAX_ROWS).contains(&beams) || !(1..=MAX_ROWS).contains(&answers) {
+            return refuse(format!(
+                "num_beams is {beams} and num_return_sequences is {answers}; each must be from 1 to {MAX_ROWS}"
+            ));
+        }
+        if beams > 1 && answers > beams {
+            return refuse(format!("num_return_sequences {answers} is more than num_beams {beams}"));
+        }
+        if beams == 1 && answers > 1 && !self.do_sample {
+            return refuse(format!(
+                "num_return_sequences is {answers}, but there is only one likeliest answer; use do_sample or num_beams"
+            ));
+        }
+        if self.max_new_tokens == Some(0) {
+            return refuse("max_new_tokens is 0; it must be at least 1".into());
+        }
+        if let Some(max) = self.max_new_tokens.filter(|&max| self.min_new_tokens > max) {
+            return refuse(format!("min_new_tokens {} is more than max_new_tokens {max}", self.min_new_tokens));
+        }
+        if let Some(max) = self.max_length.filter(|&max| self.max_new_tokens.is_none() && self.min_length > max) {
+            return refuse(format!("min_length {} is more than max_length {max}", self.min_length));
+        }
+        if self.stop_strings.iter().any(String::is_empty) {
+            return refuse("a stop string is empty: it would end every answer at once".into());
+        }
+        Ok(())
+    }
+}
+
+/// Most beams or answers for one prompt.
+const MAX_ROWS: u32 = 256;
+
+fn positive(value: f32) -> bool {
+    value.is_finite() && value > 0.0
+}

@@ -1,0 +1,228 @@
+//! One pass over a question: every stage's tensors, logits, loss, features and attention.
+
+use super::{Encoded, InstructBlip, NamedTensor, Question};
+use crate::error::{Error, Result};
+use crate::generate;
+use crate::generate::processors::log_softmax;
+use crate::generate::session::Request;
+use crate::processor::Image;
+use crate::runtime::buffers::Tensor;
+use crate::runtime::recorder::Recorder;
+
+/// A label that does not count for the loss.
+pub const IGNORED_LABEL: i64 = -100;
+
+/// What a forward pass is asked for besides its stages.
+#[derive(Clone, Debug, Default)]
+pub struct ForwardOptions {
+    /// Labels of further outputs to bring back.
+    pub taps: Vec<String>,
+    /// What T5's decoder reads; from the labels, or its start token, if empty.
+    pub decoder_input_ids: Vec<u32>,
+    /// Wanted tokens, [`IGNORED_LABEL`] where there is none: one for each of the prompt's tokens, image places
+    /// included, or, for T5, one for each of the decoder's.
+    pub labels: Vec<i64>,
+}
+
+/// What the Q-Former makes of a picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Features {
+    /// The class token's row after the vision tower, `[1, D]`.
+    pub image: NamedTensor,
+    /// The query rows of the Q-Former, `[1, Q, D]`.
+    pub queries: NamedTensor,
+    /// The same in the language model's width, `[1, Q, H]`.
+    pub projected: NamedTensor,
+}
+
+/// What the Q-Former's queries look at: the weights of its cross-attention.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionMaps {
+    /// The layers that look at the image.
+    pub layers: Vec<usize>,
+    /// H.
+    pub heads: usize,
+    /// Q.
+    pub queries: usize,
+    /// Patches across the image; row 0 of the keys is the class token.
+    pub patches: usize,
+    /// Per layer: `[H, Q, 1 + patches²]`, each row adding up to 1.
+    pub weights: Vec<Vec<f32>>,
+}
+
+impl AttentionMaps {
+    /// The share of attention on each patch, `patches²` row by row, averaged over `layers`, heads and queries (all of
+    /// them for `None`) and without the class token's.
+    pub fn mean(&self, layer: Option<usize>, head: Option<usize>, query: Option<usize>) -> Vec<f32> {
+        let keys = self.patches * self.patches + 1;
+        let mut sum = vec![0.0; keys - 1];
+        for (_, weights) in self.layers.iter().zip(&self.weights).filter(|(l, _)| layer.is_none_or(|want| **l == want))
+        {
+            for (row, keys) in weights.chunks(keys).enumerate() {
+                let (h, q) = (row / self.queries, row % self.queries);
+                if head.is_none_or(|want| want == h) && query.is_none_or(|want| want == q) {
+                    sum.iter_mut().zip(&keys[1..]).for_each(|(sum, weight)| *sum += weight);
+                }
+            }
+        }
+        let total: f32 = sum.iter().sum();
+        sum.iter_mut().for_each(|value| *value /= total.max(f32::MIN_POSITIVE));
+        sum
+    }
+}
+
+impl InstructBlip {
+    /// Runs the whole model once over a question and brings back what each stage gave, under the reference's names:
+    /// inputs, vision, Q-Former, projection, encoder, logits, the loss where there are labels, and tapped labels.
+    ///
+    /// # Errors
+    /// As [`InstructBlip::answer`]; [`Error::Request`] for a tap that no op has, and labels that do not fit.
+    pub fn forward(&mut self, question: &Question<'_>, options: &ForwardOptions) -> Result<Vec<NamedTensor>> {
+        let prompt = self.prompt(question)?;
+        let rows = prompt.input_ids.len();
+        generate::check_fits(rows, self.config.text.max_positions())?;
+        let decoder_ids = self.decoder_ids(options, rows)?;
+        self.reserve(&[rows as u32], 1, (decoder_ids.len() as u32).max(1))?;
+        let taps = options.taps.as_slice();
+        let encoded = self.encode(question.images, prompt, taps)?;
+        let mut tapped = encoded.taps.clone();
+        tapped.extend(self.tap_vision(taps)?);
+        let session = self.session.as_ref().expect("reserved just now");
+        let placed = crate::generate::Session::place(&self.parts.language, &[rows as u32])[0];
+        let logit_rows = if decoder_ids.is_empty() { rows as u32 } else { decoder_ids.len() as u32 };
+        let request = Request { rows: logit_rows, decoder_ids: &decoder_ids, taps, choose: false };
+        let pass = session.prefill(&self.parts.language, &encoded.inputs(), placed, request)?;
+        pass.submit()?;
+        tapped.extend(pass.plan.taps().to_vec());
+        if let Some(unknown) = taps.iter().find(|tap| !tapped.iter().any(|(label, _)| label == *tap)) {
+            return Err(Error::request(format!("nothing is labelled {unknown:?}; labels are weight names and ops")));
+        }
+        let mut out = self.stages(&encoded, question.images.len())?;
+        if let Some(encoder) = &pass.encoded {
+            out.push(self.bring_back("encoder_last_hidden_state", encoder)?);
+        }
+        let logits = self.bring_back("logits", &pass.logits)?;
+        if !options.labels.is_empty() {
+            let loss = self.loss(&logits, &options.labels);
+            out.push(NamedTensor::f32("loss", &[1], vec![loss]));
+        }
+        out.push(logits);
+        for (name, tensor) in &tapped {
+            out.push(self.bring_back(name, tensor)?);
+        }
+        Ok(out)
+    }
+
+    /// Everything before the language model.
+    fn stages(&self, encoded: &Encoded, frames: usize) -> Result<Vec<NamedTensor>> {
+        let side = self.config.vision.image_size as usize;
+        let mut out = vec![NamedTensor::f32("pixel_values", &[frames, 3, side, side], encoded.pixels.clone())];
+        out.extend(encoded.prompt.named());
+        let pooled = self.bring_back("vision_pooler_output", &self.vision.pooler_output)?;
+        out.push(NamedTensor { shape: vec![1, self.config.vision.hidden_size as usize], ..pooled });
+        out.push(self.bring_back("vision_last_hidden_state", &self.vision.last_hidden_state)?);
+        out.push(self.bring_back("qformer_last_hidden_state", &encoded.qformer.last_hidden_state)?);
+        out.push(self.bring_back("language_model_inputs", &encoded.features)?);
+        Ok(out)
+    }
+
+    /// What T5's decoder reads, after the labels were checked: for it, its ids or the labels shifted by one.
+    fn decoder_ids(&self, options: &ForwardOptions, prompt: usize) -> Result<Vec<u32>> {
+        let refuse = |problem: String| Err(Error::request(problem));
+        let (labels, rows) = (&options.labels, self.parts.language.vocab_rows());
+        let heads = i64::from(self.parts.language.head_rows());
+        if let Some(label) = labels.iter().find(|&&l| l != IGNORED_LABEL && !(0..heads).contains(&l)) {
+            return refuse(format!("label {label} is no token: they are from 0 to {}", heads - 1));
+        }
+        if let Some(id) = options.decoder_input_ids.iter().find(|&&id| id >= rows) {
+            return refuse(format!("decoder input id {id} is no token: they are from 0 to {}", rows - 1));
+        }
+        let Some(t5) = self.parts.language.as_t5() else {
+            if !options.decoder_input_ids.is_empty() {
+                return refuse("this model has no decoder of its own to give ids to; they are for T5".into());
+            }
+            if !labels.is_empty() && labels.len() != prompt {
+                let have = labels.len();
+                return refuse(format!(
+                    "{have} labels were given for {prompt} tokens, image places included; give {IGNORED_LABEL} where \
+                     there is none"
+                ));
+            }
+            return Ok(Vec::new());
+        };
+        let start = t5.decoder_start_token_id();
+        let ids = match (options.decoder_input_ids.as_slice(), labels.as_slice()) {
+            ([], []) => vec![start],
+            ([], labels) => {
+                let pad = self.config.text.generation().pad_token_id.unwrap_or(0);
+                let before = labels[..labels.len() - 1].iter().map(|&l| u32::try_from(l).unwrap_or(pad));
+                std::iter::once(start).chain(before).collect()
+            }
+            (ids, _) => ids.to_vec(),
+        };
+        if !labels.is_empty() && labels.len() != ids.len() {
+            return refuse(format!("{} labels were given for {} decoder input ids", labels.len(), ids.len()));
+        }
+        Ok(ids)
+    }
+
+    /// Mean cross-entropy of the counted labels. Decoder-only models predict a label from the row before it; T5's rows
+    /// are shifted already. NaN, as in the reference, when no label counts.
+    fn loss(&self, logits: &NamedTensor, labels: &[i64]) -> f32 {
+        let skipped = usize::from(self.parts.language.as_t5().is_none());
+        let wanted = labels.iter().skip(skipped);
+        let rows = logits.rows();
+        let counted = rows.zip(wanted).filter(|(_, label)| **label != IGNORED_LABEL);
+        let losses: Vec<f64> = counted.map(|(row, &label)| -f64::from(log_softmax(row)[label as usize])).collect();
+        (losses.iter().sum::<f64>() / losses.len() as f64) as f32
+    }
+
+    /// The tapped tensors of the vision tower over the pixels written last: its resident plan has no taps.
+    fn tap_vision(&self, taps: &[String]) -> Result<Vec<(String, Tensor)>> {
+        if taps.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut r = Recorder::new(self.device.caps()).with_taps(taps);
+        self.parts.vision.record(&mut r, &self.pixels);
+        let plan = r.finish(&self.device)?;
+        plan.submit()?;
+        Ok(plan.taps().to_vec())
+    }
+
+    /// What the vision tower and the Q-Former make of a picture, read with `prompt`.
+    ///
+    /// # Errors
+    /// As [`InstructBlip::answer`].
+    pub fn features(&mut self, image: &Image, prompt: &str) -> Result<Features> {
+        let question = Question::new(image, prompt);
+        let encoded = self.encode(question.images, self.prompt(&question)?, &[])?;
+        let queries = encoded.qformer.last_hidden_state.slice_rows(0, self.config.num_query_tokens);
+        let class = self.vision.last_hidden_state.slice_rows(0, 1);
+        let image = self.bring_back("image_features", &class)?;
+        Ok(Features {
+            image: NamedTensor { shape: vec![1, self.config.vision.hidden_size as usize], ..image },
+            queries: self.bring_back("query_features", &queries)?,
+            projected: self.bring_back("projected_features", &encoded.features)?,
+        })
+    }
+
+    /// Where the Q-Former's queries look in a picture, read with `prompt`.
+    ///
+    /// # Errors
+    /// As [`InstructBlip::answer`].
+    pub fn attention_maps(&mut self, image: &Image, prompt: &str) -> Result<AttentionMaps> {
+        let layers = self.parts.qformer.cross_attention_layers();
+        let label = |layer: &usize| format!("qformer.encoder.layer.{layer}.cross_attention.weights");
+        let labels: Vec<String> = layers.iter().map(label).collect();
+        let question = Question::new(image, prompt);
+        let encoded = self.encode(question.images, self.prompt(&question)?, &labels)?;
+        let weights = encoded.taps.iter().map(|(_, tensor)| self.device.read(tensor)).collect::<Result<_>>()?;
+        Ok(AttentionMaps {
+            layers,
+            heads: self.parts.qformer.num_heads() as usize,
+            queries: self.config.num_query_tokens as usize,
+            patches: (self.config.vision.image_size / self.config.vision.patch_size) as usize,
+            weights,
+        })
+    }
+}

@@ -1,0 +1,461 @@
+//! `InstructBlip`: loading, and the chain from pictures and prompts to text. The only room that knows every stage.
+
+mod forward;
+mod reply;
+mod score;
+
+use std::rc::Rc;
+use std::time::Instant;
+
+pub use forward::{AttentionMaps, Features, ForwardOptions, IGNORED_LABEL};
+pub use reply::{Answer, AnswerText, NamedTensor, Reply, Timings, Values};
+pub use score::Score;
+
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::generate::session::Prefill;
+use crate::generate::{self, GenerateOptions, Limits, PromptInputs, Prompted, Room, Sequence, Session};
+use crate::language::Language;
+use crate::processor::{Image, PassOrder, Processor, Prompt, PromptLimits};
+use crate::qformer::{QFormer, QFormerOutput};
+use crate::runtime::buffers::{Category, Tensor};
+use crate::runtime::device::Device;
+use crate::runtime::ops::attention::Mask;
+use crate::runtime::plan::Plan;
+use crate::runtime::recorder::Recorder;
+use crate::vision::{Vision, VisionOutput};
+use crate::weights::{Loader, TensorFiles};
+
+/// The three neural parts of a model.
+#[derive(Debug)]
+pub struct Parts {
+    /// The vision tower.
+    pub vision: Vision,
+    /// The Q-Former and the projection.
+    pub qformer: QFormer,
+    /// The language model.
+    pub language: Language,
+}
+
+impl Parts {
+    /// Takes every weight the model needs from `w`.
+    ///
+    /// # Errors
+    /// As [`Loader::linear`].
+    pub fn load(w: &mut Loader<'_>, config: &Config) -> Result<Parts> {
+        let (queries, width, text) = (config.num_query_tokens, config.text.hidden_size(), config.qformer_reads_text());
+        Ok(Parts {
+            vision: Vision::load(w, &config.vision)?,
+            qformer: QFormer::load(w, &config.qformer, &config.vision, queries, width, text)?,
+            language: Language::load(w, &config.text)?,
+        })
+    }
+}
+
+/// What a model is asked: a picture (or the frames of a video) and a prompt.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// One picture; several frames for video models.
+    pub images: &'a [Image],
+    /// The question or instruction.
+    pub prompt: &'a str,
+    /// What the Q-Former reads instead of the prompt.
+    pub qformer_prompt: Option<&'a str>,
+}
+
+impl<'a> Question<'a> {
+    /// A question about one picture, which the Q-Former reads too.
+    pub fn new(image: &'a Image, prompt: &'a str) -> Question<'a> {
+        Question { images: std::slice::from_ref(image), prompt, qformer_prompt: None }
+    }
+}
+
+/// A loaded model: ask it about pictures.
+pub struct InstructBlip {
+    device: Device,
+    name: String,
+    config: Config,
+    processor: Processor,
+    parts: Parts,
+    pixels: Tensor,
+    vision: VisionOutput,
+    vision_plan: Plan,
+    session: Option<Session>,
+    stop: Vec<u32>,
+    load_ms: f64,
+}
+
+/// A question after the Q-Former, ready for the language model.
+struct Encoded {
+    prompt: Prompt,
+    ids: Tensor,
+    places: Tensor,
+    /// Of the last frame.
+    qformer: QFormerOutput,
+    /// `[frames Q, H]`.
+    features: Tensor,
+    pixels: Vec<f32>,
+    timings: Timings,
+    taps: Vec<(String, Tensor)>,
+}
+
+impl InstructBlip {
+    /// Loads a checkpoint onto `device`. `progress` hears (bytes done, bytes in all) as weights are uploaded.
+    ///
+    /// Everything is checked before anything is uploaded.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`], [`Error::MissingTensors`], [`Error::OutOfMemory`], [`Error::Io`].
+    pub fn load(device: &Device, checkpoint: &Checkpoint, progress: &mut dyn FnMut(u64, u64)) -> Result<InstructBlip> {
+        let start = Instant::now();
+        let file = checkpoint.root().join("config.json");
+        let bytes = checkpoint
+            .read("config.json")?
+            .ok_or_else(|| Error::checkpoint(&file, "is missing; give the folder save_pretrained wrote"))?;
+        let config = Config::parse(&file, &bytes)?;
+        let files = TensorFiles::open(checkpoint)?;
+        let mut survey = Loader::survey(&files);
+        let shapes = Parts::load(&mut survey, &config)?;
+        survey.finish()?;
+        check_vocabulary(checkpoint, &shapes.language)?;
+        let processor = load_processor(checkpoint, &config, &shapes)?;
+        let (mut done, total) = (0, files.data_bytes());
+        let mut report = |bytes| {
+            done += bytes;
+            progress(done.min(total), total);
+        };
+        let mut loader = Loader::load(&files, device, &mut report);
+        let parts = Parts::load(&mut loader, &config)?;
+        loader.finish()?;
+        progress(total, total);
+        InstructBlip::assemble(device, checkpoint.root().display().to_string(), config, processor, parts, start)
+    }
+
+    /// Loads the model compiled into the library, which knows pictures of coloured shapes.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] or another failure of the device.
+    #[cfg(feature = "embedded-model")]
+    pub fn embedded(device: &Device) -> Result<InstructBlip> {
+        InstructBlip::load(device, &crate::embedded::SHAPES, &mut |_, _| {})
+    }
+
+    fn assemble(
+        device: &Device,
+        name: String,
+        config: Config,
+        processor: Processor,
+        parts: Parts,
+        start: Instant,
+    ) -> Result<InstructBlip> {
+        let side = config.vision.image_size;
+        let pixels = device.zeros(Category::Io, "pixels", 3 * side, side)?;
+        let mut r = Recorder::new(device.caps());
+        let recorded = parts.vision.record(&mut r, &pixels);
+        let vision_plan = r.finish(device)?;
+        let vision = VisionOutput {
+            last_hidden_state: vision_plan.output(&recorded.last_hidden_state),
+            pooler_output: vision_plan.output(&recorded.pooler_output),
+        };
+        drop(recorded);
+        let mut stop = config.text.generation().eos_token_ids.clone();
+        stop.extend(processor.tokenizers().eos_token_id());
+        let load_ms = milliseconds(start);
+        let device = device.clone();
+        Ok(InstructBlip {
+            device,
+            name,
+            config,
+            processor,
+            parts,
+            pixels,
+            vision,
+            vision_plan,
+            session: None,
+            stop,
+            load_ms,
+        })
+    }
+
+    /// Resizes pictures with the passes in this order; the default is that of Pillow before 13.
+    #[must_use]
+    pub fn with_pass_order(mut self, order: PassOrder) -> InstructBlip {
+        self.processor = self.processor.with_pass_order(order);
+        self
+    }
+
+    /// The checkpoint's directory, or the embedded model's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The device the model is on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The checkpoint's configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The processor of pictures and prompts.
+    pub fn processor(&self) -> &Processor {
+        &self.processor
+    }
+
+    /// Asks about a picture and waits for the whole answer.
+    ///
+    /// # Errors
+    /// [`Error::PromptTooLong`], [`Error::Request`], or a failure of the device.
+    pub fn ask(&mut self, image: &Image, prompt: &str, options: &GenerateOptions) -> Result<Reply> {
+        let question = Question::new(image, prompt);
+        Ok(self.answer(&[question], options, &mut |_| {})?.swap_remove(0))
+    }
+
+    /// Asks about a picture; the answer is an iterator over pieces of text as they become certain.
+    ///
+    /// # Errors
+    /// [`Error::PromptTooLong`], [`Error::Request`] (also for options that make several answers at once), or a failure
+    /// of the device.
+    pub fn generate(&mut self, image: &Image, prompt: &str, options: &GenerateOptions) -> Result<Answer<'_>> {
+        self.stream(&Question::new(image, prompt), options)
+    }
+
+    /// As [`InstructBlip::generate`], for any question.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn stream(&mut self, question: &Question<'_>, options: &GenerateOptions) -> Result<Answer<'_>> {
+        options.check()?;
+        if options.num_beams > 1 || options.num_return_sequences > 1 {
+            return Err(Error::request("an answer with beams or several answers cannot be had piece by piece"));
+        }
+        // The prompt first: what is wrong with it is told before the GPU is put to work.
+        let prompt = self.prompt(question)?;
+        let (prompt_tokens, limits) = (prompt.input_ids.len(), self.limits(&prompt, options)?);
+        self.reserve(&[prompt_tokens as u32], 1, limits.max_new_tokens)?;
+        let encoded = self.encode(question.images, prompt, &[])?;
+        let session = self.session.as_ref().expect("reserved just now");
+        let started = Instant::now();
+        let tokens = session.start(&self.parts.language, &self.prompted(&encoded, options), options, limits)?;
+        Ok(Answer {
+            tokens,
+            decoder: Some(self.processor.tokenizers().stream()),
+            token_ids: Vec::new(),
+            text: String::new(),
+            prompt_tokens,
+            timings: encoded.timings,
+            started,
+        })
+    }
+
+    /// Answers several questions side by side. An answer is the one its question gets alone. `progress` hears how many
+    /// tokens the longest answer has.
+    ///
+    /// # Errors
+    /// [`Error::PromptTooLong`], [`Error::Request`], or a failure of the device.
+    pub fn answer(
+        &mut self,
+        questions: &[Question<'_>],
+        options: &GenerateOptions,
+        progress: &mut dyn FnMut(u32),
+    ) -> Result<Vec<Reply>> {
+        options.check()?;
+        let prompts = questions.iter().map(|q| self.prompt(q)).collect::<Result<Vec<_>>>()?;
+        let Some(longest) = prompts.iter().max_by_key(|p| p.input_ids.len()) else { return Ok(Vec::new()) };
+        // Prompts of a batch share a limit of new tokens; lengths counted with the prompt are the longest one's.
+        let limits = self.limits(longest, options)?;
+        let sizes: Vec<u32> = prompts.iter().map(|p| p.input_ids.len() as u32).collect();
+        let rows = options.num_beams.max(options.num_return_sequences);
+        self.reserve(&sizes, rows, limits.max_new_tokens)?;
+        let mut timings = Timings { load: self.load_ms, ..Timings::default() };
+        let mut encoded = Vec::new();
+        for (question, prompt) in questions.iter().zip(prompts) {
+            let one = self.encode(question.images, prompt, &[])?;
+            timings.image += one.timings.image;
+            timings.vision += one.timings.vision;
+            timings.qformer += one.timings.qformer;
+            encoded.push(one);
+        }
+        let prompted: Vec<Prompted<'_>> = encoded.iter().map(|e| self.prompted(e, options)).collect();
+        let session = self.session.as_ref().expect("reserved just now");
+        let started = Instant::now();
+        let answers = session.answer(&self.parts.language, &prompted, options, &limits, &mut |tokens| {
+            match tokens {
+                1 => timings.prefill = milliseconds(started),
+                _ => timings.decode = milliseconds(started) - timings.prefill,
+            }
+            progress(tokens);
+        })?;
+        let reply = |(sequences, encoded): (Vec<Sequence>, &Encoded)| {
+            let texts = sequences.into_iter().map(|sequence| self.text_of(sequence)).collect();
+            Reply::new(texts, encoded.prompt.input_ids.len(), timings)
+        };
+        Ok(answers.into_iter().zip(&encoded).map(reply).collect())
+    }
+
+    fn text_of(&self, sequence: Sequence) -> AnswerText {
+        AnswerText {
+            text: self.processor.tokenizers().decode(&sequence.token_ids).trim().to_string(),
+            token_ids: sequence.token_ids,
+            score: sequence.score,
+            finish_reason: sequence.finish_reason,
+        }
+    }
+
+    /// The question's ids, after everything about it that can be refused was.
+    fn prompt(&self, question: &Question<'_>) -> Result<Prompt> {
+        let pictures = question.images.len();
+        if pictures == 0 {
+            return Err(Error::request("the question has no picture"));
+        }
+        if pictures > 1 && !self.config.takes_frames() {
+            let problem = format!(
+                "{pictures} pictures were given, but this model takes one; several frames are for checkpoints whose \
+                 model_type is \"instructblipvideo\""
+            );
+            return Err(Error::request(problem));
+        }
+        let qformer_prompt = question.qformer_prompt.unwrap_or(question.prompt);
+        self.processor.tokenizers().encode(question.prompt, qformer_prompt, pictures)
+    }
+
+    /// What ends an answer to `prompt`.
+    fn limits(&self, prompt: &Prompt, options: &GenerateOptions) -> Result<Limits> {
+        let tokens = prompt.input_ids.len();
+        let decoder_only = self.parts.language.as_t5().is_none();
+        let wanted = options.new_tokens(if decoder_only { tokens as u32 } else { 1 })?;
+        let max_new_tokens = generate::room_for(tokens, self.config.text.max_positions(), wanted)?;
+        let eos = options.eos_token_ids.as_ref().unwrap_or(&self.stop);
+        let mut limits = Limits::new(max_new_tokens, eos);
+        if !options.stop_strings.is_empty() {
+            let (tokenizers, stops) = (self.processor.shared_tokenizers(), options.stop_strings.clone());
+            limits.has_stop = Some(Rc::new(move |tokens: &[u32]| {
+                let text = tokenizers.decode(tokens);
+                stops.iter().any(|stop| text.contains(stop))
+            }));
+        }
+        Ok(limits)
+    }
+
+    fn prompted<'a>(&self, encoded: &'a Encoded, options: &GenerateOptions) -> Prompted<'a> {
+        let inputs = encoded.inputs();
+        match self.parts.language.as_t5() {
+            Some(t5) => Prompted { inputs, history: vec![t5.decoder_start_token_id()], counted: 0 },
+            None => {
+                // Without places of their own the reference knows a prompt as embeddings only.
+                let hidden = !options.penalize_prompt || self.config.image_token_id.is_none();
+                let history = encoded.prompt.input_ids.clone();
+                Prompted { inputs, counted: if hidden { history.len() } else { 0 }, history }
+            }
+        }
+    }
+
+    /// A device tensor as `[1, rows, cols]` on the host.
+    fn bring_back(&self, name: &str, tensor: &Tensor) -> Result<NamedTensor> {
+        let shape = [1, tensor.rows() as usize, tensor.cols() as usize];
+        Ok(NamedTensor::f32(name, &shape, self.device.read(tensor)?))
+    }
+
+    /// Pictures and prompt through vision tower and Q-Former, with what was tapped in the latter.
+    fn encode(&self, images: &[Image], prompt: Prompt, taps: &[String]) -> Result<Encoded> {
+        let device = &self.device;
+        let mut timings = Timings { load: self.load_ms, ..Timings::default() };
+        let (queries, width) = (self.config.num_query_tokens, self.config.text.hidden_size());
+        let features = device.zeros(Category::Io, "features", queries * images.len() as u32, width)?;
+        let words = &prompt.qformer_input_ids;
+        let words = match words.is_empty() {
+            true => None,
+            false => Some(device.tensor(Category::Io, "qformer_input_ids", 1, words.len() as u32, words)?),
+        };
+        // Recorded once for all frames: they look at the same words.
+        let mut r = Recorder::new(device.caps()).with_taps(taps);
+        let image = &self.vision.last_hidden_state;
+        let recorded = self.parts.qformer.record(&mut r, image, words.as_ref(), Mask::None);
+        let plan = r.finish(device)?;
+        let qformer = QFormerOutput {
+            last_hidden_state: plan.output(&recorded.last_hidden_state),
+            language_model_inputs: plan.output(&recorded.language_model_inputs),
+        };
+        let mut all_pixels = Vec::new();
+        for (frame, image) in (0u32..).zip(images) {
+            let started = Instant::now();
+            let pixels = self.processor.image().pixels(image);
+            timings.image += milliseconds(started);
+            let started = Instant::now();
+            device.write(&self.pixels, &pixels);
+            self.vision_plan.submit()?;
+            device.wait()?;
+            timings.vision += milliseconds(started);
+            let started = Instant::now();
+            plan.submit()?;
+            let to = features.slice_rows(frame * queries, queries);
+            device.copy(&qformer.language_model_inputs, &to)?;
+            device.wait()?;
+            timings.qformer += milliseconds(started);
+            all_pixels.extend(pixels);
+        }
+        let places: Vec<u32> = (0..features.rows()).collect();
+        let places = device.tensor(Category::Io, "places", 1, features.rows(), &places)?;
+        let ids = &prompt.input_ids;
+        let ids = device.tensor(Category::Io, "input_ids", 1, ids.len() as u32, ids)?;
+        let taps = plan.taps().to_vec();
+        Ok(Encoded { prompt, ids, places, qformer, features, pixels: all_pixels, timings, taps })
+    }
+
+    /// Makes sure there is a session for `rows` answers of `new_tokens` to each of `prompts`.
+    fn reserve(&mut self, prompts: &[u32], rows: u32, new_tokens: u32) -> Result<&Session> {
+        let need = Room::of(&self.parts.language, prompts, rows, new_tokens);
+        if self.session.as_ref().is_none_or(|s| !s.room().holds(&need)) {
+            self.session = None; // its cache is freed before the larger one is made
+            self.session = Some(Session::new(&self.device, &self.parts.language, need)?);
+        }
+        Ok(self.session.as_ref().expect("made just now"))
+    }
+}
+
+impl Encoded {
+    fn inputs(&self) -> PromptInputs<'_> {
+        PromptInputs { ids: &self.ids, features: &self.features, places: &self.places }
+    }
+}
+
+/// The processor, bounded by the model: `shapes` knows how many rows the embeddings really have.
+fn load_processor(checkpoint: &Checkpoint, config: &Config, shapes: &Parts) -> Result<Processor> {
+    let limits = PromptLimits {
+        image_token_id: config.image_token_id,
+        num_query_tokens: config.num_query_tokens as usize,
+        lm_rows: shapes.language.vocab_rows() as usize,
+        qformer_rows: shapes.qformer.vocab_rows() as usize,
+        qformer_positions: config.qformer.max_position_embeddings as usize,
+    };
+    let processor = Processor::from_files(&|name| checkpoint.read(name), checkpoint.root(), limits)?;
+    let (width, height, side) = (processor.image().width(), processor.image().height(), config.vision.image_size);
+    if (width, height) != (side, side) {
+        let problem = format!(
+            "the image processor's settings give pictures of {width}x{height} pixels, but vision_config.image_size in \
+             config.json is {side}"
+        );
+        return Err(Error::checkpoint(checkpoint.root(), problem));
+    }
+    Ok(processor)
+}
+
+/// Every id that can come out of the language model must be one that can go in.
+fn check_vocabulary(checkpoint: &Checkpoint, language: &Language) -> Result<()> {
+    let (ids, rows) = (language.head_rows(), language.vocab_rows());
+    if ids <= rows {
+        return Ok(());
+    }
+    let problem = format!(
+        "language_model.lm_head.weight has {ids} rows, language_model.model.embed_tokens.weight has {rows} rows: some \
+         tokens would have no embedding"
+    );
+    Err(Error::checkpoint(checkpoint.root(), problem))
+}
+
+fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
+}

@@ -1,0 +1,69 @@
+//! How likely fixed answers are: the paper's evaluation of questions with given choices (`predict_class` in LAVIS).
+
+use super::{InstructBlip, Prefill, Question};
+use crate::error::{Error, Result};
+use crate::generate;
+use crate::generate::processors::log_softmax;
+use crate::generate::session::{Request, Session};
+
+/// How likely an answer is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Score {
+    /// Log-probability of the whole answer.
+    pub sum: f64,
+    /// The same per token: what the paper ranks by.
+    pub mean: f64,
+    /// The answer's tokens; T5's end with the end token.
+    pub token_ids: Vec<u32>,
+    /// Log-probability of each.
+    pub log_probabilities: Vec<f64>,
+}
+
+impl InstructBlip {
+    /// Scores each of `choices` as the answer to a question. The prompt runs once; choices share its cache.
+    ///
+    /// Choices are continued as they are written: byte-level tokenizers (OPT) tell `"yes"` from `" yes"`.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a choice that makes no token; otherwise as [`InstructBlip::answer`].
+    pub fn score(&mut self, question: &Question<'_>, choices: &[&str]) -> Result<Vec<Score>> {
+        let with_end = self.parts.language.as_t5().is_some();
+        let answer = |choice: &&str| self.processor.tokenizers().encode_answer(choice, with_end);
+        let choices = choices.iter().map(answer).collect::<Result<Vec<_>>>()?;
+        let Some(longest) = choices.iter().map(Vec::len).max() else {
+            return Err(Error::request("there are no choices to score"));
+        };
+        let prompt = self.prompt(question)?;
+        let tokens = prompt.input_ids.len();
+        generate::check_fits(tokens + longest, self.config.text.max_positions())?;
+        self.reserve(&[tokens as u32], 1, longest as u32)?;
+        let encoded = self.encode(question.images, prompt, &[])?;
+        let (session, language) = (self.session.as_ref().expect("reserved just now"), &self.parts.language);
+        let placed = Session::place(language, &[tokens as u32])[0];
+        let request = Request { rows: 1, ..Request::default() };
+        let pass = session.prefill(language, &encoded.inputs(), placed, request)?;
+        let first = self.run(&pass)?;
+        let mut scores = Vec::new();
+        for token_ids in choices {
+            let mut rows = first.clone();
+            if let [before @ .., _] = token_ids.as_slice()
+                && !before.is_empty()
+            {
+                // Every choice is written over the last one: they begin at the same page.
+                rows.extend(self.run(&session.extend(language, placed, placed.positions, before)?)?);
+            }
+            let log_probabilities: Vec<f64> =
+                rows.iter().zip(&token_ids).map(|(row, &id)| row[id as usize].into()).collect();
+            let sum: f64 = log_probabilities.iter().sum();
+            scores.push(Score { sum, mean: sum / token_ids.len() as f64, token_ids, log_probabilities });
+        }
+        Ok(scores)
+    }
+
+    /// Log-probabilities of the next token after each of a pass's rows.
+    fn run(&self, pass: &Prefill) -> Result<Vec<Vec<f32>>> {
+        pass.submit()?;
+        let logits: Vec<f32> = self.device.read(&pass.logits)?;
+        Ok(logits.chunks(pass.logits.cols() as usize).map(log_softmax).collect())
+    }
+}

@@ -1,0 +1,57 @@
+//! Keys and values into a cache as they are, without rotation.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::attention::{Heads, KvLayer, Rows};
+use crate::runtime::buffers::Tensor;
+use crate::runtime::kernels;
+use crate::runtime::recorder::{Binding, Dispatch, Recorder, fold};
+
+/// `Params` of `shaders/store.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    t: u32,
+    x_offset: u32,
+    x_stride: u32,
+    kv_heads: u32,
+    d: u32,
+    capacity: u32,
+    pages_offset: u32,
+    pages_stride: u32,
+}
+
+impl Recorder {
+    /// Puts the last `2 G d` columns of every row of `x`, its k and v heads, on the pages of the rows' positions.
+    pub fn store(&mut self, x: &Tensor, kv: &KvLayer, heads: Heads, rows: &Rows) {
+        let width = heads.key_value * heads.dim;
+        assert!(x.cols() >= 2 * width && rows.places.rows() == x.rows(), "store: shapes");
+        let params = Params {
+            t: x.rows(),
+            x_offset: x.offset + x.cols() - 2 * width,
+            x_stride: x.cols(),
+            kv_heads: heads.key_value,
+            d: heads.dim,
+            capacity: kv.capacity,
+            pages_offset: rows.pages.offset,
+            pages_stride: rows.pages.cols(),
+        };
+        let label = self.label("store");
+        self.push(Dispatch {
+            label,
+            kernel: &kernels::STORE,
+            constants: Vec::new(),
+            bindings: vec![
+                x.into(),
+                (&rows.places).into(),
+                (&rows.pages).into(),
+                Binding::Step,
+                (&kv.keys).into(),
+                (&kv.values).into(),
+            ],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: fold(u64::from(x.rows()) * u64::from(width), 64),
+            flops: 0,
+        });
+    }
+}
