@@ -9,12 +9,15 @@ use instructblip::model::{ForwardOptions, NamedTensor};
 use instructblip::{Checkpoint, Device, GenerateOptions, Image, InstructBlip, Question};
 use support::golden::{Golden, max_difference, relative_l2, tests_folder, values};
 
-const STAGES: [&str; 5] = [
+/// In the order they are computed.
+const STAGES: [&str; 7] = [
     "vision_last_hidden_state",
     "vision_pooler_output",
     "qformer_last_hidden_state",
     "language_model_inputs",
+    "encoder_last_hidden_state",
     "logits",
+    "loss",
 ];
 const INPUTS: [&str; 4] = ["input_ids", "attention_mask", "qformer_input_ids", "qformer_attention_mask"];
 
@@ -23,14 +26,28 @@ fn is_lossy(image: &str) -> bool {
     image.ends_with(".jpg")
 }
 
+/// The pictures of a case: one, or the frames of a video.
+fn pictures(names: &str) -> Vec<Image> {
+    let open = |name| Image::open(tests_folder().join("golden/images").join(name)).expect("a readable picture");
+    names.split(',').map(open).collect()
+}
+
 fn check_case(model: &mut InstructBlip, golden: &Golden, case: usize, label: &str) {
     let about = |key: &str| golden.about(&format!("{case}.{key}"));
-    let image = Image::open(tests_folder().join("golden/images").join(about("image"))).expect("a readable picture");
+    let images = pictures(about("image"));
     let prompt = about("prompt");
+    let question = Question { images: &images, prompt, qformer_prompt: None };
     let label = format!("{label}, case {case} ({}, {prompt:?})", about("image"));
-    let ours = model.forward(&Question::new(&image, prompt), &ForwardOptions::default()).expect("a forward pass");
+    let ints = |name: &str| golden.find(&format!("{case}.{name}")).map_or(Vec::new(), |(_, values)| values.clone());
+    let options = ForwardOptions {
+        labels: ints("labels").iter().map(|&label| label as i64).collect(),
+        decoder_input_ids: ints("decoder_input_ids").iter().map(|&id| id as u32).collect(),
+        ..Default::default()
+    };
+    let ours = model.forward(&question, &options).expect("a forward pass");
     let find = |name: &str| -> &NamedTensor { ours.iter().find(|t| t.name == name).expect("a named tensor") };
-    for name in INPUTS {
+    let known = |name: &str| golden.find(&format!("{case}.{name}"));
+    for name in INPUTS.iter().filter(|name| known(name).is_some()) {
         let want = golden.tensor(&format!("{case}.{name}"));
         assert_eq!((&find(name).shape, values(find(name))), (&want.0, want.1.clone()), "{label}: {name}");
     }
@@ -40,13 +57,17 @@ fn check_case(model: &mut InstructBlip, golden: &Golden, case: usize, label: &st
         assert!(pixels <= 0.05, "{label}: pixels differ by {pixels}");
     } else {
         assert!(pixels <= 1e-6, "{label}: pixels differ by {pixels}");
-        STAGES.iter().for_each(|name| check_stage(&label, find(name), golden.tensor(&format!("{case}.{name}"))));
+        for name in STAGES {
+            known(name).inspect(|want| check_stage(&label, find(name), want));
+        }
     }
     let options = GenerateOptions::up_to(golden.about("max_new_tokens").parse().expect("a number"));
-    let mut answer = model.generate(&image, prompt, &options).expect("an answer");
+    let mut answer = model.stream(&question, &options).expect("an answer");
     let text: String = answer.by_ref().map(|piece| piece.expect("a piece")).collect();
     assert_eq!(answer.token_ids(), golden.ids(&format!("{case}.greedy_ids")), "{label}: greedy ids");
-    assert_eq!(text, about("greedy_text"), "{label}: text");
+    // Python strips some control characters too.
+    let strip = |text: &str| text.trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)).to_owned();
+    assert_eq!(strip(&text), strip(about("greedy_text")), "{label}: text");
 }
 
 fn check_stage(label: &str, got: &NamedTensor, (shape, want): &(Vec<usize>, Vec<f64>)) {
@@ -68,7 +89,7 @@ fn check_checkpoints(device: &Device, how: &str) {
         .map(|entry| entry.expect("a folder entry").file_name().to_string_lossy().into_owned())
         .collect();
     names.sort();
-    assert!(names.len() >= 3, "at least three checkpoints");
+    assert!(names.len() >= 1, "the whole family");
     for name in names {
         let folder = root.join(&name);
         let golden = Golden::read(&folder.join("golden.safetensors"));
@@ -107,19 +128,19 @@ fn embedded_model_matches_transformers() {
     let golden = Golden::read(&tests_folder().join("shapes/golden.safetensors"));
     let mut model = InstructBlip::embedded(&device).expect("the embedded model");
     let names = [
-        "vision.last_hidden_state",
-        "vision.pooler_output",
-        "qformer.last_hidden_state",
-        "language_projection",
-        "logits",
+        ("vision_last_hidden_state", "vision.last_hidden_state"),
+        ("vision_pooler_output", "vision.pooler_output"),
+        ("qformer_last_hidden_state", "qformer.last_hidden_state"),
+        ("language_model_inputs", "language_projection"),
+        ("logits", "logits"),
     ];
     for case in 0..2 {
         let about = |key: &str| golden.about(&format!("{case}.{key}"));
         let image = Image::open(tests_folder().join("shapes").join(about("image"))).expect("a picture");
         let ours =
             model.forward(&Question::new(&image, about("prompt")), &ForwardOptions::default()).expect("a forward pass");
-        for (ours_name, name) in STAGES.iter().zip(names) {
-            let tensor = ours.iter().find(|t| t.name == *ours_name).expect("a stage");
+        for (ours_name, name) in names {
+            let tensor = ours.iter().find(|t| t.name == ours_name).expect("a stage");
             check_stage(&format!("embedded, case {case}"), tensor, golden.tensor(&format!("{case}.{name}")));
         }
         let reply = model.ask(&image, about("prompt"), &GenerateOptions::default()).expect("an answer");

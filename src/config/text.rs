@@ -99,8 +99,8 @@ pub struct T5Config {
     pub dense_act_fn: String,
     /// Whether the feed-forward network has a gate.
     pub is_gated_act: bool,
-    /// Whether logits come from the embedding and are scaled by `1 / √D`.
-    pub tie_word_embeddings: bool,
+    /// Whether the decoder's output is scaled by `1 / √D`, as in models whose logits come from the embedding.
+    pub scale_decoder_outputs: bool,
     /// The decoder's first token.
     pub decoder_start_token_id: u32,
     /// Ids and lengths for generation.
@@ -204,7 +204,7 @@ impl LlamaConfig {
             ("intermediate_size", self.intermediate_size),
             ("num_attention_heads * head_dim", self.num_attention_heads * self.head_dim),
         ])?;
-        if self.num_attention_heads % self.num_key_value_heads != 0 || self.head_dim % 2 != 0 {
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) || !self.head_dim.is_multiple_of(2) {
             return Err(format!(
                 "text_config: {} heads of {} channels over {} key-value heads do not divide evenly",
                 self.num_attention_heads, self.head_dim, self.num_key_value_heads
@@ -228,7 +228,7 @@ impl OptConfig {
         ])?;
         widths(&[("hidden_size", self.hidden_size), ("ffn_dim", self.ffn_dim)])?;
         let (width, heads) = (self.hidden_size, self.num_attention_heads);
-        if width % heads != 0 || width / heads > 256 {
+        if !width.is_multiple_of(heads) || width / heads > 256 {
             return Err(format!("text_config: {heads} heads do not divide {width} into heads of at most 256 channels"));
         }
         activation("activation_function", &self.activation_function)
@@ -268,7 +268,7 @@ fn in_range(counts: &[(&str, u32, u32, u32)]) -> Result<(), String> {
 }
 
 fn widths(widths: &[(&str, u32)]) -> Result<(), String> {
-    match widths.iter().find(|&&(_, value)| value == 0 || value > 65_536 || value % 8 != 0) {
+    match widths.iter().find(|&&(_, value)| value == 0 || value > 65_536 || !value.is_multiple_of(8)) {
         Some((name, value)) => {
             Err(format!("text_config.{name} is {value}; it must be a multiple of 8 from 8 to 65536"))
         }
@@ -411,7 +411,8 @@ fn t5(json: &Value) -> Result<T5Config, String> {
         layer_norm_epsilon: field(json, "layer_norm_epsilon", 1e-6)?,
         dense_act_fn: field(json, "dense_act_fn", derived.into())?,
         is_gated_act,
-        tie_word_embeddings: field(json, "tie_word_embeddings", true)?,
+        // transformers 5 keeps this under a name of its own, and then calls every T5 tied.
+        scale_decoder_outputs: field(json, "scale_decoder_outputs", field(json, "tie_word_embeddings", true)?)?,
         decoder_start_token_id: start.unwrap_or(0),
         generation,
     })

@@ -32,6 +32,9 @@ pub enum FinishReason {
     Length,
 }
 
+/// Says whether the text of new tokens has a stop string.
+pub type HasStop = Rc<dyn Fn(&[u32]) -> bool>;
+
 /// What ends an answer.
 #[derive(Clone)]
 pub struct Limits {
@@ -40,7 +43,7 @@ pub struct Limits {
     /// End-of-text ids.
     pub eos: Vec<u32>,
     /// Whether the text of these new tokens has a stop string; `None` if there are no stop strings.
-    pub has_stop: Option<Rc<dyn Fn(&[u32]) -> bool>>,
+    pub has_stop: Option<HasStop>,
 }
 
 impl Limits {
@@ -110,7 +113,7 @@ impl Session {
             true => {
                 prefill.plan = prefill.plan.with_token(self.token())?;
                 prefill.submit()?;
-                Chooser::Device { prefill: Some(prefill.plan), submitted: 1 }
+                Chooser::Device { prefill: Some(Box::new(prefill.plan)), submitted: 1 }
             }
             false => {
                 prefill.submit()?;
@@ -279,7 +282,7 @@ enum Chooser {
     /// The device: the likeliest.
     Device {
         /// Until its token was read.
-        prefill: Option<Plan>,
+        prefill: Option<Box<Plan>>,
         submitted: u32,
     },
     /// The host, from logits.
@@ -312,7 +315,7 @@ impl Tokens<'_> {
                     session.submit(*submitted - 1)?;
                     *submitted += 1;
                 }
-                prefill.take().as_ref().unwrap_or(session.decode_plan()).read_token()?
+                prefill.take().as_deref().unwrap_or(session.decode_plan()).read_token()?
             }
             Chooser::Host { row, processors, random, logits } => {
                 if read > 0 {

@@ -141,15 +141,17 @@ fn check_query_tokens(root: &Path, processor_config: Option<&Value>, expected: u
 /// Reads the image processor's settings from whichever file has them.
 fn read_image_processor(read: &ReadFile<'_>, root: &Path, processor_config: Option<Value>) -> Result<ImageProcessor> {
     // transformers 5 writes them into the processor's file, which it also prefers when reading.
-    if let Some(settings) = processor_config.as_ref().and_then(|config| config.get("image_processor")) {
+    let settings = |name| processor_config.as_ref().and_then(|config| config.get(name));
+    if let Some(settings) = settings("image_processor").or(settings("video_processor")) {
         return ImageProcessor::from_json(&root.join("processor_config.json"), settings);
     }
-    let name = "preprocessor_config.json";
-    match read_json(read, root, name)? {
-        Some(settings) => ImageProcessor::from_json(&root.join(name), &settings),
-        None => Err(Error::checkpoint(
-            root.join(name),
-            "this file is missing, and processor_config.json has no \"image_processor\"",
-        )),
+    for name in ["preprocessor_config.json", "video_preprocessor_config.json"] {
+        if let Some(settings) = read_json(read, root, name)? {
+            return ImageProcessor::from_json(&root.join(name), &settings);
+        }
     }
+    Err(Error::checkpoint(
+        root.join("preprocessor_config.json"),
+        "this file is missing, and processor_config.json has no \"image_processor\"",
+    ))
 }

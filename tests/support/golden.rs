@@ -54,6 +54,11 @@ impl Golden {
         self.tensors.get(name).unwrap_or_else(|| panic!("no tensor {name}"))
     }
 
+    /// Shape and values of a tensor, if there is one.
+    pub fn find(&self, name: &str) -> Option<&(Vec<usize>, Vec<f64>)> {
+        self.tensors.get(name)
+    }
+
     /// A tensor of ids.
     pub fn ids(&self, name: &str) -> Vec<u32> {
         self.tensor(name).1.iter().map(|&id| id as u32).collect()

@@ -1,0 +1,96 @@
+//! Generation with every option against transformers' `generate`, over tiny checkpoints of the whole family: greedily
+//! with each processor, and with beams over early stopping, length penalty, repetition penalty and number of answers.
+
+mod support;
+
+use instructblip::{Checkpoint, Device, EarlyStopping, GenerateOptions, Image, InstructBlip, Question};
+use serde_json::Value;
+use support::golden::{Golden, tests_folder};
+
+/// The reference's keyword arguments as our options.
+fn options(json: &Value) -> GenerateOptions {
+    let mut options = GenerateOptions::default();
+    for (name, value) in json.as_object().expect("an object") {
+        let number = value.as_f64().unwrap_or(f64::NAN);
+        match name.as_str() {
+            "max_new_tokens" => options.max_new_tokens = Some(number as u32),
+            "max_length" => options.max_length = Some(number as u32),
+            "min_length" => options.min_length = number as u32,
+            "min_new_tokens" => options.min_new_tokens = number as u32,
+            "num_beams" => options.num_beams = number as u32,
+            "num_return_sequences" => options.num_return_sequences = number as u32,
+            "repetition_penalty" => options.repetition_penalty = number as f32,
+            "no_repeat_ngram_size" => options.no_repeat_ngram_size = number as u32,
+            "length_penalty" => options.length_penalty = number as f32,
+            "early_stopping" => {
+                options.early_stopping = match value {
+                    Value::Bool(true) => EarlyStopping::True,
+                    Value::Bool(false) => EarlyStopping::False,
+                    _ => EarlyStopping::Never,
+                }
+            }
+            "exponential_decay_length_penalty" => {
+                let part = |i: usize| value[i].as_f64().expect("a number");
+                options.exponential_decay_length_penalty = Some((part(0) as u32, part(1) as f32));
+            }
+            "eos_token_id" => {
+                let ids = value.as_array().expect("a list").iter();
+                options.eos_token_ids = Some(ids.map(|id| id.as_u64().expect("an id") as u32).collect());
+            }
+            other => panic!("no option {other}"),
+        }
+    }
+    options
+}
+
+fn stop_ids(model: &InstructBlip) -> Vec<u32> {
+    model.config().text.generation().eos_token_ids.clone()
+}
+
+/// The calls recorded for a checkpoint, and how many of them had beams.
+fn check(device: &Device, name: &str) -> (usize, usize) {
+    let folder = tests_folder().join("golden/checkpoints").join(name);
+    let golden = Golden::read(&folder.join("golden.safetensors"));
+    let checkpoint = Checkpoint::directory(&folder).expect("a folder");
+    let mut model = InstructBlip::load(device, &checkpoint, &mut |_, _| {}).expect("a model");
+    let rows = std::fs::read_to_string(folder.join("generation.jsonl")).expect("recorded calls");
+    let (mut calls, mut searches) = (0, 0);
+    for row in rows.lines() {
+        let row: Value = serde_json::from_str(row).expect("a JSON line");
+        let open = |file| Image::open(tests_folder().join("golden/images").join(file)).expect("a picture");
+        let images: Vec<Image> = golden.about(&format!("{}.image", row["case"])).split(',').map(open).collect();
+        let prompt = golden.about(&format!("{}.prompt", row["case"]));
+        let question = Question { images: &images, prompt, qformer_prompt: None };
+        let mut options = options(&row["options"]);
+        // The reference ends at the configuration's ids only.
+        let ends = options.eos_token_ids.get_or_insert_with(|| stop_ids(&model)).clone();
+        let reply = model.answer(&[question], &options, &mut |_| {}).expect("an answer").swap_remove(0);
+        let want: Vec<Vec<u32>> = serde_json::from_value(row["sequences"].clone()).expect("ids");
+        let got: Vec<Vec<u32>> = reply.sequences.iter().map(|s| s.token_ids.clone()).collect();
+        assert_eq!(got, want, "{name}, {} (ends {ends:?})", row["options"]);
+        if let Some(scores) = row["scores"].as_array() {
+            for (sequence, score) in reply.sequences.iter().zip(scores) {
+                let (got, want) = (f64::from(sequence.score.expect("a score")), score.as_f64().expect("a number"));
+                assert!((got - want).abs() <= 1e-3 * want.abs().max(1e-3), "{name}: score {got} for {want}");
+            }
+            searches += 1;
+        }
+        calls += 1;
+    }
+    (calls, searches)
+}
+
+#[test]
+fn every_call_of_generate_gives_the_recorded_answers() {
+    let Some(device) = support::device() else { return };
+    let root = tests_folder().join("golden/checkpoints");
+    let folders = std::fs::read_dir(&root).expect("golden checkpoints").map(|e| e.expect("an entry").path());
+    let recorded = folders.filter(|folder| folder.join("generation.jsonl").exists());
+    let mut names: Vec<String> = recorded.map(|f| f.file_name().unwrap().to_string_lossy().into_owned()).collect();
+    names.sort();
+    assert!(names.len() >= 1, "the whole family: {names:?}");
+    for name in names {
+        let (calls, searches) = check(&device, &name);
+        assert!(calls >= 59 && searches >= 48, "{name}: {calls} calls, {searches} with beams");
+    }
+}
