@@ -4,11 +4,12 @@ mod support;
 
 use instructblip::generate::session::Request;
 use instructblip::generate::{Limits, PromptInputs, Prompted, Room, Session};
-use instructblip::model::Parts;
+use instructblip::generate::processors::log_softmax;
+use instructblip::model::{ForwardOptions, Parts};
 use instructblip::runtime::{Category, Device, Tensor};
-use instructblip::{Checkpoint, FinishReason, GenerateOptions, Image, InstructBlip};
+use instructblip::{Checkpoint, FinishReason, GenerateOptions, Image, InstructBlip, Question, Reply};
 use serde_json::Value;
-use support::golden::{relative_l2, tests_folder};
+use support::golden::{Golden, max_difference, relative_l2, tests_folder, values};
 
 fn rows(file: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(tests_folder().join("shapes").join(file)).expect("a question file");
@@ -130,6 +131,136 @@ fn a_decode_step_creates_no_buffers_and_no_bind_groups() {
     let before = (counters.buffers_created(), counters.bind_groups_created());
     assert!(answer.by_ref().take(20).filter(|piece| piece.is_ok()).count() >= 15, "a long answer");
     assert_eq!((counters.buffers_created(), counters.bind_groups_created()), before);
+}
+
+/// A picture and a question of every row of a question file.
+fn questions(rows: &[Value]) -> Vec<(Image, String)> {
+    let picture = |row: &Value| {
+        Image::open(tests_folder().join("shapes").join(field(row, "image"))).expect("a picture")
+    };
+    rows.iter().map(|row| (picture(row), field(row, "prompt").to_string())).collect()
+}
+
+#[test]
+fn beam_answers_are_those_recorded() {
+    let Some(device) = support::device() else { return };
+    let rows = rows("samples.jsonl");
+    let asked = questions(&rows);
+    let asked: Vec<Question<'_>> = asked.iter().map(|(image, prompt)| Question::new(image, prompt)).collect();
+    let options = GenerateOptions { num_beams: 5, ..GenerateOptions::up_to(80) };
+    let mut model = embedded(&device);
+    for (row, question) in rows.iter().zip(&asked) {
+        let reply = model.answer(std::slice::from_ref(question), &options, &mut |_| {}).expect("an answer").remove(0);
+        assert_eq!(reply.text, field(row, "hf_beam5"), "{} {:?}", field(row, "image"), field(row, "prompt"));
+    }
+    let golden = Golden::read(&tests_folder().join("shapes/golden.safetensors"));
+    for case in 0..2 {
+        let about = |key: &str| golden.about(&format!("{case}.{key}")).to_string();
+        let image = Image::open(tests_folder().join("shapes").join(about("image"))).expect("a picture");
+        let options = GenerateOptions { num_return_sequences: 5, ..options.clone() };
+        let reply = model.ask(&image, &about("prompt"), &options).expect("an answer");
+        assert_eq!(reply.token_ids, golden.ids(&format!("{case}.beam5_ids")));
+        let scores = &golden.tensor(&format!("{case}.beam5_scores")).1;
+        for (got, want) in reply.sequences.iter().zip(scores) {
+            assert!((f64::from(got.score.expect("a score")) - want).abs() < 1e-3, "{got:?}, {want}");
+        }
+    }
+}
+
+/// Prompts of all lengths in one batch, greedily, drawn and with beams: every answer is the one given alone.
+#[test]
+fn trap_an_answer_in_a_batch_is_the_answer_alone() {
+    let Some(device) = support::device() else { return };
+    let asked = questions(&rows("samples.jsonl")[..12]);
+    let asked: Vec<Question<'_>> = asked.iter().map(|(image, prompt)| Question::new(image, prompt)).collect();
+    let mut model = embedded(&device);
+    let plain = GenerateOptions::up_to(20);
+    let drawn = GenerateOptions { do_sample: true, temperature: 3.0, seed: 7, num_return_sequences: 2, ..plain.clone() };
+    let beams = GenerateOptions { num_beams: 3, num_return_sequences: 2, ..plain.clone() };
+    for options in [plain, drawn, beams] {
+        let together = model.answer(&asked, &options, &mut |_| {}).expect("answers");
+        for (question, reply) in asked.iter().zip(together) {
+            let alone = model.answer(std::slice::from_ref(question), &options, &mut |_| {}).expect("an answer");
+            let ids = |reply: &Reply| reply.sequences.iter().map(|s| s.token_ids.clone()).collect::<Vec<_>>();
+            assert_eq!(ids(&reply), ids(&alone[0]), "{:?}", question.prompt);
+        }
+    }
+}
+
+#[test]
+fn the_same_seed_draws_the_same_answer_and_another_one_others() {
+    let Some(device) = support::device() else { return };
+    let mut model = embedded(&device);
+    let (image, prompt) = (sample("01.png"), "Please describe the photo in detail.");
+    let mut draw = |seed| {
+        let options = GenerateOptions { do_sample: true, temperature: 2.0, seed, ..GenerateOptions::up_to(30) };
+        let streamed = model.generate(&image, prompt, &options).expect("an answer");
+        let streamed: String = streamed.map(|piece| piece.expect("a piece")).collect();
+        let whole = model.ask(&image, prompt, &options).expect("an answer").text;
+        assert_eq!(streamed.trim(), whole, "seed {seed}");
+        whole
+    };
+    let (first, again) = (draw(1), draw(1));
+    assert_eq!(first, again);
+    assert!((2..6).any(|seed| draw(seed) != first));
+}
+
+#[test]
+fn stop_strings_end_answers() {
+    let Some(device) = support::device() else { return };
+    let mut model = embedded(&device);
+    let (image, prompt) = (sample("01.png"), "Please describe the photo in detail.");
+    let whole = model.ask(&image, prompt, &GenerateOptions::default()).expect("an answer").text;
+    let word = whole.split_whitespace().nth(3).expect("a long answer");
+    let options = GenerateOptions { stop_strings: vec![word.into()], ..GenerateOptions::default() };
+    let cut = model.ask(&image, prompt, &options).expect("an answer");
+    assert_eq!(cut.finish_reason, FinishReason::Stop);
+    assert!(whole.starts_with(&cut.text) && cut.text.ends_with(word), "{:?}", cut.text);
+    let beams = GenerateOptions { num_beams: 3, ..options };
+    assert!(model.ask(&image, prompt, &beams).expect("an answer").text.contains(word));
+}
+
+/// A choice's score is what the logits of one long prompt say, and the best of yes and no is right as often as the
+/// generated answer.
+#[test]
+fn scores_are_log_probabilities_and_rank_as_well_as_answers() {
+    let Some(device) = support::device() else { return };
+    let mut model = embedded(&device);
+    let rows = rows("eval.jsonl");
+    let yes_no: Vec<&Value> = rows.iter().filter(|row| ["yes", "no"].contains(&field(row, "expected"))).collect();
+    assert!(yes_no.len() > 30, "{}", yes_no.len());
+    let (mut ranked, mut generated) = (0, 0);
+    for row in &yes_no {
+        let image = Image::open(tests_folder().join("shapes").join(field(row, "image"))).expect("a picture");
+        let scores = model.score(&Question::new(&image, field(row, "prompt")), &["yes", "no"]).expect("scores");
+        let best = if scores[0].mean > scores[1].mean { "yes" } else { "no" };
+        ranked += usize::from(best == field(row, "expected"));
+        generated += usize::from(field(row, "hf_greedy") == field(row, "expected"));
+    }
+    println!("{} yes/no questions: {ranked} right by ranking, {generated} by generation", yes_no.len());
+    assert!(ranked >= generated);
+
+    let (image, prompt) = (sample("02.png"), "Write a short caption for the picture.");
+    let choices = ["a white ring", "red", "a white ring above a blue square"];
+    let question = Question::new(&image, prompt);
+    for (choice, score) in choices.iter().zip(model.score(&question, &choices).expect("scores")) {
+        // The prompt is asked with the choice in it: the rows before the choice's tokens predict them.
+        let whole = format!("{prompt} {choice}");
+        let asked = Question { images: std::slice::from_ref(&image), prompt: &whole, qformer_prompt: Some(prompt) };
+        let tensors = model.forward(&asked, &ForwardOptions::default()).expect("a forward pass");
+        let ids = tensors.iter().find(|t| t.name == "input_ids").expect("ids");
+        let ids: Vec<u32> = values(ids).iter().map(|&id| id as u32).collect();
+        assert!(ids.ends_with(&score.token_ids), "{choice}: the same tokens inside the prompt");
+        let logits = tensors.iter().find(|t| t.name == "logits").expect("logits");
+        let first = ids.len() - score.token_ids.len() - 1;
+        let rows: Vec<&[f32]> = logits.rows().collect();
+        let want: Vec<f64> = (0..score.token_ids.len())
+            .map(|i| f64::from(log_softmax(rows[first + i])[score.token_ids[i] as usize]))
+            .collect();
+        assert!(max_difference(&score.log_probabilities, &want) < 1e-3, "{choice}: {score:?}, {want:?}");
+        assert!((score.sum - want.iter().sum::<f64>()).abs() < 1e-2 && (score.mean * want.len() as f64 - score.sum).abs() < 1e-9);
+    }
+    assert!(model.score(&question, &[]).is_err() && model.score(&question, &["yes", ""]).is_err());
 }
 
 /// The cache filled by a prompt and continued token by token gives the logits of the whole text at once.

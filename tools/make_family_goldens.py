@@ -65,6 +65,7 @@ class Member:
 
 
 FAMILY = [
+    Member("ib-llama", LLAMA),
     Member("ib-t5-erf", T5 | dict(feed_forward_proj="gated-gelu", dense_act_fn="gelu", tie_word_embeddings=False)),
     Member("ib-t5-tanh", T5 | dict(feed_forward_proj="gated-gelu", tie_word_embeddings=False, relative_attention_num_buckets=8,
                                    relative_attention_max_distance=20)),
