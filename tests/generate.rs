@@ -2,9 +2,9 @@
 
 mod support;
 
+use instructblip::generate::processors::log_softmax;
 use instructblip::generate::session::Request;
 use instructblip::generate::{Limits, PromptInputs, Prompted, Room, Session};
-use instructblip::generate::processors::log_softmax;
 use instructblip::model::{ForwardOptions, Parts};
 use instructblip::runtime::{Category, Device, Tensor};
 use instructblip::{Checkpoint, FinishReason, GenerateOptions, Image, InstructBlip, Question, Reply};
@@ -135,9 +135,8 @@ fn a_decode_step_creates_no_buffers_and_no_bind_groups() {
 
 /// A picture and a question of every row of a question file.
 fn questions(rows: &[Value]) -> Vec<(Image, String)> {
-    let picture = |row: &Value| {
-        Image::open(tests_folder().join("shapes").join(field(row, "image"))).expect("a picture")
-    };
+    let picture =
+        |row: &Value| Image::open(tests_folder().join("shapes").join(field(row, "image"))).expect("a picture");
     rows.iter().map(|row| (picture(row), field(row, "prompt").to_string())).collect()
 }
 
@@ -175,7 +174,8 @@ fn trap_an_answer_in_a_batch_is_the_answer_alone() {
     let asked: Vec<Question<'_>> = asked.iter().map(|(image, prompt)| Question::new(image, prompt)).collect();
     let mut model = embedded(&device);
     let plain = GenerateOptions::up_to(20);
-    let drawn = GenerateOptions { do_sample: true, temperature: 3.0, seed: 7, num_return_sequences: 2, ..plain.clone() };
+    let drawn =
+        GenerateOptions { do_sample: true, temperature: 3.0, seed: 7, num_return_sequences: 2, ..plain.clone() };
     let beams = GenerateOptions { num_beams: 3, num_return_sequences: 2, ..plain.clone() };
     for options in [plain, drawn, beams] {
         let together = model.answer(&asked, &options, &mut |_| {}).expect("answers");
@@ -258,7 +258,10 @@ fn scores_are_log_probabilities_and_rank_as_well_as_answers() {
             .map(|i| f64::from(log_softmax(rows[first + i])[score.token_ids[i] as usize]))
             .collect();
         assert!(max_difference(&score.log_probabilities, &want) < 1e-3, "{choice}: {score:?}, {want:?}");
-        assert!((score.sum - want.iter().sum::<f64>()).abs() < 1e-2 && (score.mean * want.len() as f64 - score.sum).abs() < 1e-9);
+        assert!(
+            (score.sum - want.iter().sum::<f64>()).abs() < 1e-2
+                && (score.mean * want.len() as f64 - score.sum).abs() < 1e-9
+        );
     }
     assert!(model.score(&question, &[]).is_err() && model.score(&question, &["yes", ""]).is_err());
 }

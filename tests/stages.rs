@@ -66,7 +66,8 @@ fn check_case(model: &mut InstructBlip, golden: &Golden, case: usize, label: &st
     let text: String = answer.by_ref().map(|piece| piece.expect("a piece")).collect();
     assert_eq!(answer.token_ids(), golden.ids(&format!("{case}.greedy_ids")), "{label}: greedy ids");
     // Python strips some control characters too.
-    let strip = |text: &str| text.trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)).to_owned();
+    let strip =
+        |text: &str| text.trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c)).to_owned();
     assert_eq!(strip(&text), strip(about("greedy_text")), "{label}: text");
 }
 
