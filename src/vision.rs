@@ -7,7 +7,8 @@
 
 use crate::config::VisionConfig;
 use crate::error::Result;
-use crate::runtime::buffers::{Linear, Norm, Tensor};
+use crate::runtime::buffers::{Category, Linear, Norm, Tensor};
+use crate::runtime::device::Device;
 use crate::runtime::ops::Activation;
 use crate::runtime::ops::attention::{Heads, Mask};
 use crate::runtime::recorder::Recorder;
@@ -67,6 +68,23 @@ impl Vision {
         })
     }
 
+    /// The class token and a position for each patch of pictures of `side` pixels, interpolated from the trained ones
+    /// (`interpolate_pos_encoding`).
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), or whatever went wrong on the GPU.
+    pub fn interpolate_positions(&mut self, device: &Device, side: u32) -> Result<()> {
+        let across = (side / self.patch_size) as usize;
+        let trained: Vec<f32> = device.read(&self.positions)?;
+        let d = self.positions.cols() as usize;
+        let (class, grid) = trained.split_at(d);
+        let from = (self.positions.rows() - 1).isqrt() as usize;
+        let values = [class, &bicubic(grid, from, across, d)].concat();
+        let rows = (across * across + 1) as u32;
+        self.positions = device.tensor(Category::Weights, "positions", rows, d as u32, &values)?;
+        Ok(())
+    }
+
     /// Records the whole tower over `pixels [3 S, S]`.
     pub fn record(&self, r: &mut Recorder, pixels: &Tensor) -> VisionOutput {
         r.scope("vision_model", |r| {
@@ -114,4 +132,39 @@ impl Block {
             fc2: w.linear(&name("mlp.fc2"), d, f, true)?,
         })
     }
+}
+
+/// `grid [from, from, d]` resized to `[to, to, d]` as `torch.nn.functional.interpolate` does with mode "bicubic" (a =
+/// -0.75, corners not aligned, no antialiasing).
+fn bicubic(grid: &[f32], from: usize, to: usize, d: usize) -> Vec<f32> {
+    if from == to {
+        return grid.to_vec();
+    }
+    let taps: Vec<[(usize, f32); 4]> = (0..to).map(|i| bicubic_taps(i, from, to)).collect();
+    let mut out = Vec::with_capacity(to * to * d);
+    for rows in &taps {
+        for columns in &taps {
+            for channel in 0..d {
+                let along = |y: usize| -> f32 {
+                    columns.iter().map(|&(x, weight)| weight * grid[(y * from + x) * d + channel]).sum()
+                };
+                out.push(rows.iter().map(|&(y, weight)| weight * along(y)).sum());
+            }
+        }
+    }
+    out
+}
+
+/// The four samples an output is made of, clamped to the border, and their weights.
+fn bicubic_taps(i: usize, from: usize, to: usize) -> [(usize, f32); 4] {
+    const A: f32 = -0.75;
+    let near = |x: f32| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
+    let far = |x: f32| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A;
+    let at = (i as f32 + 0.5) * (from as f32 / to as f32) - 0.5;
+    let (first, t) = (at.floor(), at - at.floor());
+    let weights = [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)];
+    std::array::from_fn(|k| {
+        let sample = first as isize + k as isize - 1;
+        (sample.clamp(0, from as isize - 1) as usize, weights[k])
+    })
 }

@@ -334,6 +334,20 @@ def expected(model, member: Member, inputs: dict, ids: list[int]) -> dict[str, t
     return out | {"labels": labels.to(torch.int32), "loss": whole.loss.reshape(1), "logits": logits}
 
 
+@torch.no_grad()
+def special_cases(model, member: Member, inputs: dict, tokenizer: Tokenizer, qformer: Tokenizer, place: int) -> dict[str, torch.Tensor]:
+    """Case 0 with a larger picture and interpolated positions, and with the Q-Former's words padded on the left."""
+    larger = VISION["image_size"] + 23  # the last pixels fill no patch
+    reader = BlipImageProcessorPil(size={"height": larger, "width": larger})
+    picture = Image.open(GOLDEN / "images" / member.cases[0][0])
+    pixels = torch.as_tensor(reader(picture, return_tensors="pt")["pixel_values"])
+    words, mask = inputs["qformer_input_ids"], inputs["qformer_attention_mask"]
+    pads = torch.zeros(1, 3, dtype=torch.long)
+    padded = inputs | {"qformer_input_ids": torch.cat([pads, words], 1), "qformer_attention_mask": torch.cat([pads, mask], 1)}
+    return {"interpolated_logits": model(**(inputs | {"pixel_values": pixels}), interpolate_pos_encoding=True).logits,
+            "left_padded_logits": model(**padded).logits}
+
+
 def suits(member: Member, model, inputs: dict, options: list[dict], stop: int) -> list[dict] | None:
     """The answers to all calls that stay when the weights move a little, if the beams' ones all do."""
     if len(set(generate(model, member, inputs, options[0], stop)["sequences"][0])) < 4:
@@ -384,6 +398,8 @@ def make(member: Member) -> None:
         tensors[f"{i}.greedy_ids"] = torch.tensor(new, dtype=torch.int32)
         about |= {f"{i}.image": images, f"{i}.prompt": prompt,
                   f"{i}.greedy_text": tokenizer.decode([t for t in new if t < tokenizer.get_vocab_size()]).strip()}
+    if member.name == "ib-llama":
+        tensors |= special_cases(model, member, asked[0], tokenizer, qformer, place)
     write_safetensors(folder / "golden.safetensors", tensors, about)
     shutil.rmtree(GOLDEN / "checkpoints" / member.name, ignore_errors=True)
     shutil.move(folder, GOLDEN / "checkpoints")

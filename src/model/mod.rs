@@ -83,6 +83,7 @@ pub struct InstructBlip {
     vision_plan: Plan,
     session: Option<Session>,
     stop: Vec<u32>,
+    left_padding: bool,
     load_ms: f64,
 }
 
@@ -149,16 +150,7 @@ impl InstructBlip {
         parts: Parts,
         start: Instant,
     ) -> Result<InstructBlip> {
-        let side = config.vision.image_size;
-        let pixels = device.zeros(Category::Io, "pixels", 3 * side, side)?;
-        let mut r = Recorder::new(device.caps());
-        let recorded = parts.vision.record(&mut r, &pixels);
-        let vision_plan = r.finish(device)?;
-        let vision = VisionOutput {
-            last_hidden_state: vision_plan.output(&recorded.last_hidden_state),
-            pooler_output: vision_plan.output(&recorded.pooler_output),
-        };
-        drop(recorded);
+        let (pixels, vision, vision_plan) = vision_plan(device, &config, &parts)?;
         let mut stop = config.text.generation().eos_token_ids.clone();
         stop.extend(processor.tokenizers().eos_token_id());
         let load_ms = milliseconds(start);
@@ -174,8 +166,36 @@ impl InstructBlip {
             vision_plan,
             session: None,
             stop,
+            left_padding: false,
             load_ms,
         })
+    }
+
+    /// Takes pictures of `side` pixels a side instead of the checkpoint's size, with its positions interpolated
+    /// (`interpolate_pos_encoding` in the reference).
+    ///
+    /// # Errors
+    /// [`Error::Request`] if there would be no patch, or too many; or a failure of the device.
+    pub fn with_image_size(mut self, side: u32) -> Result<InstructBlip> {
+        let patch = self.config.vision.patch_size;
+        let most = 127 * patch;
+        if !(patch..=most).contains(&side) {
+            return Err(Error::request(format!("pictures of {side} pixels a side; from {patch} to {most} are possible")));
+        }
+        self.parts.vision.interpolate_positions(&self.device, side)?;
+        self.config.vision.image_size = side;
+        self.processor = self.processor.with_image_size(side);
+        (self.pixels, self.vision, self.vision_plan) = vision_plan(&self.device, &self.config, &self.parts)?;
+        Ok(self)
+    }
+
+    /// Pads the Q-Former's words of a batch on the left, to its longest prompt, where the reference does so: where
+    /// `tokenizer_config.json` of the language model says `"padding_side": "left"`. It shifts the words' positions, so
+    /// an answer then depends on its batch; by default nothing is padded.
+    #[must_use]
+    pub fn with_left_padding(mut self, left: bool) -> InstructBlip {
+        self.left_padding = left;
+        self
     }
 
     /// Resizes pictures with the passes in this order; the default is that of Pillow before 13.
@@ -263,7 +283,11 @@ impl InstructBlip {
         progress: &mut dyn FnMut(u32),
     ) -> Result<Vec<Reply>> {
         options.check()?;
-        let prompts = questions.iter().map(|q| self.prompt(q)).collect::<Result<Vec<_>>>()?;
+        let mut prompts = questions.iter().map(|q| self.prompt(q)).collect::<Result<Vec<_>>>()?;
+        if self.left_padding {
+            let words = prompts.iter().map(|p| p.qformer_input_ids.len()).max().unwrap_or(0);
+            prompts.iter_mut().for_each(|prompt| prompt.pad_qformer_left(words));
+        }
         let Some(longest) = prompts.iter().max_by_key(|p| p.input_ids.len()) else { return Ok(Vec::new()) };
         // Prompts of a batch share a limit of new tokens; lengths counted with the prompt are the longest one's.
         let limits = self.limits(longest, options)?;
@@ -373,7 +397,13 @@ impl InstructBlip {
         // Recorded once for all frames: they look at the same words.
         let mut r = Recorder::new(device.caps()).with_taps(taps);
         let image = &self.vision.last_hidden_state;
-        let recorded = self.parts.qformer.record(&mut r, image, words.as_ref(), Mask::None);
+        let mask = prompt.qformer_attention_mask.contains(&0).then(|| {
+            let seen: Vec<u32> = (0..queries).map(|_| 1).chain(prompt.qformer_attention_mask.iter().copied()).collect();
+            device.tensor(Category::Io, "qformer_attention_mask", 1, seen.len() as u32, &seen)
+        });
+        let mask = mask.transpose()?;
+        let mask = mask.as_ref().map_or(Mask::None, Mask::Keys);
+        let recorded = self.parts.qformer.record(&mut r, image, words.as_ref(), mask);
         let plan = r.finish(device)?;
         let qformer = QFormerOutput {
             last_hidden_state: plan.output(&recorded.last_hidden_state),
@@ -420,6 +450,20 @@ impl Encoded {
     fn inputs(&self) -> PromptInputs<'_> {
         PromptInputs { ids: &self.ids, features: &self.features, places: &self.places }
     }
+}
+
+/// The plan of the vision tower, what it reads and what it gives.
+fn vision_plan(device: &Device, config: &Config, parts: &Parts) -> Result<(Tensor, VisionOutput, Plan)> {
+    let side = config.vision.image_size;
+    let pixels = device.zeros(Category::Io, "pixels", 3 * side, side)?;
+    let mut r = Recorder::new(device.caps());
+    let recorded = parts.vision.record(&mut r, &pixels);
+    let plan = r.finish(device)?;
+    let output = VisionOutput {
+        last_hidden_state: plan.output(&recorded.last_hidden_state),
+        pooler_output: plan.output(&recorded.pooler_output),
+    };
+    Ok((pixels, output, plan))
 }
 
 /// The processor, bounded by the model: `shapes` knows how many rows the embeddings really have.

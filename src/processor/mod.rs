@@ -5,9 +5,11 @@
 mod container;
 mod convert;
 mod image;
+mod overlay;
 mod preprocess;
 mod quiet;
 mod resize;
+mod task;
 mod text;
 mod vocabulary;
 
@@ -18,6 +20,7 @@ use serde_json::Value;
 pub use self::image::{Image, MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE};
 pub use self::preprocess::ImageProcessor;
 pub use self::resize::{PassOrder, resize};
+pub use self::task::Task;
 pub use self::text::{MAX_PROMPT_BYTES, Prompt, PromptLimits, StreamDecoder, Tokenizers};
 use crate::error::{Error, Result};
 
@@ -74,6 +77,13 @@ impl Processor {
     #[must_use]
     pub fn with_pass_order(mut self, order: PassOrder) -> Self {
         self.image = self.image.with_pass_order(order);
+        self
+    }
+
+    /// Makes pictures of `side` pixels a side instead of the settings' size.
+    #[must_use]
+    pub fn with_image_size(mut self, side: u32) -> Self {
+        self.image = self.image.with_size(side, side);
         self
     }
 

@@ -75,6 +75,13 @@ impl ImageProcessor {
         self
     }
 
+    /// Makes pictures of this size.
+    #[must_use]
+    pub(super) fn with_size(mut self, width: u32, height: u32) -> Self {
+        (self.width, self.height) = (width, height);
+        self
+    }
+
     /// Width of the resized picture in pixels.
     pub fn width(&self) -> u32 {
         self.width

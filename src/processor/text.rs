@@ -38,6 +38,15 @@ pub struct Prompt {
     pub qformer_attention_mask: Vec<u32>,
 }
 
+impl Prompt {
+    /// Puts hidden words in front of the Q-Former's until there are `words`.
+    pub fn pad_qformer_left(&mut self, words: usize) {
+        let pads = words.saturating_sub(self.qformer_input_ids.len());
+        self.qformer_input_ids.splice(..0, std::iter::repeat_n(0, pads));
+        self.qformer_attention_mask.splice(..0, std::iter::repeat_n(0, pads));
+    }
+}
+
 /// The tokenizers of the language model and of the Q-Former.
 ///
 /// Reference: `transformers.InstructBlipProcessor`, except that special tokens in a text are plain text.

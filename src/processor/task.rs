@@ -1,0 +1,100 @@
+//! Prompts as the paper words them, by what is wanted (arXiv 2305.06500, appendices D and E).
+
+use crate::error::{Error, Result};
+
+/// What is wanted of a picture; each has the wording the checkpoints were trained or evaluated with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// A caption of one sentence; no text.
+    Caption,
+    /// A longer description; no text.
+    Describe,
+    /// A short answer to a question.
+    VqaShort,
+    /// A short answer to a question, given the words that a reader found in the picture as choices.
+    VqaOcr,
+    /// One of the choices as the answer to a question.
+    MultipleChoice,
+    /// The same for questions about science, choices with letters.
+    Science,
+    /// Whether a statement is true.
+    TrueFalse,
+    /// Whether a picture with some words on it is hateful.
+    Hateful,
+    /// A question whose answer is given.
+    AskQuestion,
+}
+
+impl Task {
+    /// Every task, by its name on the command line.
+    pub const ALL: [(&'static str, Task); 9] = [
+        ("caption", Task::Caption),
+        ("detail", Task::Describe),
+        ("vqa-short", Task::VqaShort),
+        ("vqa-ocr", Task::VqaOcr),
+        ("multiple-choice", Task::MultipleChoice),
+        ("science", Task::Science),
+        ("true-false", Task::TrueFalse),
+        ("hateful", Task::Hateful),
+        ("ask-question", Task::AskQuestion),
+    ];
+
+    /// The task of this name.
+    pub fn named(name: &str) -> Option<Task> {
+        Task::ALL.iter().find(|(known, _)| *known == name).map(|(_, task)| *task)
+    }
+
+    /// Whether the prompt has a place for a text.
+    pub fn takes_text(self) -> bool {
+        !matches!(self, Task::Caption | Task::Describe)
+    }
+
+    /// The prompt for a text (a question, a statement) and choices.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when the text or the choices that the task needs are missing.
+    pub fn prompt(self, text: &str, choices: &[&str]) -> Result<String> {
+        if self.takes_text() && text.trim().is_empty() {
+            return Err(Error::request("this task needs a text: the question or statement"));
+        }
+        if matches!(self, Task::MultipleChoice | Task::Science | Task::VqaOcr) && choices.is_empty() {
+            return Err(Error::request("this task needs choices"));
+        }
+        let listed = choices.join(", ");
+        Ok(match self {
+            Task::Caption => "A short image description.".into(),
+            Task::Describe => "Write a description for the photo.".into(),
+            Task::VqaShort => format!("Question: {text} Short answer:"),
+            Task::VqaOcr => format!("OCR tokens: {listed}. Question: {text} Short answer:"),
+            Task::MultipleChoice => format!("Question: {text} Options: {listed}. Short answer:"),
+            Task::Science => {
+                let lettered = choices.iter().zip('a'..).map(|(choice, letter)| format!("({letter}) {choice}"));
+                format!("Question: {text} Options: {}. Answer:", lettered.collect::<Vec<_>>().join(" "))
+            }
+            Task::TrueFalse => {
+                format!("Based on the image, is this statement true or false? \"{text}\" Answer:")
+            }
+            Task::Hateful => {
+                format!("This is an image with: \"{text}\" written on it. Is it hateful? Answer:")
+            }
+            Task::AskQuestion => format!("Given the image, generate a question whose answer is: {text}. Question:"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_are_the_papers() {
+        let prompt = |task: Task, text, choices: &[&str]| task.prompt(text, choices).expect("a prompt");
+        assert_eq!(prompt(Task::VqaShort, "What is it?", &[]), "Question: What is it? Short answer:");
+        let options = prompt(Task::MultipleChoice, "Which?", &["cat", "dog"]);
+        assert_eq!(options, "Question: Which? Options: cat, dog. Short answer:");
+        assert_eq!(prompt(Task::Science, "Which?", &["cat", "dog"]), "Question: Which? Options: (a) cat (b) dog. Answer:");
+        assert_eq!(prompt(Task::Caption, "", &[]), "A short image description.");
+        assert!(Task::VqaShort.prompt(" ", &[]).is_err() && Task::Science.prompt("Which?", &[]).is_err());
+        assert!(Task::ALL.iter().all(|&(name, task)| Task::named(name) == Some(task)));
+    }
+}
