@@ -180,7 +180,9 @@ impl InstructBlip {
         let patch = self.config.vision.patch_size;
         let most = 127 * patch;
         if !(patch..=most).contains(&side) {
-            return Err(Error::request(format!("pictures of {side} pixels a side; from {patch} to {most} are possible")));
+            return Err(Error::request(format!(
+                "pictures of {side} pixels a side; from {patch} to {most} are possible"
+            )));
         }
         self.parts.vision.interpolate_positions(&self.device, side)?;
         self.config.vision.image_size = side;

@@ -92,7 +92,10 @@ mod tests {
         assert_eq!(prompt(Task::VqaShort, "What is it?", &[]), "Question: What is it? Short answer:");
         let options = prompt(Task::MultipleChoice, "Which?", &["cat", "dog"]);
         assert_eq!(options, "Question: Which? Options: cat, dog. Short answer:");
-        assert_eq!(prompt(Task::Science, "Which?", &["cat", "dog"]), "Question: Which? Options: (a) cat (b) dog. Answer:");
+        assert_eq!(
+            prompt(Task::Science, "Which?", &["cat", "dog"]),
+            "Question: Which? Options: (a) cat (b) dog. Answer:"
+        );
         assert_eq!(prompt(Task::Caption, "", &[]), "A short image description.");
         assert!(Task::VqaShort.prompt(" ", &[]).is_err() && Task::Science.prompt("Which?", &[]).is_err());
         assert!(Task::ALL.iter().all(|&(name, task)| Task::named(name) == Some(task)));

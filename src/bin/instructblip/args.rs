@@ -5,6 +5,9 @@ use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use instructblip::processor::Task;
+
+use crate::generation::Generation;
 
 /// Ask questions about pictures with InstructBLIP, on any GPU.
 #[derive(Debug, Parser)]
@@ -58,6 +61,14 @@ pub enum Color {
 pub enum Command {
     /// Ask a question about a picture and stream the answer
     Ask(Ask),
+    /// Describe pictures, one line each
+    Caption(Caption),
+    /// Say how likely given answers to a question are, best first
+    Score(Score),
+    /// Write what the Q-Former makes of pictures to a safetensors file
+    Embed(Embed),
+    /// Answer a file of questions and count the right answers; taken up again where it was left
+    Eval(Eval),
     /// Run the model once and write every stage's tensors to a safetensors file
     Forward(Forward),
     /// List the GPUs that could be used
@@ -71,15 +82,129 @@ pub enum Command {
 pub struct Ask {
     /// The picture: a PNG, JPEG, WebP, GIF, BMP or TIFF file, or - for standard input
     pub image: PathBuf,
-    /// The question or instruction
+    /// The question or instruction; with --task the text that goes into the task's wording
+    #[arg(default_value = "")]
+    pub prompt: String,
+    /// Further frames, for video models; may be repeated
+    #[arg(long = "image", value_name = "FRAME")]
+    pub frames: Vec<PathBuf>,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub wording: Wording,
+    #[command(flatten)]
+    pub generation: Generation,
+    /// Print one JSON object with the answers, their tokens and timings
+    #[arg(long)]
+    pub json: bool,
+    /// Print the prompt as the model gets it, and stop
+    #[arg(long)]
+    pub show_prompt: bool,
+    /// Folder to write pictures of the Q-Former's attention to, with the raw weights
+    #[arg(long, value_name = "DIR")]
+    pub attention: Option<PathBuf>,
+}
+
+/// How a prompt is worded.
+#[derive(Args, Debug, Default)]
+pub struct Wording {
+    /// Word the prompt as the paper does for this task
+    #[arg(long, value_parser = task)]
+    pub task: Option<Task>,
+    /// A choice for the task's wording, or to score; may be repeated
+    #[arg(long = "choice", value_name = "TEXT")]
+    pub choices: Vec<String>,
+    /// What the Q-Former reads instead of the prompt
+    #[arg(long, value_name = "TEXT")]
+    pub qformer_prompt: Option<String>,
+}
+
+fn task(name: &str) -> Result<Task, String> {
+    let names = || Task::ALL.map(|(name, _)| name).join(", ");
+    Task::named(name).ok_or_else(|| format!("tasks are {}", names()))
+}
+
+impl Wording {
+    /// The prompt for `text`.
+    pub fn prompt(&self, text: &str) -> instructblip::Result<String> {
+        let choices: Vec<&str> = self.choices.iter().map(String::as_str).collect();
+        self.task.map_or(Ok(text.to_string()), |task| task.prompt(text, &choices))
+    }
+}
+
+/// Arguments of `caption`.
+#[derive(Args, Debug)]
+pub struct Caption {
+    /// The pictures
+    #[arg(required = true)]
+    pub images: Vec<PathBuf>,
+    /// The instruction, if not the paper's for captions
+    #[arg(long)]
+    pub prompt: Option<String>,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub generation: Generation,
+    /// Print one JSON object a picture, a line each
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `score`.
+#[derive(Args, Debug)]
+pub struct Score {
+    /// The picture, or - for standard input
+    pub image: PathBuf,
+    /// The question; with --task the text that goes into the task's wording
     pub prompt: String,
     #[command(flatten)]
     pub model: Model,
-    /// Most tokens to generate
-    #[arg(long, value_name = "N", default_value_t = 256, env = "INSTRUCTBLIP_MAX_NEW_TOKENS",
-          value_parser = clap::value_parser!(u32).range(1..=65_536))]
-    pub max_new_tokens: u32,
-    /// Print one JSON object with the answer, its tokens and timings
+    #[command(flatten)]
+    pub wording: Wording,
+    /// Print one JSON object with log-probabilities by token
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `embed`.
+#[derive(Args, Debug)]
+pub struct Embed {
+    /// The pictures
+    #[arg(required = true)]
+    pub images: Vec<PathBuf>,
+    /// What the Q-Former looks for
+    #[arg(long, default_value = "")]
+    pub prompt: String,
+    #[command(flatten)]
+    pub model: Model,
+    /// File to write: tensors image_features, query_features, projected_features, a row per picture
+    #[arg(long, short, value_name = "OUT.safetensors")]
+    pub output: PathBuf,
+}
+
+/// Arguments of `eval`.
+#[derive(Args, Debug)]
+pub struct Eval {
+    /// Questions, a JSON object a line: image (a path beside this file), prompt, answers (a list, or expected, one), and
+    /// group, if results are to be told by group
+    pub questions: PathBuf,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub generation: Generation,
+    /// Word the prompts as the paper does for this task
+    #[arg(long, value_parser = task)]
+    pub task: Option<Task>,
+    /// File of answers; questions it has already are not asked again
+    #[arg(long, short, value_name = "PREDICTIONS.jsonl")]
+    pub output: PathBuf,
+    /// Ask everything again
+    #[arg(long)]
+    pub force: bool,
+    /// Field of a question to tell results by
+    #[arg(long, value_name = "FIELD", default_value = "group")]
+    pub group: String,
+    /// Print the results as one JSON object
     #[arg(long)]
     pub json: bool,
 }
@@ -93,6 +218,9 @@ pub struct Model {
     /// Whose resize to equal: Pillow 13 changed the order of the passes for tall pictures
     #[arg(long, value_enum, default_value_t = Resize::Pillow12, env = "INSTRUCTBLIP_RESIZE")]
     pub resize: Resize,
+    /// Side of the pictures the model sees, in pixels, with interpolated positions, if not the checkpoint's
+    #[arg(long, value_name = "PIXELS")]
+    pub image_size: Option<u32>,
 }
 
 /// Whose resize to equal to the last bit.
@@ -120,6 +248,18 @@ pub struct Forward {
     /// Labels of further outputs to write, for example vision_model.encoder.layers.0.mlp.fc1
     #[arg(long, value_name = "LABEL,…", value_delimiter = ',')]
     pub taps: Vec<String>,
+    /// What T5's decoder reads, for logits of more than its first token
+    #[arg(long, value_name = "ID,…", value_delimiter = ',')]
+    pub decoder_input_ids: Vec<u32>,
+    /// Wanted tokens, for the loss: one for each of the prompt's, or for T5 of the answer's; -100 does not count
+    #[arg(long, value_name = "ID,…", value_delimiter = ',', allow_hyphen_values = true)]
+    pub labels: Vec<i64>,
+    /// Further frames, for video models; may be repeated
+    #[arg(long = "image", value_name = "FRAME")]
+    pub frames: Vec<PathBuf>,
+    /// What the Q-Former reads instead of the prompt
+    #[arg(long, value_name = "TEXT")]
+    pub qformer_prompt: Option<String>,
 }
 
 /// Arguments of `devices`.

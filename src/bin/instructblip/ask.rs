@@ -1,23 +1,61 @@
-//! `instructblip ask`: one picture, one question, the answer as it comes.
+//! `instructblip ask`: a picture (or frames), a question, the answer as it comes.
 
 use std::io::Write;
 use std::time::Instant;
 
 use anyhow::Result;
-use instructblip::GenerateOptions;
+use instructblip::{Image, InstructBlip, Question, Reply};
 
 use crate::args::{Ask, Common};
-use crate::progress::say;
+use crate::attention::write_attention;
+use crate::files::check_folder;
+use crate::progress::{Progress, say};
 use crate::session::{load_model, read_image, reply_json, tokens_per_second};
 
 pub fn run(common: &Common, ask: &Ask) -> Result<()> {
+    let prompt = ask.wording.prompt(&ask.prompt)?;
+    if ask.show_prompt {
+        return Ok(writeln!(std::io::stdout(), "{prompt}")?);
+    }
+    let options = ask.generation.options();
+    options.check()?;
+    ask.attention.as_deref().map_or(Ok(()), check_folder)?;
     let started = Instant::now();
-    let image = read_image(&ask.image)?;
+    let paths = std::iter::once(&ask.image).chain(&ask.frames);
+    let images = paths.map(|path| read_image(path)).collect::<Result<Vec<Image>>>()?;
     let decode_ms = started.elapsed().as_secs_f64() * 1000.0;
     let mut model = load_model(common, &ask.model)?;
-    let options = GenerateOptions::up_to(ask.max_new_tokens);
+    let question = Question { images: &images, prompt: &prompt, qformer_prompt: ask.wording.qformer_prompt.as_deref() };
+    let mut reply = match ask.generation.streams() {
+        true => stream(&mut model, &question, ask)?,
+        false => {
+            let mut progress = Progress::counting(common.quiet, "tokens");
+            let mut replies = model.answer(&[question], &options, &mut |tokens| progress.count(tokens.into()))?;
+            progress.clear();
+            replies.swap_remove(0)
+        }
+    };
+    reply.timings.image += decode_ms;
     let mut out = std::io::stdout().lock();
-    let mut answer = model.generate(&image, &ask.prompt, &options)?;
+    if ask.json {
+        writeln!(out, "{}", reply_json(&reply, &model))?;
+    } else if !ask.generation.streams() {
+        reply.sequences.iter().try_for_each(|sequence| writeln!(out, "{}", sequence.text))?;
+    }
+    if !common.quiet && !ask.json {
+        say(&common.paint(&note(&reply, &model), "2"));
+    }
+    if let Some(folder) = &ask.attention {
+        let words = question.qformer_prompt.unwrap_or(&prompt);
+        write_attention(common, &mut model, &images[0], words, folder)?;
+    }
+    Ok(())
+}
+
+/// The answer as it comes, on standard output unless it is to be JSON.
+fn stream(model: &mut InstructBlip, question: &Question<'_>, ask: &Ask) -> Result<Reply> {
+    let mut out = std::io::stdout().lock();
+    let mut answer = model.stream(question, &ask.generation.options())?;
     let mut begun = false;
     for piece in answer.by_ref() {
         let piece = piece?;
@@ -29,17 +67,13 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
             out.flush()?;
         }
     }
-    let mut reply = answer.into_reply();
-    reply.timings.image += decode_ms;
-    if ask.json {
-        writeln!(out, "{}", reply_json(&reply, &model))?;
-        return Ok(());
+    if !ask.json {
+        writeln!(out)?;
     }
-    writeln!(out)?;
-    if !common.quiet {
-        let speed = tokens_per_second(&reply).map_or(String::new(), |speed| format!(", {speed:.1} tokens/s"));
-        let note = format!("{} tokens{speed} on {}", reply.token_ids.len(), model.device().name());
-        say(&common.paint(&note, "2"));
-    }
-    Ok(())
+    Ok(answer.into_reply())
+}
+
+fn note(reply: &Reply, model: &InstructBlip) -> String {
+    let speed = tokens_per_second(reply).map_or(String::new(), |speed| format!(", {speed:.1} tokens/s"));
+    format!("{} tokens{speed} on {}", reply.token_ids.len(), model.device().name())
 }

@@ -2,10 +2,17 @@
 
 mod args;
 mod ask;
+mod attention;
+mod caption;
 mod demo;
 mod devices;
+mod embed;
+mod eval;
+mod files;
 mod forward;
+mod generation;
 mod progress;
+mod score;
 mod session;
 
 use std::process::ExitCode;
@@ -24,6 +31,10 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.command {
         Command::Ask(ask) => ask::run(&arguments.common, ask),
+        Command::Caption(caption) => caption::run(&arguments.common, caption),
+        Command::Score(score) => score::run(&arguments.common, score),
+        Command::Embed(embed) => embed::run(&arguments.common, embed),
+        Command::Eval(eval) => eval::run(&arguments.common, eval),
         Command::Forward(forward) => forward::run(&arguments.common, forward),
         Command::Devices(devices) => devices::run(&arguments.common, devices),
         Command::Demo(demo) => demo::run(&arguments.common, demo),

@@ -10,7 +10,7 @@ pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Progress of loading a model.
+/// Progress of loading a model or of counted work.
 pub enum Progress {
     /// Nothing is shown.
     Quiet,
@@ -18,6 +18,8 @@ pub enum Progress {
     Bar(ProgressBar),
     /// A line every few seconds.
     Lines(Instant),
+    /// The same for counted work.
+    CountedLines(Instant, &'static str),
 }
 
 const EVERY: Duration = Duration::from_secs(5);
@@ -36,10 +38,42 @@ impl Progress {
         Progress::Bar(style.map_or(bar.clone(), |style| bar.with_style(style)))
     }
 
+    /// Progress of work that is counted as it is done: a counter on a terminal, a line now and then elsewhere.
+    pub fn counting(quiet: bool, what: &'static str) -> Progress {
+        if quiet {
+            return Progress::Quiet;
+        }
+        if !std::io::stderr().is_terminal() {
+            return Progress::CountedLines(Instant::now(), what);
+        }
+        let style = ProgressStyle::with_template("{spinner} {pos} {msg} {elapsed}");
+        let bar = ProgressBar::new_spinner().with_message(what);
+        Progress::Bar(style.map_or(bar.clone(), |style| bar.with_style(style)))
+    }
+
+    /// Shows that `done` pieces of counted work are done.
+    pub fn count(&mut self, done: u64) {
+        match self {
+            Progress::Bar(bar) => bar.set_position(done),
+            Progress::CountedLines(last, what) if last.elapsed() > EVERY => {
+                *last = Instant::now();
+                say(&format!("{done} {what}"));
+            }
+            _ => {}
+        }
+    }
+
+    /// Takes a counter off the terminal.
+    pub fn clear(&self) {
+        if let Progress::Bar(bar) = self {
+            bar.finish_and_clear();
+        }
+    }
+
     /// Shows that `done` of `total` bytes are loaded.
     pub fn report(&mut self, done: u64, total: u64) {
         match self {
-            Progress::Quiet => {}
+            Progress::Quiet | Progress::CountedLines(..) => {}
             Progress::Bar(bar) => {
                 bar.set_length(total);
                 bar.set_position(done);

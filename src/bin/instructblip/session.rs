@@ -27,10 +27,14 @@ pub fn load_model(common: &Common, model: &Model) -> Result<InstructBlip> {
     let device = open_device(common)?;
     let mut progress = Progress::new(common.quiet);
     let loaded = InstructBlip::load(&device, &checkpoint, &mut |done, total| progress.report(done, total))?;
-    Ok(loaded.with_pass_order(match model.resize {
+    let loaded = loaded.with_pass_order(match model.resize {
         Resize::Pillow12 => PassOrder::HorizontalFirst,
         Resize::Pillow13 => PassOrder::Pillow13,
-    }))
+    });
+    match model.image_size {
+        Some(side) => Ok(loaded.with_image_size(side)?),
+        None => Ok(loaded),
+    }
 }
 
 #[cfg(feature = "embedded-model")]
@@ -58,11 +62,20 @@ pub fn read_image(path: &Path) -> Result<Image> {
 
 /// An answer as JSON.
 pub fn reply_json(reply: &Reply, model: &InstructBlip) -> serde_json::Value {
+    let sequences: Vec<_> = reply
+        .sequences
+        .iter()
+        .map(|s| {
+            let finish_reason = reason(s.finish_reason);
+            json!({"text": s.text, "token_ids": s.token_ids, "score": s.score, "finish_reason": finish_reason})
+        })
+        .collect();
     let Timings { load, image, vision, qformer, prefill, decode } = reply.timings;
     json!({
         "text": reply.text,
         "token_ids": reply.token_ids,
-        "finish_reason": match reply.finish_reason { FinishReason::Eos => "eos", FinishReason::Stop => "stop", FinishReason::Length => "length" },
+        "finish_reason": reason(reply.finish_reason),
+        "sequences": sequences,
         "prompt_tokens": reply.prompt_tokens,
         "model": model.name(),
         "device": model.device().name(),
@@ -71,6 +84,14 @@ pub fn reply_json(reply: &Reply, model: &InstructBlip) -> serde_json::Value {
         },
         "tokens_per_second": tokens_per_second(reply),
     })
+}
+
+fn reason(reason: FinishReason) -> &'static str {
+    match reason {
+        FinishReason::Eos => "eos",
+        FinishReason::Stop => "stop",
+        FinishReason::Length => "length",
+    }
 }
 
 /// Speed of the decode steps; the first token is the prompt's. `None` when there was no step.

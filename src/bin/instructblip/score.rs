@@ -1,0 +1,50 @@
+//! `instructblip score`: how likely given answers are, best first.
+
+use std::io::Write;
+
+use anyhow::Result;
+use instructblip::Question;
+use serde_json::json;
+
+use crate::args::{Common, Score};
+use crate::session::{load_model, read_image};
+
+pub fn run(common: &Common, score: &Score) -> Result<()> {
+    if score.wording.choices.is_empty() {
+        return Err(instructblip::Error::Request { problem: "give the answers to score with --choice".into() }.into());
+    }
+    let prompt = score.wording.prompt(&score.prompt)?;
+    let image = read_image(&score.image)?;
+    let mut model = load_model(common, &score.model)?;
+    let images = [image];
+    let qformer_prompt = score.wording.qformer_prompt.as_deref();
+    let question = Question { images: &images, prompt: &prompt, qformer_prompt };
+    let choices: Vec<&str> = score.wording.choices.iter().map(String::as_str).collect();
+    let scores = model.score(&question, &choices)?;
+    // Shares of the choices among themselves, by log-probability per token as the paper ranks.
+    let total: f64 = scores.iter().map(|s| s.mean.exp()).sum();
+    let mut ranked: Vec<_> = choices.iter().zip(&scores).collect();
+    ranked.sort_by(|a, b| b.1.mean.total_cmp(&a.1.mean));
+    let mut out = std::io::stdout().lock();
+    if score.json {
+        let rows = ranked.iter().map(|(choice, s)| {
+            json!({
+                "choice": choice, "mean_log_probability": s.mean, "sum_log_probability": s.sum,
+                "share": s.mean.exp() / total, "token_ids": s.token_ids, "log_probabilities": s.log_probabilities,
+            })
+        });
+        let rows: Vec<_> = rows.collect();
+        writeln!(out, "{}", json!({"prompt": prompt, "choices": rows, "model": model.name()}))?;
+        return Ok(());
+    }
+    for (choice, s) in ranked {
+        writeln!(
+            out,
+            "{:5.1} %  {:9.4} per token  {:9.4} in all  {choice}",
+            100.0 * s.mean.exp() / total,
+            s.mean,
+            s.sum
+        )?;
+    }
+    Ok(())
+}
