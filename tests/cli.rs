@@ -4,40 +4,12 @@ mod support;
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use support::fixtures::Fixture;
 use support::golden::{Golden, tests_folder};
-
-fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_instructblip"));
-    // Mesa's loader layer complains on stderr where there is no runtime folder.
-    command.env("XDG_RUNTIME_DIR", std::env::temp_dir()).stdin(Stdio::null());
-    command
-}
-
-fn run(arguments: &[&str]) -> Output {
-    program().args(arguments).output().expect("the program runs")
-}
-
-fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).expect("UTF-8")
-}
-
-fn sample(name: &str) -> String {
-    tests_folder().join("shapes/samples").join(name).display().to_string()
-}
-
-/// Requires an exit code, an explanation on stderr with all of `parts`, and nothing on stdout.
-fn refused(arguments: &[&str], code: i32, parts: &[&str]) {
-    let output = run(arguments);
-    let stderr = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
-    assert!(output.stdout.is_empty(), "{arguments:?} wrote {}", text(&output.stdout));
-    parts.iter().for_each(|part| assert!(stderr.contains(part), "{arguments:?}: no {part:?} in {stderr}"));
-    assert!(!stderr.contains("panicked") && !stderr.contains("internal error"), "{stderr}");
-}
+use support::program::{program, refused, run, sample, text};
 
 #[test]
 fn ask_puts_the_answer_alone_on_stdout() {
@@ -70,9 +42,9 @@ fn ask_json_has_the_promised_keys() {
     let output = run(&["ask", &sample("00.png"), "Which shape does the purple thing have?", "--json"]);
     let json: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
     let keys = |v: &Value| v.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
-    let wanted =
-        ["device", "finish_reason", "model", "prompt_tokens", "text", "timings_ms", "token_ids", "tokens_per_second"];
-    assert_eq!(keys(&json), wanted);
+    let wanted = "device finish_reason model prompt_tokens sequences text timings_ms token_ids tokens_per_second";
+    assert_eq!(keys(&json).join(" "), wanted);
+    assert_eq!(keys(&json["sequences"][0]), ["finish_reason", "score", "text", "token_ids"]);
     assert_eq!(keys(&json["timings_ms"]), ["decode", "image", "load", "prefill", "qformer", "vision"]);
     assert!(json["timings_ms"].as_object().expect("an object").values().all(|v| v.as_f64().is_some_and(|ms| ms > 0.0)));
     let golden = Golden::read(&tests_folder().join("shapes/golden.safetensors"));

@@ -133,7 +133,12 @@ impl GenerateOptions {
         };
         let probability = |value: f32| (0.0..=1.0).contains(&value);
         let cutoff = |value: f32| (0.0..1.0).contains(&value);
-        within("temperature", self.temperature, positive(self.temperature), "above 0")?;
+        within(
+            "temperature",
+            self.temperature,
+            positive(self.temperature),
+            "above 0; for the likeliest token do without do_sample",
+        )?;
         within("repetition_penalty", self.repetition_penalty, positive(self.repetition_penalty), "above 0")?;
         within("length_penalty", self.length_penalty, self.length_penalty.is_finite(), "a finite number")?;
         within("top_p", self.top_p, probability(self.top_p), "from 0 to 1")?;

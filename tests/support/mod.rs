@@ -4,6 +4,7 @@
 pub mod fixtures;
 pub mod golden;
 pub mod models;
+pub mod program;
 
 use instructblip::runtime::{Device, DeviceOptions};
 

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::path::PathBuf;
 
-use clap::builder::FalseyValueParser;
+use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use instructblip::processor::Task;
 
@@ -83,8 +83,8 @@ pub struct Ask {
     /// The picture: a PNG, JPEG, WebP, GIF, BMP or TIFF file, or - for standard input
     pub image: PathBuf,
     /// The question or instruction; with --task the text that goes into the task's wording
-    #[arg(default_value = "")]
-    pub prompt: String,
+    #[arg(required_unless_present = "task")]
+    pub prompt: Option<String>,
     /// Further frames, for video models; may be repeated
     #[arg(long = "image", value_name = "FRAME")]
     pub frames: Vec<PathBuf>,
@@ -109,7 +109,7 @@ pub struct Ask {
 #[derive(Args, Debug, Default)]
 pub struct Wording {
     /// Word the prompt as the paper does for this task
-    #[arg(long, value_parser = task)]
+    #[arg(long, value_parser = tasks())]
     pub task: Option<Task>,
     /// A choice for the task's wording, or to score; may be repeated
     #[arg(long = "choice", value_name = "TEXT")]
@@ -119,9 +119,9 @@ pub struct Wording {
     pub qformer_prompt: Option<String>,
 }
 
-fn task(name: &str) -> Result<Task, String> {
-    let names = || Task::ALL.map(|(name, _)| name).join(", ");
-    Task::named(name).ok_or_else(|| format!("tasks are {}", names()))
+fn tasks() -> impl TypedValueParser<Value = Task> {
+    let names = PossibleValuesParser::new(Task::ALL.map(|(name, _)| name));
+    names.try_map(|name| Task::named(&name).ok_or("is no task"))
 }
 
 impl Wording {
@@ -193,11 +193,14 @@ pub struct Eval {
     #[command(flatten)]
     pub generation: Generation,
     /// Word the prompts as the paper does for this task
-    #[arg(long, value_parser = task)]
+    #[arg(long, value_parser = tasks())]
     pub task: Option<Task>,
     /// File of answers; questions it has already are not asked again
     #[arg(long, short, value_name = "PREDICTIONS.jsonl")]
     pub output: PathBuf,
+    /// Questions asked at once; answers do not depend on it
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub batch_size: u32,
     /// Ask everything again
     #[arg(long)]
     pub force: bool,

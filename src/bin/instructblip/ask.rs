@@ -13,7 +13,7 @@ use crate::progress::{Progress, say};
 use crate::session::{load_model, read_image, reply_json, tokens_per_second};
 
 pub fn run(common: &Common, ask: &Ask) -> Result<()> {
-    let prompt = ask.wording.prompt(&ask.prompt)?;
+    let prompt = ask.wording.prompt(ask.prompt.as_deref().unwrap_or_default())?;
     if ask.show_prompt {
         return Ok(writeln!(std::io::stdout(), "{prompt}")?);
     }
@@ -29,7 +29,7 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     let mut reply = match ask.generation.streams() {
         true => stream(&mut model, &question, ask)?,
         false => {
-            let mut progress = Progress::counting(common.quiet, "tokens");
+            let mut progress = Progress::counting(common.quiet, "tokens", None);
             let mut replies = model.answer(&[question], &options, &mut |tokens| progress.count(tokens.into()))?;
             progress.clear();
             replies.swap_remove(0)

@@ -14,8 +14,8 @@ use crate::args::Common;
 use crate::files::{write_bytes, write_tensors};
 use crate::progress::say;
 
-/// Writes `mean.png`, one picture per layer and per head and query of the last layer, `sheet.png` with all of them, and
-/// `weights.safetensors`.
+/// Writes `mean.png`, one picture per layer and per head and query of the last layer, `sheet.png` with all of them in
+/// this order, and `weights.safetensors`.
 pub fn write_attention(
     common: &Common,
     model: &mut InstructBlip,
@@ -36,7 +36,11 @@ pub fn write_attention(
     let about = HashMap::from([("prompt".to_string(), prompt.to_string())]);
     write_tensors(&folder.join("weights.safetensors"), &tensors, about)?;
     if !common.quiet {
-        say(&format!("attention: {} pictures, sheet.png and weights.safetensors in {}", sheet.len(), folder.display()));
+        let (count, folder) = (sheet.len(), folder.display());
+        say(&format!(
+            "attention: {count} pictures in {folder}, all of them on sheet.png (mean, layers, heads, queries), and \
+             weights.safetensors"
+        ));
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ pub fn run(common: &Common, embed: &Embed) -> Result<()> {
     check_target(&embed.output)?;
     let images = embed.images.iter().map(|path| read_image(path)).collect::<Result<Vec<_>>>()?;
     let mut model = load_model(common, &embed.model)?;
-    let mut progress = Progress::counting(common.quiet, "pictures");
+    let mut progress = Progress::counting(common.quiet, "pictures", Some(images.len() as u64));
     let mut joined: Vec<NamedTensor> = Vec::new();
     for (i, image) in images.iter().enumerate() {
         let features = model.features(image, &embed.prompt)?;

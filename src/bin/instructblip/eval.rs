@@ -1,15 +1,15 @@
 //! `instructblip eval`: a file of questions, their answers in another file, and how many are right.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 
 use anyhow::Result;
-use instructblip::{Error, Image, Question};
+use instructblip::{Error, GenerateOptions, Image, Question};
 use serde_json::{Value, json};
 
 use crate::args::{Common, Eval};
-use crate::files::unwritable;
+use crate::files::{check_target, unwritable};
 use crate::progress::{Progress, say};
 use crate::session::load_model;
 
@@ -21,6 +21,9 @@ struct Row {
     group: String,
 }
 
+/// Answers by image and prompt.
+type Known = HashMap<(String, String), String>;
+
 /// Right answers among how many.
 #[derive(Clone, Copy, Default)]
 struct Tally {
@@ -30,40 +33,68 @@ struct Tally {
 }
 
 pub fn run(common: &Common, eval: &Eval) -> Result<()> {
-    let options = eval.generation.options();
-    options.check()?;
+    eval.generation.options().check()?;
     let rows = read_questions(&eval.questions, &eval.group)?;
-    let mut known = if eval.force { HashMap::new() } else { read_predictions(&eval.output)? };
-    let folder = eval.questions.parent().unwrap_or(Path::new(""));
-    let mut file = open_predictions(&eval.output, eval.force)?;
-    let mut model = None;
-    let mut progress = Progress::counting(common.quiet, "questions");
-    let reused = rows.iter().filter(|row| known.contains_key(&key(row))).count();
-    let mut tallies: BTreeMap<String, Tally> = BTreeMap::new();
-    for (i, row) in rows.iter().enumerate() {
-        if !known.contains_key(&key(row)) {
-            let model = match &mut model {
-                Some(model) => model,
-                none => none.insert(load_model(common, &eval.model)?),
-            };
-            let prompt = eval.task.map_or(Ok(row.prompt.clone()), |task| task.prompt(&row.prompt, &[]))?;
-            let image = Image::open(folder.join(&row.image))?;
-            let reply = model.answer(&[Question::new(&image, &prompt)], &options, &mut |_| {})?.swap_remove(0);
-            let line =
-                json!({"image": row.image, "prompt": row.prompt, "prediction": reply.text, "answers": row.answers});
-            // A whole line at once: what is interrupted here is asked again next time.
-            file.write_all(format!("{line}\n").as_bytes()).map_err(|e| unwritable(&eval.output, e))?;
-            known.insert(key(row), reply.text);
-        }
-        let tally = tallies.entry(row.group.clone()).or_default();
-        tally.add(&known[&key(row)], &row.answers);
-        progress.count(i as u64 + 1);
+    let settings = settings(eval);
+    let mut known = if eval.force { HashMap::new() } else { read_predictions(&eval.output, &settings)? };
+    let open: Vec<&Row> = rows.iter().filter(|row| !known.contains_key(&row.key())).collect();
+    if open.len() < rows.len() && !common.quiet {
+        let (done, file) = (rows.len() - open.len(), eval.output.display());
+        say(&format!("{done} of {} answers are in {file} already; --force asks again", rows.len()));
     }
-    progress.clear();
-    if reused > 0 && !common.quiet {
-        say(&format!("{reused} answers were in {} already; --force asks again", eval.output.display()));
+    if !open.is_empty() {
+        ask(common, eval, &settings, &open, &mut known)?;
+    }
+    let mut tallies: BTreeMap<&str, Tally> = BTreeMap::new();
+    for row in &rows {
+        tallies.entry(&row.group).or_default().add(&known[&row.key()], &row.answers);
     }
     report(&tallies, eval.json)
+}
+
+/// Asks the model what is not answered yet, a batch at a time, and writes each answer down as soon as it is there.
+fn ask(common: &Common, eval: &Eval, settings: &str, open: &[&Row], known: &mut Known) -> Result<()> {
+    let folder = eval.questions.parent().unwrap_or(Path::new(""));
+    // What cannot be read or written is told before a long run begins, and before --force empties a file.
+    check_target(&eval.output)?;
+    for path in open.iter().map(|row| folder.join(&row.image)) {
+        std::fs::metadata(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+    }
+    let mut model = load_model(common, &eval.model)?;
+    let mut file = open_predictions(&eval.output, eval.force)?;
+    let mut progress = Progress::counting(common.quiet, "questions", Some(open.len() as u64));
+    for (i, batch) in open.chunks(eval.batch_size as usize).enumerate() {
+        let images = batch.iter().map(|row| Image::open(folder.join(&row.image)));
+        let images = images.collect::<instructblip::Result<Vec<Image>>>()?;
+        let prompts = batch.iter().map(|row| eval.task.map_or(Ok(row.prompt.clone()), |t| t.prompt(&row.prompt, &[])));
+        let prompts = prompts.collect::<instructblip::Result<Vec<String>>>()?;
+        let questions: Vec<_> = images.iter().zip(&prompts).map(|(image, text)| Question::new(image, text)).collect();
+        let replies = model.answer(&questions, &eval.generation.options(), &mut |_| {})?;
+        for (row, reply) in batch.iter().zip(replies) {
+            let line = json!({
+                "image": row.image, "prompt": row.prompt, "prediction": reply.text, "answers": row.answers,
+                "settings": settings,
+            });
+            // A whole line at once: what is interrupted here is asked again next time.
+            file.write_all(format!("{line}\n").as_bytes()).map_err(|e| unwritable(&eval.output, e))?;
+            known.insert(row.key(), reply.text);
+        }
+        progress.count((i as u64 * u64::from(eval.batch_size)) + batch.len() as u64);
+    }
+    progress.clear();
+    Ok(())
+}
+
+/// What answers depend on besides the question: answers of other settings are not taken up again.
+fn settings(eval: &Eval) -> String {
+    let model = eval.model.model.as_deref().map_or("embedded model".into(), |path| path.display().to_string());
+    // Which options are not the default is told apart by their names in what Debug prints.
+    let (given, usual) = (format!("{:#?}", eval.generation.options()), format!("{:#?}", GenerateOptions::default()));
+    let usual: HashSet<&str> = usual.lines().collect();
+    let changed = given.lines().filter(|line| !usual.contains(line)).map(str::trim).collect::<Vec<_>>().join(" ");
+    let task = eval.task.map_or(String::new(), |task| format!(", task {task:?}"));
+    let size = eval.model.image_size.map_or(String::new(), |side| format!(", {side} pixels"));
+    format!("{model}{task}{size}, {changed}").trim_end_matches([',', ' ']).to_string()
 }
 
 impl Tally {
@@ -72,23 +103,40 @@ impl Tally {
         let agreeing = answers.iter().filter(|answer| normalised(answer) == said).count();
         self.count += 1;
         self.exact += usize::from(agreeing > 0);
-        // VQA's accuracy: right as far as three of ten people say so; with fewer answers, as soon as one does.
-        self.vqa +=
-            if answers.len() < 3 { f64::from(u8::from(agreeing > 0)) } else { (agreeing as f64 / 3.0).min(1.0) };
+        self.vqa += vqa_accuracy(agreeing, answers.len());
     }
 }
 
-/// Small letters, no articles, no punctuation at the ends of words: as VQA's evaluation compares.
-fn normalised(text: &str) -> String {
-    let words = text
-        .split_whitespace()
-        .map(|word| word.to_lowercase().trim_matches(|c: char| c.is_ascii_punctuation()).to_string());
-    let kept = words.filter(|word| !word.is_empty() && !["a", "an", "the"].contains(&word.as_str()));
-    kept.collect::<Vec<_>>().join(" ")
+/// VQA's accuracy: a prediction is right as far as three other people say the same, averaged over leaving each person
+/// out. Questions with fewer than VQA's ten answers have no crowd to agree with: one answer that agrees is enough.
+fn vqa_accuracy(agreeing: usize, answers: usize) -> f64 {
+    if answers < 10 {
+        return if agreeing > 0 { 1.0 } else { 0.0 };
+    }
+    let right = |others: usize| (others as f64 / 3.0).min(1.0);
+    let (yes, no) = (agreeing as f64, (answers - agreeing) as f64);
+    (yes * right(agreeing.saturating_sub(1)) + no * right(agreeing)) / answers as f64
 }
 
-fn key(row: &Row) -> (String, String) {
-    (row.image.clone(), row.prompt.clone())
+/// Text as VQA's evaluation compares it, without its table of contractions: small letters, number words as digits, no
+/// articles, no punctuation.
+fn normalised(text: &str) -> String {
+    const PUNCTUATION: &str = ";/[]\"{}()=+\\_-><@`,?!";
+    const NUMBERS: [&str; 11] = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
+    let spaced = text.to_lowercase().replace(|c| PUNCTUATION.contains(c), " ");
+    let words = spaced.split_whitespace().map(|word| word.trim_end_matches('.'));
+    let kept = words.filter(|word| !word.is_empty() && !["a", "an", "the"].contains(word));
+    let digits = kept.map(|word| match NUMBERS.iter().position(|&number| number == word) {
+        Some(number) => number.to_string(),
+        None => word.to_string(),
+    });
+    digits.collect::<Vec<_>>().join(" ")
+}
+
+impl Row {
+    fn key(&self) -> (String, String) {
+        (self.image.clone(), self.prompt.clone())
+    }
 }
 
 fn refused(path: &Path, line: usize, problem: &str) -> anyhow::Error {
@@ -120,18 +168,27 @@ fn read_questions(path: &Path, group: &str) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// The answers there are, by image and prompt; a torn last line does not count.
-fn read_predictions(path: &Path) -> Result<HashMap<(String, String), String>> {
-    if !path.exists() {
-        return Ok(HashMap::new());
-    }
+/// The answers there are; a torn last line does not count.
+fn read_predictions(path: &Path, settings: &str) -> Result<Known> {
     let mut known = HashMap::new();
-    for line in lines(path)? {
-        let Ok(row) = serde_json::from_str::<Value>(&line) else { continue };
+    if !path.exists() {
+        return Ok(known);
+    }
+    for (i, line) in lines(path)?.iter().enumerate() {
+        let Ok(row) = serde_json::from_str::<Value>(line) else { continue };
         let text = |name: &str| row.get(name).and_then(Value::as_str).map(str::to_owned);
-        if let (Some(image), Some(prompt), Some(prediction)) = (text("image"), text("prompt"), text("prediction")) {
-            known.insert((image, prompt), prediction);
+        let (Some(image), Some(prompt), Some(prediction)) = (text("image"), text("prompt"), text("prediction")) else {
+            return Err(refused(path, i + 1, "is no prediction; give another --output, or --force to write over it"));
+        };
+        let asked = text("settings").unwrap_or_default();
+        if asked != settings {
+            let problem = format!(
+                "was answered with other settings ({asked}; now {settings}); give another --output, or --force to ask \
+                 everything again"
+            );
+            return Err(refused(path, i + 1, &problem));
         }
+        known.insert((image, prompt), prediction);
     }
     Ok(known)
 }
@@ -150,7 +207,7 @@ fn open_predictions(path: &Path, force: bool) -> Result<std::fs::File> {
     Ok(file)
 }
 
-fn report(tallies: &BTreeMap<String, Tally>, as_json: bool) -> Result<()> {
+fn report(tallies: &BTreeMap<&str, Tally>, as_json: bool) -> Result<()> {
     let mut all = Tally::default();
     for tally in tallies.values() {
         all = Tally { count: all.count + tally.count, exact: all.exact + tally.exact, vqa: all.vqa + tally.vqa };
@@ -160,7 +217,7 @@ fn report(tallies: &BTreeMap<String, Tally>, as_json: bool) -> Result<()> {
     if as_json {
         let object =
             |t: &Tally| json!({"count": t.count, "exact_match": of(t.exact as f64, t), "vqa_accuracy": of(t.vqa, t)});
-        let groups: serde_json::Map<String, Value> = tallies.iter().map(|(k, t)| (k.clone(), object(t))).collect();
+        let groups: serde_json::Map<String, Value> = tallies.iter().map(|(&k, t)| (k.to_string(), object(t))).collect();
         writeln!(out, "{}", json!({"all": object(&all), "groups": groups}))?;
         return Ok(());
     }

@@ -27,10 +27,10 @@ pub struct Generation {
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub num_return_sequences: u32,
     /// When a search with beams ends
-    #[arg(long, value_enum, default_value_t = Stopping::False, num_args = 0..=1, default_missing_value = "true")]
+    #[arg(long, value_enum, default_value_t = Stopping::False, num_args = 0..=1, default_missing_value = "true", requires = "num_beams")]
     pub early_stopping: Stopping,
     /// Beams are ranked by log-probability over length to this power
-    #[arg(long, value_name = "X", default_value_t = 1.0, allow_hyphen_values = true)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, allow_hyphen_values = true, requires = "num_beams")]
     pub length_penalty: f32,
     /// Draw tokens instead of taking the likeliest
     #[arg(long)]
@@ -39,25 +39,25 @@ pub struct Generation {
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// Divides scores before drawing
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, requires = "do_sample")]
     pub temperature: f32,
     /// Draw among this many of the likeliest; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(long, value_name = "N", default_value_t = 50, requires = "do_sample")]
     pub top_k: u32,
     /// Draw among the likeliest that make up this much probability
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, requires = "do_sample")]
     pub top_p: f32,
     /// Draw among those with at least this share of the likeliest one's probability
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", requires = "do_sample")]
     pub min_p: Option<f32>,
     /// Draw among the most typical that make up this much probability
-    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    #[arg(long, value_name = "X", default_value_t = 1.0, requires = "do_sample")]
     pub typical_p: f32,
     /// Draw among those of at least this probability; 0 for all
-    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, requires = "do_sample")]
     pub epsilon_cutoff: f32,
     /// The same with a threshold that follows the entropy; 0 for all
-    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, requires = "do_sample")]
     pub eta_cutoff: f32,
     /// Lowers scores of tokens there are already, the prompt's included
     #[arg(long, value_name = "X", default_value_t = 1.0)]

@@ -19,7 +19,7 @@ pub enum Progress {
     /// A line every few seconds.
     Lines(Instant),
     /// The same for counted work.
-    CountedLines(Instant, &'static str),
+    CountedLines(Instant, &'static str, Option<u64>),
 }
 
 const EVERY: Duration = Duration::from_secs(5);
@@ -38,26 +38,30 @@ impl Progress {
         Progress::Bar(style.map_or(bar.clone(), |style| bar.with_style(style)))
     }
 
-    /// Progress of work that is counted as it is done: a counter on a terminal, a line now and then elsewhere.
-    pub fn counting(quiet: bool, what: &'static str) -> Progress {
+    /// Progress of work that is counted as it is done, of a `total` if it is known.
+    pub fn counting(quiet: bool, what: &'static str, total: Option<u64>) -> Progress {
         if quiet {
             return Progress::Quiet;
         }
         if !std::io::stderr().is_terminal() {
-            return Progress::CountedLines(Instant::now(), what);
+            return Progress::CountedLines(Instant::now(), what, total);
         }
-        let style = ProgressStyle::with_template("{spinner} {pos} {msg} {elapsed}");
-        let bar = ProgressBar::new_spinner().with_message(what);
-        Progress::Bar(style.map_or(bar.clone(), |style| bar.with_style(style)))
+        let (bar, template) = match total {
+            Some(total) => (ProgressBar::new(total), "{msg} {bar:30} {pos}/{len} {eta} left"),
+            None => (ProgressBar::new_spinner(), "{spinner} {pos} {msg} {elapsed}"),
+        };
+        let bar = bar.with_message(what);
+        Progress::Bar(ProgressStyle::with_template(template).map_or(bar.clone(), |style| bar.with_style(style)))
     }
 
     /// Shows that `done` pieces of counted work are done.
     pub fn count(&mut self, done: u64) {
         match self {
             Progress::Bar(bar) => bar.set_position(done),
-            Progress::CountedLines(last, what) if last.elapsed() > EVERY => {
+            Progress::CountedLines(last, what, total) if last.elapsed() > EVERY => {
                 *last = Instant::now();
-                say(&format!("{done} {what}"));
+                let of = total.map_or(String::new(), |total| format!(" of {total}"));
+                say(&format!("{done}{of} {what}"));
             }
             _ => {}
         }

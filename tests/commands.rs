@@ -1,0 +1,356 @@
+//! What the commands and flags for the whole family do, as their users run them.
+
+mod support;
+
+use std::path::Path;
+
+use serde_json::Value;
+use support::golden::{Golden, tests_folder};
+use support::program::{program, refused, run, sample, text};
+
+/// The output of a run that succeeds.
+fn stdout(arguments: &[&str]) -> String {
+    let output = run(arguments);
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+    text(&output.stdout).to_owned()
+}
+
+fn json(arguments: &[&str]) -> Value {
+    serde_json::from_str(&stdout(arguments)).expect("one JSON object")
+}
+
+/// Rows of the embedded model's recorded questions.
+fn recorded() -> Vec<Value> {
+    let rows = std::fs::read_to_string(tests_folder().join("shapes/samples.jsonl")).expect("the samples");
+    rows.lines().map(|line| serde_json::from_str(line).expect("a row")).collect()
+}
+
+fn str_of(value: &Value) -> &str {
+    value.as_str().expect("a text")
+}
+
+fn tensor(path: &Path, name: &str) -> (Vec<usize>, Vec<f32>) {
+    let bytes = std::fs::read(path).expect("the file");
+    let file = safetensors::SafeTensors::deserialize(&bytes).expect("a valid file");
+    let view = file.tensor(name).unwrap_or_else(|_| panic!("no {name} in {:?}", file.names()));
+    let values = view.data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    (view.shape().to_vec(), values)
+}
+
+#[test]
+fn ask_with_beams_gives_the_recorded_answers_best_first() {
+    if support::device().is_none() {
+        return;
+    }
+    for row in recorded().iter().step_by(9) {
+        let image = tests_folder().join("shapes").join(str_of(&row["image"])).display().to_string();
+        let flags = ["--num-beams", "5", "--num-return-sequences", "3", "--json"];
+        let reply = json(&[&["ask", &image, str_of(&row["prompt"])][..], &flags].concat());
+        assert_eq!(reply["text"], row["hf_beam5"], "{}", row["prompt"]);
+        let sequences = reply["sequences"].as_array().expect("a list");
+        assert_eq!((sequences.len(), &sequences[0]["text"]), (3, &reply["text"]));
+        let scores: Vec<f64> = sequences.iter().map(|s| s["score"].as_f64().expect("a score")).collect();
+        assert!(scores.is_sorted_by(|a, b| a >= b), "{scores:?}");
+    }
+}
+
+#[test]
+fn the_same_seed_draws_the_same_answers() {
+    if support::device().is_none() {
+        return;
+    }
+    let image = sample("01.png");
+    let draw = |seed: &str| {
+        let flags = ["--do-sample", "--temperature", "3", "--top-k", "0", "--num-return-sequences", "4", "-q"];
+        stdout(&[&["ask", &image, "Please describe the photo in detail.", "--seed", seed][..], &flags].concat())
+    };
+    assert_eq!(draw("7").lines().count(), 4);
+    assert_eq!(draw("7"), draw("7"));
+    assert_ne!(draw("7"), draw("8"));
+}
+
+#[test]
+fn processors_and_stops_act_from_the_command_line() {
+    if support::device().is_none() {
+        return;
+    }
+    let (image, prompt) = (sample("01.png"), "Please describe the photo in detail.");
+    let ask = |flags: &[&str]| json(&[&["ask", &image, prompt, "--json"][..], flags].concat());
+    let usual = ask(&[]);
+    let ids = |reply: &Value| reply["token_ids"].as_array().expect("ids").clone();
+    assert_eq!(usual["finish_reason"], "eos");
+    let stopped = ask(&["--stop", "background"]);
+    assert_eq!(stopped["finish_reason"], "stop");
+    assert!(ids(&usual).starts_with(&ids(&stopped)) && str_of(&stopped["text"]).ends_with("background:"), "{stopped}");
+    let longer = ask(&["--min-new-tokens", "40", "--max-new-tokens", "41"]);
+    assert_eq!(longer["finish_reason"], "length");
+    assert_eq!(ids(&longer).len(), 41);
+    let grams = ids(&ask(&["--no-repeat-ngram-size", "2"]));
+    let mut pairs: Vec<String> = grams.windows(2).map(|pair| format!("{pair:?}")).collect();
+    let count = pairs.len();
+    pairs.sort();
+    pairs.dedup();
+    assert_eq!(pairs.len(), count, "no pair of tokens comes twice");
+    assert_ne!(ids(&usual), grams, "which the usual answer has");
+    let whole = usual["prompt_tokens"].as_u64().expect("a number") + 3;
+    assert_eq!(ids(&ask(&["--max-length", &whole.to_string()])).len(), 3, "max_length counts the prompt");
+}
+
+#[test]
+fn options_out_of_range_or_against_each_other_are_refused() {
+    if support::device().is_none() {
+        return;
+    }
+    let image = sample("01.png");
+    let wrong = |flags: &[&str], code: i32, part: &str| {
+        refused(&[&["ask", &image, "a"][..], flags].concat(), code, &[part]);
+    };
+    wrong(&["--num-beams", "0"], 3, "num_beams is 0");
+    wrong(&["--num-beams", "1000000"], 3, "num_beams is 1000000");
+    wrong(&["--num-beams", "2", "--num-return-sequences", "3"], 3, "num_return_sequences 3 is more than num_beams 2");
+    wrong(&["--num-return-sequences", "3"], 3, "do_sample or num_beams");
+    wrong(&["--do-sample", "--temperature", "0"], 3, "temperature is 0");
+    wrong(&["--do-sample", "--temperature", "nan"], 3, "temperature is NaN");
+    wrong(&["--do-sample", "--top-p", "1.5"], 3, "top_p is 1.5");
+    wrong(&["--do-sample", "--min-p", "2"], 3, "min_p is 2");
+    wrong(&["--do-sample", "--typical-p", "0"], 3, "typical_p is 0");
+    wrong(&["--repetition-penalty", "0"], 3, "repetition_penalty is 0");
+    wrong(&["--min-new-tokens", "9", "--max-new-tokens", "3"], 3, "min_new_tokens 9 is more than max_new_tokens 3");
+    wrong(&["--max-length", "3"], 3, "max_length 3");
+    wrong(&["--stop", ""], 3, "stop string is empty");
+    wrong(&["--temperature", "0.5"], 2, "--do-sample");
+    wrong(&["--length-penalty", "-1"], 2, "--num-beams");
+    wrong(&["--early-stopping", "sometimes", "--num-beams", "2"], 2, "never");
+    wrong(&["--exponential-decay-length-penalty", "3"], 2, "two numbers");
+    wrong(&["--attention", &image], 3, "not a folder");
+}
+
+#[test]
+fn tasks_word_prompts_as_the_paper_does() {
+    let image = sample("01.png");
+    let shown = |flags: &[&str]| stdout(&[&["ask", &image][..], flags, &["--show-prompt"]].concat());
+    assert_eq!(shown(&["--task", "caption"]), "A short image description.\n");
+    assert_eq!(shown(&["How many?", "--task", "vqa-short"]), "Question: How many? Short answer:\n");
+    let choices = ["Which?", "--task", "multiple-choice", "--choice", "one", "--choice", "two"];
+    assert_eq!(shown(&choices), "Question: Which? Options: one, two. Short answer:\n");
+    refused(&["ask", &image, "a", "--task", "vqa"], 2, &["vqa-short", "detail"]);
+    refused(&["ask", &image, "--task", "vqa-short"], 3, &["needs a text"]);
+    refused(&["ask", &image, "a", "--task", "science"], 3, &["choices"]);
+}
+
+#[test]
+fn frames_are_for_video_models_and_image_marks_for_nobody() {
+    if support::device().is_none() {
+        return;
+    }
+    let folder = tests_folder().join("golden/checkpoints/video-llama");
+    let golden = Golden::read(&folder.join("golden.safetensors"));
+    let images = tests_folder().join("golden/images");
+    let frames: Vec<String> =
+        golden.about("0.image").split(',').map(|name| images.join(name).display().to_string()).collect();
+    let frames: Vec<&str> = frames.iter().map(String::as_str).collect();
+    let [first, rest @ ..] = frames.as_slice() else { panic!("frames") };
+    let rest: Vec<&str> = rest.iter().flat_map(|frame| ["--image", frame]).collect();
+    let n = golden.about("max_new_tokens");
+    let asked = [&["ask", first, golden.about("0.prompt"), "--json", "--max-new-tokens", n][..], &rest].concat();
+    let reply = json(&[&asked[..], &["--model", &folder.display().to_string()]].concat());
+    let ids: Vec<u32> = serde_json::from_value(reply["token_ids"].clone()).expect("ids");
+    assert_eq!(ids, golden.ids("0.greedy_ids"));
+    refused(&asked, 3, &["4 pictures", "instructblipvideo"]);
+    refused(&["ask", first, "what is <image> here?"], 3, &["<image>", "leave it out"]);
+}
+
+#[test]
+fn the_qformer_may_read_a_prompt_of_its_own() {
+    if support::device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let queries = |name: &str, flags: &[&str]| {
+        let out = folder.path().join(name);
+        let arguments = ["forward", &sample("02.png"), "Is the ring white?", "-q", "-o", &out.display().to_string()];
+        assert_eq!(stdout(&[&arguments[..], flags].concat()), "");
+        (tensor(&out, "qformer_last_hidden_state").1, tensor(&out, "logits").0)
+    };
+    let usual = queries("usual", &[]);
+    assert_eq!(usual, queries("same", &["--qformer-prompt", "Is the ring white?"]));
+    let other = queries("other", &["--qformer-prompt", "Where is the blue circle on the left?"]);
+    assert_ne!(usual.0, other.0, "the queries read another text");
+    assert_eq!(usual.1, other.1, "the language model the same");
+}
+
+#[test]
+fn caption_writes_a_line_for_each_picture() {
+    if support::device().is_none() {
+        return;
+    }
+    let (one, two) = (sample("02.png"), sample("10.png"));
+    let prompt = ["--prompt", "Write a short caption for the picture.", "-q"];
+    assert_eq!(
+        stdout(&[&["caption", &one][..], &prompt].concat()),
+        "a blue circle, a purple circle and a white ring\n"
+    );
+    let both = stdout(&[&["caption", &one, &two][..], &prompt].concat());
+    let first = format!("{one}\ta blue circle, a purple circle and a white ring\n");
+    assert!(both.starts_with(&format!("{first}{two}\t")) && both.lines().count() == 2, "{both}");
+    let lines = stdout(&["caption", &one, &two, "--json", "-q"]);
+    let images: Vec<Value> =
+        lines.lines().map(|l| serde_json::from_str::<Value>(l).expect("JSON")["image"].clone()).collect();
+    assert_eq!(images, [one.as_str(), two.as_str()]);
+    refused(&["caption", &one, "no-such-file.png"], 3, &["no-such-file.png"]);
+}
+
+#[test]
+fn score_ranks_choices() {
+    if support::device().is_none() {
+        return;
+    }
+    let (image, question) = (sample("02.png"), "Is the ring in the picture white?");
+    let reply = json(&["score", &image, question, "--choice", "no", "--choice", "yes", "--json"]);
+    let choices = reply["choices"].as_array().expect("a list");
+    assert_eq!((&choices[0]["choice"], &choices[1]["choice"]), (&"yes".into(), &"no".into()));
+    for choice in choices {
+        let parts = choice["log_probabilities"].as_array().expect("a list");
+        let sum: f64 = parts.iter().filter_map(Value::as_f64).sum();
+        assert_eq!(parts.len(), choice["token_ids"].as_array().map_or(0, Vec::len));
+        assert!((sum - choice["sum_log_probability"].as_f64().expect("a sum")).abs() < 1e-9);
+        assert!((sum / parts.len() as f64 - choice["mean_log_probability"].as_f64().expect("a mean")).abs() < 1e-9);
+    }
+    let shown = stdout(&["score", &image, question, "--choice", "no", "--choice", "yes"]);
+    let lines: Vec<&str> = shown.lines().collect();
+    assert!(lines.len() == 2 && lines[0].ends_with("yes") && lines[1].ends_with("no"), "{shown}");
+    refused(&["score", &image, question], 3, &["--choice"]);
+    refused(&["score", &image, question, "--choice", "yes", "--choice", ""], 3, &["makes no token"]);
+}
+
+#[test]
+fn embed_writes_what_forward_writes() {
+    if support::device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let (forward, embed) = (folder.path().join("forward"), folder.path().join("embed"));
+    let (one, two, question) = (sample("02.png"), sample("10.png"), "Which shape is red?");
+    stdout(&["forward", &two, question, "-o", &forward.display().to_string()]);
+    stdout(&["embed", &one, &two, "--prompt", question, "-o", &embed.display().to_string()]);
+    for (name, stage, row) in [
+        ("image_features", "vision_last_hidden_state", 192),
+        ("query_features", "qformer_last_hidden_state", 16 * 160),
+        ("projected_features", "language_model_inputs", 16 * 192),
+    ] {
+        let (shape, values) = tensor(&embed, name);
+        assert_eq!((shape[0], values.len()), (2, 2 * row), "{name}");
+        // Of the vision tower's rows the first is the class token's, of the Q-Former's the first sixteen are queries.
+        assert_eq!(values[row..], tensor(&forward, stage).1[..row], "{name}");
+    }
+}
+
+#[test]
+fn forward_gives_the_recorded_loss() {
+    if support::device().is_none() {
+        return;
+    }
+    let out = tempfile::tempdir().expect("a folder");
+    for name in ["ib-t5-erf", "ib-llama"] {
+        let folder = tests_folder().join("golden/checkpoints").join(name);
+        let golden = Golden::read(&folder.join("golden.safetensors"));
+        let image = tests_folder().join("golden/images").join(golden.about("0.image"));
+        let list = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
+        let target = out.path().join(name);
+        let mut command = program();
+        command.arg("forward").arg(&image).arg(golden.about("0.prompt")).arg("--model").arg(&folder);
+        command.arg("--labels").arg(list(&golden.tensor("0.labels").1)).arg("-o").arg(&target);
+        if let Some((_, ids)) = golden.find("0.decoder_input_ids") {
+            command.arg("--decoder-input-ids").arg(list(ids));
+        }
+        let output = command.output().expect("the program runs");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let (got, want) = (f64::from(tensor(&target, "loss").1[0]), golden.tensor("0.loss").1[0]);
+        assert!((got - want).abs() <= 1e-4 * want, "{name}: {got} for {want}");
+        assert!(text(&output.stderr).contains("loss "));
+    }
+    let target = out.path().join("none").display().to_string();
+    refused(&["forward", &sample("00.png"), "a", "--labels", "1,2", "-o", &target], 3, &["labels"]);
+    refused(&["forward", &sample("00.png"), "a", "--decoder-input-ids", "1", "-o", &target], 3, &["decoder"]);
+}
+
+#[test]
+fn attention_is_drawn_and_written() {
+    if support::device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let target = folder.path().join("new");
+    let arguments = ["ask", &sample("11.png"), "Which is the smallest shape?", "--attention"];
+    assert_eq!(stdout(&[&arguments[..], &[&target.display().to_string()]].concat()), "green star\n");
+    for name in ["mean", "layer-00", "layer-02", "head-04", "query-15", "sheet"] {
+        let picture = instructblip::Image::open(target.join(format!("{name}.png"))).expect("a picture");
+        assert!(name == "sheet" || (picture.width(), picture.height()) == (96, 96), "{name}");
+    }
+    let (shape, weights) = tensor(&target.join("weights.safetensors"), "qformer.encoder.layer.2.crossattention");
+    assert_eq!(shape, [5, 16, 145]);
+    weights.chunks(145).for_each(|row| assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-4, "weights sum to one"));
+}
+
+#[test]
+fn eval_counts_by_group_and_goes_on_where_it_was_left() {
+    if support::device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let rows = recorded();
+    let mut lines: Vec<String> = Vec::new();
+    for (i, row) in rows.iter().take(6).enumerate() {
+        let name = Path::new(str_of(&row["image"])).file_name().expect("a name");
+        std::fs::copy(tests_folder().join("shapes").join(str_of(&row["image"])), folder.path().join(name))
+            .expect("copied");
+        // Every third is given an answer that is wrong.
+        let answer = if i % 3 == 0 { "nothing like it" } else { str_of(&row["hf_greedy"]) };
+        let line = serde_json::json!({
+            "image": name.to_string_lossy(), "prompt": row["prompt"], "answers": [answer.to_uppercase()],
+            "kind": if i < 3 { "first" } else { "second" },
+        });
+        lines.push(line.to_string());
+    }
+    std::fs::write(path("questions.jsonl"), lines.join("\n")).expect("written");
+    let (questions, output) = (path("questions.jsonl"), path("predictions.jsonl"));
+    let eval =
+        |flags: &[&str]| json(&[&["eval", &questions, "-o", &output, "--group", "kind", "--json"][..], flags].concat());
+    let wanted: Value = serde_json::json!({
+        "all": {"count": 6, "exact_match": 4.0 / 6.0, "vqa_accuracy": 4.0 / 6.0},
+        "groups": {
+            "first": {"count": 3, "exact_match": 2.0 / 3.0, "vqa_accuracy": 2.0 / 3.0},
+            "second": {"count": 3, "exact_match": 2.0 / 3.0, "vqa_accuracy": 2.0 / 3.0},
+        },
+    });
+    assert_eq!(eval(&["--batch-size", "4"]), wanted);
+    let written = std::fs::read_to_string(&output).expect("predictions");
+    assert_eq!(written.lines().count(), 6);
+
+    // Torn in the fourth line, as by an interruption: three answers are kept, three asked again.
+    let keep: usize = written.lines().take(3).map(|line| line.len() + 1).sum();
+    std::fs::write(&output, &written[..keep + 20]).expect("torn");
+    assert_eq!(eval(&[]), wanted);
+    let again = std::fs::read_to_string(&output).expect("predictions");
+    assert!(again.starts_with(&written[..keep]));
+    assert!(written.lines().skip(3).all(|line| again.lines().any(|other| other == line)), "{again}");
+
+    // Nothing is left to ask, so no device is looked for.
+    assert_eq!(eval(&["--adapter", "no such adapter"]), wanted);
+    let other = ["eval", &questions, "-o", &output, "--num-beams", "2"];
+    refused(&other, 3, &["other settings", "num_beams: 2", "--force"]);
+    assert_eq!(json(&[&other[..], &["--force", "--json"]].concat())["all"]["count"], 6);
+
+    for (line, part) in [
+        ("no JSON", "line 2: is not a JSON object"),
+        (r#"{"image": "x.png", "answers": ["a"]}"#, "line 2: has no text \"prompt\""),
+        (r#"{"image": "x.png", "prompt": "a", "answers": []}"#, "line 2: has no answers"),
+        (r#"{"image": "missing.png", "prompt": "a", "answers": ["a"]}"#, "missing.png"),
+    ] {
+        std::fs::write(path("bad.jsonl"), format!("{}\n{line}\n", lines[0])).expect("written");
+        refused(&["eval", &path("bad.jsonl"), "-o", &path("none.jsonl")], 3, &[part]);
+        assert!(!folder.path().join("none.jsonl").exists(), "nothing is begun");
+    }
+    refused(&["eval", &questions, "-o", &questions], 3, &["is no prediction"]);
+}

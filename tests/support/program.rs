@@ -1,0 +1,38 @@
+//! The program as a child process.
+
+use std::process::{Command, Output, Stdio};
+
+use super::golden::tests_folder;
+
+/// The program, ready for arguments.
+pub fn program() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_instructblip"));
+    // Mesa's loader layer complains on stderr where there is no runtime folder.
+    command.env("XDG_RUNTIME_DIR", std::env::temp_dir()).stdin(Stdio::null());
+    command
+}
+
+/// What the program does with these arguments.
+pub fn run(arguments: &[&str]) -> Output {
+    program().args(arguments).output().expect("the program runs")
+}
+
+/// Bytes as text.
+pub fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("UTF-8")
+}
+
+/// Path of one of the embedded model's pictures.
+pub fn sample(name: &str) -> String {
+    tests_folder().join("shapes/samples").join(name).display().to_string()
+}
+
+/// Requires an exit code, an explanation on stderr with all of `parts`, and nothing on stdout.
+pub fn refused(arguments: &[&str], code: i32, parts: &[&str]) {
+    let output = run(arguments);
+    let stderr = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {stderr}");
+    assert!(output.stdout.is_empty(), "{arguments:?} wrote {}", text(&output.stdout));
+    parts.iter().for_each(|part| assert!(stderr.contains(part), "{arguments:?}: no {part:?} in {stderr}"));
+    assert!(!stderr.contains("panicked") && !stderr.contains("internal error"), "{stderr}");
+}
