@@ -3,7 +3,8 @@
 // q, k, index, bias, step  as in attention_tile.wgsl
 // out [H, T, S]  f32; keys a row does not see have weight 0
 //
-// MODE: 0 all p.s keys, 1 those the mask shows, 2 causal over a cache: row t sees keys 0 ..= step.pos + t.
+// MODE: 0 all p.s keys, 1 those the mask shows, 2 causal over a cache: row t sees keys 0 ..= step.pos + t, 3 all p.s
+// keys of a cache.
 // Grid: x = rows, y = query heads, one workgroup each.
 // Workgroup memory: 4 * WG bytes (shared/reduce.wgsl).
 // Numerics: f32; the maximum is subtracted.
@@ -47,13 +48,13 @@ fn visible(s: u32, t: u32) -> bool {
     if MODE == 1u {
         return index[p.index_offset + s] != 0u;
     }
-    return MODE == 0u || s <= step.pos + t;
+    return MODE != 2u || s <= step.pos + t;
 }
 
 fn score_of(s: u32, t: u32, head: u32) -> f32 {
     var row = s;
     var distance = i32(s) - i32(t);
-    if MODE == 2u {
+    if MODE >= 2u {
         row = index[p.index_offset + s];
         distance -= i32(step.pos);
     }

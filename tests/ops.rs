@@ -558,28 +558,33 @@ fn biased_attention_matches_oracle() {
 fn attention_weights_are_taps() {
     for place in places() {
         let (t, s, h, d) = (5u32, 19u32, 3u32, 20u32);
+        let (heads, width) = (Heads::full(h, d), h * d);
         let mut rng = Rng::new(3);
-        let (q, kv) = (rng.normals(t * h * d), rng.normals(s * 2 * h * d));
-        let label = "test.cross_attention.weights".to_string();
-        let mut r = place.recorder().with_taps(std::slice::from_ref(&label));
+        let (q, k, v) = (rng.normals(t * width), rng.normals(s * width), rng.normals(s * width));
+        let packed: Vec<f32> =
+            k.chunks(width as usize).zip(v.chunks(width as usize)).flat_map(|(k, v)| [k, v].concat()).collect();
+        let kv = cache(&place, heads, s, &k, &v);
+        let labels =
+            ["cross_attention", "cross_attention_cached", "attention_cached"].map(|op| format!("test.{op}.weights"));
+        let mut r = place.recorder().with_taps(&labels);
         r.scope("test", |r| {
-            r.cross_attention(&place.tensor(t, h * d, &q), &place.tensor(s, 2 * h * d, &kv), Heads::full(h, d))
+            let queries = place.tensor(t, width, &q);
+            r.cross_attention(&queries, &place.tensor(s, 2 * width, &packed), heads);
+            r.cross_attention_cached(&queries, &kv, heads, &rows(&place, t, s));
+            // A step's row at the end sees all keys, too.
+            r.attention_cached(&queries.slice_rows(0, 1), &kv, heads, &rows(&place, 1, s), None);
         });
-        let plan = place.run(r, Step::default());
-        let (name, tensor) = &plan.taps()[0];
-        assert_eq!((name, tensor.rows(), tensor.cols()), (&label, h * t, s));
-        let got = place.device.read::<f32>(tensor).expect("weights");
-        let width = (h * d) as usize;
-        let k = columns(&kv, 2 * width, 0, width);
-        // Weights are the attention over values that are a unit vector for each key.
-        for head in 0..h as usize {
-            let of_head = |x: &[f64]| -> Vec<f64> {
-                x.chunks(width).flat_map(|row| row[head * d as usize..][..d as usize].to_vec()).collect()
-            };
-            let (q, k) = (of_head(&wide(&q)), of_head(&k));
-            let want = oracle::attention::weights(&q, &k, d as usize);
-            let got = &got[head * (t * s) as usize..][..(t * s) as usize];
-            assert_close(&format!("{} head {head}", place.name), got, &want, BOUND);
+        let plan = place.run(r, Step::new(s - 1, 1));
+        for ((label, tensor), (want_label, t)) in plan.taps().iter().zip(labels.iter().zip([t, t, 1])) {
+            assert_eq!((label, tensor.rows(), tensor.cols()), (want_label, h * t, s));
+            let got = place.device.read::<f32>(tensor).expect("weights");
+            // Weights are the attention over values that are a unit vector for each key.
+            for head in 0..h as usize {
+                let of_head = |x: &[f32]| columns(x, width as usize, head * d as usize, d as usize);
+                let want = oracle::attention::weights(&of_head(&q[..(t * width) as usize]), &of_head(&k), d as usize);
+                let got = &got[head * (t * s) as usize..][..(t * s) as usize];
+                assert_close(&format!("{} {label} head {head}", place.name), got, &want, BOUND);
+            }
         }
     }
 }

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn prompts_are_the_papers() {
+    fn trap_published_figures_need_the_papers_prompts() {
         let prompt = |task: Task, text, choices: &[&str]| task.prompt(text, choices).expect("a prompt");
         assert_eq!(prompt(Task::VqaShort, "What is it?", &[]), "Question: What is it? Short answer:");
         let options = prompt(Task::MultipleChoice, "Which?", &["cat", "dog"]);

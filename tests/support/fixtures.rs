@@ -86,6 +86,30 @@ pub struct Stored {
     pub bytes: Vec<u8>,
 }
 
+impl Stored {
+    /// The elements.
+    pub fn values(&self) -> impl Iterator<Item = f32> + '_ {
+        let size = if self.dtype == Dtype::F32 { 4 } else { 2 };
+        self.bytes.chunks_exact(size).map(|b| match self.dtype {
+            Dtype::F32 => f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
+            Dtype::F16 => half::f16::from_le_bytes([b[0], b[1]]).to_f32(),
+            Dtype::BF16 => half::bf16::from_le_bytes([b[0], b[1]]).to_f32(),
+            other => panic!("{other:?}"),
+        })
+    }
+
+    /// The same tensor with other elements, as f32.
+    pub fn with(&self, values: &[f32]) -> Stored {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        Stored { dtype: Dtype::F32, shape: self.shape.clone(), bytes }
+    }
+
+    /// The same tensor with every element changed, as f32.
+    pub fn map(&self, change: impl Fn(f32) -> f32) -> Stored {
+        self.with(&self.values().map(change).collect::<Vec<f32>>())
+    }
+}
+
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("a folder");
     for entry in std::fs::read_dir(from).expect("a folder") {

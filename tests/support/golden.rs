@@ -59,6 +59,11 @@ impl Golden {
         self.tensors.get(name)
     }
 
+    /// Names of all tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
     /// A tensor of ids.
     pub fn ids(&self, name: &str) -> Vec<u32> {
         self.tensor(name).1.iter().map(|&id| id as u32).collect()

@@ -229,28 +229,7 @@ impl Recorder {
         assert!(heads.dim <= MAX_HEAD_DIM && heads.query.is_multiple_of(heads.key_value), "{op}: heads {heads:?}");
         let rows = a.q.tensor.rows();
         let out = self.empty(rows, heads.width());
-        let (row_stride, head_stride) = match a.paged {
-            true => (heads.dim, a.k.tensor.len() / heads.key_value),
-            false => (a.k.tensor.cols(), heads.dim),
-        };
-        let params = TileParams {
-            t: rows,
-            s: a.keys,
-            group: heads.query / heads.key_value,
-            q_offset: a.q.tensor.offset + a.q.first,
-            q_stride: a.q.tensor.cols(),
-            k_offset: a.k.tensor.offset + a.k.first,
-            k_row_stride: row_stride,
-            k_head_stride: head_stride,
-            v_offset: a.v.tensor.offset + a.v.first,
-            v_row_stride: row_stride,
-            v_head_stride: head_stride,
-            out_stride: heads.width(),
-            index_offset: a.index.map_or(0, |index| index.offset),
-            heads: heads.query,
-            far: far(a.bias, heads),
-            scale: heads.scale,
-        };
+        let params = a.params(heads);
         let workgroup = if self.caps().class == AdapterClass::Gpu { 64.0 } else { 8.0 };
         let biased = f64::from(u8::from(a.bias.is_some()));
         let label = self.label(op);
@@ -272,15 +251,17 @@ impl Recorder {
             flops: 4 * u64::from(rows) * u64::from(a.keys) * u64::from(heads.width()),
         });
         self.tap(&label, &out);
-        self.tap_weights(&format!("{label}.weights"), a, heads, params);
+        self.tap_weights(&label, a, heads);
         out
     }
 
-    /// What the values are weighed by, `[H T, S]`, where someone asked for it.
-    fn tap_weights(&mut self, label: &str, a: &Attention<'_>, heads: Heads, tile: TileParams) {
-        if !self.is_tapped(label) {
+    /// What the values are weighed by, `[H T, S]`, where someone asked for it. Over a cache, of one sequence.
+    fn tap_weights(&mut self, label: &str, a: &Attention<'_>, heads: Heads) {
+        let label = format!("{label}.weights");
+        if !self.is_tapped(&label) {
             return;
         }
+        let tile = a.params(heads);
         let out = self.empty(heads.query * tile.t, tile.s);
         let workgroup = if self.caps().class == AdapterClass::Gpu { 64.0 } else { 8.0 };
         let TileParams { t, s, group, q_offset, q_stride, k_offset, k_row_stride, k_head_stride, .. } = tile;
@@ -302,7 +283,7 @@ impl Recorder {
             scale,
         };
         self.push(Dispatch {
-            label: label.into(),
+            label: label.clone(),
             kernel: &kernels::ATTENTION_WEIGHTS,
             constants: vec![("WG", workgroup), ("MODE", a.mode), ("BIAS", f64::from(u8::from(a.bias.is_some())))],
             bindings: vec![
@@ -317,7 +298,7 @@ impl Recorder {
             grid: [t, heads.query, 1],
             flops: 2 * u64::from(t) * u64::from(s) * u64::from(heads.width()),
         });
-        self.tap(label, &out);
+        self.tap(&label, &out);
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -386,7 +367,40 @@ impl Recorder {
             });
         }
         self.tap(&label, &out);
+        if rows.pages.rows() == 1 {
+            let columns = |tensor| Columns { tensor, first: 0 };
+            let (q, k, v) = (columns(q), columns(&kv.keys), columns(&kv.values));
+            let (mode, index, keys) = (if causal { 2.0 } else { 3.0 }, Some(&rows.pages), rows.pages.cols());
+            self.tap_weights(&label, &Attention { q, k, v, paged: true, index, bias, mode, keys }, heads);
+        }
         out
+    }
+}
+
+impl Attention<'_> {
+    fn params(&self, heads: Heads) -> TileParams {
+        let (row_stride, head_stride) = match self.paged {
+            true => (heads.dim, self.k.tensor.len() / heads.key_value),
+            false => (self.k.tensor.cols(), heads.dim),
+        };
+        TileParams {
+            t: self.q.tensor.rows(),
+            s: self.keys,
+            group: heads.query / heads.key_value,
+            q_offset: self.q.tensor.offset + self.q.first,
+            q_stride: self.q.tensor.cols(),
+            k_offset: self.k.tensor.offset + self.k.first,
+            k_row_stride: row_stride,
+            k_head_stride: head_stride,
+            v_offset: self.v.tensor.offset + self.v.first,
+            v_row_stride: row_stride,
+            v_head_stride: head_stride,
+            out_stride: heads.width(),
+            index_offset: self.index.map_or(0, |index| index.offset),
+            heads: heads.query,
+            far: far(self.bias, heads),
+            scale: heads.scale,
+        }
     }
 }
 
