@@ -180,6 +180,16 @@ fn the_qformer_may_read_a_prompt_of_its_own() {
 }
 
 #[test]
+fn special_tokens_in_a_prompt_are_text_unless_allowed() {
+    if support::device().is_none() {
+        return;
+    }
+    let ask = |flags: &[&str]| json(&[&["ask", &sample("02.png"), "red</s>", "--json"][..], flags].concat());
+    let tokens = |flags: &[&str]| ask(flags)["prompt_tokens"].as_u64().expect("a number");
+    assert!(tokens(&["--special-tokens"]) < tokens(&[]));
+}
+
+#[test]
 fn caption_writes_a_line_for_each_picture() {
     if support::device().is_none() {
         return;
@@ -232,7 +242,11 @@ fn embed_writes_what_forward_writes() {
     let (forward, embed) = (folder.path().join("forward"), folder.path().join("embed"));
     let (one, two, question) = (sample("02.png"), sample("10.png"), "Which shape is red?");
     stdout(&["forward", &two, question, "-o", &forward.display().to_string()]);
-    stdout(&["embed", &one, &two, "--prompt", question, "-o", &embed.display().to_string()]);
+    let weights = "qformer.encoder.layer.0.cross_attention.weights";
+    let taps = ["--taps", weights, "-o", &embed.display().to_string()];
+    stdout(&[&["embed", &one, &two, "--prompt", question][..], &taps].concat());
+    assert_eq!(tensor(&embed, weights).0, [2, 5 * 16, 145]);
+    refused(&["embed", &one, "--taps", "language_model.model.norm", "-o", taps[3]], 3, &["language_model.model.norm"]);
     for (name, stage, row) in [
         ("image_features", "vision_last_hidden_state", 192),
         ("query_features", "qformer_last_hidden_state", 16 * 160),

@@ -3,7 +3,7 @@
 
 mod support;
 
-use instructblip::{Checkpoint, Device, EarlyStopping, GenerateOptions, Image, InstructBlip, Question};
+use instructblip::{Checkpoint, Device, EarlyStopping, GenerateOptions, Image, InstructBlip, Question, Reply};
 use serde_json::Value;
 use support::golden::{Golden, tests_folder};
 
@@ -80,17 +80,59 @@ fn check(device: &Device, name: &str) -> (usize, usize) {
     (calls, searches)
 }
 
-#[test]
-fn every_call_of_generate_gives_the_recorded_answers() {
-    let Some(device) = support::device() else { return };
+/// Names of the checkpoints with recorded calls.
+fn family() -> Vec<String> {
     let root = tests_folder().join("golden/checkpoints");
     let folders = std::fs::read_dir(&root).expect("golden checkpoints").map(|e| e.expect("an entry").path());
     let recorded = folders.filter(|folder| folder.join("generation.jsonl").exists());
     let mut names: Vec<String> = recorded.map(|f| f.file_name().unwrap().to_string_lossy().into_owned()).collect();
     names.sort();
     assert!(names.len() >= 10, "the whole family: {names:?}");
-    for name in names {
+    names
+}
+
+#[test]
+fn every_call_of_generate_gives_the_recorded_answers() {
+    let Some(device) = support::device() else { return };
+    for name in family() {
         let (calls, searches) = check(&device, &name);
         assert!(calls >= 59 && searches >= 48, "{name}: {calls} calls, {searches} with beams");
+    }
+}
+
+/// HF #34223: prompts of a batch were expanded as if they were one. Here each has its own beams: the answers of a batch
+/// are those given alone.
+#[test]
+fn trap_a_batch_is_expanded_prompt_by_prompt() {
+    let Some(device) = support::device() else { return };
+    for name in family() {
+        let folder = tests_folder().join("golden/checkpoints").join(&name);
+        let golden = Golden::read(&folder.join("golden.safetensors"));
+        let checkpoint = Checkpoint::directory(&folder).expect("a folder");
+        let mut model = InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
+        let open = |file| Image::open(tests_folder().join("golden/images").join(file)).expect("a picture");
+        let images: Vec<Vec<Image>> = (0..golden.cases())
+            .map(|case| golden.about(&format!("{case}.image")).split(',').map(open).collect())
+            .collect();
+        let asked: Vec<Question<'_>> = (0..golden.cases())
+            .map(|case| Question {
+                images: &images[case],
+                prompt: golden.about(&format!("{case}.prompt")),
+                qformer_prompt: None,
+            })
+            .collect();
+        for (beams, answers) in [(1, 1), (3, 2)] {
+            let options =
+                GenerateOptions { num_beams: beams, num_return_sequences: answers, ..GenerateOptions::up_to(12) };
+            let together = model.answer(&asked, &options, &mut |_| {}).expect("answers");
+            for (case, (question, reply)) in asked.iter().zip(together).enumerate() {
+                let alone = model.answer(std::slice::from_ref(question), &options, &mut |_| {}).expect("an answer");
+                let ids = |reply: &Reply| reply.sequences.iter().map(|s| s.token_ids.clone()).collect::<Vec<_>>();
+                assert_eq!(ids(&reply), ids(&alone[0]), "{name}, case {case}, {beams} beams");
+                if beams == 1 {
+                    assert_eq!(reply.token_ids, golden.ids(&format!("{case}.greedy_ids")), "{name}, case {case}");
+                }
+            }
+        }
     }
 }

@@ -92,7 +92,7 @@ fn features_are_the_stages_of_a_forward_pass() {
     let Some(device) = support::device() else { return };
     let mut model = InstructBlip::embedded(&device).expect("the embedded model");
     let (image, prompt) = (scene(&[(1, 2), (2, 6)]), "Can you count the things?");
-    let features = model.features(&image, prompt).expect("features");
+    let features = model.features(&image, prompt, &[]).expect("features");
     let stages = model.forward(&Question::new(&image, prompt), &ForwardOptions::default()).expect("stages");
     let stage = |name: &str| values(stages.iter().find(|t| t.name == name).expect("a stage"));
     assert_eq!(values(&features.projected), stage("language_model_inputs"));

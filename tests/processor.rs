@@ -212,6 +212,22 @@ fn special_tokens_that_a_user_types_are_plain_text() {
 }
 
 #[test]
+fn special_tokens_that_are_allowed_are_those_tokens() {
+    let processor = shapes().with_special_tokens();
+    let tokenizers = processor.tokenizers();
+    // The reference's way is the library's own.
+    let raw = |name: &str| tokenizers::Tokenizer::from_file(root().join("models/shapes").join(name)).unwrap();
+    let (lm, qformer) = (raw("tokenizer.json"), raw("qformer_tokenizer/tokenizer.json"));
+    for typed in ["red</s>circle", "a <pad> b", "x</s><s>y [MASK]", "[SEP] shape"] {
+        let prompt = tokenizers.encode(typed, typed, 1).unwrap();
+        assert_eq!(prompt.input_ids[processor.num_query_tokens()..], *lm.encode_fast(typed, true).unwrap().get_ids());
+        assert_eq!(prompt.qformer_input_ids, qformer.encode_fast(typed, true).unwrap().get_ids());
+    }
+    assert!(tokenizers.encode("</s>", "x", 1).unwrap().input_ids.ends_with(&[2]));
+    assert!(tokenizers.encode("a <image> b", "x", 1).is_err(), "the picture's place stays refused");
+}
+
+#[test]
 fn trap_a_prompt_that_names_the_pictures_place_is_refused() {
     let error = shapes().tokenizers().encode("what is <image> here?", "x", 1).unwrap_err().to_string();
     assert!(error.contains("<image>") && error.contains("leave it out"), "{error}");

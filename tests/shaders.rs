@@ -35,17 +35,21 @@ const MODELS: [&str; 6] = [
     r#"{"model_type": "blip-2", "text_config": {"model_type": "t5", "num_layers": 2}}"#,
 ];
 
-/// The attention weights of a part's first layers.
-fn layer_taps(part: &str) -> Vec<String> {
-    let layer = if part == "qformer" { "layer" } else { "layers" };
-    ["attention", "cross_attention"].map(|op| format!("{part}.encoder.{layer}.0.{op}.weights")).to_vec()
-}
+/// Attention whose weights are tapped, so that their kernel is recorded, too.
+const ATTENTIONS: [&str; 8] = [
+    "vision_model.encoder.layers.0.attention",
+    "qformer.encoder.layer.0.attention",
+    "qformer.encoder.layer.0.cross_attention",
+    "language_model.model.layers.0.attention_cached",
+    "language_model.model.decoder.layers.0.attention_cached",
+    "language_model.encoder.block.0.attention",
+    "language_model.decoder.block.0.attention_cached",
+    "language_model.decoder.block.0.cross_attention_cached",
+];
 
 /// Every dispatch of whole models, and of every op and option that no model of today uses, for one kind of adapter.
 fn record(caps: Caps) -> Vec<Dispatch> {
-    let r = Recorder::new(caps);
-    let taps: Vec<String> = ["vision_model", "qformer"].iter().flat_map(|part| layer_taps(part)).collect();
-    let mut r = r.with_taps(&taps);
+    let mut r = Recorder::new(caps).with_taps(&ATTENTIONS.map(|label| format!("{label}.weights")));
     for json in MODELS {
         let config = Config::parse(Path::new("config.json"), json.as_bytes()).expect("a valid configuration");
         let parts = Parts::load(&mut Loader::shapes(), &config).expect("shapes");
@@ -73,6 +77,10 @@ fn record(caps: Caps) -> Vec<Dispatch> {
     }
     // The largest head there may be.
     r.attention(&Tensor::unbacked(9, 3 * 256), Heads::full(1, 256), Mask::None);
+    for label in ATTENTIONS {
+        let label = format!("{label}.weights");
+        assert!(r.dispatches().iter().any(|d| d.label == label), "nothing is called {label}");
+    }
     r.dispatches().to_vec()
 }
 

@@ -33,6 +33,8 @@ pub struct Features {
     pub queries: NamedTensor,
     /// The same in the language model's width, `[1, Q, H]`.
     pub projected: NamedTensor,
+    /// The outputs asked for by label.
+    pub taps: Vec<NamedTensor>,
 }
 
 /// What the Q-Former's queries look at: the weights of its cross-attention.
@@ -94,9 +96,7 @@ impl InstructBlip {
         let pass = session.prefill(&self.parts.language, &encoded.inputs(), placed, request)?;
         pass.submit()?;
         tapped.extend(pass.plan.taps().to_vec());
-        if let Some(unknown) = taps.iter().find(|tap| !tapped.iter().any(|(label, _)| label == *tap)) {
-            return Err(Error::request(format!("nothing is labelled {unknown:?}; labels are weight names and ops")));
-        }
+        check_taps(taps, &tapped)?;
         let mut out = self.stages(&encoded, question.images.len())?;
         if let Some(encoder) = &pass.encoded {
             out.push(self.bring_back("encoder_last_hidden_state", encoder)?);
@@ -189,13 +189,17 @@ impl InstructBlip {
         Ok(plan.taps().to_vec())
     }
 
-    /// What the vision tower and the Q-Former make of a picture, read with `prompt`.
+    /// What the vision tower and the Q-Former make of a picture, read with `prompt`, and what their ops labelled `taps`
+    /// give.
     ///
     /// # Errors
-    /// As [`InstructBlip::answer`].
-    pub fn features(&mut self, image: &Image, prompt: &str) -> Result<Features> {
+    /// As [`InstructBlip::answer`]; [`Error::Request`] for a label that neither has.
+    pub fn features(&mut self, image: &Image, prompt: &str, taps: &[String]) -> Result<Features> {
         let question = Question::new(image, prompt);
-        let encoded = self.encode(question.images, self.prompt(&question)?, &[])?;
+        let encoded = self.encode(question.images, self.prompt(&question)?, taps)?;
+        let mut tapped = encoded.taps.clone();
+        tapped.extend(self.tap_vision(taps)?);
+        check_taps(taps, &tapped)?;
         let queries = encoded.qformer.last_hidden_state.slice_rows(0, self.config.num_query_tokens);
         let class = self.vision.last_hidden_state.slice_rows(0, 1);
         let image = self.bring_back("image_features", &class)?;
@@ -203,6 +207,7 @@ impl InstructBlip {
             image: NamedTensor { shape: vec![1, self.config.vision.hidden_size as usize], ..image },
             queries: self.bring_back("query_features", &queries)?,
             projected: self.bring_back("projected_features", &encoded.features)?,
+            taps: tapped.iter().map(|(name, tensor)| self.bring_back(name, tensor)).collect::<Result<_>>()?,
         })
     }
 
@@ -224,5 +229,14 @@ impl InstructBlip {
             patches: (self.config.vision.image_size / self.config.vision.patch_size) as usize,
             weights,
         })
+    }
+}
+
+fn check_taps(wanted: &[String], tapped: &[(String, Tensor)]) -> Result<()> {
+    match wanted.iter().find(|tap| !tapped.iter().any(|(label, _)| label == *tap)) {
+        Some(unknown) => {
+            Err(Error::request(format!("nothing here is labelled {unknown:?}; labels are weight names and ops")))
+        }
+        None => Ok(()),
     }
 }

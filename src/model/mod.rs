@@ -200,6 +200,14 @@ impl InstructBlip {
         self
     }
 
+    /// Lets special tokens written in a prompt, such as `</s>`, be those tokens, as the reference does; by default they
+    /// are plain text, so that no prompt can end or begin what it should not.
+    #[must_use]
+    pub fn with_special_tokens(mut self) -> InstructBlip {
+        self.processor = self.processor.with_special_tokens();
+        self
+    }
+
     /// Resizes pictures with the passes in this order; the default is that of Pillow before 13.
     #[must_use]
     pub fn with_pass_order(mut self, order: PassOrder) -> InstructBlip {

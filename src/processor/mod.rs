@@ -87,6 +87,13 @@ impl Processor {
         self
     }
 
+    /// Lets special tokens written in a prompt be those tokens: see [`Tokenizers::allow_special_tokens`].
+    #[must_use]
+    pub fn with_special_tokens(mut self) -> Self {
+        std::sync::Arc::make_mut(&mut self.tokenizers).allow_special_tokens();
+        self
+    }
+
     /// Prepares prompts and reads ids.
     pub fn tokenizers(&self) -> &Tokenizers {
         &self.tokenizers

@@ -49,7 +49,9 @@ impl Prompt {
 
 /// The tokenizers of the language model and of the Q-Former.
 ///
-/// Reference: `transformers.InstructBlipProcessor`, except that special tokens in a text are plain text.
+/// Reference: `transformers.InstructBlipProcessor`, except that special tokens in a text are plain text until they are
+/// allowed.
+#[derive(Clone)]
 pub struct Tokenizers {
     lm: Vocabulary,
     qformer: Option<Vocabulary>,
@@ -65,8 +67,8 @@ impl std::fmt::Debug for Tokenizers {
 }
 
 impl Tokenizers {
-    /// Reads the `tokenizer.json` files, that of the Q-Former where it reads text, and `tokenizer_config.json` where there is one; the paths are
-    /// for messages.
+    /// Reads the `tokenizer.json` files, that of the Q-Former where it reads text, and `tokenizer_config.json` where
+    /// there is one; the paths are for messages.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if a file is damaged, if the end token it names is not in the vocabulary, or if
@@ -97,6 +99,13 @@ impl Tokenizers {
         Ok(Tokenizers { lm, qformer, limits, eos, clean_up })
     }
 
+    /// Lets special tokens written in a text, such as `</s>`, be those tokens, as the reference does. The picture's
+    /// place stays refused.
+    pub fn allow_special_tokens(&mut self) {
+        self.lm.allow_special_tokens();
+        self.qformer.iter_mut().for_each(Vocabulary::allow_special_tokens);
+    }
+
     /// Id of the language model's end token, where `tokenizer_config.json` names one.
     pub fn eos_token_id(&self) -> Option<u32> {
         self.eos
@@ -110,7 +119,7 @@ impl Tokenizers {
     /// Tokenizes a prompt for the language model and an instruction (usually the same text) for the Q-Former, with
     /// places for `pictures` pictures in front.
     ///
-    /// Special tokens written in a text, such as `</s>`, are plain text.
+    /// Special tokens written in a text, such as `</s>`, are plain text until [`Self::allow_special_tokens`].
     ///
     /// # Errors
     /// [`Error::PromptTooLong`] if the instruction has more tokens than the Q-Former has positions;

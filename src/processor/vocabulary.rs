@@ -40,7 +40,8 @@ struct Model {
     unk_id: Option<u32>,
 }
 
-/// A tokenizer with the special tokens it must never make of a user's text.
+/// A tokenizer with the special tokens it must not make of a user's text.
+#[derive(Clone)]
 pub(super) struct Vocabulary {
     /// Makes text of ids.
     decoder: Tokenizer,
@@ -85,6 +86,13 @@ impl Vocabulary {
             encoder,
             decoder,
         })
+    }
+
+    /// Lets a text's special tokens be those tokens, as the reference does.
+    pub(super) fn allow_special_tokens(&mut self) {
+        self.decoder.set_encode_special_tokens(false);
+        self.encoder = None;
+        self.special.clear();
     }
 
     /// Id of a token by its exact spelling.

@@ -180,6 +180,10 @@ pub struct Embed {
     /// File to write: tensors image_features, query_features, projected_features, a row per picture
     #[arg(long, short, value_name = "OUT.safetensors")]
     pub output: PathBuf,
+    /// Labels of further outputs of the vision tower and the Q-Former to write, for example
+    /// qformer.encoder.layer.0.cross_attention.weights
+    #[arg(long, value_name = "LABEL,…", value_delimiter = ',')]
+    pub taps: Vec<String>,
 }
 
 /// Arguments of `eval`.
@@ -224,6 +228,9 @@ pub struct Model {
     /// Side of the pictures the model sees, in pixels, with interpolated positions, if not the checkpoint's
     #[arg(long, value_name = "PIXELS")]
     pub image_size: Option<u32>,
+    /// Let special tokens written in a prompt, such as </s>, be those tokens and not text
+    #[arg(long)]
+    pub special_tokens: bool,
 }
 
 /// Whose resize to equal to the last bit.

@@ -17,8 +17,9 @@ pub fn run(common: &Common, embed: &Embed) -> Result<()> {
     let mut progress = Progress::counting(common.quiet, "pictures", Some(images.len() as u64));
     let mut joined: Vec<NamedTensor> = Vec::new();
     for (i, image) in images.iter().enumerate() {
-        let features = model.features(image, &embed.prompt)?;
-        for (at, tensor) in [features.image, features.queries, features.projected].into_iter().enumerate() {
+        let features = model.features(image, &embed.prompt, &embed.taps)?;
+        let tensors = [features.image, features.queries, features.projected].into_iter().chain(features.taps);
+        for (at, tensor) in tensors.enumerate() {
             match joined.get_mut(at) {
                 Some(known) => append(known, tensor),
                 None => joined.push(tensor),

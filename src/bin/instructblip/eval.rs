@@ -8,7 +8,7 @@ use anyhow::Result;
 use instructblip::{Error, GenerateOptions, Image, Question};
 use serde_json::{Value, json};
 
-use crate::args::{Common, Eval};
+use crate::args::{Common, Eval, Resize};
 use crate::files::{check_target, unwritable};
 use crate::progress::{Progress, say};
 use crate::session::load_model;
@@ -94,7 +94,9 @@ fn settings(eval: &Eval) -> String {
     let changed = given.lines().filter(|line| !usual.contains(line)).map(str::trim).collect::<Vec<_>>().join(" ");
     let task = eval.task.map_or(String::new(), |task| format!(", task {task:?}"));
     let size = eval.model.image_size.map_or(String::new(), |side| format!(", {side} pixels"));
-    format!("{model}{task}{size}, {changed}").trim_end_matches([',', ' ']).to_string()
+    let special = if eval.model.special_tokens { ", special tokens" } else { "" };
+    let resize = if eval.model.resize == Resize::Pillow13 { ", Pillow 13" } else { "" };
+    format!("{model}{task}{size}{special}{resize}, {changed}").trim_end_matches([',', ' ']).to_string()
 }
 
 impl Tally {

@@ -31,6 +31,7 @@ pub fn load_model(common: &Common, model: &Model) -> Result<InstructBlip> {
         Resize::Pillow12 => PassOrder::HorizontalFirst,
         Resize::Pillow13 => PassOrder::Pillow13,
     });
+    let loaded = if model.special_tokens { loaded.with_special_tokens() } else { loaded };
     match model.image_size {
         Some(side) => Ok(loaded.with_image_size(side)?),
         None => Ok(loaded),
