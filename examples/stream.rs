@@ -3,7 +3,7 @@
 //! ```text
 //! $ cargo run --release --example stream -- tests/shapes/samples/09.png "Please describe the photo in detail."
 //! The image shows four objects on a white background: a small purple square at the top, …
-//! 42 tokens
+//! 41 tokens
 //! ```
 
 use std::io::Write;

@@ -21,10 +21,10 @@
 //!
 //! ```text
 //! checkpoint ── config, weights ──────────────┐ named, shape-checked weights on the device
-//! picture ──── processor/image ─ pixels       │
+//! pictures ─── processor/image ─ pixels       │
 //! instruction ─ processor/text ── ids         ▼
-//!      pixels ─► vision ─► qformer ─► language/llama ─► generate ─► text
-//!                 [N, D]    [Q, H]     logits [1, V]     one token after another
+//!      pixels ─► vision ─► qformer ─► language ─► generate ─► text
+//!                 [N, D]    [Q, H]    llama, opt, t5: logits [R, V]; one token after another
 //! ────────────────────────────────────────────────────────────────────────────
 //! runtime: device · buffers · recorder · plan · kernels · ops · profile
 //! ```
@@ -35,13 +35,25 @@
 //! **One picture.** [`Image::open`] decodes it to RGB; [`processor`] resizes it exactly as Pillow does and normalises
 //! it; [`model`] writes the pixels to the device and replays the plan that [`vision::Vision::record`] wrote when the
 //! model was loaded. The features stay on the device. [`qformer::QFormer::record`] is recorded per prompt: queries and
-//! instruction look at the features, and the projection gives one row per image placeholder.
+//! instruction look at the features, and the projection gives one row per image placeholder. The frames of a video
+//! replay both plans one after another and put their rows side by side.
 //!
-//! **One token.** [`generate::Session::start`] records the prompt (embeddings, features put in their places, every
-//! block of [`language::llama`], the last row's logits, the largest one's index) and submits it. The index is the first
-//! token and stays in a buffer on the device. Each following token is one replay of the decode plan, which reads that
-//! buffer, the cache and a 16-byte [`runtime::Step`], and writes the buffer again; the host reads a token back while
-//! the next step already runs. [`processor::StreamDecoder`] turns ids into text without splitting a character.
+//! **One token.** [`generate::Session`] holds the cache and the plan of a decode step. A prompt is recorded (embeddings,
+//! features put in their places, every block of [`language`], the last row's logits) and submitted. From there, two
+//! ways: greedily, the largest logit's index is the first token and stays in a buffer on the device, each following
+//! token is one replay of the decode plan, which reads that buffer, the cache and a 16-byte [`runtime::Step`] and writes
+//! the buffer again, and the host reads a token back while the next step already runs; with sampling, penalties or
+//! beams, logits come to the host, where `generate/processors.rs` changes them in the reference's order, `beam.rs`
+//! keeps the searches, and the chosen tokens go back. [`processor::StreamDecoder`] turns ids into text without
+//! splitting a character.
+//!
+//! **Many rows.** Beams and the questions of a batch are rows of one step. The cache is a store of pages, one position
+//! of one sequence each, and a table that says which page holds position s of row r: rows share their prompt's pages,
+//! and a beam that takes another's place copies a row of the table, never keys or values.
+//!
+//! **Three languages.** [`language::Language`] is LLaMA, OPT or T5; each file is what sets its family apart, the ops are
+//! shared. T5's encoder runs with the prompt, the keys and values of its output are stored once per prompt, and its
+//! decoder reads them in every step. The residual is f32 throughout, so nothing overflows as it does in half precision.
 //!
 //! # Record once, replay many
 //!
@@ -55,6 +67,41 @@
 //! cache and the outputs one stage hands to the next are device tensors. All plans draw their slots from one pool.
 //!
 //! Any op's output can be asked for by its label (the weight's checkpoint name, or scope and op): a *tap*.
+//!
+//! # If you come from transformers
+//!
+//! | there | here |
+//! | --- | --- |
+//! | `InstructBlipConfig`, `Blip2Config`, `InstructBlipVideoConfig` and their parts | [`config::Config::parse`], with the classes' defaults and both names of the image token. Checkpoints are read, never written |
+//! | `InstructBlipProcessor(images, text)` | [`InstructBlip::processor`]: [`processor::ImageProcessor::pixels`], [`processor::Tokenizers::encode`] and [`processor::Tokenizers::decode`]; everything that answers calls them itself |
+//! | `generate(**inputs, ...)` | [`InstructBlip::answer`] for batches, [`InstructBlip::ask`] for one question, [`InstructBlip::generate`] and [`InstructBlip::stream`] for its pieces as they come; [`GenerateOptions`] has the options by their names |
+//! | `batch_decode(sequences)`, `sequences_scores` | [`Reply::sequences`]: text, new token ids without padding, score, why it ended |
+//! | `forward(**inputs, labels=..., decoder_input_ids=...)` | [`InstructBlip::forward`] with [`model::ForwardOptions`]: `logits`, `loss`, and what follows, each a [`model::NamedTensor`] |
+//! | `vision_outputs`: `last_hidden_state`, `pooler_output` | `vision_last_hidden_state`, `vision_pooler_output` of a forward pass |
+//! | `qformer_outputs.last_hidden_state` | `qformer_last_hidden_state`; `pooler_output` is its first row |
+//! | `get_image_features`, `get_qformer_features` | [`InstructBlip::features`]; `language_model_inputs` of a forward pass are the projected rows |
+//! | `InstructBlipModel.forward`, without a head | tap `language_model.model.norm`; OPT `language_model.model.decoder.final_layer_norm`; T5 `language_model.decoder.final_layer_norm`, its encoder's is `encoder_last_hidden_state` |
+//! | `hidden_states[i + 1]` | taps `vision_model.encoder.layers.i.mlp.fc2`; `qformer.encoder.layer.i.output_query.LayerNorm` (queries) and `….output.LayerNorm` (words); `language_model.model.layers.i.mlp.down_proj`; OPT `language_model.model.decoder.layers.i.fc2`; T5 `language_model.encoder.block.i.layer.1.DenseReluDense.wo` and `language_model.decoder.block.i.layer.2.DenseReluDense.wo` |
+//! | `attentions[i]` | taps `vision_model.encoder.layers.i.attention.weights`, `qformer.encoder.layer.i.attention.weights`, `language_model.model.layers.i.attention_cached.weights`; OPT `language_model.model.decoder.layers.i.…`; T5 `language_model.encoder.block.i.attention.weights`, `language_model.decoder.block.i.attention_cached.weights` |
+//! | `cross_attentions[i]` | [`InstructBlip::attention_maps`], or taps `qformer.encoder.layer.i.cross_attention.weights`; T5 `language_model.decoder.block.i.cross_attention_cached.weights` |
+//! | `interpolate_pos_encoding=True` | [`InstructBlip::with_image_size`] |
+//! | `Blip2Model`, `Blip2ForConditionalGeneration` | the same calls: the checkpoint says which family it is |
+//! | `get_placeholder_mask`, `get_input_embeddings` and other accessors | the ids of a forward pass; [`model::Parts`] has the modules |
+//! | `inputs_embeds`, `past_key_values`, `Blip2Model.get_text_features` | not offered: prompts are text with a picture |
+//! | `Blip2ForImageTextRetrieval`, `Blip2VisionModelWithProjection`, `Blip2TextModelWithProjection` | not loaded: checkpoints with other heads that generate no text |
+//!
+//! The first rows of a tap are the tensor without its batch: `[T, D]`, and `[heads T, S]` for attention weights.
+//!
+//! Where answers differ on purpose:
+//!
+//! - An answer does not depend on its batch. The reference pads the Q-Former's words on the left where the language
+//!   model's tokenizer says so, which moves their positions; [`InstructBlip::with_left_padding`] does the same.
+//! - Generation ends at the configuration's end-of-text ids and at the tokenizer's.
+//! - Special tokens in a prompt are text until [`InstructBlip::with_special_tokens`]; the picture's own is refused.
+//! - Without `max_new_tokens` and `max_length` an answer has up to 256 tokens, not 20.
+//! - Drawn tokens follow the same distribution from another generator of random numbers.
+//!
+//! Mistakes that have cost people answers are tests with their names: `tests/traps.rs`.
 //!
 //! # Adding a kernel
 //!
