@@ -179,7 +179,7 @@ impl<'a> Bench<'a> {
     }
 
     fn matrix_cases(&'a self) -> Vec<Entry<'a>> {
-        // Vision tower, Q-Former, LLaMA-7B decode and prefill.
+        // Vision tower, Q-Former, LLaMA-7B decode, with one row and five beams, and prefill.
         let linear = [
             (257, 4224, 1408),
             (257, 1408, 1408),
@@ -190,6 +190,8 @@ impl<'a> Bench<'a> {
             (1, 4096, 4096),
             (1, 4096, 11008),
             (1, 32064, 4096),
+            (5, 12288, 4096),
+            (5, 4096, 11008),
             (64, 4096, 4096),
         ];
         let named = |m, n, k, swiglu| {
@@ -210,10 +212,24 @@ impl<'a> Bench<'a> {
         let full = |t, h, d| entry("attention", format!("{t} rows {h} heads of {d}"), move || self.attention(t, h, d));
         let cached = |t, len| {
             let shape = format!("{t} rows {len} keys 32 heads of 128");
-            entry("attention_cached", shape, move || self.attention_cached(t, len, 32, 128))
+            entry("attention_cached", shape, move || self.attention_cached(t, 1, len, 32, 128))
+        };
+        let beams = |beams, len| {
+            let shape = format!("{beams} beams {len} keys 32 heads of 128");
+            entry("attention_cached", shape, move || self.attention_cached(beams, beams, len, 32, 128))
         };
         let rope = |t| entry("rope_store", format!("{t} rows 32 heads of 128"), move || self.rope(t, 32, 128));
-        vec![full(257, 16, 88), full(44, 12, 64), cached(1, 300), cached(64, 64), rope(1), rope(64)]
+        let store = entry("store", "64 rows 32 heads of 64".into(), || self.store(64, 32, 64));
+        vec![
+            full(257, 16, 88),
+            full(44, 12, 64),
+            cached(1, 300),
+            beams(5, 300),
+            cached(64, 64),
+            rope(1),
+            rope(64),
+            store,
+        ]
     }
 
     fn row_cases(&'a self) -> Vec<Entry<'a>> {
@@ -223,6 +239,7 @@ impl<'a> Bench<'a> {
             entry("add", "257x1408".into(), || self.elementwise(257 * 1408, true)),
             entry("embed", "64 of 32064x4096".into(), || self.embed(64, 32064, 4096)),
             entry("patches", "224/14".into(), || self.patches(224, 14)),
+            entry("add_positions", "64x2560".into(), || self.add_positions(64, 2560)),
             entry("put_rows", "32x4096".into(), || self.put_rows(32, 4096)),
             entry("argmax", "32064".into(), || self.argmax(32064)),
         ]
@@ -359,29 +376,30 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// `t` rows of one sequence whose pages lie in order.
-    fn rows(&self, t: u32, pages: u32) -> Result<Rows> {
-        let places: Vec<u32> = (0..t).flat_map(|i| [i, 0]).collect();
-        let pages: Vec<u32> = (0..pages).collect();
+    /// `t` rows of one sequence, or each of its own, whose pages lie in order.
+    fn rows(&self, t: u32, sequences: u32, pages: u32) -> Result<Rows> {
+        let places: Vec<u32> = (0..t).flat_map(|i| if sequences == 1 { [i, 0] } else { [0, i] }).collect();
+        let table: Vec<u32> = (0..sequences).flat_map(|_| 0..pages).collect();
         Ok(Rows {
             places: self.device.tensor(Category::Io, "places", t, 2, &places)?,
-            pages: self.device.tensor(Category::Io, "pages", 1, pages.len() as u32, &pages)?,
+            pages: self.device.tensor(Category::Io, "pages", sequences, pages, &table)?,
         })
     }
 
-    /// `t` new rows that end `len` cached ones.
-    fn attention_cached(&self, t: u32, len: u32, h: u32, d: u32) -> Result<Case<'_>> {
+    /// `t` new rows that end `len` cached ones: of one sequence, or of beams that share all pages.
+    fn attention_cached(&self, t: u32, sequences: u32, len: u32, h: u32, d: u32) -> Result<Case<'_>> {
+        let new = if sequences == 1 { t } else { 1 };
         let heads = Heads::full(h, d);
         let (q, q_values) = self.tensor(4, t, h * d)?;
         let (keys, k_values) = self.tensor(5, h * len, d)?;
         let (values, v_values) = self.tensor(6, h * len, d)?;
         let kv = KvLayer { keys, values, capacity: len };
-        let rows = self.rows(t, len)?;
+        let rows = self.rows(t, sequences, len)?;
         let dd = d as usize;
         let check = move |got: &[f32]| {
             let mut pairs = Vec::new();
             for (row, head) in [(0, 0), (t as usize / 2, h as usize / 2), (t as usize - 1, h as usize - 1)] {
-                let seen = (len - t) as usize + row + 1;
+                let seen = if sequences == 1 { (len - new) as usize + row + 1 } else { len as usize };
                 let at = |s: usize| (head * len as usize + s) * dd;
                 let keys: Vec<_> = (0..seen).map(|s| (&k_values[at(s)..][..dd], &v_values[at(s)..][..dd])).collect();
                 let first = (row * h as usize + head) * dd;
@@ -392,12 +410,67 @@ impl<'a> Bench<'a> {
         };
         Ok(Case {
             bytes: 4 * u64::from(2 * len * h * d + 2 * t * h * d),
-            // Row i sees the keys up to its own.
-            flops: Some(4 * (0..t).map(|i| u64::from(len - t + i + 1)).sum::<u64>() * u64::from(h * d)),
+            // Row i sees the keys up to its own, a beam all of them.
+            flops: Some(
+                4 * (0..t).map(|i| u64::from(if sequences == 1 { len - t + i + 1 } else { len })).sum::<u64>()
+                    * u64::from(h * d),
+            ),
             copies: 4,
-            step: Step::new(len - t, t),
+            step: Step::new(len - new, new),
             record: Box::new(move |r, _| r.attention_cached(&q, &kv, heads, &rows, None)),
             check: Box::new(check),
+        })
+    }
+
+    fn store(&self, t: u32, h: u32, d: u32) -> Result<Case<'_>> {
+        let (kv_rows, values) = self.tensor(13, t, 2 * h * d)?;
+        let room = || self.device.zeros(Category::Io, "cache", h * t, d);
+        let kv = KvLayer { keys: room()?, values: room()?, capacity: t };
+        let rows = self.rows(t, 1, t)?;
+        let (keys, cached) = (kv.keys.clone(), kv.values.clone());
+        let (width, dd) = ((h * d) as usize, d as usize);
+        let check = move |_: &[f32]| {
+            let part = |first: usize| -> Vec<f32> {
+                let of_head = |head: usize| {
+                    values.chunks(2 * width).flat_map(move |row| &row[first + head * dd..][..dd]).copied()
+                };
+                (0..h as usize).flat_map(of_head).collect()
+            };
+            let (keys, cached) = (self.device.read::<f32>(&keys)?, self.device.read::<f32>(&cached)?);
+            Ok(unequal(&keys, &part(0)).max(unequal(&cached, &part(width))))
+        };
+        Ok(Case {
+            bytes: 8 * u64::from(kv_rows.len()),
+            flops: None,
+            copies: 4,
+            step: Step::new(0, t),
+            record: Box::new(move |r, _| {
+                r.store(&kv_rows, &kv, Heads::full(h, d), &rows);
+                kv.keys.clone()
+            }),
+            check: Box::new(check),
+        })
+    }
+
+    fn add_positions(&self, t: u32, d: u32) -> Result<Case<'_>> {
+        let (table, values) = self.tensor(14, t, d)?;
+        let rows = self.rows(t, 1, t)?;
+        let x = self.device.zeros(Category::Io, "x", t, d)?;
+        Ok(Case {
+            bytes: 12 * u64::from(t * d),
+            flops: None,
+            copies: 1,
+            step: Step::new(0, t),
+            record: Box::new(move |r, _| {
+                let mut x = x.clone();
+                r.add_positions(&mut x, &table, &rows);
+                x
+            }),
+            // Every run adds them once more.
+            check: Box::new(move |got| {
+                let runs = (got[0] / values[0]).round();
+                Ok(relative(got.iter().zip(&values).map(|(&g, &v)| (f64::from(g), f64::from(runs * v)))))
+            }),
         })
     }
 
@@ -435,7 +508,7 @@ impl<'a> Bench<'a> {
         let angles = self.device.tensor(Category::Io, "angles", capacity, d, &table)?;
         let room = || self.device.zeros(Category::Io, "cache", h * capacity, d);
         let kv = KvLayer { keys: room()?, values: room()?, capacity };
-        let rows = self.rows(t, capacity)?;
+        let rows = self.rows(t, 1, capacity)?;
         let (keys, cached) = (kv.keys.clone(), kv.values.clone());
         let (half, width) = ((d / 2) as usize, (h * d) as usize);
         let check = move |got: &[f32]| {
