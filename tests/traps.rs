@@ -2,12 +2,16 @@
 //! the threads given (HF: huggingface/transformers, LAVIS: salesforce/LAVIS) or from reading the reference.
 //!
 //! Traps whose test lies with what it belongs to, also named `trap_…`:
-//! - batches and padding (HF #21578, #34223), the Q-Former's words padded on the left: tests/generate.rs,
-//!   tests/family.rs, tests/features.rs
-//! - `max_length` that counts image places (HF #29438), repetition penalties over the prompt: tests/sampling.rs
+//! - batches: prompts of several lengths (HF #21578), expanded each for itself (HF #34223), padding that moves positions
+//!   or comes between picture and text: tests/generate.rs, tests/family.rs; the Q-Former's words padded on the left:
+//!   tests/features.rs
+//! - `max_length` and `min_length` that count image places (HF #29438, #29296), repetition penalties over the prompt
+//!   (LAVIS #448): tests/sampling.rs
 //! - T5's position buckets: src/language/t5.rs
-//! - Pillow 13's order of passes, a prompt with `<image>` in it: tests/processor.rs
-//! - the paper's prompts (LAVIS #99, #326, #333): src/processor/task.rs
+//! - Pillow 13's order of passes, too few or too many picture places in a prompt: tests/processor.rs
+//! - published figures that need the paper's prompts (LAVIS #99, #326, #333): src/processor/task.rs
+//!
+//! One cannot be tested here: weights of another Vicuna than 1.1 (LAVIS #316) answer nonsense in any engine.
 
 mod support;
 

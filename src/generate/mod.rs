@@ -174,20 +174,30 @@ impl Session {
         let mut rows: Vec<Row> = of_row.iter().map(|&b| Row::new(&prompts[b])).collect();
         let mut finished: Vec<Option<FinishReason>> = vec![None; rows.len()];
         let mut logits: Vec<Vec<f32>> = of_row.iter().map(|&b| first[b].clone()).collect();
+        // Where nothing changes the scores a step leaves the likeliest tokens on the device, for the next and for us.
+        let on_device = processors.iter().all(Processors::are_idle);
+        let mut tokens = vec![0; rows.len()];
         for n in 0.. {
-            let mut tokens = vec![0; rows.len()];
             let unfinished: Vec<usize> = (0..rows.len()).filter(|&r| finished[r].is_none()).collect();
             for r in unfinished {
-                tokens[r] = rows[r].choose(&processors[of_row[r]], &mut random[r], &mut logits[r]);
+                match on_device && n > 0 {
+                    true => rows[r].sequence.push(tokens[r]),
+                    false => tokens[r] = rows[r].choose(&processors[of_row[r]], &mut random[r], &mut logits[r]),
+                }
                 finished[r] = limits.reason(rows[r].new_tokens());
             }
             progress(n + 1);
             if finished.iter().all(Option::is_some) {
                 break;
             }
-            self.write_tokens(&tokens);
+            if !on_device || n == 0 {
+                self.write_tokens(&tokens);
+            }
             self.submit(n)?;
-            logits = self.read_logits()?;
+            match on_device {
+                true => tokens = self.read_tokens()?,
+                false => logits = self.read_logits()?,
+            }
         }
         let mut answers = rows.iter().zip(&finished).map(|(row, finished)| Sequence {
             token_ids: row.new_tokens().to_vec(),

@@ -106,6 +106,11 @@ impl GenerateOptions {
         GenerateOptions { max_new_tokens: Some(n), ..GenerateOptions::default() }
     }
 
+    /// Whether there is one answer, token after token.
+    pub fn gives_one(&self) -> bool {
+        self.num_beams == 1 && self.num_return_sequences == 1
+    }
+
     /// Most new tokens after `prompt` tokens (1 for T5).
     ///
     /// # Errors

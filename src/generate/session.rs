@@ -320,12 +320,21 @@ impl Session {
         self.device.write(&self.token, tokens);
     }
 
+    /// The likeliest tokens after the last step, one for each row.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the GPU.
+    pub fn read_tokens(&self) -> Result<Vec<u32>> {
+        // Plans keep a readback of their first token; what nobody reads must not pile up.
+        self.decode.drain_tokens()?;
+        self.device.read(&self.token)
+    }
+
     /// The logits of the last step, `[rows, V]`.
     ///
     /// # Errors
     /// Whatever went wrong on the GPU.
     pub fn read_logits(&self) -> Result<Vec<Vec<f32>>> {
-        // Plans keep a readback of their first token; what nobody reads must not pile up.
         self.decode.drain_tokens()?;
         let width = self.logits.cols() as usize;
         Ok(self.device.read::<f32>(&self.logits)?.chunks(width).map(<[f32]>::to_vec).collect())

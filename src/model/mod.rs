@@ -259,7 +259,7 @@ impl InstructBlip {
     /// As there.
     pub fn stream(&mut self, question: &Question<'_>, options: &GenerateOptions) -> Result<Answer<'_>> {
         options.check()?;
-        if options.num_beams > 1 || options.num_return_sequences > 1 {
+        if !options.gives_one() {
             return Err(Error::request("an answer with beams or several answers cannot be had piece by piece"));
         }
         // The prompt first: what is wrong with it is told before the GPU is put to work.
@@ -281,8 +281,9 @@ impl InstructBlip {
         })
     }
 
-    /// Answers several questions side by side. An answer is the one its question gets alone. `progress` hears how many
-    /// tokens the longest answer has.
+    /// Answers several questions side by side. An answer is the one its question gets alone, unless `max_length` or the
+    /// end of the context cuts it: as in the reference, the batch's longest prompt counts for both. `progress` hears how
+    /// many tokens the longest answer has.
     ///
     /// # Errors
     /// [`Error::PromptTooLong`], [`Error::Request`], or a failure of the device.
@@ -293,6 +294,15 @@ impl InstructBlip {
         progress: &mut dyn FnMut(u32),
     ) -> Result<Vec<Reply>> {
         options.check()?;
+        if let ([question], true) = (questions, options.gives_one()) {
+            // Fewer bytes go between host and device this way.
+            let mut answer = self.stream(question, options)?;
+            while let Some(piece) = answer.next() {
+                piece?;
+                progress(answer.token_ids().len() as u32);
+            }
+            return Ok(vec![answer.into_reply()]);
+        }
         let mut prompts = questions.iter().map(|q| self.prompt(q)).collect::<Result<Vec<_>>>()?;
         if self.left_padding {
             let words = prompts.iter().map(|p| p.qformer_input_ids.len()).max().unwrap_or(0);

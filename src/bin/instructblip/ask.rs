@@ -4,7 +4,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use anyhow::Result;
-use instructblip::{Image, InstructBlip, Question, Reply};
+use instructblip::{GenerateOptions, Image, InstructBlip, Question, Reply};
 
 use crate::args::{Ask, Common};
 use crate::attention::write_attention;
@@ -26,8 +26,8 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     let decode_ms = started.elapsed().as_secs_f64() * 1000.0;
     let mut model = load_model(common, &ask.model)?;
     let question = Question { images: &images, prompt: &prompt, qformer_prompt: ask.wording.qformer_prompt.as_deref() };
-    let mut reply = match ask.generation.streams() {
-        true => stream(&mut model, &question, ask)?,
+    let mut reply = match options.gives_one() {
+        true => stream(&mut model, &question, &options, ask.json)?,
         false => {
             let mut progress = Progress::counting(common.quiet, "tokens", None);
             let mut replies = model.answer(&[question], &options, &mut |tokens| progress.count(tokens.into()))?;
@@ -39,7 +39,7 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     let mut out = std::io::stdout().lock();
     if ask.json {
         writeln!(out, "{}", reply_json(&reply, &model))?;
-    } else if !ask.generation.streams() {
+    } else if !options.gives_one() {
         reply.sequences.iter().try_for_each(|sequence| writeln!(out, "{}", sequence.text))?;
     }
     if !common.quiet && !ask.json {
@@ -53,21 +53,21 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
 }
 
 /// The answer as it comes, on standard output unless it is to be JSON.
-fn stream(model: &mut InstructBlip, question: &Question<'_>, ask: &Ask) -> Result<Reply> {
+fn stream(model: &mut InstructBlip, question: &Question<'_>, options: &GenerateOptions, json: bool) -> Result<Reply> {
     let mut out = std::io::stdout().lock();
-    let mut answer = model.stream(question, &ask.generation.options())?;
+    let mut answer = model.stream(question, options)?;
     let mut begun = false;
     for piece in answer.by_ref() {
         let piece = piece?;
         // Answers begin with the space between prompt and text.
         let shown = if begun { piece.as_str() } else { piece.trim_start() };
         begun |= !shown.is_empty();
-        if !ask.json {
+        if !json {
             write!(out, "{shown}")?;
             out.flush()?;
         }
     }
-    if !ask.json {
+    if !json {
         writeln!(out)?;
     }
     Ok(answer.into_reply())

@@ -125,9 +125,4 @@ impl Generation {
             eos_token_ids: None,
         }
     }
-
-    /// Whether there is one answer, token after token.
-    pub fn streams(&self) -> bool {
-        self.num_beams == 1 && self.num_return_sequences == 1
-    }
 }
