@@ -207,6 +207,17 @@ fn caption_writes_a_line_for_each_picture() {
     let images: Vec<Value> =
         lines.lines().map(|l| serde_json::from_str::<Value>(l).expect("JSON")["image"].clone()).collect();
     assert_eq!(images, [one.as_str(), two.as_str()]);
+    let folder = tests_folder().join("golden/checkpoints/b2-opt");
+    let golden = Golden::read(&folder.join("golden.safetensors"));
+    assert_eq!(golden.about("2.prompt"), "", "BLIP-2 gets no instruction");
+    let image = tests_folder().join("golden/images").join(golden.about("2.image")).display().to_string();
+    let model = folder.display().to_string();
+    let n = golden.about("max_new_tokens");
+    let reply = json(&["caption", &image, "--json", "--model", &model, "--max-new-tokens", n]);
+    assert_eq!(
+        serde_json::from_value::<Vec<u32>>(reply["token_ids"].clone()).expect("ids"),
+        golden.ids("2.greedy_ids")
+    );
     refused(&["caption", &one, "no-such-file.png"], 3, &["no-such-file.png"]);
 }
 

@@ -138,7 +138,7 @@ pub struct Caption {
     /// The pictures
     #[arg(required = true)]
     pub images: Vec<PathBuf>,
-    /// The instruction, if not the paper's for captions
+    /// The instruction, if not the paper's for captions, or none for BLIP-2
     #[arg(long)]
     pub prompt: Option<String>,
     #[command(flatten)]
