@@ -454,6 +454,33 @@ fn vocabularies_need_rows_and_every_output_an_embedding() {
 }
 
 #[test]
+fn a_choice_past_the_output_layer_is_refused() {
+    let Some(device) = support::device() else { return };
+    // Outputs may be fewer than embeddings; a choice that needs another has no score.
+    let fixture = with(|f| {
+        f.edit_tensors(|name, t| Some(if name == "language_model.lm_head.weight" { first_rows(t, 40) } else { t }))
+    });
+    let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
+    let mut model = InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
+    let image = Image::from_rgb(1, 1, vec![1, 2, 3]).expect("a picture");
+    match model.score(&Question::new(&image, "What is it?"), &["circle"]) {
+        Err(Error::Request { problem }) => assert!(problem.contains("never gives"), "{problem}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_start_token_without_a_row_is_refused() {
+    let Some(device) = support::device() else { return };
+    let fixture = Fixture::of("ib-t5-erf");
+    fixture.set("config.json", "/text_config/vocab_size", json!(1000));
+    fixture.set("config.json", "/text_config/decoder_start_token_id", json!(999));
+    expect_checkpoint(&refusal(&device, fixture.path()), "config.json", &["decoder_start_token_id is 999", "184"]);
+    fixture.set("config.json", "/text_config/vocab_size", json!(0));
+    expect_checkpoint(&refusal(&device, fixture.path()), "config.json", &["vocab_size is 0"]);
+}
+
+#[test]
 fn prompts_that_do_not_fit_are_refused_with_both_numbers() {
     let Some(device) = support::device() else { return };
     let fixture = with(|f| f.set("config.json", "/text_config/max_position_embeddings", json!(24)));

@@ -250,7 +250,7 @@ impl T5Config {
                 self.relative_attention_num_buckets / 2 + 1,
                 1 << 16,
             ),
-            ("decoder_start_token_id", self.decoder_start_token_id, 0, self.vocab_size - 1),
+            ("decoder_start_token_id", self.decoder_start_token_id, 0, self.vocab_size.saturating_sub(1)),
         ])?;
         widths(&[("d_model", self.d_model), ("d_ff", self.d_ff), ("num_heads * d_kv", self.num_heads * self.d_kv)])?;
         activation("dense_act_fn", &self.dense_act_fn)?;

@@ -30,6 +30,10 @@ impl InstructBlip {
         let with_end = self.parts.language.as_t5().is_some();
         let answer = |choice: &&str| self.processor.tokenizers().encode_answer(choice, with_end);
         let choices = choices.iter().map(answer).collect::<Result<Vec<_>>>()?;
+        let ids = self.parts.language.head_rows();
+        if let Some(id) = choices.iter().flatten().find(|&&id| id >= ids) {
+            return Err(Error::request(format!("a choice has token {id}, which the model never gives: it has {ids}")));
+        }
         let Some(longest) = choices.iter().map(Vec::len).max() else {
             return Err(Error::request("there are no choices to score"));
         };

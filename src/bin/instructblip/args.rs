@@ -68,6 +68,9 @@ pub enum Command {
     /// Write what the Q-Former makes of pictures to a safetensors file
     Embed(Embed),
     /// Answer a file of questions and count the right answers; taken up again where it was left
+    ///
+    /// An answer is exact if it is one of the given ones but for capitals, punctuation, articles and number words. VQA's
+    /// accuracy asks how many of ten people agree; with fewer than ten answers it is the same as exact.
     Eval(Eval),
     /// Run the model once and write every stage's tensors to a safetensors file
     Forward(Forward),
