@@ -3,7 +3,7 @@
 // partials [R, H, SPLITS, d + 2] f32: a_i, then m_i and l_i
 // out      [R, H, d]             f32
 //
-// Grid: x = rows and query heads, R * H; 64 invocations walk the channels.
+// Grid: x = query heads, y = rows; 64 invocations walk the channels.
 // Workgroup memory: none.
 // Numerics: f32. Shares without keys have l_i = 0 and m_i = -1e30 and add nothing.
 struct Params {
@@ -16,9 +16,14 @@ struct Params {
 @group(0) @binding(2) var<uniform> p: Params;
 
 @compute @workgroup_size(64)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
+    let index = group.y * groups.x + group.x;
     let width = p.d + 2u;
-    let start = group.x * p.splits * width;
+    let start = index * p.splits * width;
     var largest = -1e30;
     for (var i = 0u; i < p.splits; i++) {
         largest = max(largest, partials[start + i * width + p.d]);
@@ -34,6 +39,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let share = start + i * width;
             sum += exp(partials[share + p.d] - largest) * partials[share + d];
         }
-        out[group.x * p.d + d] = sum / total;
+        out[index * p.d + d] = sum / total;
     }
 }

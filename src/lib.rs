@@ -94,9 +94,9 @@
 //!
 //! Where answers differ on purpose:
 //!
-//! - An answer does not depend on its batch, but for lengths that count the prompt ([`InstructBlip::answer`]). The
-//!   reference pads the Q-Former's words on the left where the language model's tokenizer says so, which moves their
-//!   positions; [`InstructBlip::with_left_padding`] does the same.
+//! - An answer does not depend on its batch. The reference pads the Q-Former's words on the left where the language
+//!   model's tokenizer says so, which moves their positions ([`InstructBlip::with_left_padding`] does the same), and
+//!   `max_length` and `min_length` count the batch's longest prompt there, everybody's own here.
 //! - Generation ends at the configuration's end-of-text ids and at the tokenizer's.
 //! - Special tokens in a prompt are text until [`InstructBlip::with_special_tokens`]; the picture's own is refused.
 //! - Without `max_new_tokens` and `max_length` an answer has up to 256 tokens, not 20.

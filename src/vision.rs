@@ -23,6 +23,8 @@ pub struct Vision {
     patch_embedding: Linear,
     /// `[N, D]`; the class embedding is already added to row 0.
     positions: Tensor,
+    /// The same for pictures of the size the model was trained with.
+    trained_positions: Tensor,
     blocks: Vec<Block>,
     post_layernorm: Norm,
 }
@@ -57,12 +59,14 @@ impl Vision {
         let n = config.num_positions();
         let mut positions = w.host_values(&format!("{embeddings}.position_embedding"), &[1, n, d])?;
         positions.iter_mut().zip(&class).for_each(|(position, class)| *position += class);
+        let positions = w.upload("positions", n, d, || positions)?;
         Ok(Vision {
             patch_size: config.patch_size,
             heads: Heads::full(config.num_attention_heads, d / config.num_attention_heads),
             activation: Activation::named(&config.hidden_act).expect("validated with the configuration"),
             patch_embedding: w.patch_convolution(&format!("{embeddings}.patch_embedding"), d, config.patch_size)?,
-            positions: w.upload("positions", n, d, || positions)?,
+            trained_positions: positions.clone(),
+            positions,
             blocks: (0..config.num_hidden_layers).map(|i| Block::load(w, config, i)).collect::<Result<_>>()?,
             post_layernorm: w.layer_norm("vision_model.post_layernorm", d, eps)?,
         })
@@ -75,10 +79,10 @@ impl Vision {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), or whatever went wrong on the GPU.
     pub fn interpolate_positions(&mut self, device: &Device, side: u32) -> Result<()> {
         let across = (side / self.patch_size) as usize;
-        let trained: Vec<f32> = device.read(&self.positions)?;
+        let trained: Vec<f32> = device.read(&self.trained_positions)?;
         let d = self.positions.cols() as usize;
         let (class, grid) = trained.split_at(d);
-        let from = (self.positions.rows() - 1).isqrt() as usize;
+        let from = (self.trained_positions.rows() - 1).isqrt() as usize;
         let values = [class, &bicubic(grid, from, across, d)].concat();
         let rows = (across * across + 1) as u32;
         self.positions = device.tensor(Category::Weights, "positions", rows, d as u32, &values)?;

@@ -378,4 +378,16 @@ fn eval_counts_by_group_and_goes_on_where_it_was_left() {
         assert!(!folder.path().join("none.jsonl").exists(), "nothing is begun");
     }
     refused(&["eval", &questions, "-o", &questions], 3, &["is no prediction"]);
+    refused(&["eval", &questions, "-o", &questions, "--force"], 3, &["is the file of questions"]);
+
+    // Choices for tasks that need them, an answer that is a number.
+    let science = ["eval", &path("choices.jsonl"), "-o", &path("chosen.jsonl"), "--task", "science"];
+    let image = str_of(&rows[0]["image"]).rsplit('/').next().expect("a name");
+    let line =
+        |choices: Value| serde_json::json!({"image": image, "prompt": "Which?", "answers": 2, "choices": choices});
+    std::fs::write(path("choices.jsonl"), line(serde_json::json!([1, "two"])).to_string()).expect("written");
+    assert_eq!(json(&[&science[..], &["--json"]].concat())["all"]["count"], 1);
+    std::fs::write(path("choices.jsonl"), line(Value::Null).to_string()).expect("written");
+    refused(&[&science[..], &["--force"]].concat(), 3, &["needs choices"]);
+    assert!(!std::fs::read(path("chosen.jsonl")).expect("a file").is_empty(), "nothing is lost");
 }

@@ -100,6 +100,44 @@ fn every_call_of_generate_gives_the_recorded_answers() {
     }
 }
 
+/// Rows are as many as are asked for; one run holds 256 of them.
+#[test]
+fn more_rows_than_one_run_holds_are_answered() {
+    let Some(device) = support::device() else { return };
+    let checkpoint = Checkpoint::directory(tests_folder().join("golden/checkpoints/b2-opt")).expect("a folder");
+    let mut model = InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
+    let image = Image::from_rgb(2, 1, vec![9, 200, 30, 7, 7, 7]).expect("a picture");
+    let asked: Vec<Question<'_>> = (0..70).map(|_| Question::new(&image, "What is it?")).collect();
+    let options = GenerateOptions { num_beams: 4, ..GenerateOptions::up_to(2) };
+    let replies = model.answer(&asked, &options, &mut |_| {}).expect("answers");
+    assert!(replies.len() == 70 && replies.iter().all(|reply| reply.token_ids == replies[0].token_ids));
+}
+
+/// The configuration's end-of-text id and the tokenizer's are one where they agree: how many there are decides how many
+/// tokens beams draw.
+#[test]
+fn one_end_of_text_id_counts_once() {
+    let Some(device) = support::device() else { return };
+    let checkpoint = Checkpoint::directory(tests_folder().join("golden/checkpoints/b2-t5")).expect("a folder");
+    let mut model = InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
+    let image = Image::from_rgb(2, 1, vec![9, 200, 30, 7, 7, 7]).expect("a picture");
+    assert_eq!((stop_ids(&model), model.processor().tokenizers().eos_token_id()), (vec![1], Some(1)));
+    let mut possible = |eos: Option<Vec<u32>>| {
+        let options = GenerateOptions {
+            do_sample: true,
+            num_beams: 3,
+            num_return_sequences: 3,
+            top_k: 1,
+            eos_token_ids: eos,
+            ..GenerateOptions::up_to(1)
+        };
+        let reply = model.ask(&image, "What is it?", &options).expect("answers");
+        reply.sequences.iter().filter(|s| s.score.is_some_and(|score| score > -1e8)).count()
+    };
+    // As the reference: two of the likeliest stay, and three where there are two ids.
+    assert_eq!((possible(None), possible(Some(vec![1, 1])), possible(Some(vec![1, 40]))), (2, 2, 3));
+}
+
 /// HF #34223: prompts of a batch were expanded as if they were one. Here each has its own beams: the answers of a batch
 /// are those given alone.
 #[test]

@@ -177,7 +177,9 @@ fn trap_an_answer_in_a_batch_is_the_answer_alone() {
     let drawn =
         GenerateOptions { do_sample: true, temperature: 3.0, seed: 7, num_return_sequences: 2, ..plain.clone() };
     let beams = GenerateOptions { num_beams: 3, num_return_sequences: 2, ..plain.clone() };
-    for options in [plain, drawn, beams] {
+    // Leaves the longest prompt a few tokens, and the others theirs.
+    let whole = GenerateOptions { max_length: Some(56), max_new_tokens: None, ..plain.clone() };
+    for options in [plain, drawn, beams, whole] {
         let together = model.answer(&asked, &options, &mut |_| {}).expect("answers");
         for (question, reply) in asked.iter().zip(together) {
             let alone = model.answer(std::slice::from_ref(question), &options, &mut |_| {}).expect("an answer");

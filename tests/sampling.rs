@@ -130,6 +130,22 @@ fn trap_max_length_counts_the_prompt_and_max_new_tokens_wins() {
     assert_eq!(options(None, Some(50)).new_tokens(42).expect("room"), 8);
     assert_eq!(options(Some(5), Some(10)).new_tokens(42).expect("room"), 5);
     assert_eq!(options(None, None).new_tokens(42).expect("room"), 256);
+    assert_eq!(options(None, Some(u32::MAX)).new_tokens(1).expect("room"), 65_536, "no more than could be kept");
+    assert!(options(Some(u32::MAX), None).check().is_err());
     let error = options(None, Some(42)).new_tokens(42).expect_err("no room").to_string();
     assert!(error.contains("max_length 42") && error.contains("42 tokens"), "{error}");
+}
+
+/// Scores that leave the range of numbers still choose, and never something else.
+#[test]
+fn scores_beyond_all_numbers_are_certain() {
+    let cold = GenerateOptions { do_sample: true, temperature: 1e-40, ..Default::default() };
+    let mut scores = vec![-1.0, 2.0, 5.0, -3.0];
+    Processors::new(&cold, &[3], 1).process(&[7, 8], 0, &mut scores);
+    assert_eq!(softmax(&scores).iter().map(|p| (p * 2.0) as u32).collect::<Vec<_>>(), [0, 1, 1, 0]);
+    let ending =
+        GenerateOptions { do_sample: true, exponential_decay_length_penalty: Some((0, 3e38)), ..Default::default() };
+    let mut scores = vec![-1.0, 2.0, 5.0, -3.0];
+    Processors::new(&ending, &[3], 1).process(&[7, 8, 9], 0, &mut scores);
+    assert_eq!(softmax(&scores), [0.0, 0.0, 0.0, 1.0]);
 }

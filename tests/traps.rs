@@ -97,7 +97,7 @@ fn trap_unknown_and_special_ids_are_no_text() {
     let Some(case) = Case::new("ib-llama") else { return };
     let model = case.load();
     let tokenizers = model.processor().tokenizers();
-    let word = tokenizers.encode_answer("red circle", false).expect("ids");
+    let word = tokenizers.encode_answer("red circle", None).expect("ids");
     assert_eq!(tokenizers.decode(&[&[0, 1], &word[..], &[2, 2, 0]].concat()), tokenizers.decode(&word));
     assert_eq!(tokenizers.decode(&[u32::MAX, word[0]]), tokenizers.decode(&word[..1]), "an id that there is not");
 }
@@ -237,6 +237,16 @@ fn trap_answers_end_where_the_text_configuration_says() {
     assert_eq!(reply.expect("an answer").token_ids, [first]);
 }
 
+/// A tokenizer's settings that name no end: T5's choices are still scored with it.
+#[test]
+fn trap_a_tokenizer_that_names_no_end() {
+    let Some(case) = Case::new("ib-t5-erf") else { return };
+    case.fixture.remove("tokenizer_config.json");
+    let (image, prompt) = (case.image(), case.golden.about("0.prompt"));
+    let scores = case.load().score(&Question::new(&image, prompt), &["left"]).expect("a score");
+    assert_eq!(scores[0].token_ids.last(), Some(&1), "{scores:?}");
+}
+
 /// `dense_act_fn` overrides the activation that `feed_forward_proj` names: the published T5 checkpoints say
 /// `gated-gelu`, which alone means tanh's approximation, and compute the exact one.
 #[test]
@@ -245,8 +255,7 @@ fn trap_dense_act_fn_overrides_the_activation() {
     case.is_as_recorded();
     case.fixture.set("config.json", "/text_config/dense_act_fn", json!("gelu_new"));
     let changed = relative_l2(&values(&case.forward("logits", &[])), &case.golden.tensor("0.logits").1);
-    println!("{changed:e}");
-    assert!(changed > 1e-6, "tanh's approximation is another function: {changed:e}");
+    assert!(changed > 1e-4, "tanh's approximation is another function: {changed:e}");
 }
 
 /// `pooler_output` of the vision tower is normed twice.

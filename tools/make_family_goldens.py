@@ -320,8 +320,8 @@ def expected(model, member: Member, inputs: dict, ids: list[int]) -> dict[str, t
         looked = model.qformer(input_ids=words, attention_mask=mask, query_embeds=queries,
                                encoder_hidden_states=vision.last_hidden_state).last_hidden_state
     projected = model.language_projection(looked[:, : model.config.num_query_tokens])
-    out |= {"vision_last_hidden_state": vision.last_hidden_state[-1:], "vision_pooler_output": vision.pooler_output[-1:],
-            "qformer_last_hidden_state": looked[-1:], "language_model_inputs": projected.flatten(0, 1)[None]}
+    out |= {"vision_last_hidden_state": vision.last_hidden_state, "vision_pooler_output": vision.pooler_output,
+            "qformer_last_hidden_state": looked, "language_model_inputs": projected.flatten(0, 1)[None]}
     if member.text["model_type"] == "t5":
         labels = torch.tensor([ids])
         decoder = torch.cat([torch.zeros(1, 1, dtype=torch.long), labels[:, :-1]], 1)

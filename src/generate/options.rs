@@ -97,6 +97,9 @@ impl Default for GenerateOptions {
     }
 }
 
+/// Most new tokens of an answer.
+const MAX_NEW_TOKENS: u32 = 1 << 16;
+
 /// New tokens when neither `max_new_tokens` nor `max_length` is given.
 const DEFAULT_NEW_TOKENS: u32 = 256;
 
@@ -118,7 +121,7 @@ impl GenerateOptions {
     pub fn new_tokens(&self, prompt: u32) -> Result<u32> {
         match (self.max_new_tokens, self.max_length) {
             (Some(n), _) => Ok(n),
-            (None, Some(length)) if length > prompt => Ok(length - prompt),
+            (None, Some(length)) if length > prompt => Ok((length - prompt).min(MAX_NEW_TOKENS)),
             (None, Some(length)) => Err(Error::request(format!(
                 "max_length {length} leaves no room for an answer: the prompt has {prompt} tokens, image places included"
             ))),
@@ -167,8 +170,8 @@ impl GenerateOptions {
                 "num_return_sequences is {answers}, but there is only one likeliest answer; use do_sample or num_beams"
             ));
         }
-        if self.max_new_tokens == Some(0) {
-            return refuse("max_new_tokens is 0; it must be at least 1".into());
+        if let Some(n) = self.max_new_tokens.filter(|n| !(1..=MAX_NEW_TOKENS).contains(n)) {
+            return refuse(format!("max_new_tokens is {n}; it must be from 1 to {MAX_NEW_TOKENS}"));
         }
         if let Some(max) = self.max_new_tokens.filter(|&max| self.min_new_tokens > max) {
             return refuse(format!("min_new_tokens {} is more than max_new_tokens {max}", self.min_new_tokens));

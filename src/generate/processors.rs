@@ -57,12 +57,9 @@ impl Processors {
         }
         if let Some((start, factor)) = o.exponential_decay_length_penalty.filter(|(start, _)| new > *start as usize) {
             let growth = factor.powi((new - start as usize) as i32) - 1.0;
-            let grown = |score: &mut f32| *score += score.abs() * growth;
-            self.ends(scores).for_each(|score| {
-                if score.is_finite() {
-                    grown(score)
-                }
-            });
+            for score in self.ends(scores).filter(|score| score.is_finite() && **score != 0.0) {
+                *score += score.abs() * growth;
+            }
         }
         if o.do_sample {
             self.warp(scores);
@@ -184,9 +181,13 @@ fn entropy(p: &[f64]) -> f64 {
     -p.iter().filter(|p| **p > 0.0).map(|p| p * p.ln()).sum::<f64>()
 }
 
-/// Probabilities of scores.
+/// Probabilities of scores. Scores that grew beyond all numbers share all of it.
 pub fn softmax(scores: &[f32]) -> Vec<f64> {
     let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    if largest == f32::INFINITY {
+        let count = scores.iter().filter(|&&s| s == largest).count() as f64;
+        return scores.iter().map(|&s| if s == largest { 1.0 / count } else { 0.0 }).collect();
+    }
     let weights: Vec<f64> = scores.iter().map(|&s| f64::from(s - largest).exp()).collect();
     let total: f64 = weights.iter().sum();
     weights.into_iter().map(|w| w / total).collect()

@@ -49,16 +49,16 @@ impl Room {
         match language.as_t5() {
             None => Room {
                 rows,
-                positions: longest + new_tokens,
-                pages: all + rows * new_tokens,
+                positions: longest.saturating_add(new_tokens),
+                pages: all.saturating_add(rows.saturating_mul(new_tokens)),
                 encoded: 1,
                 encoded_pages: 1,
             },
             // The decoder's own prompt is its start token.
             Some(_) => Room {
                 rows,
-                positions: 1 + new_tokens,
-                pages: count + rows * new_tokens,
+                positions: new_tokens.saturating_add(1),
+                pages: count.saturating_add(rows.saturating_mul(new_tokens)),
                 encoded: longest,
                 encoded_pages: all,
             },
@@ -75,7 +75,7 @@ impl Room {
     }
 
     fn rounded(self, language: &Language) -> Room {
-        let up = |n: u32| if n > 1 { n.next_multiple_of(ROOM_STEP) } else { n };
+        let up = |n: u32| if n > 1 { n.checked_next_multiple_of(ROOM_STEP).unwrap_or(n) } else { n };
         Room {
             rows: self.rows,
             positions: up(self.positions).min(language.max_positions().unwrap_or(u32::MAX)),

@@ -1,6 +1,6 @@
 //! The cache of keys and values: layout, capacity, and nothing else. How full it is, is the step's business.
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::runtime::buffers::{Category, Tensor};
 use crate::runtime::device::Device;
 use crate::runtime::ops::attention::{Heads, KvLayer};
@@ -18,6 +18,11 @@ impl KvCache {
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::DoesNotFit`](crate::Error::DoesNotFit).
     pub fn new(device: &Device, layers: usize, heads: Heads, capacity: u32) -> Result<KvCache> {
+        // Kernels count elements in 32 bits.
+        let (need, have) = (u64::from(heads.key_value * heads.dim) * u64::from(capacity), u64::from(u32::MAX));
+        if need > have {
+            return Err(Error::DoesNotFit { what: "values in a layer of the cache".into(), need, have });
+        }
         KvCache::with(layers, capacity, || device.zeros(Category::KvCache, "kv", heads.key_value * capacity, heads.dim))
     }
 

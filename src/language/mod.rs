@@ -110,6 +110,11 @@ impl Language {
         }
     }
 
+    /// The embedding's name in the checkpoint, without `.weight`.
+    pub fn embedding_name(&self) -> &str {
+        &self.embedding().label
+    }
+
     /// D.
     pub fn width(&self) -> u32 {
         self.embedding().cols

@@ -15,7 +15,7 @@ pub const IGNORED_LABEL: i64 = -100;
 /// What a forward pass is asked for besides its stages.
 #[derive(Clone, Debug, Default)]
 pub struct ForwardOptions {
-    /// Labels of further outputs to bring back.
+    /// Labels of further outputs to bring back; of a video's frames, those of the last in vision tower and Q-Former.
     pub taps: Vec<String>,
     /// What T5's decoder reads; from the labels, or its start token, if empty.
     pub decoder_input_ids: Vec<u32>,
@@ -84,9 +84,10 @@ impl InstructBlip {
         let rows = prompt.input_ids.len();
         generate::check_fits(rows, self.config.text.max_positions())?;
         let decoder_ids = self.decoder_ids(options, rows)?;
+        generate::check_fits(decoder_ids.len(), self.config.text.max_positions())?;
         self.reserve(&[rows as u32], 1, (decoder_ids.len() as u32).max(1))?;
         let taps = options.taps.as_slice();
-        let encoded = self.encode(question.images, prompt, taps)?;
+        let encoded = self.encode(question.images, prompt, taps, true)?;
         let mut tapped = encoded.taps.clone();
         tapped.extend(self.tap_vision(taps)?);
         let session = self.session.as_ref().expect("reserved just now");
@@ -118,10 +119,15 @@ impl InstructBlip {
         let side = self.config.vision.image_size as usize;
         let mut out = vec![NamedTensor::f32("pixel_values", &[frames, 3, side, side], encoded.pixels.clone())];
         out.extend(encoded.prompt.named());
-        let pooled = self.bring_back("vision_pooler_output", &self.vision.pooler_output)?;
-        out.push(NamedTensor { shape: vec![1, self.config.vision.hidden_size as usize], ..pooled });
-        out.push(self.bring_back("vision_last_hidden_state", &self.vision.last_hidden_state)?);
-        out.push(self.bring_back("qformer_last_hidden_state", &encoded.qformer.last_hidden_state)?);
+        let each = |name: &str, tensor: &Tensor| -> Result<NamedTensor> {
+            let shape = vec![frames, tensor.rows() as usize / frames, tensor.cols() as usize];
+            Ok(NamedTensor { shape, ..self.bring_back(name, tensor)? })
+        };
+        let stages = encoded.stages.as_ref().expect("forward keeps them");
+        let pooled = each("vision_pooler_output", &stages.pooled)?;
+        out.push(NamedTensor { shape: vec![frames, self.config.vision.hidden_size as usize], ..pooled });
+        out.push(each("vision_last_hidden_state", &stages.vision)?);
+        out.push(each("qformer_last_hidden_state", &stages.qformer)?);
         out.push(self.bring_back("language_model_inputs", &encoded.features)?);
         Ok(out)
     }
@@ -133,9 +139,6 @@ impl InstructBlip {
         let heads = i64::from(self.parts.language.head_rows());
         if let Some(label) = labels.iter().find(|&&l| l != IGNORED_LABEL && !(0..heads).contains(&l)) {
             return refuse(format!("label {label} is no token: they are from 0 to {}", heads - 1));
-        }
-        if let Some(id) = options.decoder_input_ids.iter().find(|&&id| id >= rows) {
-            return refuse(format!("decoder input id {id} is no token: they are from 0 to {}", rows - 1));
         }
         let Some(t5) = self.parts.language.as_t5() else {
             if !options.decoder_input_ids.is_empty() {
@@ -160,6 +163,9 @@ impl InstructBlip {
             }
             (ids, _) => ids.to_vec(),
         };
+        if let Some(id) = ids.iter().find(|&&id| id >= rows) {
+            return refuse(format!("decoder input id {id} is no token: they are from 0 to {}", rows - 1));
+        }
         if !labels.is_empty() && labels.len() != ids.len() {
             return refuse(format!("{} labels were given for {} decoder input ids", labels.len(), ids.len()));
         }
@@ -196,7 +202,7 @@ impl InstructBlip {
     /// As [`InstructBlip::answer`]; [`Error::Request`] for a label that neither has.
     pub fn features(&mut self, image: &Image, prompt: &str, taps: &[String]) -> Result<Features> {
         let question = Question::new(image, prompt);
-        let encoded = self.encode(question.images, self.prompt(&question)?, taps)?;
+        let encoded = self.encode(question.images, self.prompt(&question)?, taps, false)?;
         let mut tapped = encoded.taps.clone();
         tapped.extend(self.tap_vision(taps)?);
         check_taps(taps, &tapped)?;
@@ -220,7 +226,7 @@ impl InstructBlip {
         let label = |layer: &usize| format!("qformer.encoder.layer.{layer}.cross_attention.weights");
         let labels: Vec<String> = layers.iter().map(label).collect();
         let question = Question::new(image, prompt);
-        let encoded = self.encode(question.images, self.prompt(&question)?, &labels)?;
+        let encoded = self.encode(question.images, self.prompt(&question)?, &labels, false)?;
         let weights = encoded.taps.iter().map(|(_, tensor)| self.device.read(tensor)).collect::<Result<_>>()?;
         Ok(AttentionMaps {
             layers,

@@ -4,6 +4,7 @@ mod forward;
 mod reply;
 mod score;
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -26,6 +27,9 @@ use crate::runtime::plan::Plan;
 use crate::runtime::recorder::Recorder;
 use crate::vision::{Vision, VisionOutput};
 use crate::weights::{Loader, TensorFiles};
+
+/// Most rows of one run: more take the GPU no less time each.
+const MAX_RUN_ROWS: usize = 256;
 
 /// The three neural parts of a model.
 #[derive(Debug)]
@@ -96,9 +100,21 @@ struct Encoded {
     qformer: QFormerOutput,
     /// `[frames Q, H]`.
     features: Tensor,
+    /// Of all frames, where they were asked for.
+    stages: Option<Stages>,
     pixels: Vec<f32>,
     timings: Timings,
     taps: Vec<(String, Tensor)>,
+}
+
+/// What the vision tower and the Q-Former gave for each frame, one after the other.
+struct Stages {
+    /// `[frames N, D]`.
+    vision: Tensor,
+    /// `[frames, D]`.
+    pooled: Tensor,
+    /// `[frames (Q + L), D]`.
+    qformer: Tensor,
 }
 
 impl InstructBlip {
@@ -191,9 +207,9 @@ impl InstructBlip {
         Ok(self)
     }
 
-    /// Pads the Q-Former's words of a batch on the left, to its longest prompt, where the reference does so: where
-    /// `tokenizer_config.json` of the language model says `"padding_side": "left"`. It shifts the words' positions, so
-    /// an answer then depends on its batch; by default nothing is padded.
+    /// Pads the Q-Former's words of a batch on the left, to its longest prompt, as the reference does for checkpoints
+    /// whose language model's `tokenizer_config.json` says `"padding_side": "left"` (LLaMA's). It shifts the words'
+    /// positions, so an answer then depends on its batch; by default nothing is padded.
     #[must_use]
     pub fn with_left_padding(mut self, left: bool) -> InstructBlip {
         self.left_padding = left;
@@ -266,7 +282,7 @@ impl InstructBlip {
         let prompt = self.prompt(question)?;
         let (prompt_tokens, limits) = (prompt.input_ids.len(), self.limits(&prompt, options)?);
         self.reserve(&[prompt_tokens as u32], 1, limits.max_new_tokens)?;
-        let encoded = self.encode(question.images, prompt, &[])?;
+        let encoded = self.encode(question.images, prompt, &[], false)?;
         let session = self.session.as_ref().expect("reserved just now");
         let started = Instant::now();
         let tokens = session.start(&self.parts.language, &self.prompted(&encoded, options), options, limits)?;
@@ -281,9 +297,11 @@ impl InstructBlip {
         })
     }
 
-    /// Answers several questions side by side. An answer is the one its question gets alone, unless `max_length` or the
-    /// end of the context cuts it: as in the reference, the batch's longest prompt counts for both. `progress` hears how
-    /// many tokens the longest answer has.
+    /// Answers several questions side by side. An answer is the one its question gets alone. `progress` hears how many
+    /// tokens the longest answer of those being worked at has.
+    ///
+    /// Questions share a run if their answers may have the same number of tokens, which `max_length` and the end of the
+    /// context make depend on the prompt, and as long as there are not too many rows.
     ///
     /// # Errors
     /// [`Error::PromptTooLong`], [`Error::Request`], or a failure of the device.
@@ -308,16 +326,34 @@ impl InstructBlip {
             let words = prompts.iter().map(|p| p.qformer_input_ids.len()).max().unwrap_or(0);
             prompts.iter_mut().for_each(|prompt| prompt.pad_qformer_left(words));
         }
-        let Some(longest) = prompts.iter().max_by_key(|p| p.input_ids.len()) else { return Ok(Vec::new()) };
-        // Prompts of a batch share a limit of new tokens; lengths counted with the prompt are the longest one's.
-        let limits = self.limits(longest, options)?;
-        let sizes: Vec<u32> = prompts.iter().map(|p| p.input_ids.len() as u32).collect();
-        let rows = options.num_beams.max(options.num_return_sequences);
-        self.reserve(&sizes, rows, limits.max_new_tokens)?;
+        let mut runs: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
+        for (i, prompt) in prompts.iter().enumerate() {
+            runs.entry(self.limits(prompt, options)?.max_new_tokens).or_default().push(i);
+        }
+        let rows = options.num_beams.max(options.num_return_sequences) as usize;
+        let mut replies: Vec<Option<Reply>> = vec![None; questions.len()];
+        for run in runs.values().flat_map(|run| run.chunks((MAX_RUN_ROWS / rows).max(1))) {
+            let asked = run.iter().map(|&i| (questions[i], prompts[i].clone())).collect();
+            let answers = self.answer_together(asked, options, progress)?;
+            run.iter().zip(answers).for_each(|(&i, reply)| replies[i] = Some(reply));
+        }
+        Ok(replies.into_iter().flatten().collect())
+    }
+
+    /// Answers questions whose answers may have the same number of tokens.
+    fn answer_together(
+        &mut self,
+        asked: Vec<(Question<'_>, Prompt)>,
+        options: &GenerateOptions,
+        progress: &mut dyn FnMut(u32),
+    ) -> Result<Vec<Reply>> {
+        let limits = self.limits(&asked[0].1, options)?;
+        let sizes: Vec<u32> = asked.iter().map(|(_, prompt)| prompt.input_ids.len() as u32).collect();
+        self.reserve(&sizes, options.num_beams.max(options.num_return_sequences), limits.max_new_tokens)?;
         let mut timings = Timings { load: self.load_ms, ..Timings::default() };
         let mut encoded = Vec::new();
-        for (question, prompt) in questions.iter().zip(prompts) {
-            let one = self.encode(question.images, prompt, &[])?;
+        for (question, prompt) in asked {
+            let one = self.encode(question.images, prompt, &[], false)?;
             timings.image += one.timings.image;
             timings.vision += one.timings.vision;
             timings.qformer += one.timings.qformer;
@@ -372,8 +408,11 @@ impl InstructBlip {
         let decoder_only = self.parts.language.as_t5().is_none();
         let wanted = options.new_tokens(if decoder_only { tokens as u32 } else { 1 })?;
         let max_new_tokens = generate::room_for(tokens, self.config.text.max_positions(), wanted)?;
-        let eos = options.eos_token_ids.as_ref().unwrap_or(&self.stop);
-        let mut limits = Limits::new(max_new_tokens, eos);
+        // How many there are counts for sampling with beams.
+        let mut eos = options.eos_token_ids.clone().unwrap_or_else(|| self.stop.clone());
+        eos.sort_unstable();
+        eos.dedup();
+        let mut limits = Limits::new(max_new_tokens, &eos);
         if !options.stop_strings.is_empty() {
             let (tokenizers, stops) = (self.processor.shared_tokenizers(), options.stop_strings.clone());
             limits.has_stop = Some(Rc::new(move |tokens: &[u32]| {
@@ -403,8 +442,9 @@ impl InstructBlip {
         Ok(NamedTensor::f32(name, &shape, self.device.read(tensor)?))
     }
 
-    /// Pictures and prompt through vision tower and Q-Former, with what was tapped in the latter.
-    fn encode(&self, images: &[Image], prompt: Prompt, taps: &[String]) -> Result<Encoded> {
+    /// Pictures and prompt through vision tower and Q-Former, with what was tapped in the latter (for the last frame),
+    /// and every frame's outputs if they are to be kept.
+    fn encode(&self, images: &[Image], prompt: Prompt, taps: &[String], keep: bool) -> Result<Encoded> {
         let device = &self.device;
         let mut timings = Timings { load: self.load_ms, ..Timings::default() };
         let (queries, width) = (self.config.num_query_tokens, self.config.text.hidden_size());
@@ -429,6 +469,14 @@ impl InstructBlip {
             last_hidden_state: plan.output(&recorded.last_hidden_state),
             language_model_inputs: plan.output(&recorded.language_model_inputs),
         };
+        let frames = images.len() as u32;
+        let room = |of: &Tensor| device.zeros(Category::Io, "stages", frames * of.rows(), of.cols());
+        let (vision, pooled, looked) =
+            (&self.vision.last_hidden_state, &self.vision.pooler_output, &qformer.last_hidden_state);
+        let stages = match keep {
+            true => Some(Stages { vision: room(vision)?, pooled: room(pooled)?, qformer: room(looked)? }),
+            false => None,
+        };
         let mut all_pixels = Vec::new();
         for (frame, image) in (0u32..).zip(images) {
             let started = Instant::now();
@@ -443,6 +491,11 @@ impl InstructBlip {
             plan.submit()?;
             let to = features.slice_rows(frame * queries, queries);
             device.copy(&qformer.language_model_inputs, &to)?;
+            if let Some(kept) = &stages {
+                for (from, to) in [(vision, &kept.vision), (pooled, &kept.pooled), (looked, &kept.qformer)] {
+                    device.copy(from, &to.slice_rows(frame * from.rows(), from.rows()))?;
+                }
+            }
             device.wait()?;
             timings.qformer += milliseconds(started);
             all_pixels.extend(pixels);
@@ -452,7 +505,7 @@ impl InstructBlip {
         let ids = &prompt.input_ids;
         let ids = device.tensor(Category::Io, "input_ids", 1, ids.len() as u32, ids)?;
         let taps = plan.taps().to_vec();
-        Ok(Encoded { prompt, ids, places, qformer, features, pixels: all_pixels, timings, taps })
+        Ok(Encoded { prompt, ids, places, qformer, features, stages, pixels: all_pixels, timings, taps })
     }
 
     /// Makes sure there is a session for `rows` answers of `new_tokens` to each of `prompts`.
@@ -517,9 +570,10 @@ fn check_vocabulary(checkpoint: &Checkpoint, language: &Language) -> Result<()> 
     if ids <= rows {
         return Ok(());
     }
+    let embedding = language.embedding_name();
     let problem = format!(
-        "language_model.lm_head.weight has {ids} rows, language_model.model.embed_tokens.weight has {rows} rows: some \
-         tokens would have no embedding"
+        "language_model.lm_head.weight has {ids} rows, {embedding}.weight has {rows} rows: some tokens would have no \
+         embedding"
     );
     Err(Error::checkpoint(checkpoint.root(), problem))
 }

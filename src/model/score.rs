@@ -27,8 +27,10 @@ impl InstructBlip {
     /// # Errors
     /// [`Error::Request`] for a choice that makes no token; otherwise as [`InstructBlip::answer`].
     pub fn score(&mut self, question: &Question<'_>, choices: &[&str]) -> Result<Vec<Score>> {
-        let with_end = self.parts.language.as_t5().is_some();
-        let answer = |choice: &&str| self.processor.tokenizers().encode_answer(choice, with_end);
+        // T5's answers were taught with their end.
+        let end = self.processor.tokenizers().eos_token_id().or(self.stop.first().copied());
+        let end = end.filter(|_| self.parts.language.as_t5().is_some());
+        let answer = |choice: &&str| self.processor.tokenizers().encode_answer(choice, end);
         let choices = choices.iter().map(answer).collect::<Result<Vec<_>>>()?;
         let ids = self.parts.language.head_rows();
         if let Some(id) = choices.iter().flatten().find(|&&id| id >= ids) {
@@ -41,7 +43,7 @@ impl InstructBlip {
         let tokens = prompt.input_ids.len();
         generate::check_fits(tokens + longest, self.config.text.max_positions())?;
         self.reserve(&[tokens as u32], 1, longest as u32)?;
-        let encoded = self.encode(question.images, prompt, &[])?;
+        let encoded = self.encode(question.images, prompt, &[], false)?;
         let (session, language) = (self.session.as_ref().expect("reserved just now"), &self.parts.language);
         let placed = Session::place(language, &[tokens as u32])[0];
         let request = Request { rows: 1, ..Request::default() };

@@ -15,7 +15,8 @@ pub enum Task {
     VqaOcr,
     /// One of the choices as the answer to a question.
     MultipleChoice,
-    /// The same for questions about science, choices with letters.
+    /// The same for questions about science, choices with letters. A context goes before the question, on lines of its
+    /// own.
     Science,
     /// Whether a statement is true.
     TrueFalse,
@@ -69,7 +70,12 @@ impl Task {
             Task::MultipleChoice => format!("Question: {text} Options: {listed}. Short answer:"),
             Task::Science => {
                 let lettered = choices.iter().zip('a'..).map(|(choice, letter)| format!("({letter}) {choice}"));
-                format!("Question: {text} Options: {}. Answer:", lettered.collect::<Vec<_>>().join(" "))
+                let (context, question) = match text.trim().rsplit_once('\n') {
+                    Some((context, question)) => (format!("Context: {} ", context.trim()), question),
+                    None => (String::new(), text),
+                };
+                let lettered = lettered.collect::<Vec<_>>().join(" ");
+                format!("{context}Question: {question} Options: {lettered}. Answer:")
             }
             Task::TrueFalse => {
                 format!("Based on the image, is this statement true or false? \"{text}\" Answer:")
@@ -95,6 +101,10 @@ mod tests {
         assert_eq!(
             prompt(Task::Science, "Which?", &["cat", "dog"]),
             "Question: Which? Options: (a) cat (b) dog. Answer:"
+        );
+        assert_eq!(
+            prompt(Task::Science, "It rains.\nWhich?", &["cat", "dog"]),
+            "Context: It rains. Question: Which? Options: (a) cat (b) dog. Answer:"
         );
         assert_eq!(prompt(Task::Caption, "", &[]), "A short image description.");
         assert!(Task::VqaShort.prompt(" ", &[]).is_err() && Task::Science.prompt("Which?", &[]).is_err());

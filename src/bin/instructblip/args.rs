@@ -22,7 +22,7 @@ pub struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 2 usage, 3 model or input refused, 4 no usable GPU, 5 out of GPU memory, \
-                          6 GPU lost, 1 anything else.\n\
+                          6 GPU lost, 101 a mistake in this program, 1 anything else.\n\
                           WGPU_BACKEND (vulkan, metal, dx12, gl) and WGPU_ADAPTER_NAME choose the GPU as --adapter does.";
 
 /// Options of every command.
@@ -103,7 +103,7 @@ pub struct Ask {
     /// Print the prompt as the model gets it, and stop
     #[arg(long)]
     pub show_prompt: bool,
-    /// Folder to write pictures of the Q-Former's attention to, with the raw weights
+    /// Folder to write pictures of the Q-Former's attention to the (first) picture to, with the raw weights
     #[arg(long, value_name = "DIR")]
     pub attention: Option<PathBuf>,
 }
@@ -192,8 +192,8 @@ pub struct Embed {
 /// Arguments of `eval`.
 #[derive(Args, Debug)]
 pub struct Eval {
-    /// Questions, a JSON object a line: image (a path beside this file), prompt, answers (a list, or expected, one), and
-    /// group, if results are to be told by group
+    /// Questions, a JSON object a line: image (a path beside this file), prompt, answers (a list, or expected, one),
+    /// choices for tasks that need them, and group, if results are to be told by group
     pub questions: PathBuf,
     #[command(flatten)]
     pub model: Model,
@@ -258,7 +258,7 @@ pub struct Forward {
     /// File to write
     #[arg(long, short, value_name = "OUT.safetensors")]
     pub output: PathBuf,
-    /// Labels of further outputs to write, for example vision_model.encoder.layers.0.mlp.fc1
+    /// Labels of further outputs to write (of the last frame), for example vision_model.encoder.layers.0.mlp.fc1
     #[arg(long, value_name = "LABEL,…", value_delimiter = ',')]
     pub taps: Vec<String>,
     /// What T5's decoder reads, for logits of more than its first token

@@ -1,6 +1,7 @@
 //! `instructblip embed`: what the vision tower and the Q-Former make of pictures, in a file.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use instructblip::model::{NamedTensor, Values};
@@ -8,16 +9,16 @@ use instructblip::model::{NamedTensor, Values};
 use crate::args::{Common, Embed};
 use crate::files::{check_target, write_tensors};
 use crate::progress::{Progress, say};
-use crate::session::{load_model, read_image};
+use crate::session::{check_images, load_model, read_image};
 
 pub fn run(common: &Common, embed: &Embed) -> Result<()> {
     check_target(&embed.output)?;
-    let images = embed.images.iter().map(|path| read_image(path)).collect::<Result<Vec<_>>>()?;
+    check_images(embed.images.iter().map(PathBuf::as_path))?;
     let mut model = load_model(common, &embed.model)?;
-    let mut progress = Progress::counting(common.quiet, "pictures", Some(images.len() as u64));
+    let mut progress = Progress::counting(common.quiet, "pictures", Some(embed.images.len() as u64));
     let mut joined: Vec<NamedTensor> = Vec::new();
-    for (i, image) in images.iter().enumerate() {
-        let features = model.features(image, &embed.prompt, &embed.taps)?;
+    for (i, path) in embed.images.iter().enumerate() {
+        let features = model.features(&read_image(path)?, &embed.prompt, &embed.taps)?;
         let tensors = [features.image, features.queries, features.projected].into_iter().chain(features.taps);
         for (at, tensor) in tensors.enumerate() {
             match joined.get_mut(at) {

@@ -2,21 +2,24 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use instructblip::processor::Task;
 use instructblip::{Error, GenerateOptions, Image, Question};
 use serde_json::{Value, json};
 
 use crate::args::{Common, Eval, Resize};
 use crate::files::{check_target, unwritable};
 use crate::progress::{Progress, say};
-use crate::session::load_model;
+use crate::session::{check_images, load_model};
 
 /// A line of the question file.
 struct Row {
     image: String,
     prompt: String,
+    /// For tasks that are worded with choices.
+    choices: Vec<String>,
     answers: Vec<String>,
     group: String,
 }
@@ -55,20 +58,24 @@ pub fn run(common: &Common, eval: &Eval) -> Result<()> {
 /// Asks the model what is not answered yet, a batch at a time, and writes each answer down as soon as it is there.
 fn ask(common: &Common, eval: &Eval, settings: &str, open: &[&Row], known: &mut Known) -> Result<()> {
     let folder = eval.questions.parent().unwrap_or(Path::new(""));
-    // What cannot be read or written is told before a long run begins, and before --force empties a file.
+    // What cannot be read, worded or written is told before a long run begins, and before --force empties a file.
     check_target(&eval.output)?;
-    for path in open.iter().map(|row| folder.join(&row.image)) {
-        std::fs::metadata(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+    if eval.output.canonicalize().is_ok_and(|output| eval.questions.canonicalize().is_ok_and(|q| q == output)) {
+        let problem = format!("{} is the file of questions; answers go to another one", eval.output.display());
+        return Err(Error::Request { problem }.into());
     }
+    let paths: Vec<PathBuf> = open.iter().map(|row| folder.join(&row.image)).collect();
+    check_images(paths.iter().map(PathBuf::as_path))?;
+    let prompts = open.iter().map(|row| row.worded(eval.task)).collect::<instructblip::Result<Vec<String>>>()?;
     let mut model = load_model(common, &eval.model)?;
     let mut file = open_predictions(&eval.output, eval.force)?;
     let mut progress = Progress::counting(common.quiet, "questions", Some(open.len() as u64));
     for (i, batch) in open.chunks(eval.batch_size as usize).enumerate() {
-        let images = batch.iter().map(|row| Image::open(folder.join(&row.image)));
+        let first = i * eval.batch_size as usize;
+        let images = paths[first..][..batch.len()].iter().map(Image::open);
         let images = images.collect::<instructblip::Result<Vec<Image>>>()?;
-        let prompts = batch.iter().map(|row| eval.task.map_or(Ok(row.prompt.clone()), |t| t.prompt(&row.prompt, &[])));
-        let prompts = prompts.collect::<instructblip::Result<Vec<String>>>()?;
-        let questions: Vec<_> = images.iter().zip(&prompts).map(|(image, text)| Question::new(image, text)).collect();
+        let questions: Vec<_> =
+            images.iter().zip(&prompts[first..]).map(|(image, text)| Question::new(image, text)).collect();
         let replies = model.answer(&questions, &eval.generation.options(), &mut |_| {})?;
         for (row, reply) in batch.iter().zip(replies) {
             let line = json!({
@@ -79,7 +86,7 @@ fn ask(common: &Common, eval: &Eval, settings: &str, open: &[&Row], known: &mut 
             file.write_all(format!("{line}\n").as_bytes()).map_err(|e| unwritable(&eval.output, e))?;
             known.insert(row.key(), reply.text);
         }
-        progress.count((i as u64 * u64::from(eval.batch_size)) + batch.len() as u64);
+        progress.count((first + batch.len()) as u64);
     }
     progress.clear();
     Ok(())
@@ -102,7 +109,7 @@ fn settings(eval: &Eval) -> String {
 impl Tally {
     fn add(&mut self, prediction: &str, answers: &[String]) {
         let said = normalised(prediction);
-        let agreeing = answers.iter().filter(|answer| normalised(answer) == said).count();
+        let agreeing = answers.iter().filter(|answer| !said.is_empty() && normalised(answer) == said).count();
         self.count += 1;
         self.exact += usize::from(agreeing > 0);
         self.vqa += vqa_accuracy(agreeing, answers.len());
@@ -120,15 +127,27 @@ fn vqa_accuracy(agreeing: usize, answers: usize) -> f64 {
     (yes * right(agreeing.saturating_sub(1)) + no * right(agreeing)) / answers as f64
 }
 
-/// Text as VQA's evaluation compares it, without its table of contractions: small letters, number words as digits, no
-/// articles, no punctuation.
+/// Text as VQA's evaluation compares it, but for its table of contractions: small letters, number words as digits, no
+/// articles (where there is more), no punctuation, no commas inside numbers.
 fn normalised(text: &str) -> String {
     const PUNCTUATION: &str = ";/[]\"{}()=+\\_-><@`,?!";
     const NUMBERS: [&str; 11] = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
-    let spaced = text.to_lowercase().replace(|c| PUNCTUATION.contains(c), " ");
-    let words = spaced.split_whitespace().map(|word| word.trim_end_matches('.'));
-    let kept = words.filter(|word| !word.is_empty() && !["a", "an", "the"].contains(word));
-    let digits = kept.map(|word| match NUMBERS.iter().position(|&number| number == word) {
+    let letters: Vec<char> = text.to_lowercase().chars().collect();
+    let is_digit = |i: usize| letters.get(i).is_some_and(char::is_ascii_digit);
+    let plain = letters.iter().enumerate().map(|(i, &c)| match c {
+        ',' if i > 0 && is_digit(i - 1) && is_digit(i + 1) => String::new(),
+        '.' if !is_digit(i + 1) => String::new(),
+        c if PUNCTUATION.contains(c) => " ".into(),
+        c => c.into(),
+    });
+    let plain: String = plain.collect();
+    let words: Vec<&str> = plain.split_whitespace().collect();
+    let mut kept: Vec<&str> = words.iter().copied().filter(|word| !["a", "an", "the"].contains(word)).collect();
+    if kept.is_empty() {
+        kept = words;
+    }
+    let digits = kept.into_iter().map(|word| match NUMBERS.iter().position(|&number| number == word) {
+        _ if word == "none" => "0".into(),
         Some(number) => number.to_string(),
         None => word.to_string(),
     });
@@ -138,6 +157,12 @@ fn normalised(text: &str) -> String {
 impl Row {
     fn key(&self) -> (String, String) {
         (self.image.clone(), self.prompt.clone())
+    }
+
+    /// The prompt as a task words it.
+    fn worded(&self, task: Option<Task>) -> instructblip::Result<String> {
+        let choices: Vec<&str> = self.choices.iter().map(String::as_str).collect();
+        task.map_or(Ok(self.prompt.clone()), |task| task.prompt(&self.prompt, &choices))
     }
 }
 
@@ -157,13 +182,28 @@ fn read_questions(path: &Path, group: &str) -> Result<Vec<Row>> {
         let row: Value = serde_json::from_str(line).map_err(|_| refused(path, i + 1, "is not a JSON object"))?;
         let text = |name: &str| row.get(name).and_then(Value::as_str).map(str::to_owned);
         let missing = |name: &str| refused(path, i + 1, &format!("has no text \"{name}\""));
-        let listed = row.get("answers").and_then(Value::as_array);
-        let listed = listed.map(|all| all.iter().filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>());
-        let answers = listed.or(text("answers").or(text("expected")).map(|one| vec![one]));
+        let list = |name: &str| -> Result<Vec<String>> {
+            let plain = |value: &Value| match value {
+                Value::String(text) => Ok(text.clone()),
+                Value::Number(_) | Value::Bool(_) => Ok(value.to_string()),
+                _ => Err(refused(path, i + 1, &format!("has something in \"{name}\" that is no text"))),
+            };
+            match row.get(name) {
+                None | Some(Value::Null) => Ok(Vec::new()),
+                Some(Value::Array(all)) => all.iter().map(plain).collect(),
+                Some(one) => Ok(vec![plain(one)?]),
+            }
+        };
+        let mut answers = list("answers")?;
+        answers.extend(list("expected")?);
+        if answers.is_empty() {
+            return Err(refused(path, i + 1, "has no answers"));
+        }
         rows.push(Row {
             image: text("image").ok_or_else(|| missing("image"))?,
             prompt: text("prompt").ok_or_else(|| missing("prompt"))?,
-            answers: answers.filter(|all| !all.is_empty()).ok_or_else(|| refused(path, i + 1, "has no answers"))?,
+            choices: list("choices")?,
+            answers,
             group: row.get(group).map_or(String::new(), |v| v.as_str().map_or(v.to_string(), str::to_owned)),
         });
     }
@@ -232,4 +272,38 @@ fn report(tallies: &BTreeMap<&str, Tally>, as_json: bool) -> Result<()> {
     }
     line("all", &all)?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_compared_as_vqa_does() {
+        for (text, want) in [
+            ("The red circle.", "red circle"),
+            ("Two", "2"),
+            ("none", "0"),
+            ("1,000", "1000"),
+            ("1.5", "1.5"),
+            ("U.S.", "us"),
+            ("red/green, blue", "red green blue"),
+            ("A", "a"),
+            (" ? ", ""),
+        ] {
+            assert_eq!(normalised(text), want, "{text:?}");
+        }
+        let mut tally = Tally::default();
+        tally.add("", &["a".into(), "".into()]);
+        assert_eq!((tally.count, tally.exact), (1, 0), "an empty answer is never right");
+    }
+
+    #[test]
+    fn accuracy_leaves_each_person_out() {
+        // Of ten people: (agreeing, (yes * min((yes - 1) / 3, 1) + no * min(yes / 3, 1)) / 10).
+        for (agreeing, want) in [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)] {
+            assert!((vqa_accuracy(agreeing, 10) - want).abs() < 1e-12, "{agreeing}");
+        }
+        assert_eq!((vqa_accuracy(0, 3), vqa_accuracy(1, 3)), (0.0, 1.0));
+    }
 }

@@ -48,6 +48,14 @@ fn embedded() -> Result<Checkpoint> {
     anyhow::bail!("this build has no embedded model; give a checkpoint directory with --model")
 }
 
+/// Tells before a model is loaded which picture is not there.
+pub fn check_images<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    for path in paths.into_iter().filter(|path| *path != Path::new("-")) {
+        std::fs::metadata(path).map_err(|source| Error::Io { path: path.into(), source })?;
+    }
+    Ok(())
+}
+
 /// Reads a picture from a file, or from standard input when the path is `-`.
 pub fn read_image(path: &Path) -> Result<Image> {
     if path != Path::new("-") {

@@ -362,7 +362,7 @@ impl Recorder {
                 constants: Vec::new(),
                 bindings: vec![(&shares).into(), (&out).into()],
                 params: bytemuck::bytes_of(&CombineParams { d: heads.dim, splits }).to_vec(),
-                grid: [q.rows() * heads.query, 1, 1],
+                grid: [heads.query, q.rows(), 1],
                 flops: 2 * u64::from(q.rows() * splits * heads.width()),
             });
         }
