@@ -97,6 +97,9 @@ impl Default for GenerateOptions {
     }
 }
 
+/// Scores divided by less would be infinite.
+const COLDEST: f32 = 1e-20;
+
 /// Most new tokens of an answer.
 const MAX_NEW_TOKENS: u32 = 1 << 16;
 
@@ -144,8 +147,8 @@ impl GenerateOptions {
         within(
             "temperature",
             self.temperature,
-            positive(self.temperature),
-            "above 0; for the likeliest token do without do_sample",
+            positive(self.temperature) && self.temperature >= COLDEST,
+            "above 0, and not so low that scores overflow; for the likeliest token do without do_sample",
         )?;
         within("repetition_penalty", self.repetition_penalty, positive(self.repetition_penalty), "above 0")?;
         within("length_penalty", self.length_penalty, self.length_penalty.is_finite(), "a finite number")?;
