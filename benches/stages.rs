@@ -1,8 +1,8 @@
 //! Times the stages of a whole model: load, image, vision, Q-Former, prefill, decode.
 //!
 //! ```text
-//! cargo bench --bench stages -- [--shape embedded|vicuna-7b|vicuna-13b] [--layers N] [--vision-layers N]
-//!     [--qformer-layers N] [--prompt-tokens N] [--new-tokens N] [--runs N] [--csv FILE]
+//! cargo bench --bench stages -- [--shape embedded|vicuna-7b|vicuna-13b|flan-t5-xl|flan-t5-xxl|opt-2.7b|opt-6.7b]
+//!     [--layers N] [--vision-layers N] [--qformer-layers N] [--prompt-tokens N] [--new-tokens N] [--runs N] [--csv FILE]
 //! ```
 //!
 //! The embedded model must give its recorded answer first. The other shapes need no files: their weights are made on
@@ -74,22 +74,35 @@ fn config(shape: &Shape) -> Result<Config> {
         "vicuna-7b" => json!({"vocab_size": 32064}),
         "vicuna-13b" => json!({"vocab_size": 32064, "hidden_size": 5120, "intermediate_size": 13824,
                                "num_hidden_layers": 40, "num_attention_heads": 40}),
-        other => bail!("no shape {other}; there are embedded, vicuna-7b, vicuna-13b"),
+        "flan-t5-xl" => json!({"d_model": 2048, "d_ff": 5120, "num_layers": 24, "num_heads": 32}),
+        "flan-t5-xxl" => json!({"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64}),
+        "opt-2.7b" => json!({"vocab_size": 50304, "hidden_size": 2560, "ffn_dim": 10240, "num_hidden_layers": 32,
+                             "num_attention_heads": 32}),
+        "opt-6.7b" => json!({"vocab_size": 50304, "hidden_size": 4096, "ffn_dim": 16384, "num_hidden_layers": 32,
+                             "num_attention_heads": 32}),
+        other => bail!("no shape {other}; those there are stand at the top of benches/stages.rs"),
     };
-    let mut json: Value = match shape.name.as_str() {
+    let name = &shape.name;
+    let family = ["flan-t5", "opt"].into_iter().find(|family| name.starts_with(family)).unwrap_or("llama");
+    let mut json: Value = match name.as_str() {
         "embedded" => text,
-        _ => json!({"model_type": "instructblip", "image_token_index": 32001, "vision_config": {},
-                    "qformer_config": {"vocab_size": 30523}, "text_config": text}),
+        _ => json!({"model_type": if family == "opt" { "blip-2" } else { "instructblip" }, "image_token_index": 32001,
+                    "vision_config": {}, "qformer_config": {"vocab_size": 30523}, "text_config": text}),
     };
-    json["text_config"]["model_type"] = "llama".into();
+    json["text_config"]["model_type"] = family.trim_start_matches("flan-").into();
+    if family == "flan-t5" {
+        json["text_config"]["feed_forward_proj"] = "gated-gelu".into();
+        json["text_config"]["dense_act_fn"] = "gelu".into();
+        json["text_config"]["tie_word_embeddings"] = false.into();
+    }
     let layers = [
-        ("text_config", shape.layers),
-        ("vision_config", shape.vision_layers),
-        ("qformer_config", shape.qformer_layers),
+        ("text_config", if family == "flan-t5" { "num_layers" } else { "num_hidden_layers" }, shape.layers),
+        ("vision_config", "num_hidden_layers", shape.vision_layers),
+        ("qformer_config", "num_hidden_layers", shape.qformer_layers),
     ];
-    for (part, count) in layers {
+    for (part, field, count) in layers {
         if let Some(count) = count {
-            json[part]["num_hidden_layers"] = count.into();
+            json[part][field] = count.into();
         }
     }
     Ok(Config::parse(Path::new("config.json"), json.to_string().as_bytes())?)
@@ -226,9 +239,12 @@ impl Bench<'_> {
 
     fn qformer(&self, features: &Tensor) -> Result<(f64, QFormerOutput)> {
         let words = self.shape.prompt_tokens.min(self.config.qformer.max_position_embeddings);
-        let words = self.ids(&(0..words).map(|i| 5 + i % 100).collect::<Vec<_>>())?;
+        let words = match self.config.qformer_reads_text() {
+            true => Some(self.ids(&(0..words).map(|i| 5 + i % 100).collect::<Vec<_>>())?),
+            false => None,
+        };
         let mut r = Recorder::new(self.device.caps());
-        let recorded = self.parts.qformer.record(&mut r, features, Some(&words), Mask::None);
+        let recorded = self.parts.qformer.record(&mut r, features, words.as_ref(), Mask::None);
         let plan = r.finish(self.device)?;
         let ms = self.time(&plan)?;
         let output = QFormerOutput {
@@ -261,14 +277,21 @@ impl Bench<'_> {
                 decodes.push(f64::from(new_tokens - 1) * 1e3 / rest_ms);
             }
         }
-        let whole = self.ids(&[&prompt[..], &generated[..generated.len() - 1]].concat())?;
-        let inputs = PromptInputs { ids: &whole, features: &queries.language_model_inputs, places: &places };
-        let placed = Session::place(language, &[whole.len()])[0];
-        let pass = session.prefill(language, &inputs, placed, Request { rows: whole.len(), ..Request::default() })?;
+        // All that was said at once: after the prompt, or by T5's decoder after its first token.
+        let said = &generated[..generated.len() - 1];
+        let decoder_ids = language.as_t5().map_or(Vec::new(), |t5| [&[t5.decoder_start_token_id()], said].concat());
+        let whole = if decoder_ids.is_empty() { [&prompt[..], said].concat() } else { prompt.clone() };
+        let rows = if decoder_ids.is_empty() { whole.len() } else { decoder_ids.len() };
+        let ids = self.ids(&whole)?;
+        let inputs = PromptInputs { ids: &ids, features: &queries.language_model_inputs, places: &places };
+        let placed = Session::place(language, &[ids.len()])[0];
+        let request = Request { rows: rows as u32, decoder_ids: &decoder_ids, ..Request::default() };
+        let pass = session.prefill(language, &inputs, placed, request)?;
         pass.submit()?;
         let logits = pass.logits;
-        check_tokens(&self.device.read(&logits)?, logits.cols() as usize, prompt.len(), &generated)?;
-        let (host_us, cpu_us) = self.submit_us(session.decode_plan(), prompt.len() as u32)?;
+        let first = rows - generated.len();
+        check_tokens(&self.device.read(&logits)?, logits.cols() as usize, first, &generated)?;
+        let (host_us, cpu_us) = self.submit_us(session.decode_plan())?;
         Ok(LanguageTimes {
             prefill_ms: median(prefills),
             tokens_per_s: median(decodes),
@@ -281,13 +304,13 @@ impl Bench<'_> {
 
     /// What decoding costs a program's own thread per token: wall time of writing a step and submitting it, and CPU
     /// time of the whole step, reading the token back included.
-    fn submit_us(&self, decode: &Plan, position: u32) -> Result<(f64, f64)> {
+    fn submit_us(&self, decode: &Plan) -> Result<(f64, f64)> {
         const STEPS: u32 = 20;
         let mut wall = Vec::new();
         let before = thread_cpu_us();
         for i in 0..STEPS {
             let ((), ms) = milliseconds(|| {
-                decode.write_step(Step::new(position + i % 8, 1));
+                decode.write_step(Step::new(i % 8, 1));
                 Ok(decode.submit()?)
             })?;
             wall.push(ms * 1e3);
@@ -297,10 +320,11 @@ impl Bench<'_> {
     }
 }
 
-/// Each token generated step by step is the largest logit, or all but it, of the prompt and answer run at once.
-fn check_tokens(logits: &[f32], columns: usize, prompt: usize, generated: &[u32]) -> Result<()> {
+/// Each token generated step by step is the largest logit, or all but it, of everything run at once, whose row `first`
+/// gives the first token.
+fn check_tokens(logits: &[f32], columns: usize, first: usize, generated: &[u32]) -> Result<()> {
     for (i, &token) in generated.iter().enumerate() {
-        let row = &logits[(prompt - 1 + i) * columns..][..columns];
+        let row = &logits[(first + i) * columns..][..columns];
         let (low, high) = row.iter().fold((f32::MAX, f32::MIN), |(low, high), &v| (low.min(v), high.max(v)));
         ensure!(low.is_finite() && high.is_finite(), "logits are finite");
         let short = (high - row[token as usize]) / (high - low);

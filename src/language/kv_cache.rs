@@ -16,7 +16,7 @@ impl KvCache {
     /// A cache of `capacity` pages on `device`.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::DoesNotFit`](crate::Error::DoesNotFit).
+    /// [`Error::OutOfMemory`], [`Error::DoesNotFit`].
     pub fn new(device: &Device, layers: usize, heads: Heads, capacity: u32) -> Result<KvCache> {
         // Kernels count elements in 32 bits.
         let (need, have) = (u64::from(heads.key_value * heads.dim) * u64::from(capacity), u64::from(u32::MAX));
