@@ -388,7 +388,9 @@ impl<'a> Bench<'a> {
 
     /// `t` new rows that end `len` cached ones: of one sequence, or of beams that share all pages.
     fn attention_cached(&self, t: u32, sequences: u32, len: u32, h: u32, d: u32) -> Result<Case<'_>> {
+        // Row i of one sequence sees the keys up to its own, a beam all of them.
         let new = if sequences == 1 { t } else { 1 };
+        let seen = move |row: u32| if sequences == 1 { len - t + row + 1 } else { len };
         let heads = Heads::full(h, d);
         let (q, q_values) = self.tensor(4, t, h * d)?;
         let (keys, k_values) = self.tensor(5, h * len, d)?;
@@ -399,9 +401,10 @@ impl<'a> Bench<'a> {
         let check = move |got: &[f32]| {
             let mut pairs = Vec::new();
             for (row, head) in [(0, 0), (t as usize / 2, h as usize / 2), (t as usize - 1, h as usize - 1)] {
-                let seen = if sequences == 1 { (len - new) as usize + row + 1 } else { len as usize };
                 let at = |s: usize| (head * len as usize + s) * dd;
-                let keys: Vec<_> = (0..seen).map(|s| (&k_values[at(s)..][..dd], &v_values[at(s)..][..dd])).collect();
+                let keys: Vec<_> = (0..seen(row as u32) as usize)
+                    .map(|s| (&k_values[at(s)..][..dd], &v_values[at(s)..][..dd]))
+                    .collect();
                 let first = (row * h as usize + head) * dd;
                 let want = attend(&q_values[first..][..dd], &keys);
                 pairs.extend(got[first..][..dd].iter().map(|&g| f64::from(g)).zip(want));
@@ -410,11 +413,7 @@ impl<'a> Bench<'a> {
         };
         Ok(Case {
             bytes: 4 * u64::from(2 * len * h * d + 2 * t * h * d),
-            // Row i sees the keys up to its own, a beam all of them.
-            flops: Some(
-                4 * (0..t).map(|i| u64::from(if sequences == 1 { len - t + i + 1 } else { len })).sum::<u64>()
-                    * u64::from(h * d),
-            ),
+            flops: Some(4 * (0..t).map(|row| u64::from(seen(row))).sum::<u64>() * u64::from(h * d)),
             copies: 4,
             step: Step::new(len - new, new),
             record: Box::new(move |r, _| r.attention_cached(&q, &kv, heads, &rows, None)),

@@ -104,7 +104,7 @@ impl Session {
         limits: Limits,
     ) -> Result<Tokens<'a>> {
         let placed = Session::place(language, &[prompt.tokens()])[0];
-        let processors = Processors::new(options, &limits.eos, prompt.history.len());
+        let processors = prompt.processors(options, &limits);
         let on_device = processors.are_idle();
         let request = Request { rows: 1, choose: true, ..Request::default() };
         let mut prefill = self.prefill(language, &prompt.inputs, placed, request)?;
@@ -166,15 +166,14 @@ impl Session {
         let of_row: Vec<usize> = (0..prompts.len()).flat_map(|b| std::iter::repeat_n(b, each)).collect();
         let places: Vec<Placed> = of_row.iter().map(|&b| placed[b]).collect();
         self.continue_from(&places);
-        let processors: Vec<Processors> =
-            prompts.iter().map(|p| Processors::new(options, &limits.eos, p.history.len())).collect();
+        let processors: Vec<Processors> = prompts.iter().map(|p| p.processors(options, limits)).collect();
         // A row draws from numbers of its own, whoever its neighbours are.
         let seed = |r: usize| options.seed.wrapping_add((r % each) as u64);
         let mut random: Vec<_> = (0..of_row.len()).map(|r| fastrand::Rng::with_seed(seed(r))).collect();
         let mut rows: Vec<Row> = of_row.iter().map(|&b| Row::new(&prompts[b])).collect();
         let mut finished: Vec<Option<FinishReason>> = vec![None; rows.len()];
         let mut logits: Vec<Vec<f32>> = of_row.iter().map(|&b| first[b].clone()).collect();
-        // Where nothing changes the scores a step leaves the likeliest tokens on the device, for the next and for us.
+        // Where nothing changes the scores a step has found the likeliest tokens already.
         let on_device = processors.iter().all(Processors::are_idle);
         let mut tokens = vec![0; rows.len()];
         for n in 0.. {
@@ -190,9 +189,7 @@ impl Session {
             if finished.iter().all(Option::is_some) {
                 break;
             }
-            if !on_device || n == 0 {
-                self.write_tokens(&tokens);
-            }
+            self.write_tokens(&tokens);
             self.submit(n)?;
             match on_device {
                 true => tokens = self.read_tokens()?,
@@ -219,6 +216,7 @@ impl Session {
         let beams = options.num_beams as usize;
         let rows: Vec<Placed> = placed.iter().flat_map(|&p| std::iter::repeat_n(p, beams)).collect();
         let mut table = self.continue_from(&rows);
+        let processors: Vec<Processors> = prompts.iter().map(|p| p.processors(options, limits)).collect();
         let stops = |tokens: &[u32]| limits.reason(tokens).is_some();
         let search = || BeamSearch::new(options, limits.eos.len(), limits.max_new_tokens as usize);
         let mut searches: Vec<BeamSearch> = prompts.iter().map(|_| search()).collect();
@@ -229,7 +227,7 @@ impl Session {
             for (b, search) in searches.iter_mut().enumerate().filter(|(_, s)| !s.has_ended()) {
                 let scores = logits[b * beams..][..beams].iter().zip(search.beams());
                 let scores: Vec<Vec<f32>> =
-                    scores.map(|(row, tokens)| prompts[b].scores(options, limits, row, tokens)).collect();
+                    scores.map(|(row, tokens)| prompts[b].scores(&processors[b], row, tokens)).collect();
                 for (i, go) in search.advance(&scores, &stops, &mut random[b]).into_iter().enumerate() {
                     (sources[b * beams + i], tokens[b * beams + i]) = (b * beams + go.source, go.token);
                 }
@@ -254,11 +252,14 @@ impl Session {
 }
 
 impl Prompted<'_> {
+    fn processors(&self, options: &GenerateOptions, limits: &Limits) -> Processors {
+        Processors::new(options, &limits.eos, self.history.len())
+    }
+
     /// Processed log-probabilities of the token after `tokens` in a search with beams.
-    fn scores(&self, options: &GenerateOptions, limits: &Limits, logits: &[f32], tokens: &[u32]) -> Vec<f32> {
+    fn scores(&self, processors: &Processors, logits: &[f32], tokens: &[u32]) -> Vec<f32> {
         let mut scores = log_softmax(logits);
-        let sequence = [&self.history, tokens].concat();
-        Processors::new(options, &limits.eos, self.history.len()).process(&sequence, self.counted, &mut scores);
+        processors.process(&[&self.history, tokens].concat(), self.counted, &mut scores);
         scores
     }
 }

@@ -101,7 +101,7 @@ impl Default for GenerateOptions {
 const COLDEST: f32 = 1e-20;
 
 /// Most new tokens of an answer.
-const MAX_NEW_TOKENS: u32 = 1 << 16;
+pub const MAX_NEW_TOKENS: u32 = 1 << 16;
 
 /// New tokens when neither `max_new_tokens` nor `max_length` is given.
 const DEFAULT_NEW_TOKENS: u32 = 256;
@@ -112,9 +112,14 @@ impl GenerateOptions {
         GenerateOptions { max_new_tokens: Some(n), ..GenerateOptions::default() }
     }
 
+    /// Rows that are decoded side by side for one prompt.
+    pub fn rows(&self) -> u32 {
+        self.num_beams.max(self.num_return_sequences)
+    }
+
     /// Whether there is one answer, token after token.
     pub fn gives_one(&self) -> bool {
-        self.num_beams == 1 && self.num_return_sequences == 1
+        self.rows() == 1
     }
 
     /// Most new tokens after `prompt` tokens (1 for T5).

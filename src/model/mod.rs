@@ -280,7 +280,8 @@ impl InstructBlip {
         }
         // The prompt first: what is wrong with it is told before the GPU is put to work.
         let prompt = self.prompt(question)?;
-        let (prompt_tokens, limits) = (prompt.input_ids.len(), self.limits(&prompt, options)?);
+        let prompt_tokens = prompt.input_ids.len();
+        let limits = self.limits(self.new_tokens(&prompt, options)?, options);
         self.reserve(&[prompt_tokens as u32], 1, limits.max_new_tokens)?;
         let encoded = self.encode(question.images, prompt, &[], false)?;
         let session = self.session.as_ref().expect("reserved just now");
@@ -328,28 +329,31 @@ impl InstructBlip {
         }
         let mut runs: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
         for (i, prompt) in prompts.iter().enumerate() {
-            runs.entry(self.limits(prompt, options)?.max_new_tokens).or_default().push(i);
+            runs.entry(self.new_tokens(prompt, options)?).or_default().push(i);
         }
-        let rows = options.num_beams.max(options.num_return_sequences) as usize;
+        let most = (MAX_RUN_ROWS / options.rows() as usize).max(1);
         let mut replies: Vec<Option<Reply>> = vec![None; questions.len()];
-        for run in runs.values().flat_map(|run| run.chunks((MAX_RUN_ROWS / rows).max(1))) {
-            let asked = run.iter().map(|&i| (questions[i], prompts[i].clone())).collect();
-            let answers = self.answer_together(asked, options, progress)?;
-            run.iter().zip(answers).for_each(|(&i, reply)| replies[i] = Some(reply));
+        for (new_tokens, all) in runs {
+            let limits = self.limits(new_tokens, options);
+            for run in all.chunks(most) {
+                let asked = run.iter().map(|&i| (questions[i], prompts[i].clone())).collect();
+                let answers = self.answer_together(asked, options, &limits, progress)?;
+                run.iter().zip(answers).for_each(|(&i, reply)| replies[i] = Some(reply));
+            }
         }
         Ok(replies.into_iter().flatten().collect())
     }
 
-    /// Answers questions whose answers may have the same number of tokens.
+    /// Answers questions whose answers have the same limits.
     fn answer_together(
         &mut self,
         asked: Vec<(Question<'_>, Prompt)>,
         options: &GenerateOptions,
+        limits: &Limits,
         progress: &mut dyn FnMut(u32),
     ) -> Result<Vec<Reply>> {
-        let limits = self.limits(&asked[0].1, options)?;
         let sizes: Vec<u32> = asked.iter().map(|(_, prompt)| prompt.input_ids.len() as u32).collect();
-        self.reserve(&sizes, options.num_beams.max(options.num_return_sequences), limits.max_new_tokens)?;
+        self.reserve(&sizes, options.rows(), limits.max_new_tokens)?;
         let mut timings = Timings { load: self.load_ms, ..Timings::default() };
         let mut encoded = Vec::new();
         for (question, prompt) in asked {
@@ -362,7 +366,7 @@ impl InstructBlip {
         let prompted: Vec<Prompted<'_>> = encoded.iter().map(|e| self.prompted(e, options)).collect();
         let session = self.session.as_ref().expect("reserved just now");
         let started = Instant::now();
-        let answers = session.answer(&self.parts.language, &prompted, options, &limits, &mut |tokens| {
+        let answers = session.answer(&self.parts.language, &prompted, options, limits, &mut |tokens| {
             match tokens {
                 1 => timings.prefill = milliseconds(started),
                 _ => timings.decode = milliseconds(started) - timings.prefill,
@@ -402,12 +406,16 @@ impl InstructBlip {
         self.processor.tokenizers().encode(question.prompt, qformer_prompt, pictures)
     }
 
-    /// What ends an answer to `prompt`.
-    fn limits(&self, prompt: &Prompt, options: &GenerateOptions) -> Result<Limits> {
+    /// Most new tokens of an answer to `prompt`.
+    fn new_tokens(&self, prompt: &Prompt, options: &GenerateOptions) -> Result<u32> {
         let tokens = prompt.input_ids.len();
         let decoder_only = self.parts.language.as_t5().is_none();
         let wanted = options.new_tokens(if decoder_only { tokens as u32 } else { 1 })?;
-        let max_new_tokens = generate::room_for(tokens, self.config.text.max_positions(), wanted)?;
+        generate::room_for(tokens, self.config.text.max_positions(), wanted)
+    }
+
+    /// What ends an answer.
+    fn limits(&self, max_new_tokens: u32, options: &GenerateOptions) -> Limits {
         // How many there are counts for sampling with beams.
         let mut eos = options.eos_token_ids.clone().unwrap_or_else(|| self.stop.clone());
         eos.sort_unstable();
@@ -420,7 +428,7 @@ impl InstructBlip {
                 stops.iter().any(|stop| text.contains(stop))
             }));
         }
-        Ok(limits)
+        limits
     }
 
     fn prompted<'a>(&self, encoded: &'a Encoded, options: &GenerateOptions) -> Prompted<'a> {

@@ -36,9 +36,10 @@ struct Tally {
 }
 
 pub fn run(common: &Common, eval: &Eval) -> Result<()> {
-    eval.generation.options().check()?;
+    let options = eval.generation.options();
+    options.check()?;
     let rows = read_questions(&eval.questions, &eval.group)?;
-    let settings = settings(eval);
+    let settings = settings(eval, &options);
     let mut known = if eval.force { HashMap::new() } else { read_predictions(&eval.output, &settings)? };
     let open: Vec<&Row> = rows.iter().filter(|row| !known.contains_key(&row.key())).collect();
     if open.len() < rows.len() && !common.quiet {
@@ -46,7 +47,7 @@ pub fn run(common: &Common, eval: &Eval) -> Result<()> {
         say(&format!("{done} of {} answers are in {file} already; --force asks again", rows.len()));
     }
     if !open.is_empty() {
-        ask(common, eval, &settings, &open, &mut known)?;
+        ask(common, eval, &options, &settings, &open, &mut known)?;
     }
     let mut tallies: BTreeMap<&str, Tally> = BTreeMap::new();
     for row in &rows {
@@ -56,7 +57,14 @@ pub fn run(common: &Common, eval: &Eval) -> Result<()> {
 }
 
 /// Asks the model what is not answered yet, a batch at a time, and writes each answer down as soon as it is there.
-fn ask(common: &Common, eval: &Eval, settings: &str, open: &[&Row], known: &mut Known) -> Result<()> {
+fn ask(
+    common: &Common,
+    eval: &Eval,
+    options: &GenerateOptions,
+    settings: &str,
+    open: &[&Row],
+    known: &mut Known,
+) -> Result<()> {
     let folder = eval.questions.parent().unwrap_or(Path::new(""));
     // What cannot be read, worded or written is told before a long run begins, and before --force empties a file.
     check_target(&eval.output)?;
@@ -76,7 +84,7 @@ fn ask(common: &Common, eval: &Eval, settings: &str, open: &[&Row], known: &mut 
         let images = images.collect::<instructblip::Result<Vec<Image>>>()?;
         let questions: Vec<_> =
             images.iter().zip(&prompts[first..]).map(|(image, text)| Question::new(image, text)).collect();
-        let replies = model.answer(&questions, &eval.generation.options(), &mut |_| {})?;
+        let replies = model.answer(&questions, options, &mut |_| {})?;
         for (row, reply) in batch.iter().zip(replies) {
             let line = json!({
                 "image": row.image, "prompt": row.prompt, "prediction": reply.text, "answers": row.answers,
@@ -93,10 +101,10 @@ fn ask(common: &Common, eval: &Eval, settings: &str, open: &[&Row], known: &mut 
 }
 
 /// What answers depend on besides the question: answers of other settings are not taken up again.
-fn settings(eval: &Eval) -> String {
+fn settings(eval: &Eval, options: &GenerateOptions) -> String {
     let model = eval.model.model.as_deref().map_or("embedded model".into(), |path| path.display().to_string());
     // Which options are not the default is told apart by their names in what Debug prints.
-    let (given, usual) = (format!("{:#?}", eval.generation.options()), format!("{:#?}", GenerateOptions::default()));
+    let (given, usual) = (format!("{options:#?}"), format!("{:#?}", GenerateOptions::default()));
     let usual: HashSet<&str> = usual.lines().collect();
     let changed = given.lines().filter(|line| !usual.contains(line)).map(str::trim).collect::<Vec<_>>().join(" ");
     let task = eval.task.map_or(String::new(), |task| format!(", task {task:?}"));

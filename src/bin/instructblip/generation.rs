@@ -1,6 +1,7 @@
 //! The options of generation on the command line, under the reference's names.
 
 use clap::{Args, ValueEnum};
+use instructblip::generate::options::MAX_NEW_TOKENS;
 use instructblip::{EarlyStopping, GenerateOptions};
 
 /// How to generate.
@@ -9,7 +10,7 @@ use instructblip::{EarlyStopping, GenerateOptions};
 pub struct Generation {
     /// Most tokens to generate [default: 256]
     #[arg(long, value_name = "N", env = "INSTRUCTBLIP_MAX_NEW_TOKENS",
-          value_parser = clap::value_parser!(u32).range(1..=65_536))]
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_NEW_TOKENS)))]
     pub max_new_tokens: Option<u32>,
     /// Most tokens of prompt, image places and answer together
     #[arg(long, value_name = "N")]
