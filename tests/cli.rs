@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use support::fixtures::Fixture;
-use support::golden::{Golden, tests_folder};
+use support::golden::{Golden, checkpoint_folder, golden_image, tests_folder};
 use support::program::{program, refused, run, sample, text};
 
 #[test]
@@ -91,9 +91,9 @@ fn a_checkpoint_directory_works_like_the_embedded_model() {
     if support::device().is_none() {
         return;
     }
-    let folder = tests_folder().join("golden/checkpoints/gqa-tied-theta");
-    let golden = Golden::read(&folder.join("golden.safetensors"));
-    let image = tests_folder().join("golden/images").join(golden.about("0.image")).display().to_string();
+    let folder = checkpoint_folder("gqa-tied-theta");
+    let golden = Golden::of("gqa-tied-theta");
+    let image = golden_image(golden.about("0.image")).display().to_string();
     let output = program()
         .args(["ask", &image, golden.about("0.prompt"), "--json", "--max-new-tokens", golden.about("max_new_tokens")])
         .env("INSTRUCTBLIP_MODEL", &folder)

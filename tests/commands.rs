@@ -5,7 +5,7 @@ mod support;
 use std::path::Path;
 
 use serde_json::Value;
-use support::golden::{Golden, tests_folder};
+use support::golden::{Golden, checkpoint_folder, golden_image, tests_folder};
 use support::program::{program, refused, run, sample, text};
 
 /// The output of a run that succeeds.
@@ -143,8 +143,8 @@ fn frames_are_for_video_models_and_image_marks_for_nobody() {
     if support::device().is_none() {
         return;
     }
-    let folder = tests_folder().join("golden/checkpoints/video-llama");
-    let golden = Golden::read(&folder.join("golden.safetensors"));
+    let folder = checkpoint_folder("video-llama");
+    let golden = Golden::of("video-llama");
     let images = tests_folder().join("golden/images");
     let frames: Vec<String> =
         golden.about("0.image").split(',').map(|name| images.join(name).display().to_string()).collect();
@@ -207,10 +207,10 @@ fn caption_writes_a_line_for_each_picture() {
     let images: Vec<Value> =
         lines.lines().map(|l| serde_json::from_str::<Value>(l).expect("JSON")["image"].clone()).collect();
     assert_eq!(images, [one.as_str(), two.as_str()]);
-    let folder = tests_folder().join("golden/checkpoints/b2-opt");
-    let golden = Golden::read(&folder.join("golden.safetensors"));
+    let folder = checkpoint_folder("b2-opt");
+    let golden = Golden::of("b2-opt");
     assert_eq!(golden.about("2.prompt"), "", "BLIP-2 gets no instruction");
-    let image = tests_folder().join("golden/images").join(golden.about("2.image")).display().to_string();
+    let image = golden_image(golden.about("2.image")).display().to_string();
     let model = folder.display().to_string();
     let n = golden.about("max_new_tokens");
     let reply = json(&["caption", &image, "--json", "--model", &model, "--max-new-tokens", n]);
@@ -277,9 +277,9 @@ fn forward_gives_the_recorded_loss() {
     }
     let out = tempfile::tempdir().expect("a folder");
     for name in ["ib-t5-erf", "ib-llama"] {
-        let folder = tests_folder().join("golden/checkpoints").join(name);
-        let golden = Golden::read(&folder.join("golden.safetensors"));
-        let image = tests_folder().join("golden/images").join(golden.about("0.image"));
+        let folder = checkpoint_folder(name);
+        let golden = Golden::of(name);
+        let image = golden_image(golden.about("0.image"));
         let list = |values: &[f64]| values.iter().map(f64::to_string).collect::<Vec<_>>().join(",");
         let target = out.path().join(name);
         let mut command = program();

@@ -11,6 +11,7 @@ use instructblip::{Checkpoint, Error, GenerateOptions, Image, InstructBlip, Ques
 use safetensors::Dtype;
 use serde_json::{Value, json};
 use support::fixtures::{Fixture, Stored};
+use support::models::load;
 
 /// Loads a folder that must be refused; nothing of it may stay on the device.
 fn refusal(device: &Device, folder: &Path) -> Error {
@@ -316,8 +317,7 @@ fn shards_load_like_one_file() {
     let Some(device) = support::device() else { return };
     let image = Image::from_rgb(3, 2, vec![9; 18]).expect("a picture");
     let ask = |fixture: &Fixture| {
-        let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
-        let mut model = InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
+        let mut model = load(&device, fixture.path());
         model.ask(&image, "What is this?", &GenerateOptions::up_to(5)).expect("an answer").token_ids
     };
     let whole = ask(&Fixture::new());
@@ -427,8 +427,7 @@ fn ids_past_an_embedding_are_refused() {
                 Some(if cut { first_rows(t, rows) } else { t })
             });
         });
-        let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
-        let mut model = InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
+        let mut model = load(&device, fixture.path());
         match model.ask(&image, "What is in the image?", &GenerateOptions::default()) {
             Err(Error::Request { problem }) => assert!(problem.contains(what), "{problem}"),
             other => panic!("{other:?}"),
@@ -460,8 +459,7 @@ fn a_choice_past_the_output_layer_is_refused() {
     let fixture = with(|f| {
         f.edit_tensors(|name, t| Some(if name == "language_model.lm_head.weight" { first_rows(t, 40) } else { t }))
     });
-    let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
-    let mut model = InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
+    let mut model = load(&device, fixture.path());
     let image = Image::from_rgb(1, 1, vec![1, 2, 3]).expect("a picture");
     match model.score(&Question::new(&image, "What is it?"), &["circle"]) {
         Err(Error::Request { problem }) => assert!(problem.contains("never gives"), "{problem}"),
@@ -484,8 +482,7 @@ fn a_start_token_without_a_row_is_refused() {
 fn prompts_that_do_not_fit_are_refused_with_both_numbers() {
     let Some(device) = support::device() else { return };
     let fixture = with(|f| f.set("config.json", "/text_config/max_position_embeddings", json!(24)));
-    let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
-    let mut model = InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
+    let mut model = load(&device, fixture.path());
     let image = Image::from_rgb(3, 2, vec![9; 18]).expect("a picture");
     let options = GenerateOptions::default();
     match model.ask(&image, &"word ".repeat(200), &options) {

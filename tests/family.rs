@@ -3,9 +3,10 @@
 
 mod support;
 
-use instructblip::{Checkpoint, Device, EarlyStopping, GenerateOptions, Image, InstructBlip, Question, Reply};
+use instructblip::{Device, EarlyStopping, GenerateOptions, Image, InstructBlip, Question, Reply};
 use serde_json::Value;
-use support::golden::{Golden, tests_folder};
+use support::golden::{Golden, checkpoint_folder, golden_image, tests_folder};
+use support::models::load;
 
 /// The reference's keyword arguments as our options.
 fn options(json: &Value) -> GenerateOptions {
@@ -49,15 +50,14 @@ fn stop_ids(model: &InstructBlip) -> Vec<u32> {
 
 /// The calls recorded for a checkpoint, and how many of them had beams.
 fn check(device: &Device, name: &str) -> (usize, usize) {
-    let folder = tests_folder().join("golden/checkpoints").join(name);
-    let golden = Golden::read(&folder.join("golden.safetensors"));
-    let checkpoint = Checkpoint::directory(&folder).expect("a folder");
-    let mut model = InstructBlip::load(device, &checkpoint, &mut |_, _| {}).expect("a model");
+    let folder = checkpoint_folder(name);
+    let golden = Golden::of(name);
+    let mut model = load(device, &folder);
     let rows = std::fs::read_to_string(folder.join("generation.jsonl")).expect("recorded calls");
     let (mut calls, mut searches) = (0, 0);
     for row in rows.lines() {
         let row: Value = serde_json::from_str(row).expect("a JSON line");
-        let open = |file| Image::open(tests_folder().join("golden/images").join(file)).expect("a picture");
+        let open = |file| Image::open(golden_image(file)).expect("a picture");
         let images: Vec<Image> = golden.about(&format!("{}.image", row["case"])).split(',').map(open).collect();
         let prompt = golden.about(&format!("{}.prompt", row["case"]));
         let question = Question { images: &images, prompt, qformer_prompt: None };
@@ -104,8 +104,7 @@ fn every_call_of_generate_gives_the_recorded_answers() {
 #[test]
 fn more_rows_than_one_run_holds_are_answered() {
     let Some(device) = support::device() else { return };
-    let checkpoint = Checkpoint::directory(tests_folder().join("golden/checkpoints/b2-opt")).expect("a folder");
-    let mut model = InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
+    let mut model = load(&device, &checkpoint_folder("b2-opt"));
     let image = Image::from_rgb(2, 1, vec![9, 200, 30, 7, 7, 7]).expect("a picture");
     let asked: Vec<Question<'_>> = (0..70).map(|_| Question::new(&image, "What is it?")).collect();
     let options = GenerateOptions { num_beams: 4, ..GenerateOptions::up_to(2) };
@@ -118,8 +117,7 @@ fn more_rows_than_one_run_holds_are_answered() {
 #[test]
 fn one_end_of_text_id_counts_once() {
     let Some(device) = support::device() else { return };
-    let checkpoint = Checkpoint::directory(tests_folder().join("golden/checkpoints/b2-t5")).expect("a folder");
-    let mut model = InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
+    let mut model = load(&device, &checkpoint_folder("b2-t5"));
     let image = Image::from_rgb(2, 1, vec![9, 200, 30, 7, 7, 7]).expect("a picture");
     assert_eq!((stop_ids(&model), model.processor().tokenizers().eos_token_id()), (vec![1], Some(1)));
     let mut possible = |eos: Option<Vec<u32>>| {
@@ -144,11 +142,10 @@ fn one_end_of_text_id_counts_once() {
 fn trap_a_batch_is_expanded_prompt_by_prompt() {
     let Some(device) = support::device() else { return };
     for name in family() {
-        let folder = tests_folder().join("golden/checkpoints").join(&name);
-        let golden = Golden::read(&folder.join("golden.safetensors"));
-        let checkpoint = Checkpoint::directory(&folder).expect("a folder");
-        let mut model = InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
-        let open = |file| Image::open(tests_folder().join("golden/images").join(file)).expect("a picture");
+        let folder = checkpoint_folder(&name);
+        let golden = Golden::of(&name);
+        let mut model = load(&device, &folder);
+        let open = |file| Image::open(golden_image(file)).expect("a picture");
         let images: Vec<Vec<Image>> = (0..golden.cases())
             .map(|case| golden.about(&format!("{case}.image")).split(',').map(open).collect())
             .collect();

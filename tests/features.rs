@@ -4,9 +4,10 @@ mod support;
 
 use instructblip::generate::processors::log_softmax;
 use instructblip::model::ForwardOptions;
-use instructblip::{Checkpoint, GenerateOptions, Image, InstructBlip, Question};
+use instructblip::{GenerateOptions, Image, InstructBlip, Question};
 use support::Rng;
-use support::golden::{Golden, relative_l2, tests_folder, values};
+use support::golden::{Golden, checkpoint_folder, golden_image, relative_l2, values};
+use support::models::load;
 
 const COLORS: [(&str, [u8; 3]); 4] =
     [("red", [220, 40, 40]), ("blue", [40, 70, 220]), ("green", [40, 160, 60]), ("purple", [130, 50, 170])];
@@ -103,10 +104,9 @@ fn features_are_the_stages_of_a_forward_pass() {
 }
 
 fn ib_llama(device: &instructblip::Device) -> (InstructBlip, Golden) {
-    let folder = tests_folder().join("golden/checkpoints/ib-llama");
-    let golden = Golden::read(&folder.join("golden.safetensors"));
-    let checkpoint = Checkpoint::directory(folder).expect("a folder");
-    (InstructBlip::load(device, &checkpoint, &mut |_, _| {}).expect("a model"), golden)
+    let folder = checkpoint_folder("ib-llama");
+    let golden = Golden::of("ib-llama");
+    (load(device, &folder), golden)
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn larger_pictures_have_interpolated_positions() {
     let Some(device) = support::device() else { return };
     let (model, golden) = ib_llama(&device);
     let mut model = model.with_image_size(28 + 23).expect("a size");
-    let image = Image::open(tests_folder().join("golden/images").join(golden.about("0.image"))).expect("a picture");
+    let image = Image::open(golden_image(golden.about("0.image"))).expect("a picture");
     let question = Question::new(&image, golden.about("0.prompt"));
     let tensors = model.forward(&question, &ForwardOptions::default()).expect("a forward pass");
     let logits = tensors.iter().find(|t| t.name == "logits").expect("logits");
@@ -136,7 +136,7 @@ fn larger_pictures_have_interpolated_positions() {
 fn trap_left_padding_reaches_the_qformer_in_the_reference() {
     let Some(device) = support::device() else { return };
     let (mut model, golden) = ib_llama(&device);
-    let image = Image::open(tests_folder().join("golden/images").join(golden.about("0.image"))).expect("a picture");
+    let image = Image::open(golden_image(golden.about("0.image"))).expect("a picture");
     let prompt = golden.about("0.prompt");
     let words = model.processor().tokenizers().encode(prompt, prompt, 1).expect("ids").qformer_input_ids.len();
     // A neighbour whose words are three more.

@@ -9,7 +9,7 @@ use instructblip::model::{ForwardOptions, Parts};
 use instructblip::runtime::{Category, Device, Tensor};
 use instructblip::{Checkpoint, FinishReason, GenerateOptions, Image, InstructBlip, Question, Reply};
 use serde_json::Value;
-use support::golden::{Golden, max_difference, relative_l2, tests_folder, values};
+use support::golden::{Golden, checkpoint_folder, max_difference, relative_l2, tests_folder, values};
 
 fn rows(file: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(tests_folder().join("shapes").join(file)).expect("a question file");
@@ -272,7 +272,7 @@ fn scores_are_log_probabilities_and_rank_as_well_as_answers() {
 #[test]
 fn prefill_and_decode_equal_one_long_prefill() {
     let Some(device) = support::device() else { return };
-    let folder = tests_folder().join("golden/checkpoints/gqa-tied-theta");
+    let folder = checkpoint_folder("gqa-tied-theta");
     let checkpoint = Checkpoint::directory(folder).expect("a folder");
     let parts = support::models::load_parts(&device, &checkpoint);
     let language = &parts.language;

@@ -3,11 +3,10 @@
 
 mod support;
 
-use std::path::Path;
-
 use instructblip::model::{ForwardOptions, NamedTensor};
-use instructblip::{Checkpoint, Device, GenerateOptions, Image, InstructBlip, Question};
-use support::golden::{Golden, max_difference, relative_l2, tests_folder, values};
+use instructblip::{Device, GenerateOptions, Image, InstructBlip, Question};
+use support::golden::{Golden, checkpoint_folder, golden_image, max_difference, relative_l2, tests_folder, values};
+use support::models::load;
 
 /// In the order they are computed.
 const STAGES: [&str; 7] = [
@@ -28,7 +27,7 @@ fn is_lossy(image: &str) -> bool {
 
 /// The pictures of a case: one, or the frames of a video.
 fn pictures(names: &str) -> Vec<Image> {
-    let open = |name| Image::open(tests_folder().join("golden/images").join(name)).expect("a readable picture");
+    let open = |name| Image::open(golden_image(name)).expect("a readable picture");
     names.split(',').map(open).collect()
 }
 
@@ -96,11 +95,6 @@ fn check_checkpoints(device: &Device, how: &str) {
     }
 }
 
-fn load(device: &Device, folder: &Path) -> InstructBlip {
-    let checkpoint = Checkpoint::directory(folder).expect("a folder");
-    InstructBlip::load(device, &checkpoint, &mut |_, _| {}).expect("a model")
-}
-
 #[test]
 fn tiny_checkpoints_match_transformers() {
     let Some(device) = support::device() else { return };
@@ -130,8 +124,8 @@ fn taps_are_the_hidden_states_and_attentions_of_transformers() {
 
 fn check_taps(device: &Device) {
     for (name, count) in [("ib-llama", 9), ("ib-opt", 9), ("ib-t5-erf", 11)] {
-        let folder = tests_folder().join("golden/checkpoints").join(name);
-        let golden = Golden::read(&folder.join("golden.safetensors"));
+        let folder = checkpoint_folder(name);
+        let golden = Golden::of(name);
         let taps: Vec<String> = golden.names().filter_map(|name| Some(name.strip_prefix("tap.")?.to_owned())).collect();
         assert_eq!(taps.len(), count, "{name}");
         let decoder_ids = golden.find("0.decoder_input_ids").map_or(Vec::new(), |_| golden.ids("0.decoder_input_ids"));

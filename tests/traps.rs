@@ -22,7 +22,8 @@ use instructblip::{Checkpoint, GenerateOptions, Image, InstructBlip, Question};
 use safetensors::Dtype;
 use serde_json::json;
 use support::fixtures::{Fixture, Stored};
-use support::golden::{Golden, max_difference, relative_l2, tests_folder, values};
+use support::golden::{Golden, golden_image, max_difference, relative_l2, tests_folder, values};
+use support::models;
 
 /// A checkpoint that a test may change, and what the reference made of it unchanged.
 struct Case {
@@ -33,17 +34,21 @@ struct Case {
 
 impl Case {
     fn new(name: &str) -> Option<Case> {
-        let golden = Golden::read(&tests_folder().join("golden/checkpoints").join(name).join("golden.safetensors"));
-        Some(Case { device: support::device()?, fixture: Fixture::of(name), golden })
+        Some(Case { device: support::device()?, fixture: Fixture::of(name), golden: Golden::of(name) })
     }
 
     fn load(&self) -> InstructBlip {
+        models::load(&self.device, self.fixture.path())
+    }
+
+    /// Why a change is refused.
+    fn refusal(&self) -> String {
         let checkpoint = Checkpoint::directory(self.fixture.path()).expect("a folder");
-        InstructBlip::load(&self.device, &checkpoint, &mut |_, _| {}).expect("a model")
+        InstructBlip::load(&self.device, &checkpoint, &mut |_, _| {}).err().expect("a refusal").to_string()
     }
 
     fn image(&self) -> Image {
-        Image::open(tests_folder().join("golden/images").join(self.golden.about("0.image"))).expect("a picture")
+        Image::open(golden_image(self.golden.about("0.image"))).expect("a picture")
     }
 
     /// A named output of a forward pass over the first case.
@@ -176,8 +181,7 @@ fn trap_quantised_tensors_are_not_read_as_numbers() {
         let bytes = vec![1; tensor.shape.iter().product()];
         Some(if name == "query_tokens" { Stored { dtype: Dtype::I8, bytes, ..tensor } } else { tensor })
     });
-    let checkpoint = Checkpoint::directory(case.fixture.path()).expect("a folder");
-    let error = InstructBlip::load(&case.device, &checkpoint, &mut |_, _| {}).err().expect("a refusal").to_string();
+    let error = case.refusal();
     assert!(error.contains("query_tokens is stored as I8"), "{error}");
 }
 
@@ -186,8 +190,7 @@ fn trap_quantised_tensors_are_not_read_as_numbers() {
 fn trap_the_qformers_tokenizer_is_lost() {
     let Some(case) = Case::new("ib-llama") else { return };
     std::fs::remove_dir_all(case.fixture.file("qformer_tokenizer")).expect("removed");
-    let checkpoint = Checkpoint::directory(case.fixture.path()).expect("a folder");
-    let error = InstructBlip::load(&case.device, &checkpoint, &mut |_, _| {}).err().expect("a refusal").to_string();
+    let error = case.refusal();
     assert!(error.contains("qformer_tokenizer"), "{error}");
 }
 
@@ -316,8 +319,7 @@ fn trap_cross_attention_reads_the_vision_towers_width() {
         }
         Some(tensor)
     });
-    let checkpoint = Checkpoint::directory(case.fixture.path()).expect("a folder");
-    let error = InstructBlip::load(&case.device, &checkpoint, &mut |_, _| {}).err().expect("a refusal").to_string();
+    let error = case.refusal();
     assert!(error.contains("[32, 32]") && error.contains("[32, 48]"), "{error}");
 }
 

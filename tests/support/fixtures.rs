@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::Value;
 
-use super::golden::tests_folder;
+use super::golden::checkpoint_folder;
 
 /// A copy of `tests/golden/checkpoints/mha-untied-d88` in a temporary folder.
 pub struct Fixture(tempfile::TempDir);
@@ -19,7 +19,7 @@ impl Fixture {
     /// A copy of another checkpoint.
     pub fn of(name: &str) -> Fixture {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        copy(&tests_folder().join("golden/checkpoints").join(name), folder.path());
+        copy(&checkpoint_folder(name), folder.path());
         Fixture(folder)
     }
 

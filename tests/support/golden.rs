@@ -11,6 +11,16 @@ pub fn tests_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
 }
 
+/// The folder of one of the tiny checkpoints.
+pub fn checkpoint_folder(name: &str) -> PathBuf {
+    tests_folder().join("golden/checkpoints").join(name)
+}
+
+/// One of the pictures that goldens are of.
+pub fn golden_image(name: &str) -> PathBuf {
+    tests_folder().join("golden/images").join(name)
+}
+
 /// A golden file: tensors as f64 and the metadata beside them.
 pub struct Golden {
     tensors: HashMap<String, (Vec<usize>, Vec<f64>)>,
@@ -18,6 +28,11 @@ pub struct Golden {
 }
 
 impl Golden {
+    /// What the reference made of one of the tiny checkpoints.
+    pub fn of(name: &str) -> Golden {
+        Golden::read(&checkpoint_folder(name).join("golden.safetensors"))
+    }
+
     /// Reads a safetensors file.
     pub fn read(path: &Path) -> Golden {
         let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

@@ -9,7 +9,7 @@ use instructblip::language::{Cached, KvCache, Memory};
 use instructblip::model::Parts;
 use instructblip::runtime::{Recorder, Rows, Tensor};
 use instructblip::weights::{Loader, TensorFiles};
-use instructblip::{Checkpoint, Device};
+use instructblip::{Checkpoint, Device, InstructBlip};
 
 /// The configuration in a checkpoint's config.json.
 pub fn config(checkpoint: &Checkpoint) -> Config {
@@ -25,6 +25,12 @@ pub fn load_parts(device: &Device, checkpoint: &Checkpoint) -> Parts {
     let parts = Parts::load(&mut loader, &config(checkpoint)).expect("parts");
     loader.finish().expect("all tensors");
     parts
+}
+
+/// A checkpoint's whole model.
+pub fn load(device: &Device, folder: &Path) -> InstructBlip {
+    let checkpoint = Checkpoint::directory(folder).expect("a folder");
+    InstructBlip::load(device, &checkpoint, &mut |_, _| {}).expect("a model")
 }
 
 /// A cache and rows over it without memory.
