@@ -16,7 +16,7 @@ mod support;
 use anyhow::{Result, ensure};
 use instructblip::runtime::{
     Caps, Category, Device, DeviceOptions, Heads, KvLayer, Linear, Mask, Matrix, Norm, Plan, Recorder, Rows, Step,
-    Tensor,
+    Tensor, WeightFormat,
 };
 use support::{Arguments, append_csv, median, milliseconds, noise};
 
@@ -270,7 +270,7 @@ impl<'a> Bench<'a> {
     }
 
     fn fill(&self, n: u32, k: u32) -> Result<Case<'_>> {
-        let weight = Matrix::uninit(self.device, "bench", n, k)?;
+        let weight = Matrix::uninit(self.device, "bench", n, k, WeightFormat::F16)?;
         let filled = weight.clone();
         let rows = [0, n / 2, n - 1];
         let check = move |_: &[f32]| {
@@ -297,7 +297,7 @@ impl<'a> Bench<'a> {
     /// Random weights, filled on the device.
     fn weights(&self, n: u32, k: u32, copies: usize) -> Result<Vec<Linear>> {
         let make = |copy: usize| -> Result<Linear> {
-            let weight = Matrix::uninit(self.device, "bench", n, k)?;
+            let weight = Matrix::uninit(self.device, "bench", n, k, WeightFormat::F16)?;
             let mut r = Recorder::new(self.caps);
             r.fill(&weight, copy as u32, 1.0);
             r.finish(self.device)?.submit()?;

@@ -21,7 +21,7 @@ use instructblip::model::Parts;
 use instructblip::processor::ImageProcessor;
 use instructblip::qformer::QFormerOutput;
 use instructblip::runtime::{Category, Device, DeviceOptions, Mask, Plan, Recorder, Step, Tensor};
-use instructblip::weights::{Loader, TensorFiles};
+use instructblip::weights::{Formats, Loader, Placement, TensorFiles};
 use instructblip::{Image, InstructBlip};
 use serde_json::{Value, json};
 use support::{Arguments, append_csv, median, milliseconds, thread_cpu_us};
@@ -110,14 +110,14 @@ fn config(shape: &Shape) -> Result<Config> {
 
 fn load(device: &Device, shape: &Shape, config: &Config) -> Result<Parts> {
     if shape.name == "embedded" {
-        let files = TensorFiles::open(&instructblip::embedded::SHAPES)?;
+        let files = std::sync::Arc::new(TensorFiles::open(&instructblip::embedded::SHAPES, true)?);
         let mut ignore = |_| {};
-        let mut loader = Loader::load(&files, device, &mut ignore);
+        let mut loader = Loader::load(&files, device, Placement::default(), std::iter::empty(), &mut ignore);
         let parts = Parts::load(&mut loader, config)?;
         loader.finish()?;
         return Ok(parts);
     }
-    let mut loader = Loader::synthetic(device);
+    let mut loader = Loader::synthetic(device, Formats::default());
     let parts = Parts::load(&mut loader, config)?;
     loader.finish()?;
     Ok(parts)

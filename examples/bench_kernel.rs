@@ -8,7 +8,7 @@
 //! The kernel's source is `shaders/<name>.wgsl`; edit it and run again. `cargo test --test ops` says whether it is
 //! still right.
 
-use instructblip::runtime::{Category, Device, DeviceOptions, Linear, Matrix, Recorder};
+use instructblip::runtime::{Category, Device, DeviceOptions, Linear, Matrix, Recorder, WeightFormat};
 
 fn main() -> anyhow::Result<()> {
     let sizes: Vec<u32> = std::env::args().skip(1).map(|word| word.parse()).collect::<Result<_, _>>()?;
@@ -17,7 +17,7 @@ fn main() -> anyhow::Result<()> {
     let device = Device::open(&DeviceOptions::default())?;
 
     // Weights are made on the device, by a recording of their own.
-    let weight = Matrix::uninit(&device, "example", n, k)?;
+    let weight = Matrix::uninit(&device, "example", n, k, WeightFormat::F16)?;
     let mut recorder = Recorder::new(device.caps());
     recorder.fill(&weight, 1, 1.0);
     recorder.finish(&device)?.submit()?;

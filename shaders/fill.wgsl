@@ -1,6 +1,7 @@
-// Synthetic f16 weights: out[i] = two values, uniform in (-range, range), from a hash of i and the seed.
+// Synthetic weights, from a hash of i and the seed: out[i] = two f16 uniform in (-range, range); or the bits of the
+// hash, which are integers of any width; or two f16 that are range, for scales. WORDS says which: 0, 1, 2.
 //
-// out [words] u32, two f16 each
+// out [words] u32
 //
 // Grid: x, y = groups of 64 words, folded.
 // Workgroup memory: none.
@@ -10,6 +11,8 @@ struct Params {
     seed: u32,
     range: f32,
 }
+
+override WORDS: u32 = 0u;
 
 @group(0) @binding(0) var<storage, read_write> out: array<u32>;
 @group(0) @binding(1) var<uniform> p: Params;
@@ -34,5 +37,9 @@ fn main(
     }
     let bits = hash(i ^ hash(p.seed));
     let unit = vec2<f32>(f32(bits & 0xffffu), f32(bits >> 16u)) / 32768.0 - 1.0;
-    out[i] = pack2x16float(unit * p.range);
+    switch WORDS {
+        case 1u: { out[i] = bits; }
+        case 2u: { out[i] = pack2x16float(vec2<f32>(p.range)); }
+        default: { out[i] = pack2x16float(unit * p.range); }
+    }
 }

@@ -24,13 +24,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let n0 = group.x * TILE;
     let tx = lane % 16u;
     let ty = lane / 16u;
-    // Loading: x by 64 rows x 4 quads, one each; weights by 64 rows x 2 packed elements, half the invocations.
+    // Loading: x by 64 rows x 4 quads, one each; weights by 64 rows x 2 times 8 weights, half the invocations.
     // Rows past the end repeat the last one; their outputs are not stored.
     let x_row = min(m0 + lane / 4u, p.m - 1u);
     let x_from = (p.x_offset + x_row * p.k) / 4u + lane % 4u;
     let x_to = (lane / 4u) * STRIDE + lane % 4u;
     let w_local = lane / 2u;
-    let w_from = min(n0 + w_local, p.n - 1u) * (p.k / 8u) + lane % 2u;
+    let w_row = min(n0 + w_local, p.n - 1u);
     let w_to = ((w_local % 4u) * 16u + w_local / 4u) * STRIDE + (lane % 2u) * 2u;
     let quads = p.k / 4u;
     var acc0 = vec4<f32>();
@@ -44,12 +44,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
         x_tile[x_to] = x_value;
         if lane < 128u {
-            var packed = vec4<u32>();
+            var weights = Eight();
             if q + (lane % 2u) * 2u < quads {
-                packed = w[w_from + q / 2u];
+                weights = eight(w_row, q / 2u + lane % 2u);
             }
-            w_tile[w_to] = low(packed);
-            w_tile[w_to + 1u] = high(packed);
+            w_tile[w_to] = weights.low;
+            w_tile[w_to + 1u] = weights.high;
         }
         workgroupBarrier();
         for (var k = 0u; k < QUADS; k++) {

@@ -28,6 +28,19 @@ pub enum Error {
         /// What there is.
         have: u64,
     },
+    /// A model would take more memory on the device than it may.
+    OverBudget {
+        /// The model.
+        what: String,
+        /// What it takes, part by part, in words.
+        parts: String,
+        /// What it takes at its peak.
+        need_bytes: u64,
+        /// What it may take.
+        budget_bytes: u64,
+        /// Settings under which it takes less, with what it takes then, in words.
+        options: Vec<String>,
+    },
     /// The device ran out of memory while `what` was being allocated.
     OutOfMemory {
         /// What was being allocated.
@@ -123,6 +136,14 @@ impl fmt::Display for Error {
                 write!(f, "no usable GPU matches (wanted {wanted}); found: {}", found.join("; "))
             }
             Error::DoesNotFit { what, need, have } => write!(f, "{what}: needs {need}, have {have}"),
+            Error::OverBudget { what, parts, need_bytes, budget_bytes, options } => {
+                let (need, have) = (Bytes(*need_bytes), Bytes(*budget_bytes));
+                write!(f, "{what} needs {need} on the device ({parts}), may take {have}; ")?;
+                match options.as_slice() {
+                    [] => f.write_str("nothing makes it small enough"),
+                    options => write!(f, "what fits: {}", options.join("; ")),
+                }
+            }
             Error::OutOfMemory { what, need_bytes } => {
                 write!(
                     f,
@@ -155,3 +176,20 @@ impl fmt::Display for Error {
 
 // No `source`: messages tell their cause, and who prints a whole chain would tell it twice.
 impl std::error::Error for Error {}
+
+/// Bytes as people read them: `15.8 GB`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bytes(
+    /// How many.
+    pub u64,
+);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+        match units.into_iter().find(|(unit, _)| self.0 >= *unit) {
+            Some((unit, name)) => write!(f, "{:.1} {name}", self.0 as f64 / unit as f64),
+            None => write!(f, "{} bytes", self.0),
+        }
+    }
+}

@@ -99,7 +99,7 @@ impl QFormer {
             words,
             embedding_norm: w.layer_norm(embedding_norm, d, eps)?,
             layers,
-            language_projection: w.linear("language_projection", language_width, d, true)?,
+            language_projection: w.kept_linear("language_projection", language_width, d, true)?,
         })
     }
 

@@ -67,7 +67,9 @@ impl Vision {
             patch_embedding: w.patch_convolution(&format!("{embeddings}.patch_embedding"), d, config.patch_size)?,
             trained_positions: positions.clone(),
             positions,
-            blocks: (0..config.num_hidden_layers).map(|i| Block::load(w, config, i)).collect::<Result<_>>()?,
+            blocks: (0..config.num_hidden_layers)
+                .map(|i| w.layer(|w| Block::load(w, config, i)))
+                .collect::<Result<_>>()?,
             post_layernorm: w.layer_norm("vision_model.post_layernorm", d, eps)?,
         })
     }

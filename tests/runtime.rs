@@ -2,9 +2,8 @@
 
 mod support;
 
-use half::f16;
 use instructblip::runtime::kernels::Kernel;
-use instructblip::runtime::{Caps, Category, Device, Linear, Matrix, Plan, Recorder, Step, Tensor};
+use instructblip::runtime::{Caps, Category, Device, Linear, Matrix, Plan, Recorder, Step, Tensor, WeightFormat};
 use instructblip::{DeviceOptions, Error};
 
 fn tensor(device: &Device, rows: u32, cols: u32, values: &[f32]) -> Tensor {
@@ -13,8 +12,8 @@ fn tensor(device: &Device, rows: u32, cols: u32, values: &[f32]) -> Tensor {
 
 /// `k` outputs equal to the `k` inputs times `scale`.
 fn scaling(device: &Device, k: u32, scale: f32) -> Linear {
-    let weight = Matrix::uninit(device, "scaling", k, k).expect("a matrix");
-    let value = |i: u32| f16::from_f32(if i / k == i % k { scale } else { 0.0 });
+    let weight = Matrix::uninit(device, "scaling", k, k, WeightFormat::F16).expect("a matrix");
+    let value = |i: u32| if i / k == i % k { scale } else { 0.0 };
     weight.write_rows(device, 0, &(0..k * k).map(value).collect::<Vec<_>>());
     Linear { weight, bias: None }
 }
@@ -149,7 +148,7 @@ fn a_dropped_plan_gives_its_scratch_to_the_next_but_not_what_is_still_read() {
 fn memory_is_counted_by_category_and_given_back() {
     let Some(device) = support::device() else { return };
     let before = device.counters().total_bytes();
-    let weights = Matrix::uninit(&device, "w", 16, 32).expect("a matrix");
+    let weights = Matrix::uninit(&device, "w", 16, 32, WeightFormat::F16).expect("a matrix");
     assert_eq!((weights.bytes(), device.counters().bytes(Category::Weights)), (1024, 1024));
     let cache = device.zeros(Category::KvCache, "kv", 4, 8).expect("a tensor");
     assert_eq!(device.counters().bytes(Category::KvCache), 128);
@@ -215,7 +214,7 @@ fn an_adapter_that_does_not_exist_is_refused_with_those_that_do() {
 
 #[test]
 fn a_kernel_that_does_not_compile_is_refused_by_name() {
-    let broken = Kernel { name: "broken", sources: &["fn main( {"], subgroups: false };
+    let broken = Kernel { name: "broken", file: "broken", sources: &["fn main( {"], subgroups: false };
     match broken.interface(&[]) {
         Err(Error::Gpu { what, .. }) => assert!(what.contains("broken")),
         other => panic!("{other:?}"),

@@ -10,7 +10,9 @@ use instructblip::config::Config;
 use instructblip::model::Parts;
 use instructblip::runtime::kernels::{self, BindingKind, Kernel};
 use instructblip::runtime::recorder::{Binding, Dispatch};
-use instructblip::runtime::{Activation, AdapterClass, Caps, Heads, Linear, Mask, Matrix, Recorder, Tensor};
+use instructblip::runtime::{
+    Activation, AdapterClass, Caps, Heads, Linear, Mask, Matrix, Recorder, Tensor, WeightFormat,
+};
 use instructblip::weights::Loader;
 use support::models;
 
@@ -64,14 +66,18 @@ fn record(caps: Caps) -> Vec<Dispatch> {
         models::record_step(&mut r, &parts, 1);
         models::record_step(&mut r, &parts, 5);
     }
-    let matrix = Matrix::unbacked("w", 64, 64, caps.max_binding_bytes);
-    r.fill(&matrix, 1, 1.0);
-    for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::Relu] {
-        for bias in [None, Some(Tensor::unbacked(1, 64))] {
-            let layer = Linear { weight: matrix.clone(), bias };
-            for rows in [1, 33] {
-                r.linear_act(&Tensor::unbacked(rows, 64), &layer, activation);
-                r.gated(&Tensor::unbacked(rows, 64), &layer, activation);
+    for format in WeightFormat::ALL {
+        let matrix = Matrix::unbacked("w", 64, 64, format, caps.max_binding_bytes);
+        r.fill(&matrix, 1, 1.0);
+        for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::Relu] {
+            for bias in [None, Some(Tensor::unbacked(1, 64))] {
+                let layer = Linear { weight: matrix.clone(), bias };
+                for rows in [1, 33] {
+                    r.linear(&Tensor::unbacked(rows, 64), &layer);
+                    r.linear_add(&mut Tensor::unbacked(rows, 64), &Tensor::unbacked(rows, 64), &layer);
+                    r.linear_act(&Tensor::unbacked(rows, 64), &layer, activation);
+                    r.gated(&Tensor::unbacked(rows, 64), &layer, activation);
+                }
             }
         }
     }
@@ -229,7 +235,7 @@ fn every_shader_is_registered_described_and_has_its_header() {
         }
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
         let text = std::fs::read_to_string(&path).expect("a shader");
-        assert!(kernels::ALL.iter().any(|k| k.name == name), "{name} is not in the registry");
+        assert!(kernels::ALL.iter().any(|k| k.file == name), "{name} is not in the registry");
         assert!(table.contains(&format!("`{name}`")), "{name} is not in shaders/README.md");
         for part in ["// Grid: ", "// Workgroup memory: "] {
             assert!(text.contains(part), "{name} has no line {part:?}");
@@ -237,5 +243,6 @@ fn every_shader_is_registered_described_and_has_its_header() {
         assert!(text.starts_with("// "), "{name} starts with what it computes");
         count += 1;
     }
-    assert_eq!(count, kernels::ALL.len());
+    let files: BTreeSet<&str> = kernels::ALL.iter().map(|k| k.file).collect();
+    assert_eq!(count, files.len());
 }

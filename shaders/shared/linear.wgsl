@@ -1,13 +1,14 @@
 // The interface of the linear family: y = act(x Wᵀ + b), optionally added to y, optionally gated.
 //
 // x     [m, k]      f32, four to an element
-// w     [n, k]      f16, eight to an element, k contiguous as the checkpoint stores it
+// w     [n, k]      packed as weights_f16.wgsl, weights_q8.wgsl or weights_q4.wgsl say, k contiguous
+// scales [n, k / 32] f16, two to an element; bound to x and not read where weights are f16
 // bias  [n]         f32; bound to x and not read when BIAS is false
 // y     [m, stride] f32
 //
 // One dispatch covers n rows of W, which may be a part of the layer: column0 is the part's first output.
 // GATED: rows 2f and 2f + 1 of W are gate and up of feature f, and y gets act(gate) * up at column f.
-// Limits: k % 8 == 0, x_offset % 4 == 0. Accumulates in f32.
+// Limits: k % 8 == 0, for quantised weights k % 32 == 0; x_offset % 4 == 0. Accumulates in f32.
 struct Params {
     m: u32,
     n: u32,
@@ -24,18 +25,10 @@ override GATED: bool = false;
 
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;
-@group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
-@group(0) @binding(4) var<uniform> p: Params;
-
-// The first and the last four of eight packed weights.
-fn low(packed: vec4<u32>) -> vec4<f32> {
-    return vec4<f32>(unpack2x16float(packed.x), unpack2x16float(packed.y));
-}
-
-fn high(packed: vec4<u32>) -> vec4<f32> {
-    return vec4<f32>(unpack2x16float(packed.z), unpack2x16float(packed.w));
-}
+@group(0) @binding(2) var<storage, read> scales: array<u32>;
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+@group(0) @binding(4) var<storage, read_write> y: array<f32>;
+@group(0) @binding(5) var<uniform> p: Params;
 
 fn with_bias(sum: f32, n: u32) -> f32 {
     if BIAS && n < p.n {

@@ -6,8 +6,8 @@
 
 use crate::error::Result;
 use crate::language::{Cached, KvCache, Language, Memory};
-use crate::runtime::buffers::{Category, Tensor};
-use crate::runtime::device::Device;
+use crate::runtime::buffers::{Category, Tensor, whole};
+use crate::runtime::device::{Caps, Device};
 use crate::runtime::ops::attention::Rows;
 use crate::runtime::plan::{Plan, Step};
 use crate::runtime::recorder::Recorder;
@@ -74,7 +74,9 @@ impl Room {
             && self.encoded_pages >= need.encoded_pages
     }
 
-    fn rounded(self, language: &Language) -> Room {
+    /// The room that a session for this has.
+    #[must_use]
+    pub fn rounded(self, language: &Language) -> Room {
         let up = |n: u32| if n > 1 { n.checked_next_multiple_of(ROOM_STEP).unwrap_or(n) } else { n };
         Room {
             rows: self.rows,
@@ -402,6 +404,61 @@ impl PageTable {
     /// The first page that no row will use.
     pub fn end(&self, new_tokens: u32) -> u32 {
         self.first + new_tokens * self.prompts.len() as u32
+    }
+}
+
+/// What a session and a prompt in it would take, without a device.
+pub struct DrySession {
+    /// The step of all rows.
+    pub decode: Recorder,
+    /// The prompt.
+    pub prefill: Recorder,
+    /// Bytes of the caches.
+    pub kv_bytes: u64,
+    /// Bytes of tables, tokens and the plans' own buffers.
+    pub io_bytes: u64,
+}
+
+impl DrySession {
+    /// Of a session with `room` and a prompt of `tokens` tokens, `features` of which are a picture's.
+    pub fn new(caps: Caps, language: &Language, room: Room, tokens: u32, features: u32) -> DrySession {
+        let room = room.rounded(language);
+        let (layers, heads, t5) = (language.num_layers(), language.heads(), language.as_t5().is_some());
+        let cache = |pages| KvCache::unbacked(layers, heads, pages);
+        let (own, cross) = (cache(room.pages), cache(room.encoded_pages));
+        let rows = |places, sequences, positions| Rows {
+            places: Tensor::unbacked(places, 2),
+            pages: Tensor::unbacked(sequences, positions),
+        };
+        let (decoded, crossed) = (rows(room.rows, room.rows, room.positions), rows(room.rows, room.rows, room.encoded));
+        let mut decode = Recorder::new(caps);
+        let cross_memory = Cached { cache: &cross, rows: &crossed };
+        let memory = Memory { own: Cached { cache: &own, rows: &decoded }, cross: Some(cross_memory).filter(|_| t5) };
+        record_decode(&mut decode, language, memory, &Tensor::unbacked(1, room.rows));
+        let mut prefill = Recorder::new(caps);
+        let own_tokens = if t5 { 1 } else { tokens };
+        let (prompt, read, store) = (rows(own_tokens, 1, own_tokens), rows(1, 1, tokens), rows(tokens, 1, tokens));
+        let crossing = Crossing {
+            read: Cached { cache: &cross, rows: &read },
+            store: Cached { cache: &cross, rows: &store },
+            decoder_ids: &Tensor::unbacked(1, 1),
+        };
+        let inputs = PromptInputs {
+            ids: &Tensor::unbacked(1, tokens),
+            features: &Tensor::unbacked(features, language.width()),
+            places: &Tensor::unbacked(1, features),
+        };
+        let prompt_rows = Cached { cache: &own, rows: &prompt };
+        record_prefill(&mut prefill, language, prompt_rows, Some(crossing).filter(|_| t5), &inputs, 1);
+        let mut kv_bytes = KvCache::bytes(layers, heads, room.pages);
+        let mut tables = vec![&decoded, &prompt];
+        if t5 {
+            kv_bytes += KvCache::bytes(layers, heads, room.encoded_pages);
+            tables.extend([&crossed, &read, &store]);
+        }
+        let table_bytes: u64 = tables.iter().map(|r| r.places.buffer_bytes() + r.pages.buffer_bytes()).sum();
+        let io_bytes = table_bytes + whole(4 * u64::from(room.rows)) + decode.io_bytes() + prefill.io_bytes();
+        DrySession { decode, prefill, kv_bytes, io_bytes }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The cache of keys and values: layout, capacity, and nothing else. How full it is, is the step's business.
 
 use crate::error::{Error, Result};
-use crate::runtime::buffers::{Category, Tensor};
+use crate::runtime::buffers::{Category, Tensor, whole};
 use crate::runtime::device::Device;
 use crate::runtime::ops::attention::{Heads, KvLayer};
 
@@ -35,6 +35,12 @@ impl KvCache {
     fn with(layers: usize, capacity: u32, mut make: impl FnMut() -> Result<Tensor>) -> Result<KvCache> {
         let mut layer = || Ok(KvLayer { keys: make()?, values: make()?, capacity });
         Ok(KvCache { layers: (0..layers).map(|_| layer()).collect::<Result<_>>()?, capacity })
+    }
+
+    /// Bytes of a cache of `capacity` pages.
+    pub fn bytes(layers: usize, heads: Heads, capacity: u32) -> u64 {
+        let values = u64::from(heads.key_value) * u64::from(capacity) * u64::from(heads.dim);
+        2 * layers as u64 * whole(4 * values)
     }
 
     /// Pages: positions of all sequences there is room for.

@@ -49,7 +49,9 @@ impl Llama {
             heads: heads(config),
             embed_tokens,
             angles: w.upload("rotary angles", config.max_position_embeddings, config.head_dim, || angles(config))?,
-            blocks: (0..config.num_hidden_layers).map(|i| Block::load(w, config, i)).collect::<Result<_>>()?,
+            blocks: (0..config.num_hidden_layers)
+                .map(|i| w.layer(|w| Block::load(w, config, i)))
+                .collect::<Result<_>>()?,
             norm: w.rms_norm("language_model.model.norm", d, eps)?,
             lm_head,
         })

@@ -152,6 +152,6 @@ fn load_head(w: &mut Loader<'_>, embedding: &Matrix, rows: u32, tied: bool) -> R
     // A recording without files follows the configuration.
     match tied && !(w.has_files() && w.has(&name)) {
         true => Ok(Linear { weight: embedding.clone().relabelled(head), bias: None }),
-        false => w.linear(head, w.rows_of(&name, rows), embedding.cols, false),
+        false => w.output_layer(head, w.rows_of(&name, rows), embedding.cols),
     }
 }

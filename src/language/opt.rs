@@ -63,7 +63,9 @@ impl Opt {
             lm_head: load_head(w, &embed_tokens, rows, true)?,
             embed_tokens,
             embed_positions: table.slice_rows(POSITION_OFFSET, positions),
-            blocks: (0..config.num_hidden_layers).map(|i| Block::load(w, config, i)).collect::<Result<_>>()?,
+            blocks: (0..config.num_hidden_layers)
+                .map(|i| w.layer(|w| Block::load(w, config, i)))
+                .collect::<Result<_>>()?,
             final_layer_norm: w.layer_norm(&format!("{decoder}.final_layer_norm"), d, LAYER_NORM_EPS)?,
         })
     }

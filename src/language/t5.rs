@@ -212,7 +212,7 @@ impl<B> Stack<B> {
         let bias = || bias_by_distance(&values, config, stack == "encoder");
         Ok(Stack {
             bias: w.upload(&table, 2 * far + 1, heads, bias)?,
-            blocks: (0..blocks).map(|i| block(w, config, i)).collect::<Result<_>>()?,
+            blocks: (0..blocks).map(|i| w.layer(|w| block(w, config, i))).collect::<Result<_>>()?,
             final_layer_norm: w.rms_norm(&name("final_layer_norm"), config.d_model, config.layer_norm_epsilon)?,
         })
     }
@@ -274,7 +274,8 @@ impl FeedForward {
                 true => w.alternating(&part("wi"), [part("wi_0"), part("wi_1")], f, d, false)?,
                 false => w.linear(&part("wi"), f, d, false)?,
             },
-            wo: w.linear(&part("wo"), d, f, false)?,
+            // Where half precision overflows in the reference; the layer that suffers most from rounding.
+            wo: w.kept_linear(&part("wo"), d, f, false)?,
         })
     }
 }

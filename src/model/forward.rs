@@ -85,16 +85,16 @@ impl InstructBlip {
         generate::check_fits(rows, self.config.text.max_positions())?;
         let decoder_ids = self.decoder_ids(options, rows)?;
         generate::check_fits(decoder_ids.len(), self.config.text.max_positions())?;
-        self.reserve(&[rows as u32], 1, (decoder_ids.len() as u32).max(1))?;
         let taps = options.taps.as_slice();
         let encoded = self.encode(question.images, prompt, taps, true)?;
         let mut tapped = encoded.taps.clone();
         tapped.extend(self.tap_vision(taps)?);
-        let session = self.session.as_ref().expect("reserved just now");
-        let placed = crate::generate::Session::place(&self.parts.language, &[rows as u32])[0];
+        self.speak(&[rows as u32], 1, (decoder_ids.len() as u32).max(1))?;
+        let (language, session) = self.speaking();
+        let placed = crate::generate::Session::place(language, &[rows as u32])[0];
         let logit_rows = if decoder_ids.is_empty() { rows as u32 } else { decoder_ids.len() as u32 };
         let request = Request { rows: logit_rows, decoder_ids: &decoder_ids, taps, choose: false };
-        let pass = session.prefill(&self.parts.language, &encoded.inputs(), placed, request)?;
+        let pass = session.prefill(language, &encoded.inputs(), placed, request)?;
         pass.submit()?;
         tapped.extend(pass.plan.taps().to_vec());
         check_taps(taps, &tapped)?;
@@ -135,12 +135,12 @@ impl InstructBlip {
     /// What T5's decoder reads, after the labels were checked: for it, its ids or the labels shifted by one.
     fn decoder_ids(&self, options: &ForwardOptions, prompt: usize) -> Result<Vec<u32>> {
         let refuse = |problem: String| Err(Error::request(problem));
-        let (labels, rows) = (&options.labels, self.parts.language.vocab_rows());
-        let heads = i64::from(self.parts.language.head_rows());
+        let (labels, rows) = (&options.labels, self.shapes.language.vocab_rows());
+        let heads = i64::from(self.shapes.language.head_rows());
         if let Some(label) = labels.iter().find(|&&l| l != IGNORED_LABEL && !(0..heads).contains(&l)) {
             return refuse(format!("label {label} is no token: they are from 0 to {}", heads - 1));
         }
-        let Some(t5) = self.parts.language.as_t5() else {
+        let Some(t5) = self.shapes.language.as_t5() else {
             if !options.decoder_input_ids.is_empty() {
                 return refuse("this model has no decoder of its own to give ids to; they are for T5".into());
             }
@@ -175,7 +175,7 @@ impl InstructBlip {
     /// Mean cross-entropy of the counted labels. Decoder-only models predict a label from the row before it; T5's rows
     /// are shifted already. NaN, as in the reference, when no label counts.
     fn loss(&self, logits: &NamedTensor, labels: &[i64]) -> f32 {
-        let skipped = usize::from(self.parts.language.as_t5().is_none());
+        let skipped = usize::from(self.shapes.language.as_t5().is_none());
         let wanted = labels.iter().skip(skipped);
         let rows = logits.rows();
         let counted = rows.zip(wanted).filter(|(_, label)| **label != IGNORED_LABEL);
@@ -189,7 +189,8 @@ impl InstructBlip {
             return Ok(Vec::new());
         }
         let mut r = Recorder::new(self.device.caps()).with_taps(taps);
-        self.parts.vision.record(&mut r, &self.pixels);
+        let seeing = self.seeing();
+        seeing.vision.record(&mut r, &seeing.pixels);
         let plan = r.finish(&self.device)?;
         plan.submit()?;
         Ok(plan.taps().to_vec())
@@ -207,7 +208,7 @@ impl InstructBlip {
         tapped.extend(self.tap_vision(taps)?);
         check_taps(taps, &tapped)?;
         let queries = encoded.qformer.last_hidden_state.slice_rows(0, self.config.num_query_tokens);
-        let class = self.vision.last_hidden_state.slice_rows(0, 1);
+        let class = self.seeing().output.last_hidden_state.slice_rows(0, 1);
         let image = self.bring_back("image_features", &class)?;
         Ok(Features {
             image: NamedTensor { shape: vec![1, self.config.vision.hidden_size as usize], ..image },
@@ -222,7 +223,7 @@ impl InstructBlip {
     /// # Errors
     /// As [`InstructBlip::answer`].
     pub fn attention_maps(&mut self, image: &Image, prompt: &str) -> Result<AttentionMaps> {
-        let layers = self.parts.qformer.cross_attention_layers();
+        let layers = self.shapes.qformer.cross_attention_layers();
         let label = |layer: &usize| format!("qformer.encoder.layer.{layer}.cross_attention.weights");
         let labels: Vec<String> = layers.iter().map(label).collect();
         let question = Question::new(image, prompt);
@@ -230,7 +231,7 @@ impl InstructBlip {
         let weights = encoded.taps.iter().map(|(_, tensor)| self.device.read(tensor)).collect::<Result<_>>()?;
         Ok(AttentionMaps {
             layers,
-            heads: self.parts.qformer.num_heads() as usize,
+            heads: self.shapes.qformer.num_heads() as usize,
             queries: self.config.num_query_tokens as usize,
             patches: (self.config.vision.image_size / self.config.vision.patch_size) as usize,
             weights,

@@ -1,7 +1,10 @@
 //! `InstructBlip`: loading, and the chain from pictures and prompts to text. The only room that knows every stage.
 
 mod forward;
+mod load;
+mod memory;
 mod reply;
+mod residence;
 mod score;
 
 use std::collections::BTreeMap;
@@ -9,24 +12,25 @@ use std::rc::Rc;
 use std::time::Instant;
 
 pub use forward::{AttentionMaps, Features, ForwardOptions, IGNORED_LABEL};
+pub use load::LoadOptions;
+pub use memory::{MemoryPlan, PartBytes, Workload};
 pub use reply::{Answer, AnswerText, NamedTensor, Reply, Timings, Values};
 pub use score::Score;
 
-use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::generate::session::Prefill;
-use crate::generate::{self, GenerateOptions, Limits, PromptInputs, Prompted, Room, Sequence, Session};
+use crate::generate::{self, GenerateOptions, Limits, PromptInputs, Prompted, Sequence};
 use crate::language::Language;
-use crate::processor::{Image, PassOrder, Processor, Prompt, PromptLimits};
+use crate::processor::{Image, PassOrder, Processor, Prompt};
 use crate::qformer::{QFormer, QFormerOutput};
 use crate::runtime::buffers::{Category, Tensor};
 use crate::runtime::device::Device;
 use crate::runtime::ops::attention::Mask;
-use crate::runtime::plan::Plan;
 use crate::runtime::recorder::Recorder;
-use crate::vision::{Vision, VisionOutput};
-use crate::weights::{Loader, TensorFiles};
+use crate::vision::Vision;
+use crate::weights::{LoadReport, Loader, Part};
+use residence::{Home, Seeing, Speaking};
 
 /// Most rows of one run: more take the GPU no less time each.
 const MAX_RUN_ROWS: usize = 256;
@@ -48,12 +52,21 @@ impl Parts {
     /// # Errors
     /// As [`Loader::linear`].
     pub fn load(w: &mut Loader<'_>, config: &Config) -> Result<Parts> {
+        let (vision, qformer) = Parts::load_seeing(w, config)?;
+        Ok(Parts { vision, qformer, language: Parts::load_language(w, config)? })
+    }
+
+    fn load_seeing(w: &mut Loader<'_>, config: &Config) -> Result<(Vision, QFormer)> {
         let (queries, width, text) = (config.num_query_tokens, config.text.hidden_size(), config.qformer_reads_text());
-        Ok(Parts {
-            vision: Vision::load(w, &config.vision)?,
-            qformer: QFormer::load(w, &config.qformer, &config.vision, queries, width, text)?,
-            language: Language::load(w, &config.text)?,
-        })
+        w.part(Part::Vision);
+        let vision = Vision::load(w, &config.vision)?;
+        w.part(Part::QFormer);
+        Ok((vision, QFormer::load(w, &config.qformer, &config.vision, queries, width, text)?))
+    }
+
+    fn load_language(w: &mut Loader<'_>, config: &Config) -> Result<Language> {
+        w.part(Part::Language);
+        Language::load(w, &config.text)
     }
 }
 
@@ -81,14 +94,18 @@ pub struct InstructBlip {
     name: String,
     config: Config,
     processor: Processor,
-    parts: Parts,
-    pixels: Tensor,
-    vision: VisionOutput,
-    vision_plan: Plan,
-    session: Option<Session>,
+    /// Shapes of all parts, without memory.
+    shapes: Parts,
+    home: Home,
+    seeing: Option<Seeing>,
+    speaking: Option<Speaking>,
+    memory: MemoryPlan,
+    /// Of pictures, where it is not the checkpoint's.
+    side: Option<u32>,
     stop: Vec<u32>,
     left_padding: bool,
     load_ms: f64,
+    report: LoadReport,
 }
 
 /// A question after the Q-Former, ready for the language model.
@@ -118,73 +135,14 @@ struct Stages {
 }
 
 impl InstructBlip {
-    /// Loads a checkpoint onto `device`. `progress` hears (bytes done, bytes in all) as weights are uploaded.
-    ///
-    /// Everything is checked before anything is uploaded.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`], [`Error::MissingTensors`], [`Error::OutOfMemory`], [`Error::Io`].
-    pub fn load(device: &Device, checkpoint: &Checkpoint, progress: &mut dyn FnMut(u64, u64)) -> Result<InstructBlip> {
-        let start = Instant::now();
-        let file = checkpoint.root().join("config.json");
-        let bytes = checkpoint
-            .read("config.json")?
-            .ok_or_else(|| Error::checkpoint(&file, "is missing; give the folder save_pretrained wrote"))?;
-        let config = Config::parse(&file, &bytes)?;
-        let files = TensorFiles::open(checkpoint)?;
-        let mut survey = Loader::survey(&files);
-        let shapes = Parts::load(&mut survey, &config)?;
-        survey.finish()?;
-        check_vocabulary(checkpoint, &shapes.language)?;
-        let processor = load_processor(checkpoint, &config, &shapes)?;
-        let (mut done, total) = (0, files.data_bytes());
-        let mut report = |bytes| {
-            done += bytes;
-            progress(done.min(total), total);
-        };
-        let mut loader = Loader::load(&files, device, &mut report);
-        let parts = Parts::load(&mut loader, &config)?;
-        loader.finish()?;
-        progress(total, total);
-        InstructBlip::assemble(device, checkpoint.root().display().to_string(), config, processor, parts, start)
+    /// What the model takes on the device, as it was planned before it was loaded.
+    pub fn memory(&self) -> &MemoryPlan {
+        &self.memory
     }
 
-    /// Loads the model compiled into the library, which knows pictures of coloured shapes.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`] or another failure of the device.
-    #[cfg(feature = "embedded-model")]
-    pub fn embedded(device: &Device) -> Result<InstructBlip> {
-        InstructBlip::load(device, &crate::embedded::SHAPES, &mut |_, _| {})
-    }
-
-    fn assemble(
-        device: &Device,
-        name: String,
-        config: Config,
-        processor: Processor,
-        parts: Parts,
-        start: Instant,
-    ) -> Result<InstructBlip> {
-        let (pixels, vision, vision_plan) = vision_plan(device, &config, &parts)?;
-        let mut stop = config.text.generation().eos_token_ids.clone();
-        stop.extend(processor.tokenizers().eos_token_id());
-        let load_ms = milliseconds(start);
-        let device = device.clone();
-        Ok(InstructBlip {
-            device,
-            name,
-            config,
-            processor,
-            parts,
-            pixels,
-            vision,
-            vision_plan,
-            session: None,
-            stop,
-            left_padding: false,
-            load_ms,
-        })
+    /// What was read, how fast, and what was seen of the weights' values.
+    pub fn load_report(&self) -> &LoadReport {
+        &self.report
     }
 
     /// Takes pictures of `side` pixels a side instead of the checkpoint's size, with its positions interpolated
@@ -200,10 +158,12 @@ impl InstructBlip {
                 "pictures of {side} pixels a side; from {patch} to {most} are possible"
             )));
         }
-        self.parts.vision.interpolate_positions(&self.device, side)?;
+        self.see()?;
+        let seeing = self.seeing.as_mut().expect("brought just now");
+        seeing.resize(&self.device, side)?;
+        self.side = Some(side);
         self.config.vision.image_size = side;
         self.processor = self.processor.with_image_size(side);
-        (self.pixels, self.vision, self.vision_plan) = vision_plan(&self.device, &self.config, &self.parts)?;
         Ok(self)
     }
 
@@ -282,11 +242,11 @@ impl InstructBlip {
         let prompt = self.prompt(question)?;
         let prompt_tokens = prompt.input_ids.len();
         let limits = self.limits(self.new_tokens(&prompt, options)?, options);
-        self.reserve(&[prompt_tokens as u32], 1, limits.max_new_tokens)?;
         let encoded = self.encode(question.images, prompt, &[], false)?;
-        let session = self.session.as_ref().expect("reserved just now");
         let started = Instant::now();
-        let tokens = session.start(&self.parts.language, &self.prompted(&encoded, options), options, limits)?;
+        self.speak(&[prompt_tokens as u32], 1, limits.max_new_tokens)?;
+        let (language, session) = self.speaking();
+        let tokens = session.start(language, &self.prompted(&encoded, options), options, limits)?;
         Ok(Answer {
             tokens,
             decoder: Some(self.processor.tokenizers().stream()),
@@ -353,7 +313,6 @@ impl InstructBlip {
         progress: &mut dyn FnMut(u32),
     ) -> Result<Vec<Reply>> {
         let sizes: Vec<u32> = asked.iter().map(|(_, prompt)| prompt.input_ids.len() as u32).collect();
-        self.reserve(&sizes, options.rows(), limits.max_new_tokens)?;
         let mut timings = Timings { load: self.load_ms, ..Timings::default() };
         let mut encoded = Vec::new();
         for (question, prompt) in asked {
@@ -363,10 +322,11 @@ impl InstructBlip {
             timings.qformer += one.timings.qformer;
             encoded.push(one);
         }
-        let prompted: Vec<Prompted<'_>> = encoded.iter().map(|e| self.prompted(e, options)).collect();
-        let session = self.session.as_ref().expect("reserved just now");
         let started = Instant::now();
-        let answers = session.answer(&self.parts.language, &prompted, options, limits, &mut |tokens| {
+        self.speak(&sizes, options.rows(), limits.max_new_tokens)?;
+        let prompted: Vec<Prompted<'_>> = encoded.iter().map(|e| self.prompted(e, options)).collect();
+        let (language, session) = self.speaking();
+        let answers = session.answer(language, &prompted, options, limits, &mut |tokens| {
             match tokens {
                 1 => timings.prefill = milliseconds(started),
                 _ => timings.decode = milliseconds(started) - timings.prefill,
@@ -409,7 +369,7 @@ impl InstructBlip {
     /// Most new tokens of an answer to `prompt`.
     fn new_tokens(&self, prompt: &Prompt, options: &GenerateOptions) -> Result<u32> {
         let tokens = prompt.input_ids.len();
-        let decoder_only = self.parts.language.as_t5().is_none();
+        let decoder_only = self.shapes.language.as_t5().is_none();
         let wanted = options.new_tokens(if decoder_only { tokens as u32 } else { 1 })?;
         generate::room_for(tokens, self.config.text.max_positions(), wanted)
     }
@@ -433,7 +393,7 @@ impl InstructBlip {
 
     fn prompted<'a>(&self, encoded: &'a Encoded, options: &GenerateOptions) -> Prompted<'a> {
         let inputs = encoded.inputs();
-        match self.parts.language.as_t5() {
+        match self.shapes.language.as_t5() {
             Some(t5) => Prompted { inputs, history: vec![t5.decoder_start_token_id()], counted: 0 },
             None => {
                 // Without places of their own the reference knows a prompt as embeddings only.
@@ -452,8 +412,9 @@ impl InstructBlip {
 
     /// Pictures and prompt through vision tower and Q-Former, with what was tapped in the latter (for the last frame),
     /// and every frame's outputs if they are to be kept.
-    fn encode(&self, images: &[Image], prompt: Prompt, taps: &[String], keep: bool) -> Result<Encoded> {
-        let device = &self.device;
+    fn encode(&mut self, images: &[Image], prompt: Prompt, taps: &[String], keep: bool) -> Result<Encoded> {
+        self.see()?;
+        let (device, seeing) = (&self.device, self.seeing());
         let mut timings = Timings { load: self.load_ms, ..Timings::default() };
         let (queries, width) = (self.config.num_query_tokens, self.config.text.hidden_size());
         let features = device.zeros(Category::Io, "features", queries * images.len() as u32, width)?;
@@ -464,14 +425,14 @@ impl InstructBlip {
         };
         // Recorded once for all frames: they look at the same words.
         let mut r = Recorder::new(device.caps()).with_taps(taps);
-        let image = &self.vision.last_hidden_state;
+        let image = &seeing.output.last_hidden_state;
         let mask = prompt.qformer_attention_mask.contains(&0).then(|| {
             let seen: Vec<u32> = (0..queries).map(|_| 1).chain(prompt.qformer_attention_mask.iter().copied()).collect();
             device.tensor(Category::Io, "qformer_attention_mask", 1, seen.len() as u32, &seen)
         });
         let mask = mask.transpose()?;
         let mask = mask.as_ref().map_or(Mask::None, Mask::Keys);
-        let recorded = self.parts.qformer.record(&mut r, image, words.as_ref(), mask);
+        let recorded = seeing.qformer.record(&mut r, image, words.as_ref(), mask);
         let plan = r.finish(device)?;
         let qformer = QFormerOutput {
             last_hidden_state: plan.output(&recorded.last_hidden_state),
@@ -480,7 +441,7 @@ impl InstructBlip {
         let frames = images.len() as u32;
         let room = |of: &Tensor| device.zeros(Category::Io, "stages", frames * of.rows(), of.cols());
         let (vision, pooled, looked) =
-            (&self.vision.last_hidden_state, &self.vision.pooler_output, &qformer.last_hidden_state);
+            (&seeing.output.last_hidden_state, &seeing.output.pooler_output, &qformer.last_hidden_state);
         let stages = match keep {
             true => Some(Stages { vision: room(vision)?, pooled: room(pooled)?, qformer: room(looked)? }),
             false => None,
@@ -491,8 +452,8 @@ impl InstructBlip {
             let pixels = self.processor.image().pixels(image);
             timings.image += milliseconds(started);
             let started = Instant::now();
-            device.write(&self.pixels, &pixels);
-            self.vision_plan.submit()?;
+            device.write(&seeing.pixels, &pixels);
+            seeing.plan.submit()?;
             device.wait()?;
             timings.vision += milliseconds(started);
             let started = Instant::now();
@@ -515,75 +476,12 @@ impl InstructBlip {
         let taps = plan.taps().to_vec();
         Ok(Encoded { prompt, ids, places, qformer, features, stages, pixels: all_pixels, timings, taps })
     }
-
-    /// Makes sure there is a session for `rows` answers of `new_tokens` to each of `prompts`.
-    fn reserve(&mut self, prompts: &[u32], rows: u32, new_tokens: u32) -> Result<&Session> {
-        let need = Room::of(&self.parts.language, prompts, rows, new_tokens);
-        if self.session.as_ref().is_none_or(|s| !s.room().holds(&need)) {
-            self.session = None; // its cache is freed before the larger one is made
-            self.session = Some(Session::new(&self.device, &self.parts.language, need)?);
-        }
-        Ok(self.session.as_ref().expect("made just now"))
-    }
 }
 
 impl Encoded {
     fn inputs(&self) -> PromptInputs<'_> {
         PromptInputs { ids: &self.ids, features: &self.features, places: &self.places }
     }
-}
-
-/// The plan of the vision tower, what it reads and what it gives.
-fn vision_plan(device: &Device, config: &Config, parts: &Parts) -> Result<(Tensor, VisionOutput, Plan)> {
-    let side = config.vision.image_size;
-    let pixels = device.zeros(Category::Io, "pixels", 3 * side, side)?;
-    let mut r = Recorder::new(device.caps());
-    let recorded = parts.vision.record(&mut r, &pixels);
-    let plan = r.finish(device)?;
-    let output = VisionOutput {
-        last_hidden_state: plan.output(&recorded.last_hidden_state),
-        pooler_output: plan.output(&recorded.pooler_output),
-    };
-    Ok((pixels, output, plan))
-}
-
-/// The processor, bounded by the model: `shapes` knows how many rows the embeddings really have.
-fn load_processor(checkpoint: &Checkpoint, config: &Config, shapes: &Parts) -> Result<Processor> {
-    let limits = PromptLimits {
-        image_token_id: config.image_token_id,
-        num_query_tokens: config.num_query_tokens as usize,
-        lm_rows: shapes.language.vocab_rows() as usize,
-        qformer_rows: shapes.qformer.vocab_rows() as usize,
-        qformer_positions: config.qformer.max_position_embeddings as usize,
-    };
-    let processor = Processor::from_files(&|name| checkpoint.read(name), checkpoint.root(), limits)?;
-    let (width, height, side) = (processor.image().width(), processor.image().height(), config.vision.image_size);
-    if (width, height) != (side, side) {
-        let problem = format!(
-            "the image processor's settings give pictures of {width}x{height} pixels, but vision_config.image_size in \
-             config.json is {side}"
-        );
-        return Err(Error::checkpoint(checkpoint.root(), problem));
-    }
-    Ok(processor)
-}
-
-/// Every id that can come out of the language model, and T5's first, must be one that can go in.
-fn check_vocabulary(checkpoint: &Checkpoint, language: &Language) -> Result<()> {
-    let (ids, rows) = (language.head_rows(), language.vocab_rows());
-    if let Some(start) = language.as_t5().map(|t5| t5.decoder_start_token_id()).filter(|&start| start >= rows) {
-        let problem = format!("text_config.decoder_start_token_id is {start}, but the embedding has {rows} rows");
-        return Err(Error::checkpoint(checkpoint.root().join("config.json"), problem));
-    }
-    if ids <= rows {
-        return Ok(());
-    }
-    let embedding = language.embedding_name();
-    let problem = format!(
-        "language_model.lm_head.weight has {ids} rows, {embedding}.weight has {rows} rows: some tokens would have no \
-         embedding"
-    );
-    Err(Error::checkpoint(checkpoint.root(), problem))
 }
 
 fn milliseconds(since: Instant) -> f64 {

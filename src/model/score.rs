@@ -29,10 +29,10 @@ impl InstructBlip {
     pub fn score(&mut self, question: &Question<'_>, choices: &[&str]) -> Result<Vec<Score>> {
         // T5's answers were taught with their end.
         let end = self.processor.tokenizers().eos_token_id().or(self.stop.first().copied());
-        let end = end.filter(|_| self.parts.language.as_t5().is_some());
+        let end = end.filter(|_| self.shapes.language.as_t5().is_some());
         let answer = |choice: &&str| self.processor.tokenizers().encode_answer(choice, end);
         let choices = choices.iter().map(answer).collect::<Result<Vec<_>>>()?;
-        let ids = self.parts.language.head_rows();
+        let ids = self.shapes.language.head_rows();
         if let Some(id) = choices.iter().flatten().find(|&&id| id >= ids) {
             return Err(Error::request(format!("a choice has token {id}, which the model never gives: it has {ids}")));
         }
@@ -42,9 +42,9 @@ impl InstructBlip {
         let prompt = self.prompt(question)?;
         let tokens = prompt.input_ids.len();
         generate::check_fits(tokens + longest, self.config.text.max_positions())?;
-        self.reserve(&[tokens as u32], 1, longest as u32)?;
         let encoded = self.encode(question.images, prompt, &[], false)?;
-        let (session, language) = (self.session.as_ref().expect("reserved just now"), &self.parts.language);
+        self.speak(&[tokens as u32], 1, longest as u32)?;
+        let (language, session) = self.speaking();
         let placed = Session::place(language, &[tokens as u32])[0];
         let request = Request { rows: 1, ..Request::default() };
         let pass = session.prefill(language, &encoded.inputs(), placed, request)?;

@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex};
 use half::f16;
 
 use super::device::{Device, first_line};
+use super::stream::Streamed;
+use super::weight_format::WeightFormat;
 use crate::error::{Error, Result};
 
 /// What a buffer is for; memory is counted by it.
@@ -83,7 +85,7 @@ pub struct Buffer {
 
 impl Buffer {
     fn unbacked(bytes: u64) -> Buffer {
-        Buffer { gpu: None, bytes, owner: None }
+        Buffer { gpu: None, bytes: whole(bytes), owner: None }
     }
 
     /// Size in bytes.
@@ -102,6 +104,11 @@ impl Drop for Buffer {
             counters.remove(*category, self.bytes);
         }
     }
+}
+
+/// What a buffer of `bytes` takes.
+pub fn whole(bytes: u64) -> u64 {
+    bytes.max(16).next_multiple_of(16)
 }
 
 /// One scratch buffer of a recording. It is free again when only the recorder holds it.
@@ -156,6 +163,14 @@ impl Tensor {
         self.len() == 0
     }
 
+    /// Bytes of the buffer it lies in; 0 for scratch.
+    pub fn buffer_bytes(&self) -> u64 {
+        match &self.storage {
+            Storage::Scratch(_) => 0,
+            Storage::Device(buffer) => buffer.bytes(),
+        }
+    }
+
     /// The rows `first .. first + count` as a tensor over the same memory.
     pub fn slice_rows(&self, first: u32, count: u32) -> Tensor {
         assert!(first + count <= self.rows, "rows {first}+{count} of a tensor with {} rows", self.rows);
@@ -166,7 +181,7 @@ impl Tensor {
 /// Rows a [`Matrix`] is split at, so that every kernel tile and gate/up pair stays in one part.
 const SPLIT_ROWS: u64 = 64;
 
-/// A weight matrix `[rows, cols]` in f16, two to a u32, columns padded with zeros to a multiple of 8.
+/// A weight matrix `[rows, cols]`, packed as its format says; columns of f16 are padded with zeros to a multiple of 8.
 ///
 /// It is cut by rows into parts that each fit one binding.
 #[derive(Clone, Debug)]
@@ -177,12 +192,17 @@ pub struct Matrix {
     pub rows: u32,
     /// Input features after padding, K.
     pub cols: u32,
+    /// How values are stored.
+    pub format: WeightFormat,
     pub(super) parts: Vec<MatrixPart>,
+    /// Whose turn in this memory it is, where several layers share it.
+    pub(super) streamed: Option<Arc<Streamed>>,
 }
 
 #[derive(Clone, Debug)]
 pub(super) struct MatrixPart {
     pub buffer: Arc<Buffer>,
+    pub scales: Option<Arc<Buffer>>,
     pub first_row: u32,
     pub rows: u32,
 }
@@ -190,35 +210,46 @@ pub(super) struct MatrixPart {
 impl MatrixPart {
     /// The part as one row of packed u32.
     pub fn packed(&self) -> Tensor {
-        Tensor::new(Storage::Device(self.buffer.clone()), 1, (self.buffer.bytes() / 4) as u32)
+        words(&self.buffer)
     }
+
+    /// Its scales as one row of packed u32.
+    pub fn scales(&self) -> Option<Tensor> {
+        self.scales.as_ref().map(words)
+    }
+}
+
+fn words(buffer: &Arc<Buffer>) -> Tensor {
+    Tensor::new(Storage::Device(buffer.clone()), 1, (buffer.bytes() / 4) as u32)
 }
 
 impl Matrix {
     /// A matrix with a shape and no memory, for recording without a device.
-    pub fn unbacked(label: &str, rows: u32, cols: u32, max_binding_bytes: u64) -> Matrix {
+    pub fn unbacked(label: &str, rows: u32, cols: u32, format: WeightFormat, max_binding_bytes: u64) -> Matrix {
         let make = |bytes| Ok(Buffer::unbacked(bytes));
-        Matrix::with(label, rows, cols, max_binding_bytes, make).expect("making unbacked buffers cannot fail")
+        Matrix::with(label, rows, cols, format, max_binding_bytes, make).expect("making unbacked buffers cannot fail")
     }
 
-    /// A matrix on `device` whose memory is to be filled by [`Matrix::write_rows`] or a fill op.
+    /// A matrix on `device` whose memory is to be filled by [`Matrix::write_rows`], an
+    /// [`Uploader`](super::upload::Uploader) or a fill op.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub fn uninit(device: &Device, label: &str, rows: u32, cols: u32) -> Result<Matrix> {
-        let limit = device.caps().max_binding_bytes.min(device.caps().max_buffer_bytes);
-        Matrix::with(label, rows, cols, limit, |bytes| device.storage_buffer(Category::Weights, label, bytes))
+    pub fn uninit(device: &Device, label: &str, rows: u32, cols: u32, format: WeightFormat) -> Result<Matrix> {
+        let make = |bytes| device.storage_buffer(Category::Weights, label, bytes);
+        Matrix::with(label, rows, cols, format, device.caps().max_part_bytes(), make)
     }
 
-    fn with(
+    pub(super) fn with(
         label: &str,
         rows: u32,
         cols: u32,
+        format: WeightFormat,
         limit: u64,
         mut make: impl FnMut(u64) -> Result<Buffer>,
     ) -> Result<Matrix> {
         let cols = cols.next_multiple_of(8);
-        let row_bytes = u64::from(cols) * 2;
+        let (row_bytes, scale_bytes) = (format.row_bytes(cols), format.scale_bytes(cols));
         let whole = u64::from(rows);
         let per_part = if whole * row_bytes <= limit { whole } else { limit / row_bytes / SPLIT_ROWS * SPLIT_ROWS };
         assert!(per_part > 0, "{label}: {SPLIT_ROWS} rows of {row_bytes} bytes exceed a binding of {limit} bytes");
@@ -227,30 +258,34 @@ impl Matrix {
         while first < whole {
             let count = per_part.min(whole - first);
             let buffer = Arc::new(make(count * row_bytes)?);
-            parts.push(MatrixPart { buffer, first_row: first as u32, rows: count as u32 });
+            let scales = match scale_bytes {
+                0 => None,
+                bytes => Some(Arc::new(make(count * bytes)?)),
+            };
+            parts.push(MatrixPart { buffer, scales, first_row: first as u32, rows: count as u32 });
             first += count;
         }
-        Ok(Matrix { label: label.into(), rows, cols, parts })
+        Ok(Matrix { label: label.into(), rows, cols, format, parts, streamed: None })
     }
 
-    /// Writes whole padded rows starting at `first_row`; `values` holds a multiple of `cols` elements.
-    pub fn write_rows(&self, device: &Device, first_row: u32, values: &[f16]) {
+    /// Packs and writes whole padded rows starting at `first_row`; `values` holds a multiple of `cols` elements.
+    pub fn write_rows(&self, device: &Device, first_row: u32, values: &[f32]) {
         let cols = self.cols as usize;
         assert_eq!(values.len() % cols, 0, "{}: not whole rows", self.label);
-        let (mut row, mut rest) = (first_row, values);
-        for part in &self.parts {
-            let end = part.first_row + part.rows;
-            if row >= end || rest.is_empty() {
-                continue;
-            }
-            let count = (end - row).min((rest.len() / cols) as u32);
-            let (now, later) = rest.split_at(count as usize * cols);
-            let at = u64::from(row - part.first_row) * u64::from(self.cols) * 2;
-            let gpu = part.buffer.gpu.as_ref().expect("only device matrices are written");
-            device.inner.queue.write_buffer(gpu, at, bytemuck::cast_slice(now));
-            (row, rest) = (row + count, later);
+        for (row, values) in (first_row..).zip(values.chunks(cols)) {
+            let (mut packed, mut scales) = (Vec::new(), Vec::new());
+            self.format.pack(values, &mut packed, &mut scales);
+            scales.resize(self.format.scale_bytes(self.cols) as usize / 2, f16::ZERO);
+            let part = self.parts.iter().find(|part| (part.first_row..part.first_row + part.rows).contains(&row));
+            let part = part.unwrap_or_else(|| panic!("{}: row {row} is past the end", self.label));
+            let at = u64::from(row - part.first_row);
+            let write = |buffer: &Buffer, bytes: &[u8]| {
+                let gpu = buffer.gpu.as_ref().expect("only device matrices are written");
+                device.inner.queue.write_buffer(gpu, at * bytes.len() as u64, bytes);
+            };
+            write(&part.buffer, &packed);
+            part.scales.iter().for_each(|buffer| write(buffer, bytemuck::cast_slice(&scales)));
         }
-        assert!(rest.is_empty(), "{}: rows past the end", self.label);
     }
 
     /// The same matrix under another label: tied weights serve two layers.
@@ -259,9 +294,15 @@ impl Matrix {
         self
     }
 
+    /// The same memory in its turn for `layer`.
+    pub fn streamed(mut self, layer: &Arc<Streamed>) -> Matrix {
+        self.streamed = Some(layer.clone());
+        self
+    }
+
     /// Bytes of all parts.
     pub fn bytes(&self) -> u64 {
-        self.parts.iter().map(|p| p.buffer.bytes()).sum()
+        self.parts.iter().map(|p| p.buffer.bytes() + p.scales.as_ref().map_or(0, |s| s.bytes())).sum()
     }
 }
 
@@ -288,6 +329,7 @@ pub struct Norm {
 }
 
 impl Device {
+    /// A buffer; one that can be mapped for writing is.
     pub(super) fn buffer(
         &self,
         category: Category,
@@ -300,8 +342,9 @@ impl Device {
             return Err(Error::DoesNotFit { what: format!("buffer {label} in bytes"), need: bytes, have });
         }
         let scope = self.inner.gpu.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let size = bytes.max(16).next_multiple_of(16);
-        let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: false };
+        let size = whole(bytes);
+        let mapped_at_creation = usage.contains(wgpu::BufferUsages::MAP_WRITE);
+        let descriptor = wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation };
         let gpu = self.inner.gpu.create_buffer(&descriptor);
         if pollster::block_on(scope.pop()).is_some() {
             return Err(Error::OutOfMemory { what: label.into(), need_bytes: bytes });
@@ -365,6 +408,15 @@ impl Device {
         Ok(())
     }
 
+    /// Gives up the scratch memory that no plan holds.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the GPU.
+    pub fn trim(&self) -> Result<()> {
+        self.inner.pool.clear();
+        self.flush()
+    }
+
     /// Sends pending writes to the device and waits, so that their staging copies are freed.
     ///
     /// # Errors
@@ -417,11 +469,16 @@ impl Pool {
     /// The smallest free buffer that holds `bytes` without wasting more than as much again, or a new one.
     pub(super) fn take(&self, device: &Device, bytes: u64) -> Result<Arc<Buffer>> {
         let mut free = self.free.lock().expect("no panic while the pool is held");
-        let fits = |b: &Arc<Buffer>| b.bytes() >= bytes && b.bytes() <= bytes.max(4096) * 2;
-        let best = (0..free.len()).filter(|&i| fits(&free[i])).min_by_key(|&i| free[i].bytes());
-        match best {
+        match best_fit(free.iter().map(|b| b.bytes()), bytes) {
             Some(i) => Ok(free.swap_remove(i)),
             None => Ok(Arc::new(device.storage_buffer(Category::Scratch, "scratch", bytes)?)),
+        }
+    }
+
+    /// Gives the memory of all free buffers up.
+    pub(super) fn clear(&self) {
+        if let Ok(mut free) = self.free.lock() {
+            free.clear();
         }
     }
 
@@ -430,5 +487,42 @@ impl Pool {
         if let Ok(mut free) = self.free.lock() {
             free.extend(buffers.into_iter().filter(|b| Arc::strong_count(b) == 1));
         }
+    }
+}
+
+/// Which of the free buffers serves `bytes`: the smallest that is large enough and not more than twice as large.
+pub(super) fn best_fit(free: impl Iterator<Item = u64>, bytes: u64) -> Option<usize> {
+    let fits = |&(_, size): &(usize, u64)| size >= bytes && size <= bytes.max(4096) * 2;
+    free.enumerate().filter(fits).min_by_key(|&(_, size)| size).map(|(i, _)| i)
+}
+
+/// What a [`Pool`] would hold, without a device: for planning.
+#[derive(Clone, Debug, Default)]
+pub struct DryPool {
+    free: Vec<u64>,
+    bytes: u64,
+}
+
+impl DryPool {
+    /// The buffers for slots of these sizes.
+    pub fn take(&mut self, slots: &[u64]) -> Vec<u64> {
+        let mut take = |&bytes: &u64| match best_fit(self.free.iter().copied(), bytes) {
+            Some(i) => self.free.swap_remove(i),
+            None => {
+                self.bytes += whole(bytes);
+                whole(bytes)
+            }
+        };
+        slots.iter().map(&mut take).collect()
+    }
+
+    /// Takes buffers back.
+    pub fn give_back(&mut self, buffers: impl IntoIterator<Item = u64>) {
+        self.free.extend(buffers);
+    }
+
+    /// Bytes of all buffers there ever were.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 }

@@ -41,6 +41,8 @@ pub struct Caps {
     pub max_workgroup_bytes: u32,
     /// Alignment of dynamic offsets into uniform buffers, in bytes.
     pub uniform_alignment: u32,
+    /// Whether the host may write into the device's own memory, because it is the same.
+    pub shares_memory: bool,
 }
 
 impl Caps {
@@ -52,10 +54,16 @@ impl Caps {
         max_buffer_bytes: 256 << 20,
         max_workgroup_bytes: 16 << 10,
         uniform_alignment: 256,
+        shares_memory: false,
     };
 
     /// Mesa's software Vulkan on an AVX2 machine.
     pub const SOFTWARE: Caps = Caps { class: AdapterClass::Cpu, subgroup_size: Some(8), ..Caps::PORTABLE };
+
+    /// Largest buffer that can be bound whole.
+    pub fn max_part_bytes(&self) -> u64 {
+        self.max_binding_bytes.min(self.max_buffer_bytes)
+    }
 }
 
 /// An adapter as `instructblip devices` lists it.
@@ -134,7 +142,10 @@ impl Device {
         let (features, limits) = if options.portable {
             (wgpu::Features::empty(), wgpu::Limits::default())
         } else {
-            let useful = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+            let mut useful = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+            // On a card of its own this would put weights into the slow memory both can see.
+            let shared = matches!(info.device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu);
+            useful.set(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS, shared);
             (adapter.features() & useful, adapter.limits())
         };
         let descriptor = wgpu::DeviceDescriptor {
@@ -283,6 +294,7 @@ fn caps(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limit
         max_buffer_bytes: limits.max_buffer_size,
         max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
         uniform_alignment: limits.min_uniform_buffer_offset_alignment,
+        shares_memory: features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
     }
 }
 
@@ -311,9 +323,11 @@ fn watch_faults(gpu: &wgpu::Device) -> Arc<Mutex<Option<Error>>> {
     fault
 }
 
-/// The start of a driver's message: enough to search for, short enough to read.
+/// The heart of a driver's message: enough to search for, short enough to read.
 pub(super) fn first_line(message: &str) -> String {
-    let line = message.lines().map(str::trim).filter(|l| !l.is_empty()).take(2).collect::<Vec<_>>().join(": ");
+    // wgpu begins with headings; the causes come last.
+    let says = |l: &&str| !l.is_empty() && !["Validation Error", "Caused by:"].contains(l) && !l.starts_with("In ");
+    let line = message.lines().map(str::trim).filter(says).take(2).collect::<Vec<_>>().join(": ");
     line.chars().take(200).collect()
 }
 

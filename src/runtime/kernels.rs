@@ -9,8 +9,10 @@ use crate::error::{Error, Result};
 /// One WGSL kernel: shared pieces put in front of one file with one entry point, `main`.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Kernel {
-    /// The file's name without `.wgsl`; also its row in the benches.
+    /// The file's name without `.wgsl`, for weight formats with the format behind it; also its row in the benches.
     pub name: &'static str,
+    /// The file's name without `.wgsl`.
+    pub file: &'static str,
     /// Source texts in order.
     pub sources: &'static [&'static str],
     /// Whether it uses subgroup operations.
@@ -18,14 +20,15 @@ pub struct Kernel {
 }
 
 macro_rules! kernels {
-    ($($constant:ident = $name:literal $([$($shared:literal),*])? $($subgroups:ident)?;)*) => {
+    ($($constant:ident = $file:literal $(=> $name:literal)? $([$($shared:literal),*])? $($subgroups:ident)?;)*) => {
         $(
-            #[doc = concat!("`shaders/", $name, ".wgsl`.")]
+            #[doc = concat!("`shaders/", $file, ".wgsl`.")]
             pub static $constant: Kernel = Kernel {
-                name: $name,
+                name: kernels!(@name $file $($name)?),
+                file: $file,
                 sources: &[
                     $($(include_str!(concat!("../../shaders/shared/", $shared, ".wgsl")),)*)?
-                    include_str!(concat!("../../shaders/", $name, ".wgsl")),
+                    include_str!(concat!("../../shaders/", $file, ".wgsl")),
                 ],
                 subgroups: kernels!(@subgroups $($subgroups)?),
             };
@@ -33,14 +36,24 @@ macro_rules! kernels {
         /// Every kernel.
         pub static ALL: &[&Kernel] = &[$(&$constant),*];
     };
+    (@name $file:literal) => { $file };
+    (@name $file:literal $name:literal) => { $name };
     (@subgroups) => { false };
     (@subgroups subgroups) => { true };
 }
 
 kernels! {
-    LINEAR_VEC = "linear_vec" ["activation", "linear"];
-    LINEAR_TILE = "linear_tile" ["activation", "linear"];
-    LINEAR_TILE_SUBGROUP = "linear_tile_subgroup" ["activation", "linear"] subgroups;
+    LINEAR_VEC = "linear_vec" ["activation", "linear", "weights_f16"];
+    LINEAR_VEC_Q8 = "linear_vec" => "linear_vec_q8" ["activation", "linear", "scales", "weights_q8"];
+    LINEAR_VEC_Q4 = "linear_vec" => "linear_vec_q4" ["activation", "linear", "scales", "weights_q4"];
+    LINEAR_TILE = "linear_tile" ["activation", "linear", "weights_f16"];
+    LINEAR_TILE_Q8 = "linear_tile" => "linear_tile_q8" ["activation", "linear", "scales", "weights_q8"];
+    LINEAR_TILE_Q4 = "linear_tile" => "linear_tile_q4" ["activation", "linear", "scales", "weights_q4"];
+    LINEAR_TILE_SUBGROUP = "linear_tile_subgroup" ["activation", "linear", "weights_f16"] subgroups;
+    LINEAR_TILE_SUBGROUP_Q8 = "linear_tile_subgroup" => "linear_tile_subgroup_q8"
+        ["activation", "linear", "scales", "weights_q8"] subgroups;
+    LINEAR_TILE_SUBGROUP_Q4 = "linear_tile_subgroup" => "linear_tile_subgroup_q4"
+        ["activation", "linear", "scales", "weights_q4"] subgroups;
     ATTENTION_TILE = "attention_tile";
     ATTENTION_DECODE = "attention_decode" ["reduce"];
     ATTENTION_COMBINE = "attention_combine";
@@ -112,11 +125,14 @@ fn reflect(kernel: &Kernel, constants: &[(&'static str, f64)]) -> Result<Interfa
     layouter.update(resolved.to_ctx()).map_err(|e| refused(e.to_string()))?;
     let in_workgroup = |v: &naga::GlobalVariable| v.space == naga::AddressSpace::WorkGroup;
     let sizes = resolved.global_variables.iter().filter(|(_, v)| in_workgroup(v)).map(|(_, v)| layouter[v.ty].size);
+    // Of the text as it is: resolving leaves out what a variant does not use.
+    let mut declared = naga::proc::Layouter::default();
+    declared.update(module.to_ctx()).map_err(|e| refused(e.to_string()))?;
     Ok(Interface {
-        bindings: bindings(&resolved, &layouter),
+        bindings: bindings(&module, &declared),
         workgroup_bytes: sizes.map(|size| size.next_multiple_of(16)).sum(),
         constants: module.overrides.iter().filter_map(|(_, o)| o.name.clone()).collect(),
-        params: params(&resolved),
+        params: params(&module),
     })
 }
 

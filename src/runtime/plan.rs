@@ -3,9 +3,10 @@
 use std::sync::{Arc, Mutex};
 
 use super::buffers::{Buffer, Category, Storage, Tensor};
-use super::device::Device;
+use super::device::{Caps, Device};
 use super::kernels::{self, Pipeline};
 use super::recorder::{Binding, Dispatch, Recorder};
+use super::stream::Streamed;
 use crate::error::{Error, Result};
 
 /// What changes from one replay of a plan to the next.
@@ -52,6 +53,14 @@ impl Launch {
     }
 }
 
+/// Launches that are submitted together.
+#[derive(Debug)]
+struct Segment {
+    end: usize,
+    /// The layer whose weights are written before.
+    needs: Option<Arc<Streamed>>,
+}
+
 struct Readback {
     staging: Vec<Buffer>,
     submitted: std::collections::VecDeque<(usize, wgpu::SubmissionIndex)>,
@@ -62,7 +71,7 @@ struct Readback {
 pub struct Plan {
     device: Device,
     pub(super) launches: Vec<Launch>,
-    cuts: Vec<usize>,
+    segments: Vec<Segment>,
     slots: Vec<Arc<Buffer>>,
     _params: Buffer,
     step: Buffer,
@@ -77,7 +86,7 @@ impl Plan {
         let slots: Vec<Arc<Buffer>> = recording.slots.iter().map(take).collect::<Result<_>>()?;
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let step = device.buffer(Category::Io, "step", 16, uniform)?;
-        let stride = u64::from(device.caps().uniform_alignment.max(64));
+        let stride = params_stride(&device.caps());
         let params_bytes = stride * recording.dispatches.len() as u64;
         let params = device.buffer(Category::Io, "params", params_bytes, uniform)?;
         let mut packed = vec![0u8; params.bytes() as usize];
@@ -88,14 +97,14 @@ impl Plan {
         let builder = Builder { device, slots: &slots, step: &step, params: &params };
         let launches = recording.dispatches.iter().enumerate();
         let launches = launches.map(|(i, d)| builder.launch(d, i as u64 * stride)).collect::<Result<Vec<_>>>()?;
-        let cuts = cuts(&recording, SUBMIT_FLOPS);
+        let segments = segments(&recording, SUBMIT_FLOPS);
         let on_device = |(label, tensor): &(String, Tensor)| (label.clone(), resolve(&slots, tensor));
         let tapped = recording.tapped.iter().map(on_device).collect();
         device.check()?;
         Ok(Plan {
             device: device.clone(),
             launches,
-            cuts,
+            segments,
             _params: params,
             step,
             token: None,
@@ -142,12 +151,15 @@ impl Plan {
         self.device.check()?;
         let mut readback = self.readback.lock().expect("no panic while it is held");
         let mut start = 0;
-        for (i, &end) in self.cuts.iter().enumerate() {
+        for (i, Segment { end, needs }) in self.segments.iter().enumerate() {
+            if let Some(layer) = needs {
+                layer.bring()?;
+            }
             let mut encoder = self.device.inner.gpu.create_command_encoder(&Default::default());
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            self.launches[start..end].iter().for_each(|launch| launch.encode(&mut pass));
+            self.launches[start..*end].iter().for_each(|launch| launch.encode(&mut pass));
             drop(pass);
-            let last = i + 1 == self.cuts.len();
+            let last = i + 1 == self.segments.len();
             let slot = readback.next;
             if let (Some(token), true) = (&self.token, last) {
                 assert!(readback.submitted.len() < READBACKS, "read a token before submitting a third step");
@@ -160,7 +172,7 @@ impl Plan {
                 readback.submitted.push_back((slot, submission));
                 readback.next = (slot + 1) % READBACKS;
             }
-            start = end;
+            start = *end;
         }
         Ok(())
     }
@@ -219,22 +231,37 @@ impl Drop for Plan {
     }
 }
 
-/// Where the launches are cut into submits: at the scope end after each share of work.
-fn cuts(recording: &Recorder, share: u64) -> Vec<usize> {
-    let mut cuts = Vec::new();
-    let (mut start, mut flops) = (0, 0);
-    for &end in &recording.scope_ends {
-        flops += recording.dispatches[start.min(end)..end].iter().map(|d| d.flops).sum::<u64>();
-        start = start.max(end);
-        if flops >= share {
-            cuts.push(end);
+/// How the launches are cut into submits: at the scope end after each share of work, and before each layer whose weights
+/// have to come.
+fn segments(recording: &Recorder, share: u64) -> Vec<Segment> {
+    let dispatches = &recording.dispatches;
+    let mut segments: Vec<Segment> = Vec::new();
+    let mut scope_ends = recording.scope_ends.iter().peekable();
+    let (mut flops, mut needs): (u64, Option<Arc<Streamed>>) = (0, None);
+    let mut first = None;
+    for (i, dispatch) in dispatches.iter().enumerate() {
+        let mut ends_here = false;
+        while scope_ends.next_if(|&&end| end <= i).is_some() {
+            ends_here = true;
+        }
+        let comes = dispatch.needs.as_ref().filter(|layer| needs.as_ref().is_none_or(|now| !Arc::ptr_eq(now, layer)));
+        if (comes.is_some() || (ends_here && flops >= share)) && i > 0 {
+            segments.push(Segment { end: i, needs: first.take() });
             flops = 0;
         }
+        if let Some(layer) = comes {
+            first = Some(layer.clone());
+            needs = Some(layer.clone());
+        }
+        flops += dispatch.flops;
     }
-    if cuts.last() != Some(&recording.dispatches.len()) {
-        cuts.push(recording.dispatches.len());
-    }
-    cuts
+    segments.push(Segment { end: dispatches.len(), needs: first });
+    segments
+}
+
+/// Bytes from one dispatch's parameters to the next one's.
+pub(super) fn params_stride(caps: &Caps) -> u64 {
+    u64::from(caps.uniform_alignment.max(64))
 }
 
 fn resolve(slots: &[Arc<Buffer>], tensor: &Tensor) -> Tensor {
@@ -294,7 +321,8 @@ impl Builder<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::device::Caps;
+    use crate::runtime::buffers::{Linear, Matrix};
+    use crate::runtime::weight_format::WeightFormat;
 
     /// Four scopes of one copy and one addition of 64 elements: 64 operations each.
     fn recording() -> Recorder {
@@ -310,6 +338,10 @@ mod tests {
         r
     }
 
+    fn cuts(recording: &Recorder, share: u64) -> Vec<usize> {
+        segments(recording, share).iter().map(|segment| segment.end).collect()
+    }
+
     #[test]
     fn plans_are_cut_at_scope_ends_once_their_share_is_full() {
         assert_eq!(cuts(&recording(), 1_000), [9]);
@@ -320,5 +352,26 @@ mod tests {
     #[test]
     fn an_empty_recording_is_one_empty_submit() {
         assert_eq!(cuts(&Recorder::new(Caps::PORTABLE), 1), [0]);
+    }
+
+    #[test]
+    fn plans_are_cut_before_weights_that_have_to_come() {
+        let layers = [Arc::new(Streamed::new()), Arc::new(Streamed::new())];
+        let matrix = |layer: Option<&Arc<Streamed>>| {
+            let matrix = Matrix::unbacked("w", 8, 64, WeightFormat::F16, 1 << 20);
+            let weight = layer.map_or(matrix.clone(), |layer| matrix.streamed(layer));
+            Linear { weight, bias: None }
+        };
+        let mut r = Recorder::new(Caps::PORTABLE);
+        let x = Tensor::unbacked(1, 64);
+        // One that stays, two of a layer, one that stays, one of another layer, and the first layer again.
+        for layer in [None, Some(0), Some(0), None, Some(1), Some(0)] {
+            r.linear(&x, &matrix(layer.map(|i: usize| &layers[i])));
+        }
+        let found = segments(&r, u64::MAX);
+        let ends: Vec<usize> = found.iter().map(|s| s.end).collect();
+        assert_eq!(ends, [1, 4, 5, 6]);
+        let needed = |i: usize, layer: usize| found[i].needs.as_ref().is_some_and(|n| Arc::ptr_eq(n, &layers[layer]));
+        assert!(found[0].needs.is_none() && needed(1, 0) && needed(2, 1) && needed(3, 0));
     }
 }

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::buffers::{Buffer, Slot, Storage, Tensor};
+use super::buffers::{Buffer, Slot, Storage, Tensor, whole};
 use super::device::Caps;
 use super::kernels::Kernel;
+use super::stream::Streamed;
 use crate::error::Result;
 
 /// What a kernel's binding is filled with: whole storages, since offsets travel in the parameters.
@@ -45,6 +46,8 @@ pub struct Dispatch {
     pub grid: [u32; 3],
     /// Floating point operations, a fused multiply-add counting two.
     pub flops: u64,
+    /// The layer whose weights must be on the device, where they are not always.
+    pub needs: Option<Arc<Streamed>>,
 }
 
 /// Collects the dispatches of one pass through a model part.
@@ -160,6 +163,24 @@ impl Recorder {
     /// Scratch slots so far and their bytes in all.
     pub fn scratch(&self) -> (usize, u64) {
         (self.slots.len(), self.slots.iter().map(|s| s.1).sum())
+    }
+
+    /// Bytes of each scratch slot so far.
+    pub fn slot_bytes(&self) -> Vec<u64> {
+        self.slots.iter().map(|s| s.1).collect()
+    }
+
+    /// The scratch slot a tensor lies in.
+    pub fn slot_of(&self, tensor: &Tensor) -> Option<usize> {
+        match &tensor.storage {
+            Storage::Scratch(slot) => Some(slot.index),
+            Storage::Device(_) => None,
+        }
+    }
+
+    /// Bytes of the plan's own small buffers.
+    pub fn io_bytes(&self) -> u64 {
+        whole(super::plan::params_stride(&self.caps) * self.dispatches.len() as u64) + whole(16)
     }
 
     /// Floating point operations of the whole recording.

@@ -6,6 +6,7 @@ pub mod activation;
 pub mod attention;
 pub mod linear;
 pub mod norm;
+pub mod quantised;
 pub mod rope;
 
 /// Widens a slice.

@@ -1,6 +1,7 @@
 //! Model parts without the chain around them.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use instructblip::config::Config;
 use instructblip::generate::PromptInputs;
@@ -8,7 +9,7 @@ use instructblip::generate::session::{Crossing, record_decode, record_prefill};
 use instructblip::language::{Cached, KvCache, Memory};
 use instructblip::model::Parts;
 use instructblip::runtime::{Recorder, Rows, Tensor};
-use instructblip::weights::{Loader, TensorFiles};
+use instructblip::weights::{Loader, Placement, TensorFiles};
 use instructblip::{Checkpoint, Device, InstructBlip};
 
 /// The configuration in a checkpoint's config.json.
@@ -19,9 +20,9 @@ pub fn config(checkpoint: &Checkpoint) -> Config {
 
 /// The neural parts of a checkpoint, loaded.
 pub fn load_parts(device: &Device, checkpoint: &Checkpoint) -> Parts {
-    let files = TensorFiles::open(checkpoint).expect("tensor files");
+    let files = Arc::new(TensorFiles::open(checkpoint, true).expect("tensor files"));
     let mut ignore = |_| {};
-    let mut loader = Loader::load(&files, device, &mut ignore);
+    let mut loader = Loader::load(&files, device, Placement::default(), std::iter::empty(), &mut ignore);
     let parts = Parts::load(&mut loader, &config(checkpoint)).expect("parts");
     loader.finish().expect("all tensors");
     parts

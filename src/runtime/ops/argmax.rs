@@ -29,6 +29,7 @@ impl Recorder {
             params: bytemuck::bytes_of(&Params { n: x.cols(), x_offset: x.offset }).to_vec(),
             grid: [x.rows(), 1, 1],
             flops: x.len().into(),
+            needs: None,
         });
         self.tap(&label, out);
     }

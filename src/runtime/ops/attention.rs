@@ -249,6 +249,7 @@ impl Recorder {
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: [rows.div_ceil(4), heads.query, 1],
             flops: 4 * u64::from(rows) * u64::from(a.keys) * u64::from(heads.width()),
+            needs: None,
         });
         self.tap(&label, &out);
         self.tap_weights(&label, a, heads);
@@ -297,6 +298,7 @@ impl Recorder {
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: [t, heads.query, 1],
             flops: 2 * u64::from(t) * u64::from(s) * u64::from(heads.width()),
+            needs: None,
         });
         self.tap(&label, &out);
     }
@@ -354,6 +356,7 @@ impl Recorder {
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: [heads.query, splits, q.rows()],
             flops: 4 * u64::from(rows.pages.cols()) * u64::from(q.rows() * heads.width()),
+            needs: None,
         });
         if splits > 1 {
             self.push(Dispatch {
@@ -364,6 +367,7 @@ impl Recorder {
                 params: bytemuck::bytes_of(&CombineParams { d: heads.dim, splits }).to_vec(),
                 grid: [heads.query, q.rows(), 1],
                 flops: 2 * u64::from(q.rows() * splits * heads.width()),
+                needs: None,
             });
         }
         self.tap(&label, &out);

@@ -58,6 +58,7 @@ impl Recorder {
                 .to_vec(),
             grid: fold(x.len().into(), 64),
             flops: if add { x.len().into() } else { 0 },
+            needs: None,
         });
     }
 }

@@ -5,6 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use crate::runtime::buffers::{Matrix, Tensor};
 use crate::runtime::kernels;
 use crate::runtime::recorder::{Dispatch, Recorder};
+use crate::runtime::weight_format::WeightFormat;
 
 /// `Params` of `shaders/embed.wgsl`.
 #[repr(C)]
@@ -27,6 +28,7 @@ impl Recorder {
     /// `table[ids]`: ids `[1, T]` of u32, table `[V, D]` `-> [T, D]`.
     pub fn embed(&mut self, ids: &Tensor, table: &Matrix) -> Tensor {
         assert_eq!(ids.offset, 0, "{}: ids start their buffer", table.label);
+        assert_eq!(table.format, WeightFormat::F16, "{}: tables are f16", table.label);
         let out = self.empty(ids.len(), table.cols);
         for part in &table.parts {
             let packed = part.packed();
@@ -39,6 +41,7 @@ impl Recorder {
                 params: bytemuck::bytes_of(&params).to_vec(),
                 grid: [(table.cols / 2).div_ceil(64), ids.len(), 1],
                 flops: 0,
+                needs: None,
             });
         }
         self.tap(&table.label, &out);
@@ -58,6 +61,7 @@ impl Recorder {
             params: bytemuck::bytes_of(&PutParams { d: x.cols(), x_offset: x.offset }).to_vec(),
             grid: [x.cols().div_ceil(64), x.rows(), 1],
             flops: 0,
+            needs: None,
         });
         self.tap(&label, out);
     }

@@ -7,6 +7,7 @@ use crate::runtime::buffers::{Linear, Tensor};
 use crate::runtime::device::{AdapterClass, Caps};
 use crate::runtime::kernels::{self, Kernel};
 use crate::runtime::recorder::{Dispatch, Recorder};
+use crate::runtime::weight_format::WeightFormat;
 
 /// `Params` of `shaders/shared/linear.wgsl`.
 #[repr(C)]
@@ -37,16 +38,25 @@ pub struct Form {
 /// Rows from which a tile pays: below, every row reads the weights again, from the cache.
 const TILE_ROWS: u32 = 5;
 
-/// The form for `m` rows.
-pub fn choose(m: u32, caps: &Caps) -> Form {
-    let tile = |kernel, rows, columns| Form { kernel, workgroup: None, rows, columns };
+/// The form for `m` rows and weights in `format`.
+pub fn choose(m: u32, format: WeightFormat, caps: &Caps) -> Form {
+    let pick = |kernels: [&'static Kernel; 3]| match format {
+        WeightFormat::F16 => kernels[0],
+        WeightFormat::Q8 => kernels[1],
+        WeightFormat::Q4 => kernels[2],
+    };
+    let tile = |kernels, rows, columns| Form { kernel: pick(kernels), workgroup: None, rows, columns };
     match caps.class {
         _ if m < TILE_ROWS => {
+            let kernel = pick([&kernels::LINEAR_VEC, &kernels::LINEAR_VEC_Q8, &kernels::LINEAR_VEC_Q4]);
             let workgroup = Some(if caps.class == AdapterClass::Gpu { 64 } else { 8 });
-            Form { kernel: &kernels::LINEAR_VEC, workgroup, rows: 1, columns: 4 }
+            Form { kernel, workgroup, rows: 1, columns: 4 }
         }
-        AdapterClass::Cpu if caps.subgroup_size == Some(8) => tile(&kernels::LINEAR_TILE_SUBGROUP, 16, 32),
-        _ => tile(&kernels::LINEAR_TILE, 64, 64),
+        AdapterClass::Cpu if caps.subgroup_size == Some(8) => {
+            use kernels::{LINEAR_TILE_SUBGROUP, LINEAR_TILE_SUBGROUP_Q4, LINEAR_TILE_SUBGROUP_Q8};
+            tile([&LINEAR_TILE_SUBGROUP, &LINEAR_TILE_SUBGROUP_Q8, &LINEAR_TILE_SUBGROUP_Q4], 16, 32)
+        }
+        _ => tile([&kernels::LINEAR_TILE, &kernels::LINEAR_TILE_Q8, &kernels::LINEAR_TILE_Q4], 64, 64),
     }
 }
 
@@ -92,9 +102,9 @@ impl Recorder {
         let outputs = if epilogue.gated { w.rows / 2 } else { w.rows };
         assert_eq!(x.cols(), w.cols, "{label}: input columns");
         assert_eq!((y.rows(), y.cols()), (x.rows(), outputs), "{label}: output shape");
-        let form = choose(x.rows(), self.caps());
+        let form = choose(x.rows(), w.format, self.caps());
         for part in &w.parts {
-            let packed = part.packed();
+            let (packed, scales) = (part.packed(), part.scales());
             let params = Params {
                 m: x.rows(),
                 n: part.rows,
@@ -116,10 +126,17 @@ impl Recorder {
                 label: label.clone(),
                 kernel: form.kernel,
                 constants,
-                bindings: vec![x.into(), (&packed).into(), bias.into(), (&*y).into()],
+                bindings: vec![
+                    x.into(),
+                    (&packed).into(),
+                    scales.as_ref().unwrap_or(x).into(),
+                    bias.into(),
+                    (&*y).into(),
+                ],
                 params: bytemuck::bytes_of(&params).to_vec(),
                 grid: [part.rows.div_ceil(form.columns), x.rows().div_ceil(form.rows), 1],
                 flops: 2 * u64::from(x.rows()) * u64::from(part.rows) * u64::from(w.cols),
+                needs: w.streamed.clone(),
             });
         }
         self.tap(label, y);

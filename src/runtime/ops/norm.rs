@@ -53,6 +53,7 @@ impl Recorder {
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: [x.rows(), 1, 1],
             flops: 8 * u64::from(x.len()),
+            needs: None,
         });
         self.tap(&norm.label, y);
     }

@@ -33,6 +33,7 @@ impl Recorder {
             params: bytemuck::bytes_of(&Params { height, width, side: patch, k }).to_vec(),
             grid: [k.div_ceil(64), out.rows(), 1],
             flops: 0,
+            needs: None,
         });
         self.tap(&label, &out);
         out

@@ -29,6 +29,7 @@ impl Recorder {
             params: bytemuck::bytes_of(&Params { d: x.cols(), table_offset: table.offset }).to_vec(),
             grid: [x.cols().div_ceil(64), x.rows(), 1],
             flops: x.len().into(),
+            needs: None,
         });
         self.tap(&label, x);
     }

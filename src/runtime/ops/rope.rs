@@ -56,6 +56,7 @@ impl Recorder {
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: fold(u64::from(qkv.len() / 2), 64),
             flops: 3 * u64::from(qkv.len()),
+            needs: None,
         });
         self.tap(&label, &q);
         q

@@ -52,6 +52,7 @@ impl Recorder {
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: fold(u64::from(x.rows()) * u64::from(width), 64),
             flops: 0,
+            needs: None,
         });
     }
 }

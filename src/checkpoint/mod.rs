@@ -1,9 +1,12 @@
 //! Where a checkpoint's files come from: a directory, or bytes compiled into the program.
 
+mod mapped;
+
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+
+use mapped::Map;
 
 use crate::error::{Error, Result};
 
@@ -28,7 +31,9 @@ pub enum Checkpoint {
 #[derive(Debug)]
 pub enum Source {
     /// An open file.
-    File(Mutex<File>),
+    File(File),
+    /// A file mapped into memory.
+    Mapped(Map),
     /// A file in memory.
     Memory(&'static [u8]),
 }
@@ -91,7 +96,7 @@ impl Checkpoint {
                     return Err(Error::checkpoint(path, "is not a regular file"));
                 }
                 let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
-                Ok(Some((Source::File(Mutex::new(file)), metadata.len())))
+                Ok(Some((Source::File(file), metadata.len())))
             }
         }
     }
@@ -107,31 +112,94 @@ impl Checkpoint {
 }
 
 impl Source {
-    /// Fills `buffer` from byte `offset` on.
+    /// The same source mapped into memory, where it is a file and the system can.
+    #[must_use]
+    pub fn mapped(self) -> Source {
+        match self {
+            Source::File(file) => Map::new(&file).map_or(Source::File(file), Source::Mapped),
+            other => other,
+        }
+    }
+
+    /// Bytes `start .. start + count`: in place where they are in memory, else read into `room`. Of a mapped file they
+    /// count only if [`Source::check_intact`] finds nothing afterwards.
     ///
     /// # Errors
     /// The operating system's, or an unexpected end of file.
-    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+    pub fn bytes<'a>(&'a self, start: u64, count: usize, room: &'a mut Vec<u8>) -> std::io::Result<&'a [u8]> {
         match self {
             Source::File(file) => {
-                let mut file = file.lock().map_err(|_| std::io::Error::other("an earlier read failed"))?;
-                file.seek(SeekFrom::Start(offset))?;
-                file.read_exact(buffer).map_err(|e| match e.kind() {
-                    std::io::ErrorKind::UnexpectedEof => {
-                        let end = offset.saturating_add(buffer.len() as u64);
-                        let problem = format!("ends before byte {end}; it was cut while it was being read");
-                        std::io::Error::new(e.kind(), problem)
-                    }
+                room.resize(count, 0);
+                read_exact_at(file, start, room).map_err(|e| match e.kind() {
+                    std::io::ErrorKind::UnexpectedEof => past_end(start, count),
                     _ => e,
-                })
+                })?;
+                Ok(room)
             }
+            Source::Mapped(map) => map.bytes(start, count).ok_or_else(|| past_end(start, count)),
             Source::Memory(bytes) => {
-                let start = usize::try_from(offset).unwrap_or(usize::MAX);
-                let end = start.saturating_add(buffer.len());
-                let part = bytes.get(start..end).ok_or(std::io::ErrorKind::UnexpectedEof)?;
-                buffer.copy_from_slice(part);
-                Ok(())
+                let first = usize::try_from(start).unwrap_or(usize::MAX);
+                bytes.get(first..first.saturating_add(count)).ok_or_else(|| past_end(start, count))
             }
         }
     }
+
+    /// Fills `buffer` from byte `offset` on.
+    ///
+    /// # Errors
+    /// As [`Source::bytes`].
+    pub fn read_at(&self, offset: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+        let mut room = Vec::new();
+        buffer.copy_from_slice(self.bytes(offset, buffer.len(), &mut room)?);
+        self.check_intact()
+    }
+
+    /// Whether everything read so far was in the file.
+    ///
+    /// # Errors
+    /// An unexpected end of file, if it was cut while it was mapped.
+    pub fn check_intact(&self) -> std::io::Result<()> {
+        match self {
+            Source::Mapped(map) => map.check_intact(),
+            Source::File(_) | Source::Memory(_) => Ok(()),
+        }
+    }
+
+    /// Asks the system to read a part of a mapped file ahead.
+    pub fn prefetch(&self, range: Range<u64>) {
+        if let Source::Mapped(map) = self {
+            map.prefetch(range);
+        }
+    }
+
+    /// Tells the system that a part of a mapped file will not be read again soon.
+    pub fn release(&self, range: Range<u64>) {
+        if let Source::Mapped(map) = self {
+            map.release(range);
+        }
+    }
+}
+
+fn past_end(start: u64, count: usize) -> std::io::Error {
+    let end = start.saturating_add(count as u64);
+    let problem = format!("ends before byte {end}; it was cut while it was being read");
+    std::io::Error::new(std::io::ErrorKind::UnexpectedEof, problem)
+}
+
+/// Several threads may read at once: no position in the file is shared.
+#[cfg(unix)]
+fn read_exact_at(file: &File, start: u64, buffer: &mut [u8]) -> std::io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, buffer, start)
+}
+
+/// Several threads may read at once: no position in the file is shared.
+#[cfg(windows)]
+fn read_exact_at(file: &File, mut start: u64, mut buffer: &mut [u8]) -> std::io::Result<()> {
+    while !buffer.is_empty() {
+        match std::os::windows::fs::FileExt::seek_read(file, buffer, start)? {
+            0 => return Err(std::io::ErrorKind::UnexpectedEof.into()),
+            count => (buffer, start) = (&mut buffer[count..], start + count as u64),
+        }
+    }
+    Ok(())
 }

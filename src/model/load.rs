@@ -1,0 +1,162 @@
+//! Loading: everything that can be refused is refused before anything is uploaded.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::residence::Home;
+use super::{InstructBlip, MemoryPlan, Parts, Workload, milliseconds};
+use crate::checkpoint::Checkpoint;
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::language::Language;
+use crate::processor::{Processor, PromptLimits};
+use crate::runtime::device::Device;
+use crate::weights::{Formats, Loader, TensorFiles};
+
+/// How to load a model.
+#[derive(Clone, Debug)]
+pub struct LoadOptions {
+    /// Formats of the weights.
+    pub formats: Formats,
+    /// Whether files are mapped into memory, not read; either way gives the same.
+    pub mmap: bool,
+    /// Most bytes to use on the device. What needs more is refused before anything is uploaded.
+    pub budget_bytes: Option<u64>,
+    /// Whether the vision tower with the Q-Former and the language model take turns on the device, and, if there is a
+    /// budget that one of them exceeds, its layers in the memory of one.
+    pub offload: bool,
+    /// What will be asked at most: the budget has to hold for it.
+    pub workload: Workload,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        let workload = Workload::default();
+        LoadOptions { formats: Formats::default(), mmap: true, budget_bytes: None, offload: false, workload }
+    }
+}
+
+impl InstructBlip {
+    /// Loads a checkpoint onto `device`, in the formats it is stored in. `progress` hears (bytes done, bytes in all) as
+    /// weights are read.
+    ///
+    /// # Errors
+    /// As [`InstructBlip::load_with`].
+    pub fn load(device: &Device, checkpoint: &Checkpoint, progress: &mut dyn FnMut(u64, u64)) -> Result<InstructBlip> {
+        InstructBlip::load_with(device, checkpoint, &LoadOptions::default(), progress)
+    }
+
+    /// Loads a checkpoint onto `device`. `progress` hears (bytes done, bytes in all) as weights are read.
+    ///
+    /// Everything but the weights' values is checked before anything is uploaded, the budget included.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`], [`Error::MissingTensors`], [`Error::OverBudget`], [`Error::OutOfMemory`], [`Error::Io`].
+    pub fn load_with(
+        device: &Device,
+        checkpoint: &Checkpoint,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<InstructBlip> {
+        let start = Instant::now();
+        let (config, files) = open(checkpoint, options.mmap)?;
+        let memory = MemoryPlan::choose(&config, Some(&files), options, &device.caps())?;
+        let mut survey = Loader::survey(Some(&files), memory.placement);
+        let shapes = Parts::load(&mut survey, &config)?;
+        let surveyed = survey.finish()?;
+        check_vocabulary(checkpoint, &shapes.language)?;
+        let processor = load_processor(checkpoint, &config, &shapes)?;
+        let (mut done, total) = (0, surveyed.source_bytes);
+        let home =
+            Home { config: config.clone(), files, placement: memory.placement, surveyed, offload: options.offload };
+        let mut report = |bytes| {
+            done += bytes;
+            progress(done.min(total), total);
+        };
+        let (seeing, mut loaded) = home.load_seeing(device, None, &mut report)?;
+        let speaking = match options.offload {
+            true => None,
+            false => {
+                let (speaking, more) = home.load_speaking(device, &mut report)?;
+                loaded.join(more);
+                Some(speaking)
+            }
+        };
+        progress(total, total);
+        let mut stop = config.text.generation().eos_token_ids.clone();
+        stop.extend(processor.tokenizers().eos_token_id());
+        Ok(InstructBlip {
+            device: device.clone(),
+            name: checkpoint.root().display().to_string(),
+            config,
+            processor,
+            shapes,
+            home,
+            seeing: Some(seeing),
+            speaking,
+            memory,
+            side: None,
+            stop,
+            left_padding: false,
+            load_ms: milliseconds(start),
+            report: loaded,
+        })
+    }
+
+    /// Loads the model compiled into the library, which knows pictures of coloured shapes.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] or another failure of the device.
+    #[cfg(feature = "embedded-model")]
+    pub fn embedded(device: &Device) -> Result<InstructBlip> {
+        InstructBlip::load(device, &crate::embedded::SHAPES, &mut |_, _| {})
+    }
+}
+
+/// The configuration and the tensor files of a checkpoint.
+pub(super) fn open(checkpoint: &Checkpoint, mmap: bool) -> Result<(Config, Arc<TensorFiles>)> {
+    let file = checkpoint.root().join("config.json");
+    let bytes = checkpoint
+        .read("config.json")?
+        .ok_or_else(|| Error::checkpoint(&file, "is missing; give the folder save_pretrained wrote"))?;
+    Ok((Config::parse(&file, &bytes)?, Arc::new(TensorFiles::open(checkpoint, mmap)?)))
+}
+
+/// The processor, bounded by the model: `shapes` knows how many rows the embeddings really have.
+fn load_processor(checkpoint: &Checkpoint, config: &Config, shapes: &Parts) -> Result<Processor> {
+    let limits = PromptLimits {
+        image_token_id: config.image_token_id,
+        num_query_tokens: config.num_query_tokens as usize,
+        lm_rows: shapes.language.vocab_rows() as usize,
+        qformer_rows: shapes.qformer.vocab_rows() as usize,
+        qformer_positions: config.qformer.max_position_embeddings as usize,
+    };
+    let processor = Processor::from_files(&|name| checkpoint.read(name), checkpoint.root(), limits)?;
+    let (width, height, side) = (processor.image().width(), processor.image().height(), config.vision.image_size);
+    if (width, height) != (side, side) {
+        let problem = format!(
+            "the image processor's settings give pictures of {width}x{height} pixels, but vision_config.image_size in \
+             config.json is {side}"
+        );
+        return Err(Error::checkpoint(checkpoint.root(), problem));
+    }
+    Ok(processor)
+}
+
+/// Every id that can come out of the language model, and T5's first, must be one that can go in.
+fn check_vocabulary(checkpoint: &Checkpoint, language: &Language) -> Result<()> {
+    let (ids, rows) = (language.head_rows(), language.vocab_rows());
+    if let Some(start) = language.as_t5().map(|t5| t5.decoder_start_token_id()).filter(|&start| start >= rows) {
+        let problem = format!("text_config.decoder_start_token_id is {start}, but the embedding has {rows} rows");
+        return Err(Error::checkpoint(checkpoint.root().join("config.json"), problem));
+    }
+    if ids <= rows {
+        return Ok(());
+    }
+    let embedding = language.embedding_name();
+    let problem = format!(
+        "language_model.lm_head.weight has {ids} rows, {embedding}.weight has {rows} rows: some tokens would have no \
+         embedding"
+    );
+    Err(Error::checkpoint(checkpoint.root(), problem))
+}

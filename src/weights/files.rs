@@ -1,0 +1,309 @@
+//! The tensors of a checkpoint: shards, their headers, and where each tensor is.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+
+use crate::checkpoint::{Checkpoint, Source};
+use crate::error::{Error, Result};
+use crate::runtime::WeightFormat;
+
+/// Largest header accepted; a real shard's is well under 1 MB.
+const MAX_HEADER_BYTES: u64 = 8 << 20;
+
+/// The tensors of a checkpoint: where each one is.
+pub struct TensorFiles {
+    pub(super) root: PathBuf,
+    shards: Vec<Shard>,
+    tensors: BTreeMap<String, Entry>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    shard: usize,
+    info: TensorInfo,
+}
+
+struct Shard {
+    path: PathBuf,
+    source: Source,
+    data_start: u64,
+}
+
+/// One tensor of a file, found once and read many times.
+#[derive(Clone, Copy)]
+pub struct Stored<'a> {
+    shard: &'a Shard,
+    info: &'a TensorInfo,
+}
+
+/// How the rows of a matrix are in the files.
+#[derive(Clone, Copy)]
+pub enum StoredRows<'a> {
+    /// Floats of 16 or 32 bits under the matrix's name.
+    Plain(Stored<'a>),
+    /// Integers under `name.q8` or `name.q4`, with their scales under `name.scales`.
+    Packed {
+        /// Of the integers.
+        format: WeightFormat,
+        /// The integers.
+        values: Stored<'a>,
+        /// The scales.
+        scales: Stored<'a>,
+    },
+}
+
+impl TensorFiles {
+    /// Opens `model.safetensors`, or the shards `model.safetensors.index.json` names, and reads their headers.
+    /// With `mmap` files are mapped into memory where the system can; without, and elsewhere, they are read.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when files are missing, damaged or only in pickle form; [`Error::Io`].
+    pub fn open(checkpoint: &Checkpoint, mmap: bool) -> Result<TensorFiles> {
+        let root = checkpoint.root().to_path_buf();
+        let mut files = TensorFiles { root: root.clone(), shards: Vec::new(), tensors: BTreeMap::new() };
+        for name in shard_names(checkpoint)? {
+            let path = root.join(&name);
+            let (source, size) = checkpoint
+                .open(&name)?
+                .ok_or_else(|| Error::checkpoint(&path, "is named by the index but is not there; download it again"))?;
+            let (metadata, data_start) = read_header(&path, &source, size)?;
+            for (tensor, info) in metadata.tensors() {
+                let entry = Entry { shard: files.shards.len(), info: info.clone() };
+                if files.tensors.insert(tensor.clone(), entry).is_some() {
+                    return Err(Error::checkpoint(path, format!("tensor {tensor} is in another shard too")));
+                }
+            }
+            let source = if mmap { source.mapped() } else { source };
+            files.shards.push(Shard { path, source, data_start });
+        }
+        Ok(files)
+    }
+
+    /// Bytes of all tensors.
+    pub fn data_bytes(&self) -> u64 {
+        self.tensors.values().map(|e| (e.info.data_offsets.1 - e.info.data_offsets.0) as u64).sum()
+    }
+
+    /// Name, shape and type of every tensor.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], Dtype)> {
+        self.tensors.iter().map(|(name, e)| (name.as_str(), e.info.shape.as_slice(), e.info.dtype))
+    }
+
+    pub(super) fn path_of(&self, name: &str) -> PathBuf {
+        match self.rows(name) {
+            Some(StoredRows::Plain(stored) | StoredRows::Packed { values: stored, .. }) => stored.shard.path.clone(),
+            None => self.root.clone(),
+        }
+    }
+
+    /// The tensor of this name.
+    pub fn stored(&self, name: &str) -> Option<Stored<'_>> {
+        self.tensors.get(name).map(|e| Stored { shard: &self.shards[e.shard], info: &e.info })
+    }
+
+    /// The matrix of this name, in whatever form it is stored.
+    pub fn rows(&self, name: &str) -> Option<StoredRows<'_>> {
+        if let Some(plain) = self.stored(name) {
+            return Some(StoredRows::Plain(plain));
+        }
+        let scales = self.stored(&format!("{name}.scales"))?;
+        let packed = [WeightFormat::Q8, WeightFormat::Q4].into_iter();
+        packed.into_iter().find_map(|format| {
+            let values = self.stored(&format!("{name}.{format}"))?;
+            Some(StoredRows::Packed { format, values, scales })
+        })
+    }
+
+    /// Asks the system to read bytes of a tensor ahead.
+    pub(super) fn prefetch(&self, name: &str, bytes: Range<u64>) {
+        if let Some(stored) = self.stored(name) {
+            let first = stored.first_byte();
+            stored.shard.source.prefetch(first + bytes.start..first + bytes.end);
+        }
+    }
+}
+
+impl<'a> StoredRows<'a> {
+    /// The format that needs no conversion; `None` for plain floats.
+    pub fn format(&self) -> Option<WeightFormat> {
+        match self {
+            StoredRows::Plain(_) => None,
+            StoredRows::Packed { format, .. } => Some(*format),
+        }
+    }
+
+    /// Rows of the matrix.
+    pub fn rows(&self) -> Option<u32> {
+        let (StoredRows::Plain(stored) | StoredRows::Packed { values: stored, .. }) = self;
+        stored.info.shape.first().and_then(|&n| u32::try_from(n).ok())
+    }
+
+    /// The tensors that make it up.
+    pub(super) fn tensors(&self) -> impl Iterator<Item = Stored<'a>> + use<'a> {
+        let (first, second) = match *self {
+            StoredRows::Plain(stored) => (stored, None),
+            StoredRows::Packed { values, scales, .. } => (values, Some(scales)),
+        };
+        std::iter::once(first).chain(second)
+    }
+}
+
+impl<'a> Stored<'a> {
+    /// Its shape.
+    pub fn shape(&self) -> &'a [usize] {
+        &self.info.shape
+    }
+
+    /// Type of its elements.
+    pub fn dtype(&self) -> Dtype {
+        self.info.dtype
+    }
+
+    /// Bytes of an element.
+    pub fn element_bytes(&self) -> usize {
+        self.info.dtype.bitsize() / 8
+    }
+
+    /// Bytes of all elements.
+    pub fn bytes(&self) -> u64 {
+        (self.info.data_offsets.1 - self.info.data_offsets.0) as u64
+    }
+
+    /// The file it is in.
+    pub fn path(&self) -> &'a Path {
+        &self.shard.path
+    }
+
+    fn first_byte(&self) -> u64 {
+        self.shard.data_start + self.info.data_offsets.0 as u64
+    }
+
+    /// Elements `first .. first + count` as they are stored: in place where the file is in memory, else in `room`.
+    /// What was made of them counts only if [`Stored::check_intact`] finds nothing afterwards.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn elements<'b>(&self, first: usize, count: usize, room: &'b mut Vec<u8>) -> Result<&'b [u8]>
+    where
+        'a: 'b,
+    {
+        let size = self.element_bytes();
+        let start = self.first_byte() + (first * size) as u64;
+        let bytes = self.shard.source.bytes(start, count * size, room);
+        bytes.map_err(|e| Error::io(&self.shard.path, e))
+    }
+
+    /// Finds out whether a mapped file was cut while it was read: what was read past its end are zeros then.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if it was.
+    pub fn check_intact(&self) -> Result<()> {
+        self.shard.source.check_intact().map_err(|e| Error::io(&self.shard.path, e))
+    }
+
+    /// Tells the system that the tensor was read and will not be soon again.
+    pub fn release(&self) {
+        let first = self.first_byte();
+        self.shard.source.release(first..first + self.bytes());
+    }
+}
+
+fn shard_names(checkpoint: &Checkpoint) -> Result<Vec<String>> {
+    const INDEX: &str = "model.safetensors.index.json";
+    let file = checkpoint.root().join(INDEX);
+    if let Some(bytes) = checkpoint.read(INDEX)? {
+        let index: serde_json::Value = serde_json::from_slice(&bytes)
+            .map_err(|_| Error::checkpoint(&file, "is not valid JSON; download it again"))?;
+        let map = index.get("weight_map").and_then(|m| m.as_object());
+        let map = map.ok_or_else(|| Error::checkpoint(&file, "has no weight_map"))?;
+        let names: BTreeSet<&str> = map.values().filter_map(|v| v.as_str()).collect();
+        for name in &names {
+            // The index names files to open: only plain names beside it will do.
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+            if !name.chars().all(plain) || name.starts_with('.') || !name.ends_with(".safetensors") {
+                return Err(Error::checkpoint(
+                    &file,
+                    format!("names a shard {name:?}, which is not a plain file name"),
+                ));
+            }
+        }
+        return Ok(names.into_iter().map(String::from).collect());
+    }
+    if checkpoint.has_file(|name| name == "model.safetensors") {
+        return Ok(vec!["model.safetensors".into()]);
+    }
+    let pickles = |name: &str| name.starts_with("pytorch_model") || name.ends_with(".bin") || name.ends_with(".pth");
+    Err(Error::checkpoint(
+        checkpoint.root(),
+        if checkpoint.has_file(pickles) {
+            "has only pickled weights, which can run code when opened and are not read; convert them once in Python: \
+             InstructBlipForConditionalGeneration.from_pretrained(dir).save_pretrained(dir)"
+        } else {
+            "has neither model.safetensors nor model.safetensors.index.json"
+        },
+    ))
+}
+
+/// The header of one file, checked: sizes first, then duplicate names, then what the safetensors crate checks.
+fn read_header(path: &Path, source: &Source, size: u64) -> Result<(Metadata, u64)> {
+    let bad = |problem: String| Error::checkpoint(path, problem);
+    let truncated = |need| bad(format!("is truncated: needs {need} bytes, has {size}; download it again"));
+    if size < 8 {
+        return Err(truncated(8));
+    }
+    let mut length = [0; 8];
+    source.read_at(0, &mut length).map_err(|e| Error::io(path, e))?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_HEADER_BYTES {
+        return Err(bad(format!(
+            "is not a safetensors file, or damaged: its header claims {length} bytes, at most {MAX_HEADER_BYTES} are read"
+        )));
+    }
+    if length + 8 > size {
+        return Err(truncated(length + 8));
+    }
+    let mut header = vec![0; length as usize];
+    source.read_at(8, &mut header).map_err(|e| Error::io(path, e))?;
+    let mut names = serde_json::Deserializer::from_slice(&header);
+    if let Ok(Some(name)) = names.deserialize_map(DuplicateKey) {
+        return Err(bad(format!("names tensor {name} twice")));
+    }
+    let metadata: Metadata = serde_json::from_slice(&header).map_err(|_| {
+        bad("is damaged: its header does not describe whole, adjoining tensors; download it again".into())
+    })?;
+    let need = (8 + length).saturating_add(metadata.data_len() as u64);
+    match need.cmp(&size) {
+        std::cmp::Ordering::Greater => Err(truncated(need)),
+        std::cmp::Ordering::Less => {
+            Err(bad(format!("is damaged: its tensors end at {need} bytes, the file at {size}")))
+        }
+        std::cmp::Ordering::Equal => Ok((metadata, 8 + length)),
+    }
+}
+
+/// Finds a key that occurs twice in a JSON object: the safetensors crate lets the last one win.
+struct DuplicateKey;
+
+impl<'de> Visitor<'de> for DuplicateKey {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Option<String>, A::Error> {
+        let mut seen = BTreeSet::new();
+        let mut duplicate = None;
+        while let Some((key, _)) = map.next_entry::<String, IgnoredAny>()? {
+            if duplicate.is_none() && !seen.insert(key.clone()) {
+                duplicate = Some(key);
+            }
+        }
+        Ok(duplicate)
+    }
+}
