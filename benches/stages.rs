@@ -1,9 +1,11 @@
 //! Times the stages of a whole model: load, image, vision, Q-Former, prefill, decode.
 //!
 //! ```text
-//! cargo bench --bench stages -- [--shape embedded|vicuna-7b|vicuna-13b|flan-t5-xl|flan-t5-xxl|opt-2.7b|opt-6.7b]
-//!     [--layers N] [--vision-layers N] [--qformer-layers N] [--prompt-tokens N] [--new-tokens N] [--runs N] [--csv FILE]
+//! cargo bench --bench stages -- [--shape NAME] [--layers N] [--vision-layers N] [--qformer-layers N]
+//!     [--prompt-tokens N] [--new-tokens N] [--runs N] [--csv FILE]
 //! ```
+//!
+//! NAME is `embedded` or a published shape, `instructblip-vicuna-7b` or `vicuna-7b` for short (`src/shapes.rs`).
 //!
 //! The embedded model must give its recorded answer first. The other shapes need no files: their weights are made on
 //! the device, and decoding must agree with one long prefill. Without arguments: the embedded model, then two layers
@@ -13,7 +15,7 @@ mod support;
 
 use std::path::Path;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use instructblip::config::Config;
 use instructblip::generate::session::Request;
 use instructblip::generate::{GenerateOptions, Limits, PromptInputs, Prompted, Room, Session};
@@ -21,9 +23,10 @@ use instructblip::model::Parts;
 use instructblip::processor::ImageProcessor;
 use instructblip::qformer::QFormerOutput;
 use instructblip::runtime::{Category, Device, DeviceOptions, Mask, Plan, Recorder, Step, Tensor};
+use instructblip::shapes::{Layers, PUBLISHED, Shape};
 use instructblip::weights::{Formats, Loader, Placement, TensorFiles};
 use instructblip::{Image, InstructBlip};
-use serde_json::{Value, json};
+use serde_json::json;
 use support::{Arguments, append_csv, median, milliseconds, thread_cpu_us};
 
 const HEADER: &str = "version,device,shape,layers,prompt_tokens,new_tokens,load_ms,image_ms,vision_ms,qformer_ms,\
@@ -32,11 +35,9 @@ const HEADER: &str = "version,device,shape,layers,prompt_tokens,new_tokens,load_
 
 /// What to build and how much to run.
 #[derive(Clone)]
-struct Shape {
-    name: String,
-    layers: Option<u32>,
-    vision_layers: Option<u32>,
-    qformer_layers: Option<u32>,
+struct Setup {
+    shape: String,
+    layers: Layers,
     prompt_tokens: u32,
     new_tokens: u32,
     runs: usize,
@@ -46,11 +47,13 @@ fn main() -> Result<()> {
     let mut arguments = Arguments::new();
     let csv = arguments.value("--csv")?;
     let name = arguments.value("--shape")?;
-    let shape = Shape {
-        name: name.clone().unwrap_or("embedded".into()),
-        layers: arguments.number("--layers")?,
-        vision_layers: arguments.number("--vision-layers")?,
-        qformer_layers: arguments.number("--qformer-layers")?,
+    let setup = Setup {
+        shape: name.clone().unwrap_or("embedded".into()),
+        layers: Layers {
+            language: arguments.number("--layers")?,
+            vision: arguments.number("--vision-layers")?,
+            qformer: arguments.number("--qformer-layers")?,
+        },
         prompt_tokens: arguments.number("--prompt-tokens")?.unwrap_or(64),
         new_tokens: arguments.number("--new-tokens")?.unwrap_or(32),
         runs: arguments.number("--runs")?.unwrap_or(5) as usize,
@@ -58,58 +61,31 @@ fn main() -> Result<()> {
     arguments.finish()?;
     let device = Device::open(&DeviceOptions::default())?;
     println!("{}", device.name());
-    let mut rows = vec![run(&device, &shape)?];
+    let mut rows = vec![run(&device, &setup)?];
     if name.is_none() {
-        let two = Some(2);
-        let large = Shape { name: "vicuna-7b".into(), layers: two, vision_layers: two, qformer_layers: two, ..shape };
+        let two = Layers { language: Some(2), vision: Some(2), qformer: Some(2) };
+        let large = Setup { shape: "vicuna-7b".into(), layers: two, ..setup };
         rows.push(run(&device, &large)?);
     }
     csv.map_or(Ok(()), |path| append_csv(&path, HEADER, &rows))
 }
 
-/// `config.json` of a published shape, with fewer layers if asked.
-fn config(shape: &Shape) -> Result<Config> {
-    let text = match shape.name.as_str() {
+/// The configuration of the embedded model or of a published shape, with fewer layers if asked.
+fn config(setup: &Setup) -> Result<Config> {
+    let mut document = match setup.shape.as_str() {
         "embedded" => serde_json::from_str(include_str!("../models/shapes/config.json"))?,
-        "vicuna-7b" => json!({"vocab_size": 32064}),
-        "vicuna-13b" => json!({"vocab_size": 32064, "hidden_size": 5120, "intermediate_size": 13824,
-                               "num_hidden_layers": 40, "num_attention_heads": 40}),
-        "flan-t5-xl" => json!({"d_model": 2048, "d_ff": 5120, "num_layers": 24, "num_heads": 32}),
-        "flan-t5-xxl" => json!({"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64}),
-        "opt-2.7b" => json!({"vocab_size": 50304, "hidden_size": 2560, "ffn_dim": 10240, "num_hidden_layers": 32,
-                             "num_attention_heads": 32}),
-        "opt-6.7b" => json!({"vocab_size": 50304, "hidden_size": 4096, "ffn_dim": 16384, "num_hidden_layers": 32,
-                             "num_attention_heads": 32}),
-        other => bail!("no shape {other}; those there are stand at the top of benches/stages.rs"),
+        name => Shape::named(name).with_context(|| format!("no shape {name}; there are {}", names()))?.document(),
     };
-    let name = &shape.name;
-    let family = ["flan-t5", "opt"].into_iter().find(|family| name.starts_with(family)).unwrap_or("llama");
-    let mut json: Value = match name.as_str() {
-        "embedded" => text,
-        _ => json!({"model_type": if family == "opt" { "blip-2" } else { "instructblip" }, "image_token_index": 32001,
-                    "vision_config": {}, "qformer_config": {"vocab_size": 30523}, "text_config": text}),
-    };
-    json["text_config"]["model_type"] = family.trim_start_matches("flan-").into();
-    if family == "flan-t5" {
-        json["text_config"]["feed_forward_proj"] = "gated-gelu".into();
-        json["text_config"]["dense_act_fn"] = "gelu".into();
-        json["text_config"]["tie_word_embeddings"] = false.into();
-    }
-    let layers = [
-        ("text_config", if family == "flan-t5" { "num_layers" } else { "num_hidden_layers" }, shape.layers),
-        ("vision_config", "num_hidden_layers", shape.vision_layers),
-        ("qformer_config", "num_hidden_layers", shape.qformer_layers),
-    ];
-    for (part, field, count) in layers {
-        if let Some(count) = count {
-            json[part][field] = count.into();
-        }
-    }
-    Ok(Config::parse(Path::new("config.json"), json.to_string().as_bytes())?)
+    setup.layers.put_into(&mut document);
+    Ok(Config::parse(Path::new("config.json"), document.to_string().as_bytes())?)
 }
 
-fn load(device: &Device, shape: &Shape, config: &Config) -> Result<Parts> {
-    if shape.name == "embedded" {
+fn names() -> String {
+    ["embedded"].into_iter().chain(PUBLISHED.iter().map(Shape::name)).collect::<Vec<_>>().join(", ")
+}
+
+fn load(device: &Device, setup: &Setup, config: &Config) -> Result<Parts> {
+    if setup.shape == "embedded" {
         let files = std::sync::Arc::new(TensorFiles::open(&instructblip::embedded::SHAPES, true)?);
         let mut ignore = |_| {};
         let mut loader = Loader::load(&files, device, Placement::default(), std::iter::empty(), &mut ignore);
@@ -132,26 +108,26 @@ fn check_answer(device: &Device) -> Result<()> {
     Ok(())
 }
 
-fn run(device: &Device, shape: &Shape) -> Result<String> {
-    if shape.name == "embedded" {
+fn run(device: &Device, setup: &Setup) -> Result<String> {
+    if setup.shape == "embedded" {
         check_answer(device)?;
     }
-    let config = config(shape)?;
-    let (parts, load_ms) = milliseconds(|| load(device, shape, &config))?;
-    let bench = Bench { device, shape, config: &config, parts: &parts };
+    let config = config(setup)?;
+    let (parts, load_ms) = milliseconds(|| load(device, setup, &config))?;
+    let bench = Bench { device, setup, config: &config, parts: &parts };
     let (image_ms, pixels) = bench.image()?;
     let (vision_ms, features) = bench.vision(&pixels)?;
     let (qformer_ms, queries) = bench.qformer(&features)?;
     let language = bench.language(&queries)?;
     let mib = |category| device.counters().bytes(category) >> 20;
-    let tokens = f64::from(shape.prompt_tokens + config.num_query_tokens);
+    let tokens = f64::from(setup.prompt_tokens + config.num_query_tokens);
     let layers = format!(
         "{}+{}+{}",
         config.vision.num_hidden_layers,
         config.qformer.num_hidden_layers,
         parts.language.num_layers()
     );
-    println!("\n{} ({layers} layers of vision, Q-Former and language model)", shape.name);
+    println!("\n{} ({layers} layers of vision, Q-Former and language model)", setup.shape);
     println!("  load      {load_ms:>9.1} ms");
     println!("  image     {image_ms:>9.1} ms");
     println!("  vision    {vision_ms:>9.1} ms");
@@ -169,8 +145,8 @@ fn run(device: &Device, shape: &Shape) -> Result<String> {
          {:.1},{:.1},{},{},{},{},{}",
         env!("CARGO_PKG_VERSION"),
         device.name(),
-        shape.name,
-        shape.new_tokens,
+        setup.shape,
+        setup.new_tokens,
         language.prefill_ms,
         tokens * 1e3 / language.prefill_ms,
         language.tokens_per_s,
@@ -186,7 +162,7 @@ fn run(device: &Device, shape: &Shape) -> Result<String> {
 
 struct Bench<'a> {
     device: &'a Device,
-    shape: &'a Shape,
+    setup: &'a Setup,
     config: &'a Config,
     parts: &'a Parts,
 }
@@ -205,7 +181,7 @@ impl Bench<'_> {
     fn time(&self, plan: &Plan) -> Result<f64> {
         let once = || milliseconds(|| plan.submit().and_then(|()| self.device.wait()).map_err(Into::into));
         once()?;
-        Ok(median((0..self.shape.runs).map(|_| Ok(once()?.1)).collect::<Result<_>>()?))
+        Ok(median((0..self.setup.runs).map(|_| Ok(once()?.1)).collect::<Result<_>>()?))
     }
 
     fn ids(&self, ids: &[u32]) -> Result<Tensor> {
@@ -221,7 +197,7 @@ impl Bench<'_> {
         let processor = ImageProcessor::from_json(Path::new("settings"), &settings)?;
         let bytes = support::noise(1, 640 * 480 * 3).iter().map(|v| (v * 127.0 + 128.0) as u8).collect();
         let image = Image::from_rgb(640, 480, bytes)?;
-        let times = (0..self.shape.runs).map(|_| Ok(milliseconds(|| Ok(processor.pixels(&image)))?.1));
+        let times = (0..self.setup.runs).map(|_| Ok(milliseconds(|| Ok(processor.pixels(&image)))?.1));
         Ok((median(times.collect::<Result<_>>()?), processor.pixels(&image)))
     }
 
@@ -238,7 +214,7 @@ impl Bench<'_> {
     }
 
     fn qformer(&self, features: &Tensor) -> Result<(f64, QFormerOutput)> {
-        let words = self.shape.prompt_tokens.min(self.config.qformer.max_position_embeddings);
+        let words = self.setup.prompt_tokens.min(self.config.qformer.max_position_embeddings);
         let words = match self.config.qformer_reads_text() {
             true => Some(self.ids(&(0..words).map(|i| 5 + i % 100).collect::<Vec<_>>())?),
             false => None,
@@ -255,9 +231,9 @@ impl Bench<'_> {
     }
 
     fn language(&self, queries: &QFormerOutput) -> Result<LanguageTimes> {
-        let (language, new_tokens) = (&self.parts.language, self.shape.new_tokens);
+        let (language, new_tokens) = (&self.parts.language, self.setup.new_tokens);
         let places: Vec<u32> = (0..self.config.num_query_tokens).collect();
-        let words = (0..self.shape.prompt_tokens).map(|i| 300 + i % 97);
+        let words = (0..self.setup.prompt_tokens).map(|i| 300 + i % 97);
         let prompt: Vec<u32> = places.iter().map(|_| 4).chain(words).collect();
         let (ids, places) = (self.ids(&prompt)?, self.ids(&places)?);
         let inputs = PromptInputs { ids: &ids, features: &queries.language_model_inputs, places: &places };
@@ -266,7 +242,7 @@ impl Bench<'_> {
         let prompted = Prompted { inputs, history: prompt.clone(), counted: 0 };
         let options = GenerateOptions::default();
         let (mut prefills, mut decodes, mut generated) = (Vec::new(), Vec::new(), Vec::new());
-        for run in 0..self.shape.runs + 1 {
+        for run in 0..self.setup.runs + 1 {
             let (mut tokens, start_ms) =
                 milliseconds(|| Ok(session.start(language, &prompted, &options, Limits::new(new_tokens, &[]))?))?;
             let (first, first_ms) = milliseconds(|| Ok(tokens.next().expect("a first token")?))?;

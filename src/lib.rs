@@ -29,6 +29,7 @@
 //! runtime: device · buffers · recorder · plan · kernels · ops · profile
 //! ```
 //!
+//! [`shapes`] has the published configurations by name, and `synthesize` writes checkpoints of them with random weights.
 //! [`model`] is the only room that knows every stage; the program in `src/bin` uses the public API only. The table of
 //! who may use whom is `tests/rooms.rs`.
 //!
@@ -121,6 +122,9 @@ pub mod model;
 pub mod processor;
 pub mod qformer;
 pub mod runtime;
+pub mod shapes;
+#[cfg(feature = "embedded-model")]
+pub mod synthesize;
 pub mod vision;
 pub mod weights;
 

@@ -8,21 +8,22 @@ use std::path::{Path, PathBuf};
 use instructblip::config::Config;
 use instructblip::model::Parts;
 use instructblip::runtime::{Caps, Mask, Recorder, Tensor};
+use instructblip::shapes::Shape;
 use instructblip::weights::Loader;
 use support::models;
 
-/// The published Vicuna-7B checkpoint: everything but these keys is a default.
-const VICUNA_7B: &str = r#"{"model_type": "instructblip", "image_token_index": 32001,
-    "qformer_config": {"vocab_size": 30523}, "text_config": {"model_type": "llama", "vocab_size": 32064}}"#;
-
-fn parts(json: &str) -> (Config, Parts) {
-    let config = Config::parse(Path::new("config.json"), json.as_bytes()).expect("a valid configuration");
+fn parts(config: Config) -> (Config, Parts) {
     let parts = Parts::load(&mut Loader::shapes(), &config).expect("shapes");
     (config, parts)
 }
 
 fn embedded() -> (Config, Parts) {
-    parts(include_str!("../models/shapes/config.json"))
+    let json = include_bytes!("../models/shapes/config.json");
+    parts(Config::parse(Path::new("config.json"), json).expect("a valid configuration"))
+}
+
+fn published(name: &str) -> (Config, Parts) {
+    parts(Shape::named(name).expect("a published shape").config())
 }
 
 fn vision(caps: Caps, (config, parts): &(Config, Parts)) -> Recorder {
@@ -81,33 +82,26 @@ fn embedded_model_on_a_software_adapter() {
 
 #[test]
 fn vicuna_7b_on_a_portable_gpu() {
-    let model = parts(VICUNA_7B);
+    let model = published("vicuna-7b");
     check("vicuna-7b-vision-portable", &vision(Caps::PORTABLE, &model));
     check("vicuna-7b-qformer-portable", &qformer(Caps::PORTABLE, &model));
     check("vicuna-7b-prefill-portable", &prefill(Caps::PORTABLE, &model));
     check("vicuna-7b-decode-portable", &decode(Caps::PORTABLE, &model));
 }
 
-/// The published Flan-T5-XL and BLIP-2 OPT-2.7B checkpoints.
-const FLAN_T5_XL: &str = r#"{"model_type": "instructblip", "image_token_index": 32100, "qformer_config":
-    {"vocab_size": 30523}, "text_config": {"model_type": "t5", "d_model": 2048, "d_kv": 64, "d_ff": 5120, "num_layers": 24,
-    "num_heads": 32, "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu", "tie_word_embeddings": false}}"#;
-const OPT_2_7B: &str = r#"{"model_type": "blip-2", "image_token_index": 50265, "text_config": {"model_type": "opt",
-    "vocab_size": 50304, "hidden_size": 2560, "ffn_dim": 10240, "num_hidden_layers": 32, "num_attention_heads": 32}}"#;
-
 #[test]
 fn flan_t5_xl_and_opt_on_a_portable_gpu() {
-    let model = parts(FLAN_T5_XL);
+    let model = published("flan-t5-xl");
     check("flan-t5-xl-prefill-portable", &prefill(Caps::PORTABLE, &model));
     check("flan-t5-xl-decode-portable", &decode(Caps::PORTABLE, &model));
-    let model = parts(OPT_2_7B);
+    let model = published("opt-2.7b");
     check("opt-2.7b-prefill-portable", &prefill(Caps::PORTABLE, &model));
     check("opt-2.7b-decode-portable", &decode(Caps::PORTABLE, &model));
 }
 
 #[test]
 fn scratch_does_not_grow_with_depth() {
-    let model = parts(VICUNA_7B);
+    let model = published("vicuna-7b");
     let vision = vision(Caps::PORTABLE, &model).scratch();
     assert!(vision.0 <= 6 && vision.1 < 16 << 20, "ViT-g: {vision:?}");
     let decode = decode(Caps::PORTABLE, &model).scratch();

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 /// Each room and the rooms it may use. `runtime::ops` is a room inside `runtime`.
-const ROOMS: [(&str, &[&str]); 13] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("error", &[]),
     ("config", &["error"]),
+    ("shapes", &["config"]),
     ("checkpoint", &["error"]),
     ("embedded", &["checkpoint"]),
     ("processor", &["error", "config"]),
@@ -31,6 +32,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
             "runtime",
         ],
     ),
+    ("synthesize", &["error", "config", "embedded", "weights", "model"]),
     ("lib", &[]),
 ];
 

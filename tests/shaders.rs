@@ -13,6 +13,7 @@ use instructblip::runtime::recorder::{Binding, Dispatch};
 use instructblip::runtime::{
     Activation, AdapterClass, Caps, Heads, Linear, Mask, Matrix, Recorder, Tensor, WeightFormat,
 };
+use instructblip::shapes::{Layers, Shape};
 use instructblip::weights::Loader;
 use support::models;
 
@@ -25,17 +26,23 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// One of each family, the published sizes first.
-const MODELS: [&str; 6] = [
-    r#"{"model_type": "instructblip", "image_token_index": 32001, "text_config": {"model_type": "llama"}}"#,
-    include_str!("../models/shapes/config.json"),
-    r#"{"model_type": "blip-2", "text_config": {"model_type": "opt", "hidden_size": 2560, "ffn_dim": 10240,
-        "num_hidden_layers": 2, "num_attention_heads": 32}}"#,
-    r#"{"model_type": "instructblip", "text_config": {"model_type": "t5", "d_model": 2048, "d_ff": 5120,
-        "num_layers": 2, "num_heads": 32, "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu"}}"#,
-    r#"{"model_type": "blip-2", "text_config": {"model_type": "t5", "num_layers": 2, "feed_forward_proj": "gated-gelu"}}"#,
-    r#"{"model_type": "blip-2", "text_config": {"model_type": "t5", "num_layers": 2}}"#,
-];
+/// One of each family in its published size, the embedded model, and T5 as nobody published it here.
+fn models() -> Vec<Config> {
+    let two = Layers { language: Some(2), ..Layers::default() };
+    let published = ["vicuna-7b", "opt-2.7b", "flan-t5-xl"].map(|name| {
+        let mut document = Shape::named(name).expect("a published shape").document();
+        two.put_into(&mut document);
+        document.to_string()
+    });
+    let others = [
+        include_str!("../models/shapes/config.json"),
+        r#"{"model_type": "blip-2", "text_config": {"model_type": "t5", "num_layers": 2,
+            "feed_forward_proj": "gated-gelu"}}"#,
+        r#"{"model_type": "blip-2", "text_config": {"model_type": "t5", "num_layers": 2}}"#,
+    ];
+    let all = published.iter().map(String::as_str).chain(others);
+    all.map(|json| Config::parse(Path::new("config.json"), json.as_bytes()).expect("a valid configuration")).collect()
+}
 
 /// Attention whose weights are tapped, so that their kernel is recorded, too.
 const ATTENTIONS: [&str; 8] = [
@@ -52,8 +59,7 @@ const ATTENTIONS: [&str; 8] = [
 /// Every dispatch of whole models, and of every op and option that no model of today uses, for one kind of adapter.
 fn record(caps: Caps) -> Vec<Dispatch> {
     let mut r = Recorder::new(caps).with_taps(&ATTENTIONS.map(|label| format!("{label}.weights")));
-    for json in MODELS {
-        let config = Config::parse(Path::new("config.json"), json.as_bytes()).expect("a valid configuration");
+    for config in models() {
         let parts = Parts::load(&mut Loader::shapes(), &config).expect("shapes");
         let side = config.vision.image_size;
         let image = parts.vision.record(&mut r, &Tensor::unbacked(3 * side, side)).last_hidden_state;

@@ -14,6 +14,7 @@
 mod files;
 mod pack;
 mod placement;
+pub mod shards;
 mod transfer;
 
 use std::sync::{Arc, Mutex};

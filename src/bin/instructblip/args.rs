@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use instructblip::processor::Task;
+#[cfg(feature = "embedded-model")]
+use instructblip::shapes::{self, Shape};
 
 use crate::generation::Generation;
 
@@ -78,6 +80,10 @@ pub enum Command {
     Devices(Devices),
     /// Answer questions about the bundled pictures
     Demo(Demo),
+    /// Write a checkpoint of a published shape with random weights, to try loading and speed on
+    #[cfg(feature = "embedded-model")]
+    #[command(hide = true)]
+    Synthesize(Synthesize),
 }
 
 /// Arguments of `ask`.
@@ -289,6 +295,63 @@ pub struct Demo {
     /// Print a JSON array
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `synthesize`.
+#[cfg(feature = "embedded-model")]
+#[derive(Args, Debug)]
+pub struct Synthesize {
+    /// The published checkpoint
+    #[arg(value_parser = shapes())]
+    pub shape: Shape,
+    /// Folder to write to, empty or not there yet
+    pub folder: PathBuf,
+    /// Layers of the language model, if not all; of T5's encoder and of its decoder
+    #[arg(long, value_name = "N")]
+    pub layers: Option<u32>,
+    /// Layers of the vision tower, if not all
+    #[arg(long, value_name = "N")]
+    pub vision_layers: Option<u32>,
+    /// Layers of the Q-Former, if not all
+    #[arg(long, value_name = "N")]
+    pub qformer_layers: Option<u32>,
+    /// Type of the weights, if not the published files'
+    #[arg(long, value_enum)]
+    pub dtype: Option<Dtype>,
+    /// Most bytes of a file
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
+    pub shard_size: u64,
+    /// Where random numbers start: the same seed gives the same files
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// The type of stored weights.
+#[cfg(feature = "embedded-model")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Dtype {
+    /// float16
+    F16,
+    /// bfloat16
+    Bf16,
+    /// float32
+    F32,
+}
+
+#[cfg(feature = "embedded-model")]
+fn shapes() -> impl TypedValueParser<Value = Shape> {
+    let names = PossibleValuesParser::new(shapes::PUBLISHED.map(|shape| shape.name()));
+    names.try_map(|name| Shape::named(&name).ok_or("is no shape"))
+}
+
+/// A number of bytes: `5GB`, `500MB`, or plain.
+#[cfg(feature = "embedded-model")]
+fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let units = [("", 1), ("B", 1), ("KB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000)];
+    let unit = units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit.trim()));
+    let bytes = unit.zip(number.parse::<u64>().ok()).and_then(|((_, unit), number)| number.checked_mul(*unit));
+    bytes.filter(|&bytes| bytes > 0).ok_or_else(|| "give a number of bytes, as in 5GB or 500MB".into())
 }
 
 impl Common {

@@ -14,6 +14,8 @@ mod generation;
 mod progress;
 mod score;
 mod session;
+#[cfg(feature = "embedded-model")]
+mod synthesize;
 
 use std::process::ExitCode;
 
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
         Command::Forward(forward) => forward::run(&arguments.common, forward),
         Command::Devices(devices) => devices::run(&arguments.common, devices),
         Command::Demo(demo) => demo::run(&arguments.common, demo),
+        #[cfg(feature = "embedded-model")]
+        Command::Synthesize(synthesize) => synthesize::run(&arguments.common, synthesize),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -16,8 +16,8 @@ pub enum Progress {
     Quiet,
     /// A bar.
     Bar(ProgressBar),
-    /// A line every few seconds.
-    Lines(Instant),
+    /// A line every few seconds, and what it says is being done.
+    Lines(Instant, &'static str),
     /// The same for counted work.
     CountedLines(Instant, &'static str, Option<u64>),
 }
@@ -25,16 +25,21 @@ pub enum Progress {
 const EVERY: Duration = Duration::from_secs(5);
 
 impl Progress {
-    /// Progress for the terminal or file that stderr is.
+    /// Progress of loading a model, for the terminal or file that stderr is.
     pub fn new(quiet: bool) -> Progress {
+        Progress::bytes(quiet, "loading")
+    }
+
+    /// Progress of what is counted in bytes.
+    pub fn bytes(quiet: bool, what: &'static str) -> Progress {
         if quiet {
             return Progress::Quiet;
         }
         if !std::io::stderr().is_terminal() {
-            return Progress::Lines(Instant::now());
+            return Progress::Lines(Instant::now(), what);
         }
-        let style = ProgressStyle::with_template("loading {bar:30} {bytes}/{total_bytes} {bytes_per_sec}");
-        let bar = ProgressBar::new(0);
+        let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}");
+        let bar = ProgressBar::new(0).with_message(what);
         Progress::Bar(style.map_or(bar.clone(), |style| bar.with_style(style)))
     }
 
@@ -74,7 +79,7 @@ impl Progress {
         }
     }
 
-    /// Shows that `done` of `total` bytes are loaded.
+    /// Shows that `done` of `total` bytes are done.
     pub fn report(&mut self, done: u64, total: u64) {
         match self {
             Progress::Quiet | Progress::CountedLines(..) => {}
@@ -85,10 +90,10 @@ impl Progress {
                     bar.finish_and_clear();
                 }
             }
-            Progress::Lines(last) => {
+            Progress::Lines(last, what) => {
                 if last.elapsed() > EVERY {
                     *last = Instant::now();
-                    say(&format!("loading: {} of {} MB", done >> 20, total >> 20));
+                    say(&format!("{what}: {} of {} MB", done >> 20, total >> 20));
                 }
             }
         }
