@@ -101,6 +101,48 @@ impl Checkpoint {
         }
     }
 
+    /// The names of all files small enough for [`Checkpoint::read`] that hold no weights, in subfolders too.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when a folder cannot be read.
+    pub fn small_files(&self) -> Result<Vec<String>> {
+        let no_weights = |name: &str| {
+            let ends = [
+                ".safetensors",
+                ".safetensors.index.json",
+                ".bin",
+                ".bin.index.json",
+                ".pt",
+                ".pth",
+                ".msgpack",
+                ".h5",
+            ];
+            !ends.iter().any(|end| name.ends_with(end)) && !name.split('/').any(|part| part.starts_with('.'))
+        };
+        let mut names = Vec::new();
+        match self {
+            Checkpoint::Embedded { files, .. } => names.extend(files.iter().map(|(name, _)| name.to_string())),
+            Checkpoint::Directory(root) => {
+                let mut folders = vec![String::new()];
+                while let Some(folder) = folders.pop() {
+                    let path = root.join(&folder);
+                    let failed = |e| Error::io(&path, e);
+                    for entry in std::fs::read_dir(&path).map_err(failed)? {
+                        let name = format!("{folder}{}", entry.map_err(failed)?.file_name().to_string_lossy());
+                        match std::fs::metadata(root.join(&name)) {
+                            Ok(m) if m.is_dir() && folder.is_empty() => folders.push(format!("{name}/")),
+                            Ok(m) if m.is_file() && m.len() <= MAX_SMALL_FILE => names.push(name),
+                            _ => {}
+                        }
+                    }
+                }
+            }
+        }
+        names.retain(|name| no_weights(name));
+        names.sort();
+        Ok(names)
+    }
+
     /// Whether some file's name satisfies `wanted`. Only for better messages.
     pub fn has_file(&self, wanted: impl Fn(&str) -> bool) -> bool {
         match self {

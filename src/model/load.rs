@@ -20,7 +20,8 @@ pub struct LoadOptions {
     pub formats: Formats,
     /// Whether files are mapped into memory, not read; either way gives the same.
     pub mmap: bool,
-    /// Most bytes to use on the device. What needs more is refused before anything is uploaded.
+    /// Most bytes to use on the device; its memory, where the driver tells how much there is, if `None`. What needs more
+    /// is refused before anything is uploaded.
     pub budget_bytes: Option<u64>,
     /// Whether the vision tower with the Q-Former and the language model take turns on the device, and, if there is a
     /// budget that one of them exceeds, its layers in the memory of one.
@@ -60,7 +61,8 @@ impl InstructBlip {
     ) -> Result<InstructBlip> {
         let start = Instant::now();
         let (config, files) = open(checkpoint, options.mmap)?;
-        let memory = MemoryPlan::choose(&config, Some(&files), options, &device.caps())?;
+        let bounded = LoadOptions { budget_bytes: options.budget_bytes.or(device.memory_bytes()), ..options.clone() };
+        let memory = MemoryPlan::choose(&config, Some(&files), &bounded, &device.caps())?;
         let mut survey = Loader::survey(Some(&files), memory.placement);
         let shapes = Parts::load(&mut survey, &config)?;
         let surveyed = survey.finish()?;

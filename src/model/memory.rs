@@ -44,6 +44,8 @@ impl Default for Workload {
 /// The weights of one part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartBytes {
+    /// Format of its linear layers.
+    pub format: WeightFormat,
     /// Bytes on the device; of layers that take turns, those of one.
     pub bytes: u64,
     /// Its layers.
@@ -127,20 +129,26 @@ impl MemoryPlan {
         })
     }
 
-    /// Other settings that the same model could be loaded with, from the least changed to the smallest, with their
-    /// plans; for people to choose from.
+    /// Settings that a checkpoint could be loaded with, from the least changed to the smallest, with their plans: for
+    /// people to choose from. The first, without a name, is that of `options` with everything on the device.
     ///
     /// # Errors
     /// As [`MemoryPlan::of`].
-    pub fn alternatives(
-        checkpoint: Option<&Checkpoint>,
+    pub fn settings(checkpoint: &Checkpoint, options: &LoadOptions, caps: &Caps) -> Result<Vec<(String, MemoryPlan)>> {
+        let (config, files) = open(checkpoint, false)?;
+        Planner { config: &config, files: Some(&files), caps, workload: options.workload }.settings(options)
+    }
+
+    /// [`MemoryPlan::settings`] for a configuration without files.
+    ///
+    /// # Errors
+    /// As [`MemoryPlan::of_config`].
+    pub fn settings_of_config(
         config: &Config,
         options: &LoadOptions,
         caps: &Caps,
     ) -> Result<Vec<(String, MemoryPlan)>> {
-        let files = checkpoint.map(|checkpoint| open(checkpoint, false)).transpose()?.map(|(_, files)| files);
-        let planner = Planner { config, files: files.as_ref(), caps, workload: options.workload };
-        planner.settings(options)
+        Planner { config, files: None, caps, workload: options.workload }.settings(options)
     }
 
     /// The weights of all parts.
@@ -190,7 +198,8 @@ impl Planner<'_> {
         let (parts, loaded) = self.survey(placement)?;
         let part = |part: Part| {
             let (bytes, layers) = (loaded.weight_bytes[part as usize], loaded.layers[part as usize]);
-            PartBytes { bytes, layers, resident: resident.layers(part).unwrap_or(layers).min(layers) }
+            let format = loaded.formats[part as usize];
+            PartBytes { format, bytes, layers, resident: resident.layers(part).unwrap_or(layers).min(layers) }
         };
         let [vision, qformer, language] = Part::ALL.map(part);
         let working = self.working(&parts, offload);
@@ -341,7 +350,7 @@ impl Planner<'_> {
         }
         let least = Resident { vision: Some(0), language: Some(0) };
         let smallest = self.plan(Formats::usual(WeightFormat::Q4), true, least)?;
-        found.push((format!("--weights q4 --offload --budget {}", smallest.peak), smallest));
+        found.push((format!("--weights q4 --offload --budget {}MB", smallest.peak.div_ceil(1_000_000)), smallest));
         Ok(found)
     }
 

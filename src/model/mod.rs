@@ -3,6 +3,7 @@
 mod forward;
 mod load;
 mod memory;
+mod quantize;
 mod reply;
 mod residence;
 mod score;
@@ -14,6 +15,7 @@ use std::time::Instant;
 pub use forward::{AttentionMaps, Features, ForwardOptions, IGNORED_LABEL};
 pub use load::LoadOptions;
 pub use memory::{MemoryPlan, PartBytes, Workload};
+pub use quantize::{Quantized, quantize};
 pub use reply::{Answer, AnswerText, NamedTensor, Reply, Timings, Values};
 pub use score::Score;
 

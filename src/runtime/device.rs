@@ -89,6 +89,8 @@ pub struct AdapterSummary {
     pub max_buffer_bytes: u64,
     /// Workgroup memory in bytes.
     pub max_workgroup_bytes: u32,
+    /// Memory in bytes, where the driver says.
+    pub memory_bytes: Option<u64>,
     /// Whether a default run would use this adapter.
     pub chosen: bool,
 }
@@ -108,6 +110,7 @@ pub(super) struct Inner {
     pub counters: Arc<Counters>,
     name: String,
     timestamps: bool,
+    memory_bytes: Option<u64>,
     fault: Arc<Mutex<Option<Error>>>,
 }
 
@@ -168,6 +171,7 @@ impl Device {
                 counters,
                 name: describe(&info),
                 timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+                memory_bytes: memory_bytes(adapter),
                 fault,
                 gpu,
                 queue,
@@ -194,6 +198,11 @@ impl Device {
     /// Whether kernels can be timed on the device.
     pub fn has_timestamps(&self) -> bool {
         self.inner.timestamps
+    }
+
+    /// Memory the device has, where its driver says: of a card of its own, the card's. Some of it is in use by others.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.inner.memory_bytes
     }
 
     /// Live bytes by category and objects created so far.
@@ -246,6 +255,7 @@ fn summarise(adapter: &wgpu::Adapter, chosen: bool) -> AdapterSummary {
         max_binding_bytes: limits.max_storage_buffer_binding_size,
         max_buffer_bytes: limits.max_buffer_size,
         max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        memory_bytes: memory_bytes(adapter),
         chosen,
     }
 }
@@ -283,6 +293,35 @@ fn choose<'a>(adapters: &'a [wgpu::Adapter], wanted: Option<&str>) -> Option<&'a
         .iter()
         .filter(|a| usable(a) && a.get_info().name.to_lowercase().contains(&wanted))
         .min_by_key(|a| rank(&a.get_info()))
+}
+
+/// The size of the heap that weights go to. The graphics layer does not tell; Vulkan does.
+#[cfg(any(windows, target_os = "linux", target_os = "android"))]
+#[allow(unsafe_code)]
+fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+    const DEVICE_LOCAL: u32 = 1;
+    // A software adapter makes its heap up.
+    if adapter.get_info().device_type == wgpu::DeviceType::Cpu {
+        return None;
+    }
+    // SAFETY: the adapter is only asked for its properties, which changes nothing, and lives as long as the borrow.
+    let properties = unsafe {
+        let vulkan = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let instance = vulkan.shared_instance().raw_instance();
+        instance.get_physical_device_memory_properties(vulkan.raw_physical_device())
+    };
+    let heaps = &properties.memory_heaps[..properties.memory_heap_count as usize];
+    match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => {
+            heaps.iter().filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
+        }
+        _ => Some(heaps.iter().map(|heap| heap.size).sum()),
+    }
+}
+
+#[cfg(not(any(windows, target_os = "linux", target_os = "android")))]
+fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
+    None
 }
 
 fn caps(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> Caps {

@@ -11,6 +11,7 @@
 //! A matrix `NAME [N, K]` may be stored as `NAME.q8` (I8 `[N, K]`) or `NAME.q4` (U8 `[N, K / 2]`) with `NAME.scales`
 //! (F16 `[N, K / 32]`), packed as [`weight_format`](crate::runtime::weight_format) says.
 
+pub mod convert;
 mod files;
 mod pack;
 mod placement;
@@ -59,6 +60,8 @@ pub struct Asked {
     pub name: String,
     /// Its dimensions.
     pub shape: Vec<u32>,
+    /// The format it gets, if it is a matrix.
+    pub format: Option<WeightFormat>,
 }
 
 impl LoadReport {
@@ -84,6 +87,8 @@ pub struct Loaded {
     pub weight_bytes: [u64; 3],
     /// Layers of each part.
     pub layers: [u32; 3],
+    /// Format of each part's linear layers.
+    pub formats: [WeightFormat; 3],
     /// What was read.
     pub report: LoadReport,
 }
@@ -259,7 +264,7 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// As [`Loader::tensor`].
     pub fn host_values(&mut self, name: &str, shape: &[u32]) -> Result<Vec<f32>> {
-        let known = self.check(name, shape)?;
+        let known = self.check(name, shape, None)?;
         let stored = self.files.and_then(|files| files.stored(name)).filter(|_| known);
         match (self.device, stored) {
             (None, _) => Ok(Vec::new()),
@@ -426,6 +431,9 @@ impl<'a> Loader<'a> {
         }
         let format = self.format(role, name, cols);
         let part = self.part as usize;
+        if matches!(role, Role::Inner) {
+            self.loaded.formats[part] = format;
+        }
         if let Some(streaming) = &mut self.streaming {
             let like = |m: &Matrix| (m.rows, m.cols, m.format) == (rows, cols.next_multiple_of(8), format);
             let turns = self.turns[part].iter().enumerate();
@@ -458,7 +466,7 @@ impl<'a> Loader<'a> {
     fn rows_into(&mut self, matrix: &Matrix, names: Vec<String>, shape: &[u32], first: u32) -> Result<()> {
         let mut known = true;
         for name in &names {
-            known &= self.check_rows(name, shape)?;
+            known &= self.check_rows(name, shape, matrix.format)?;
         }
         let Some(device) = self.device else { return Ok(()) };
         let (Some(files), true) = (self.files, known) else {
@@ -499,8 +507,8 @@ impl<'a> Loader<'a> {
 
     /// Notes a needed tensor. `Ok(true)` when the files have it in this shape, `Ok(false)` when there are no files
     /// or it is missing.
-    fn check(&mut self, name: &str, shape: &[u32]) -> Result<bool> {
-        self.note(name, shape)?;
+    fn check(&mut self, name: &str, shape: &[u32], format: Option<WeightFormat>) -> Result<bool> {
+        self.note(name, shape, format)?;
         let Some(files) = self.files else { return Ok(false) };
         let Some(stored) = files.stored(name) else {
             self.missing.push(name.into());
@@ -512,11 +520,11 @@ impl<'a> Loader<'a> {
     }
 
     /// [`Loader::check`] for a matrix, which may be quantised.
-    fn check_rows(&mut self, name: &str, shape: &[u32]) -> Result<bool> {
+    fn check_rows(&mut self, name: &str, shape: &[u32], wanted: WeightFormat) -> Result<bool> {
         let Some(StoredRows::Packed { format, values, scales }) = self.files.and_then(|f| f.rows(name)) else {
-            return self.check(name, shape);
+            return self.check(name, shape, Some(wanted));
         };
-        self.note(name, shape)?;
+        self.note(name, shape, Some(wanted))?;
         let (rows, cols) = (shape[0], shape[1..].iter().product::<u32>());
         let (dtype, per_row) = match format {
             WeightFormat::Q4 => (Dtype::U8, cols / 2),
@@ -533,8 +541,8 @@ impl<'a> Loader<'a> {
         Ok(true)
     }
 
-    fn note(&mut self, name: &str, shape: &[u32]) -> Result<()> {
-        self.loaded.tensors.push(Asked { part: self.part, name: name.into(), shape: shape.to_vec() });
+    fn note(&mut self, name: &str, shape: &[u32], format: Option<WeightFormat>) -> Result<()> {
+        self.loaded.tensors.push(Asked { part: self.part, name: name.into(), shape: shape.to_vec(), format });
         if shape.iter().map(|&n| u128::from(n)).product::<u128>() > u128::from(u32::MAX) {
             let file = self.files.map_or(Default::default(), |f| f.root.join("config.json"));
             return Err(Error::checkpoint(

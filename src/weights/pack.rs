@@ -10,7 +10,6 @@ use safetensors::Dtype;
 use super::files::{Stored, StoredRows};
 use crate::error::{Error, Result};
 use crate::runtime::WeightFormat;
-use crate::runtime::upload::Sink;
 use crate::runtime::weight_format::GROUP;
 
 /// Values handled at a time: what they become stays in a core's own cache.
@@ -83,8 +82,13 @@ pub struct RowSource<'a> {
     width: usize,
     padded: usize,
     format: WeightFormat,
+    /// Scales of a row as it is written.
+    row_scales: usize,
     scan: Mutex<Scan>,
 }
+
+/// Takes bytes that belong after those before.
+pub type Out<'a> = dyn FnMut(&[u8]) + 'a;
 
 /// Memory one thread converts in.
 #[derive(Default)]
@@ -99,9 +103,17 @@ pub struct Room {
 }
 
 impl<'a> RowSource<'a> {
+    /// Rows for a matrix on the device.
     pub(super) fn new(name: &str, stored: StoredRows<'a>, width: u32, padded: u32, format: WeightFormat) -> Self {
+        let row_scales = format.scale_bytes(padded) as usize / 2;
         let (width, padded) = (width as usize, padded as usize);
-        RowSource { name: name.into(), stored, width, padded, format, scan: Mutex::default() }
+        RowSource { name: name.into(), stored, width, padded, format, row_scales, scan: Mutex::default() }
+    }
+
+    /// Rows for a file: nothing is padded.
+    pub(super) fn unpadded(name: &str, stored: StoredRows<'a>, width: u32, format: WeightFormat) -> Self {
+        let row_scales = if format == WeightFormat::F16 { 0 } else { width as usize / GROUP };
+        RowSource { row_scales, ..RowSource::new(name, stored, width, width, format) }
     }
 
     /// Bytes of a row in the files.
@@ -114,11 +126,11 @@ impl<'a> RowSource<'a> {
         }
     }
 
-    /// Packs rows of the file into the sinks.
+    /// Packs rows of the file: values to `packed`, scales to `scales`.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn pack(&self, rows: Range<usize>, room: &mut Room, packed: &mut Sink, scales: &mut Sink) -> Result<()> {
+    pub fn pack(&self, rows: Range<usize>, room: &mut Room, packed: &mut Out<'_>, scales: &mut Out<'_>) -> Result<()> {
         let at_once = (BLOCK / self.width).max(1);
         let mut scan = Scan::default();
         for first in rows.clone().step_by(at_once) {
@@ -127,18 +139,18 @@ impl<'a> RowSource<'a> {
                 StoredRows::Plain(s) if s.dtype() == Dtype::F16 && self.is_copied(WeightFormat::F16) => {
                     let bytes = s.elements(block.start * self.width, block.len() * self.width, &mut room.bytes)?;
                     scan.see_halves(bytes);
-                    packed.put(bytes);
+                    packed(bytes);
                 }
                 StoredRows::Packed { format, values, scales: own } if self.is_copied(format) => {
                     let row = format.row_bytes(self.width as u32) as usize;
-                    packed.put(values.elements(block.start * row, block.len() * row, &mut room.bytes)?);
+                    packed(values.elements(block.start * row, block.len() * row, &mut room.bytes)?);
                     let groups = self.width / GROUP;
                     let bytes = own.elements(block.start * groups, block.len() * groups, &mut room.bytes)?;
                     scan.see_halves(bytes);
-                    let padding = format.scale_bytes(self.padded as u32) as usize - 2 * groups;
+                    let padding = 2 * (self.row_scales - groups);
                     for row in bytes.chunks(2 * groups) {
-                        scales.put(row);
-                        scales.put(&[0; 8][..padding]);
+                        scales(row);
+                        scales(&[0; 8][..padding]);
                     }
                 }
                 _ => {
@@ -174,11 +186,10 @@ impl<'a> RowSource<'a> {
         }
     }
 
-    fn pack_values(&self, room: &mut Room, packed: &mut Sink, scales: &mut Sink) {
+    fn pack_values(&self, room: &mut Room, packed: &mut Out<'_>, scales: &mut Out<'_>) {
         room.packed.clear();
         room.scales.clear();
-        let row_scales = self.format.scale_bytes(self.padded as u32) as usize / 2;
-        if self.width == self.padded && (row_scales == self.width / GROUP || row_scales == 0) {
+        if self.width == self.padded && (self.row_scales == self.width / GROUP || self.row_scales == 0) {
             self.format.pack(&room.values, &mut room.packed, &mut room.scales);
         } else {
             for (i, row) in room.values.chunks(self.width).enumerate() {
@@ -186,11 +197,11 @@ impl<'a> RowSource<'a> {
                 room.row.extend_from_slice(row);
                 room.row.resize(self.padded, 0.0);
                 self.format.pack(&room.row, &mut room.packed, &mut room.scales);
-                room.scales.resize((i + 1) * row_scales, f16::ZERO);
+                room.scales.resize((i + 1) * self.row_scales, f16::ZERO);
             }
         }
-        packed.put(&room.packed);
-        scales.put(bytemuck::cast_slice(&room.scales));
+        packed(&room.packed);
+        scales(bytemuck::cast_slice(&room.scales));
     }
 
     /// Ends the reading: what was seen, if it may be used, and the memory back to the system.

@@ -7,7 +7,7 @@ use super::files::{Stored, TensorFiles};
 use super::pack::{Room, RowSource, Scan};
 use crate::error::{Error, Result};
 use crate::runtime::buffers::Matrix;
-use crate::runtime::upload::Uploader;
+use crate::runtime::upload::{Sink, Uploader};
 
 /// Bytes the system is asked to read ahead.
 const AHEAD_BYTES: u64 = 128 << 20;
@@ -71,7 +71,8 @@ pub(super) fn write_rows(
     };
     let sources: Vec<RowSource<'_>> = rows.names.iter().map(source).collect();
     let count = sources.len();
-    let pack = |range: std::ops::Range<u32>, packed: &mut _, scales: &mut _| {
+    let pack = |range: std::ops::Range<u32>, packed: &mut Sink, scales: &mut Sink| {
+        let (packed, scales) = (&mut |bytes: &[u8]| packed.put(bytes), &mut |bytes: &[u8]| scales.put(bytes));
         let mut room = Room::default();
         let range = range.start as usize..range.end as usize;
         match sources.as_slice() {

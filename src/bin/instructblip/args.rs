@@ -5,9 +5,12 @@ use std::path::PathBuf;
 
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use instructblip::model::{LoadOptions, Workload};
 use instructblip::processor::Task;
+use instructblip::runtime::WeightFormat;
 #[cfg(feature = "embedded-model")]
 use instructblip::shapes::{self, Shape};
+use instructblip::weights::Formats;
 
 use crate::generation::Generation;
 
@@ -76,6 +79,10 @@ pub enum Command {
     Eval(Eval),
     /// Run the model once and write every stage's tensors to a safetensors file
     Forward(Forward),
+    /// Say what a model takes of a GPU's memory, part by part, and how it takes less; no GPU is needed
+    Plan(Plan),
+    /// Write a checkpoint with smaller weights
+    Quantize(Quantize),
     /// List the GPUs that could be used
     Devices(Devices),
     /// Answer questions about the bundled pictures
@@ -240,6 +247,66 @@ pub struct Model {
     /// Let special tokens written in a prompt, such as </s>, be those tokens and not text
     #[arg(long)]
     pub special_tokens: bool,
+    #[command(flatten)]
+    pub weights: Weights,
+}
+
+/// In which form weights are loaded and where they are.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Weights and memory")]
+pub struct Weights {
+    /// Format of the weights: f16, or rounded to 8 bits (q8), or the language model to 4 and the vision tower to 8 bits
+    /// (q4); as they are stored, unquantised ones in f16, if left out
+    #[arg(long, value_name = "FORMAT", env = "INSTRUCTBLIP_WEIGHTS", value_parser = formats())]
+    pub weights: Option<WeightFormat>,
+    /// Format of the vision tower's weights alone
+    #[arg(long, value_name = "FORMAT", env = "INSTRUCTBLIP_VISION_WEIGHTS", value_parser = formats())]
+    pub vision_weights: Option<WeightFormat>,
+    /// Format of the Q-Former's weights alone, which stay in f16 otherwise
+    #[arg(long, value_name = "FORMAT", env = "INSTRUCTBLIP_QFORMER_WEIGHTS", value_parser = formats())]
+    pub qformer_weights: Option<WeightFormat>,
+    /// Format of the language model's weights alone
+    #[arg(long, value_name = "FORMAT", env = "INSTRUCTBLIP_LANGUAGE_WEIGHTS", value_parser = formats())]
+    pub language_weights: Option<WeightFormat>,
+    /// Most GPU memory to use, for example 8GB or 7.5GiB; the GPU's own if its driver tells. More is refused before
+    /// anything is loaded; `plan` shows what a model takes
+    #[arg(long, value_name = "SIZE", env = "INSTRUCTBLIP_BUDGET", value_parser = size)]
+    pub budget: Option<u64>,
+    /// Have the vision tower and the language model take turns on the GPU, and layers of what still exceeds the budget
+    /// take turns too: slower, and as little memory as it takes
+    #[arg(long, env = "INSTRUCTBLIP_OFFLOAD", value_parser = FalseyValueParser::new())]
+    pub offload: bool,
+    /// Read weight files instead of mapping them into memory: for network shares that come and go
+    #[arg(long, env = "INSTRUCTBLIP_NO_MMAP", value_parser = FalseyValueParser::new())]
+    pub no_mmap: bool,
+}
+
+impl Weights {
+    /// The formats that are asked for.
+    pub fn formats(&self) -> Formats {
+        let usual = self.weights.map(Formats::usual).unwrap_or_default();
+        Formats {
+            vision: self.vision_weights.or(usual.vision),
+            qformer: self.qformer_weights.or(usual.qformer),
+            language: self.language_weights.or(usual.language),
+        }
+    }
+
+    /// Everything a loader wants to know, for what will be asked.
+    pub fn options(&self, workload: Workload) -> LoadOptions {
+        LoadOptions {
+            formats: self.formats(),
+            mmap: !self.no_mmap,
+            budget_bytes: self.budget,
+            offload: self.offload,
+            workload,
+        }
+    }
+}
+
+fn formats() -> impl TypedValueParser<Value = WeightFormat> {
+    let names = PossibleValuesParser::new(WeightFormat::ALL.map(WeightFormat::name));
+    names.try_map(|name| WeightFormat::named(&name).ok_or("is no format"))
 }
 
 /// Whose resize to equal to the last bit.
@@ -279,6 +346,58 @@ pub struct Forward {
     /// What the Q-Former reads instead of the prompt
     #[arg(long, value_name = "TEXT")]
     pub qformer_prompt: Option<String>,
+}
+
+/// Arguments of `plan`.
+#[derive(Args, Debug)]
+pub struct Plan {
+    /// Directory of a checkpoint, or the name of a published one (only its shape is needed); the embedded model if left
+    /// out
+    pub model: Option<String>,
+    #[command(flatten)]
+    pub weights: Weights,
+    /// Most tokens of an answer
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub max_new_tokens: u32,
+    /// Beams to search with
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub num_beams: u32,
+    /// Questions asked at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub batch: u32,
+    /// Tokens of a prompt
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub prompt_tokens: u32,
+    /// Pictures of a question, for video models
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub frames: u32,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `quantize`.
+#[derive(Args, Debug)]
+pub struct Quantize {
+    /// Directory of a checkpoint
+    pub source: PathBuf,
+    /// Folder to write to, empty or not there yet
+    pub folder: PathBuf,
+    /// Format: q8, or q4 for the language model with a vision tower in q8
+    #[arg(long, value_name = "FORMAT", value_parser = formats())]
+    pub weights: WeightFormat,
+    /// Format of the vision tower, if another
+    #[arg(long, value_name = "FORMAT", value_parser = formats())]
+    pub vision_weights: Option<WeightFormat>,
+    /// Format of the Q-Former, if not f16
+    #[arg(long, value_name = "FORMAT", value_parser = formats())]
+    pub qformer_weights: Option<WeightFormat>,
+    /// Format of the language model, if another
+    #[arg(long, value_name = "FORMAT", value_parser = formats())]
+    pub language_weights: Option<WeightFormat>,
+    /// Most bytes of a file
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
+    pub shard_size: u64,
 }
 
 /// Arguments of `devices`.
@@ -344,14 +463,26 @@ fn shapes() -> impl TypedValueParser<Value = Shape> {
     names.try_map(|name| Shape::named(&name).ok_or("is no shape"))
 }
 
-/// A number of bytes: `5GB`, `500MB`, or plain.
-#[cfg(feature = "embedded-model")]
-fn size(text: &str) -> Result<u64, String> {
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let units = [("", 1), ("B", 1), ("KB", 1_000), ("MB", 1_000_000), ("GB", 1_000_000_000)];
+/// A number of bytes: `5GB`, `7.5GiB`, `500MB`, or plain.
+pub fn size(text: &str) -> Result<u64, String> {
+    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len()));
+    let units = [
+        ("", 1.0),
+        ("B", 1.0),
+        ("KB", 1e3),
+        ("MB", 1e6),
+        ("GB", 1e9),
+        ("TB", 1e12),
+        ("G", 1e9),
+        ("M", 1e6),
+        ("KiB", 1024.0),
+        ("MiB", 1_048_576.0),
+        ("GiB", 1_073_741_824.0),
+    ];
     let unit = units.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit.trim()));
-    let bytes = unit.zip(number.parse::<u64>().ok()).and_then(|((_, unit), number)| number.checked_mul(*unit));
-    bytes.filter(|&bytes| bytes > 0).ok_or_else(|| "give a number of bytes, as in 5GB or 500MB".into())
+    let bytes = unit.zip(number.parse::<f64>().ok()).map(|((_, unit), number)| number * unit);
+    let whole = bytes.filter(|bytes| (1.0..1e18).contains(bytes)).map(|bytes| bytes as u64);
+    whole.ok_or_else(|| "give a number of bytes, as in 5GB or 500MB".into())
 }
 
 impl Common {

@@ -10,7 +10,7 @@ use crate::args::{Ask, Common};
 use crate::attention::write_attention;
 use crate::files::check_folder;
 use crate::progress::{Progress, say};
-use crate::session::{load_model, read_image, reply_json, tokens_per_second};
+use crate::session::{load_model, read_image, reply_json, tokens_per_second, workload};
 
 pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     let prompt = ask.wording.prompt(ask.prompt.as_deref().unwrap_or_default())?;
@@ -24,7 +24,7 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     let paths = std::iter::once(&ask.image).chain(&ask.frames);
     let images = paths.map(|path| read_image(path)).collect::<Result<Vec<Image>>>()?;
     let decode_ms = started.elapsed().as_secs_f64() * 1000.0;
-    let mut model = load_model(common, &ask.model)?;
+    let mut model = load_model(common, &ask.model, workload(&options, 1, images.len()))?;
     let question = Question { images: &images, prompt: &prompt, qformer_prompt: ask.wording.qformer_prompt.as_deref() };
     let mut reply = match options.gives_one() {
         true => stream(&mut model, &question, &options, ask.json)?,

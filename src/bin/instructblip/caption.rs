@@ -8,13 +8,13 @@ use instructblip::Question;
 use instructblip::processor::Task;
 
 use crate::args::{Caption, Common};
-use crate::session::{check_images, load_model, read_image, reply_json};
+use crate::session::{check_images, load_model, read_image, reply_json, workload};
 
 pub fn run(common: &Common, caption: &Caption) -> Result<()> {
     let options = caption.generation.options();
     options.check()?;
     check_images(caption.images.iter().map(PathBuf::as_path))?;
-    let mut model = load_model(common, &caption.model)?;
+    let mut model = load_model(common, &caption.model, workload(&options, 1, 1))?;
     let prompt = match &caption.prompt {
         Some(prompt) => prompt.clone(),
         None if model.config().qformer_reads_text() => Task::Caption.prompt("", &[])?,

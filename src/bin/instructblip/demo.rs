@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use anyhow::Result;
+use instructblip::model::Workload;
 use instructblip::{GenerateOptions, Image};
 use serde_json::{Value, json};
 
@@ -35,7 +36,7 @@ static SCENES: &[Scene] = &[
 ];
 
 pub fn run(common: &Common, demo: &Demo) -> Result<()> {
-    let mut model = load_model(common, &Model::default())?;
+    let mut model = load_model(common, &Model::default(), Workload::default())?;
     let mut out = std::io::stdout().lock();
     if !common.quiet {
         say(&common.paint(&format!("{} on {}", model.name(), model.device().name()), "2"));

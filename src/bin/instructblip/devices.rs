@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use anyhow::Result;
+use instructblip::error::Bytes;
 use instructblip::runtime::{AdapterSummary, list_adapters};
 use serde_json::json;
 
@@ -31,6 +32,7 @@ fn to_json(a: &AdapterSummary) -> serde_json::Value {
             "subgroup_sizes": a.subgroup_sizes.map(|(low, high)| [low, high]),
             "timestamps": a.timestamps,
         },
+        "memory_bytes": a.memory_bytes,
         "limits": {
             "max_binding_bytes": a.max_binding_bytes,
             "max_buffer_bytes": a.max_buffer_bytes,
@@ -48,7 +50,7 @@ fn describe(a: &AdapterSummary) -> String {
     };
     format!(
         "{} {} ({}, {}, {})\n    16-bit floats {}, subgroups {subgroups}, timestamps {}\n    \
-         bindings to {} MiB, buffers to {} MiB, {} KiB of workgroup memory\n",
+         {}bindings to {} MiB, buffers to {} MiB, {} KiB of workgroup memory\n",
         if a.chosen { "*" } else { " " },
         a.name,
         a.kind,
@@ -56,6 +58,7 @@ fn describe(a: &AdapterSummary) -> String {
         a.driver,
         yes(a.shader_f16),
         yes(a.timestamps),
+        a.memory_bytes.map_or(String::new(), |bytes| format!("{} of memory, ", Bytes(bytes))),
         a.max_binding_bytes >> 20,
         a.max_buffer_bytes >> 20,
         a.max_workgroup_bytes >> 10,

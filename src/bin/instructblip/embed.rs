@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use instructblip::model::Workload;
 use instructblip::model::{NamedTensor, Values};
 
 use crate::args::{Common, Embed};
@@ -14,7 +15,7 @@ use crate::session::{check_images, load_model, read_image};
 pub fn run(common: &Common, embed: &Embed) -> Result<()> {
     check_target(&embed.output)?;
     check_images(embed.images.iter().map(PathBuf::as_path))?;
-    let mut model = load_model(common, &embed.model)?;
+    let mut model = load_model(common, &embed.model, Workload::default())?;
     let mut progress = Progress::counting(common.quiet, "pictures", Some(embed.images.len() as u64));
     let mut joined: Vec<NamedTensor> = Vec::new();
     for (i, path) in embed.images.iter().enumerate() {

@@ -6,13 +6,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use instructblip::processor::Task;
+use instructblip::runtime::WeightFormat;
+use instructblip::weights::Formats;
 use instructblip::{Error, GenerateOptions, Image, Question};
 use serde_json::{Value, json};
 
 use crate::args::{Common, Eval, Resize};
 use crate::files::{check_target, unwritable};
 use crate::progress::{Progress, say};
-use crate::session::{check_images, load_model};
+use crate::session::{check_images, load_model, workload};
 
 /// A line of the question file.
 struct Row {
@@ -75,7 +77,7 @@ fn ask(
     let paths: Vec<PathBuf> = open.iter().map(|row| folder.join(&row.image)).collect();
     check_images(paths.iter().map(PathBuf::as_path))?;
     let prompts = open.iter().map(|row| row.worded(eval.task)).collect::<instructblip::Result<Vec<String>>>()?;
-    let mut model = load_model(common, &eval.model)?;
+    let mut model = load_model(common, &eval.model, workload(options, eval.batch_size, 1))?;
     let mut file = open_predictions(&eval.output, eval.force)?;
     let mut progress = Progress::counting(common.quiet, "questions", Some(open.len() as u64));
     for (i, batch) in open.chunks(eval.batch_size as usize).enumerate() {
@@ -110,8 +112,16 @@ fn settings(eval: &Eval, options: &GenerateOptions) -> String {
     let task = eval.task.map_or(String::new(), |task| format!(", task {task:?}"));
     let size = eval.model.image_size.map_or(String::new(), |side| format!(", {side} pixels"));
     let special = if eval.model.special_tokens { ", special tokens" } else { "" };
+    let given = &eval.model.weights;
+    let weights = match (given.formats() == Formats::default(), given.formats()) {
+        (true, _) => String::new(),
+        (false, Formats { vision, qformer, language }) => {
+            let name = |format: Option<WeightFormat>| format.map_or("as stored", WeightFormat::name);
+            format!(", weights {} {} {}", name(vision), name(qformer), name(language))
+        }
+    };
     let resize = if eval.model.resize == Resize::Pillow13 { ", Pillow 13" } else { "" };
-    format!("{model}{task}{size}{special}{resize}, {changed}").trim_end_matches([',', ' ']).to_string()
+    format!("{model}{task}{size}{special}{weights}{resize}, {changed}").trim_end_matches([',', ' ']).to_string()
 }
 
 impl Tally {

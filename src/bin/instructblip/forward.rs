@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
+use instructblip::model::Workload;
 use instructblip::model::{ForwardOptions, Values};
 use instructblip::{Image, Question};
 
@@ -15,7 +16,7 @@ pub fn run(common: &Common, forward: &Forward) -> Result<()> {
     check_target(&forward.output)?;
     let paths = std::iter::once(&forward.image).chain(&forward.frames);
     let images = paths.map(|path| read_image(path)).collect::<Result<Vec<Image>>>()?;
-    let mut model = load_model(common, &forward.model)?;
+    let mut model = load_model(common, &forward.model, Workload::default())?;
     let qformer_prompt = forward.qformer_prompt.as_deref();
     let question = Question { images: &images, prompt: &forward.prompt, qformer_prompt };
     let options = ForwardOptions {

@@ -11,7 +11,9 @@ mod eval;
 mod files;
 mod forward;
 mod generation;
+mod plan;
 mod progress;
+mod quantize;
 mod score;
 mod session;
 #[cfg(feature = "embedded-model")]
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
         Command::Embed(embed) => embed::run(&arguments.common, embed),
         Command::Eval(eval) => eval::run(&arguments.common, eval),
         Command::Forward(forward) => forward::run(&arguments.common, forward),
+        Command::Plan(plan) => plan::run(plan),
+        Command::Quantize(quantize) => quantize::run(&arguments.common, quantize),
         Command::Devices(devices) => devices::run(&arguments.common, devices),
         Command::Demo(demo) => demo::run(&arguments.common, demo),
         #[cfg(feature = "embedded-model")]
@@ -64,7 +68,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<Error>() {
         Some(Error::NoAdapter { .. }) => 4,
-        Some(Error::OutOfMemory { .. } | Error::DoesNotFit { .. }) => 5,
+        Some(Error::OutOfMemory { .. } | Error::DoesNotFit { .. } | Error::OverBudget { .. }) => 5,
         Some(Error::DeviceLost { .. }) => 6,
         Some(
             Error::Checkpoint { .. }

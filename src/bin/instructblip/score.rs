@@ -4,6 +4,7 @@ use std::io::Write;
 
 use anyhow::Result;
 use instructblip::Question;
+use instructblip::model::Workload;
 use serde_json::json;
 
 use crate::args::{Common, Score};
@@ -15,7 +16,7 @@ pub fn run(common: &Common, score: &Score) -> Result<()> {
     }
     let prompt = score.wording.prompt(&score.prompt)?;
     let image = read_image(&score.image)?;
-    let mut model = load_model(common, &score.model)?;
+    let mut model = load_model(common, &score.model, Workload::default())?;
     let images = [image];
     let qformer_prompt = score.wording.qformer_prompt.as_deref();
     let question = Question { images: &images, prompt: &prompt, qformer_prompt };

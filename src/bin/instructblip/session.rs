@@ -4,13 +4,18 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::Result;
-use instructblip::model::Timings;
+use instructblip::error::Bytes;
+use instructblip::model::{Timings, Workload};
 use instructblip::processor::{MAX_FILE_BYTES, PassOrder};
-use instructblip::{Checkpoint, Device, DeviceOptions, Error, FinishReason, Image, InstructBlip, Reply};
+use instructblip::runtime::AdapterClass;
+use instructblip::weights::LoadReport;
+use instructblip::{
+    Checkpoint, Device, DeviceOptions, Error, FinishReason, GenerateOptions, Image, InstructBlip, Reply,
+};
 use serde_json::json;
 
 use crate::args::{Common, Model, Resize};
-use crate::progress::Progress;
+use crate::progress::{Progress, say};
 
 /// Opens the device the options ask for.
 pub fn open_device(common: &Common) -> Result<Device> {
@@ -18,15 +23,31 @@ pub fn open_device(common: &Common) -> Result<Device> {
     Ok(Device::open(&options)?)
 }
 
+/// What `options` ask for at most, of `batch` questions at once.
+pub fn workload(options: &GenerateOptions, batch: u32, frames: usize) -> Workload {
+    let usual = Workload::default();
+    let new_tokens = options.max_new_tokens.unwrap_or(usual.new_tokens);
+    Workload { new_tokens, rows: options.rows(), batch, frames: frames as u32, ..usual }
+}
+
 /// Loads the model the options ask for, with progress.
-pub fn load_model(common: &Common, model: &Model) -> Result<InstructBlip> {
+pub fn load_model(common: &Common, model: &Model, workload: Workload) -> Result<InstructBlip> {
     let checkpoint = match &model.model {
         Some(directory) => Checkpoint::directory(directory)?,
         None => embedded()?,
     };
     let device = open_device(common)?;
     let mut progress = Progress::new(common.quiet);
-    let loaded = InstructBlip::load(&device, &checkpoint, &mut |done, total| progress.report(done, total))?;
+    let mut options = model.weights.options(workload);
+    if device.caps().class == AdapterClass::Cpu {
+        // A software adapter counts what all programs share as its own.
+        options.budget_bytes = options.budget_bytes.or_else(free_memory);
+    }
+    let loaded =
+        InstructBlip::load_with(&device, &checkpoint, &options, &mut |done, total| progress.report(done, total))?;
+    if !common.quiet && loaded.load_report().bytes > NOTED_BYTES {
+        say(&common.paint(&load_note(&loaded), "2"));
+    }
     let loaded = loaded.with_pass_order(match model.resize {
         Resize::Pillow12 => PassOrder::HorizontalFirst,
         Resize::Pillow13 => PassOrder::Pillow13,
@@ -38,13 +59,39 @@ pub fn load_model(common: &Common, model: &Model) -> Result<InstructBlip> {
     }
 }
 
+/// Bytes of a checkpoint whose loading is worth a line.
+const NOTED_BYTES: u64 = 100_000_000;
+
+fn load_note(model: &InstructBlip) -> String {
+    let LoadReport { bytes, time, scan, largest } = model.load_report();
+    let rate = *bytes as f64 / time.as_secs_f64() / 1e9;
+    let lost = match scan.flushed {
+        0 => String::new(),
+        n => format!(", {n} too small for 16 bits became zero"),
+    };
+    format!(
+        "read {} in {:.1} s ({rate:.2} GB/s), {} on the device; largest weight {} ({largest}){lost}",
+        Bytes(*bytes),
+        time.as_secs_f64(),
+        Bytes(model.memory().weights()),
+        scan.max_abs
+    )
+}
+
+/// Memory that programs can still have.
+fn free_memory() -> Option<u64> {
+    let mut system = sysinfo::System::new();
+    system.refresh_memory();
+    Some(system.available_memory()).filter(|&bytes| bytes > 0)
+}
+
 #[cfg(feature = "embedded-model")]
-fn embedded() -> Result<Checkpoint> {
+pub fn embedded() -> Result<Checkpoint> {
     Ok(instructblip::embedded::SHAPES.clone())
 }
 
 #[cfg(not(feature = "embedded-model"))]
-fn embedded() -> Result<Checkpoint> {
+pub fn embedded() -> Result<Checkpoint> {
     anyhow::bail!("this build has no embedded model; give a checkpoint directory with --model")
 }
 

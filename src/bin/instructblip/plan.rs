@@ -1,0 +1,148 @@
+//! `instructblip plan`: what a model takes of a GPU's memory, and how it takes less, before there is a GPU.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Result;
+use instructblip::error::Bytes;
+use instructblip::model::{LoadOptions, MemoryPlan, PartBytes, Workload};
+use instructblip::runtime::Caps;
+use instructblip::shapes::{PUBLISHED, Shape};
+use instructblip::{Checkpoint, Error};
+use serde_json::{Value, json};
+
+use crate::args::Plan;
+use crate::session::embedded;
+
+/// What is planned for.
+enum Target {
+    Checkpoint(Checkpoint),
+    Shape(Shape),
+}
+
+pub fn run(arguments: &Plan) -> Result<()> {
+    let Plan { max_new_tokens, num_beams, batch, prompt_tokens, frames, .. } = *arguments;
+    let workload = Workload { prompt_tokens, new_tokens: max_new_tokens, rows: num_beams, batch, frames };
+    let options = arguments.weights.options(workload);
+    let target = target(arguments.model.as_deref())?;
+    // The GPU is not known: that of WebGPU's default limits, with memory of its own.
+    let caps = Caps::PORTABLE;
+    let unbounded = LoadOptions { budget_bytes: None, ..options.clone() };
+    let settings = target.settings(&unbounded, &caps)?;
+    let chosen = target.plan(&options, &caps);
+    // What does not fit is shown all the same.
+    let (plan, refused) = match chosen {
+        Ok(plan) => (plan, None),
+        Err(error @ Error::OverBudget { .. }) => (target.plan(&unbounded, &caps)?, Some(error)),
+        Err(other) => return Err(other.into()),
+    };
+    let mut out = std::io::stdout().lock();
+    if arguments.json {
+        writeln!(out, "{}", as_json(&target, &plan, &settings, &options))?;
+    } else {
+        show(&mut out, &target, &plan, &settings, &options)?;
+    }
+    refused.map_or(Ok(()), |error| Err(error.into()))
+}
+
+fn target(name: Option<&str>) -> Result<Target> {
+    let Some(name) = name else { return Ok(Target::Checkpoint(embedded()?)) };
+    if Path::new(name).is_dir() {
+        return Ok(Target::Checkpoint(Checkpoint::directory(name)?));
+    }
+    let published = name.rsplit('/').next().and_then(Shape::named);
+    published.map(Target::Shape).ok_or_else(|| {
+        let names = PUBLISHED.map(|shape| shape.name()).join(", ");
+        Error::Checkpoint {
+            file: name.into(),
+            problem: format!("is no directory with a checkpoint and no published one; those are {names}"),
+        }
+        .into()
+    })
+}
+
+impl Target {
+    fn name(&self) -> String {
+        match self {
+            Target::Checkpoint(checkpoint) => checkpoint.root().display().to_string(),
+            Target::Shape(shape) => format!("{} (its published shape, in f16)", shape.name()),
+        }
+    }
+
+    fn plan(&self, options: &LoadOptions, caps: &Caps) -> instructblip::Result<MemoryPlan> {
+        match self {
+            Target::Checkpoint(checkpoint) => MemoryPlan::of(checkpoint, options, caps),
+            Target::Shape(shape) => MemoryPlan::of_config(&shape.config(), options, caps),
+        }
+    }
+
+    fn settings(&self, options: &LoadOptions, caps: &Caps) -> instructblip::Result<Vec<(String, MemoryPlan)>> {
+        match self {
+            Target::Checkpoint(checkpoint) => MemoryPlan::settings(checkpoint, options, caps),
+            Target::Shape(shape) => MemoryPlan::settings_of_config(&shape.config(), options, caps),
+        }
+    }
+}
+
+fn show(
+    out: &mut impl Write,
+    target: &Target,
+    plan: &MemoryPlan,
+    settings: &[(String, MemoryPlan)],
+    options: &LoadOptions,
+) -> std::io::Result<()> {
+    writeln!(out, "{}", target.name())?;
+    let mut line = |name: &str, bytes: u64, note: String| {
+        writeln!(out, "  {name:<16}{:>10}  {note}", Bytes(bytes).to_string()).map(|()| ())
+    };
+    let layers = |part: &PartBytes| match part.layers - part.resident {
+        0 if part.layers == 0 => part.format.to_string(),
+        0 => format!("{}, {} layers", part.format, part.layers),
+        n => format!("{}, {n} of {} layers take turns in the memory of one", part.format, part.layers),
+    };
+    line("vision tower", plan.vision.bytes, layers(&plan.vision))?;
+    line("Q-Former", plan.qformer.bytes, layers(&plan.qformer))?;
+    line("language model", plan.language.bytes, layers(&plan.language))?;
+    let Workload { prompt_tokens, new_tokens, rows, batch, .. } = plan.workload;
+    let asked = format!("{batch} x {rows} answers of {new_tokens} tokens to prompts of {prompt_tokens}");
+    line("cache", plan.kv_cache, asked)?;
+    line("scratch", plan.scratch, String::new())?;
+    line("inputs, tables", plan.io, String::new())?;
+    let turns = [&plan.vision, &plan.language].iter().any(|part| part.resident < part.layers);
+    line("staging", plan.staging, if turns { String::new() } else { "only while loading".into() })?;
+    let stages = match plan.offload {
+        true => format!("{} to look, {} to answer, one after the other", Bytes(plan.seeing), Bytes(plan.speaking)),
+        false => String::new(),
+    };
+    line("at most", plan.peak, stages)?;
+    if plan.file_bytes > 0 {
+        line("from files of", plan.file_bytes, String::new())?;
+    }
+    writeln!(
+        out,
+        "\nother settings{:>26}",
+        options.budget_bytes.map_or(String::new(), |b| format!("in {}", Bytes(b)))
+    )?;
+    for (name, plan) in settings {
+        let name = if name.is_empty() { "as asked, all on the GPU" } else { name };
+        let fits = options.budget_bytes.map_or("", |budget| if plan.peak <= budget { "fits" } else { "no" });
+        writeln!(out, "  {name:<44}{:>10}  {fits}", Bytes(plan.peak).to_string())?;
+    }
+    Ok(())
+}
+
+fn as_json(target: &Target, plan: &MemoryPlan, settings: &[(String, MemoryPlan)], options: &LoadOptions) -> Value {
+    let part = |part: &PartBytes| json!({"format": part.format.name(), "bytes": part.bytes, "layers": part.layers, "resident": part.resident});
+    let fits = |plan: &MemoryPlan| options.budget_bytes.map(|budget| plan.peak <= budget);
+    let settings =
+        settings.iter().map(|(name, plan)| json!({"options": name, "peak_bytes": plan.peak, "fits": fits(plan)}));
+    json!({
+        "model": target.name(),
+        "vision": part(&plan.vision), "qformer": part(&plan.qformer), "language": part(&plan.language),
+        "kv_cache_bytes": plan.kv_cache, "scratch_bytes": plan.scratch, "io_bytes": plan.io,
+        "staging_bytes": plan.staging, "peak_bytes": plan.peak, "file_bytes": plan.file_bytes,
+        "offload": plan.offload, "seeing_bytes": plan.seeing, "speaking_bytes": plan.speaking,
+        "budget_bytes": options.budget_bytes, "fits": fits(plan),
+        "settings": settings.collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,28 @@
+//! `instructblip quantize`: a checkpoint into one with smaller weights.
+
+use anyhow::Result;
+use instructblip::Checkpoint;
+use instructblip::error::Bytes;
+use instructblip::model::quantize;
+use instructblip::weights::Formats;
+
+use crate::args::{Common, Quantize};
+use crate::progress::{Progress, say};
+
+pub fn run(common: &Common, arguments: &Quantize) -> Result<()> {
+    let usual = Formats::usual(arguments.weights);
+    let formats = Formats {
+        vision: arguments.vision_weights.or(usual.vision),
+        qformer: arguments.qformer_weights.or(usual.qformer),
+        language: arguments.language_weights.or(usual.language),
+    };
+    let checkpoint = Checkpoint::directory(&arguments.source)?;
+    let mut progress = Progress::bytes(common.quiet, "writing");
+    let mut report = |done, total| progress.report(done, total);
+    let done = quantize(&checkpoint, &arguments.folder, formats, arguments.shard_size, &mut report)?;
+    if !common.quiet {
+        let (from, to, folder) = (Bytes(done.source_bytes), Bytes(done.bytes), arguments.folder.display());
+        say(&format!("{from} became {to} in {} files in {folder}", done.files));
+    }
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! A checkpoint into one with smaller weights, once and for all.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use safetensors::Dtype;
+use serde_json::{Value, json};
+
+use super::Parts;
+use super::load::open;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::runtime::WeightFormat;
+use crate::runtime::weight_format::GROUP;
+use crate::weights::convert::{self, Half};
+use crate::weights::shards::{Put, Shards, Written};
+use crate::weights::{Asked, Formats, Loader, Part, Placement, TensorFiles};
+
+/// What was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quantized {
+    /// Bytes of the tensors that were read.
+    pub source_bytes: u64,
+    /// Bytes of the tensors that were written.
+    pub bytes: u64,
+    /// Files they are in.
+    pub files: usize,
+}
+
+/// Writes `checkpoint` with its matrices in `formats` into `folder`, which must be empty or not there yet: the same
+/// files, but for the tensors, which go by the names that [`crate::weights`] documents, and `quantization_config` in
+/// `config.json`, by which other programs see that these weights are not for them. It loads like any other, and gives
+/// the same answers as the source loaded in these formats. `progress` hears (bytes done, bytes in all).
+///
+/// # Errors
+/// As [`super::InstructBlip::load`]; [`Error::Request`] for a folder that is not empty, [`Error::Io`] also for a disk
+/// that has no room left. Nothing is left in the folder then.
+pub fn quantize(
+    checkpoint: &Checkpoint,
+    folder: &Path,
+    formats: Formats,
+    shard_bytes: u64,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Quantized> {
+    let (config, files) = open(checkpoint, true)?;
+    let mut survey = Loader::survey(Some(&files), Placement { formats, ..Placement::default() });
+    Parts::load(&mut survey, &config)?;
+    let surveyed = survey.finish()?;
+    let jobs: BTreeMap<String, Job<'_>> = surveyed.tensors.iter().flat_map(|asked| jobs(&files, asked)).collect();
+    // In the order they were asked for, which is the model's.
+    let order = surveyed.tensors.iter().flat_map(|asked| self::jobs(&files, asked)).map(|(_, job)| job.written);
+    let shards = Shards::new(order, shard_bytes, &[]);
+    make_folder(folder)?;
+    let result = small_files(checkpoint, &surveyed.formats).and_then(|small| {
+        let produce = |tensor: &Written, put: &mut Put<'_>| {
+            let Job { asked, half, .. } = &jobs[&tensor.name];
+            match asked.format {
+                Some(format) => convert::matrix(&files, &asked.name, &asked.shape, format, *half, put),
+                None => convert::copy(&files, &asked.name, put),
+            }
+        };
+        shards.write(folder, &produce, progress)?;
+        small.iter().try_for_each(|(name, bytes)| write(&folder.join(name), bytes))
+    });
+    if let Err(error) = result {
+        // It was empty before.
+        let _ = std::fs::remove_dir_all(folder);
+        return Err(error);
+    }
+    Ok(Quantized { source_bytes: surveyed.source_bytes, bytes: shards.bytes(), files: shards.files() })
+}
+
+/// A tensor to write and what it is made of.
+struct Job<'a> {
+    written: Written,
+    asked: &'a Asked,
+    half: Half,
+}
+
+/// The tensors that one tensor becomes, by name.
+fn jobs<'a>(files: &TensorFiles, asked: &'a Asked) -> Vec<(String, Job<'a>)> {
+    let whole: Vec<usize> = asked.shape.iter().map(|&n| n as usize).collect();
+    let (rows, cols) = (whole[0], whole[1..].iter().product::<usize>());
+    let job = |suffix: &str, dtype, shape, half| {
+        let name = format!("{}{suffix}", asked.name);
+        (name.clone(), Job { written: Written { name, dtype, shape }, asked, half })
+    };
+    let packed = |suffix, dtype, per_row| {
+        let scales = job(".scales", Dtype::F16, vec![rows, cols / GROUP], Half::Scales);
+        vec![job(suffix, dtype, vec![rows, per_row], Half::Values), scales]
+    };
+    match asked.format {
+        Some(WeightFormat::Q8) => packed(".q8", Dtype::I8, cols),
+        Some(WeightFormat::Q4) => packed(".q4", Dtype::U8, cols / 2),
+        Some(WeightFormat::F16) => vec![job("", Dtype::F16, whole, Half::Values)],
+        // Vectors stay as they are.
+        None => {
+            let dtype = files.stored(&asked.name).map_or(Dtype::F32, |stored| stored.dtype());
+            vec![job("", dtype, whole, Half::Values)]
+        }
+    }
+}
+
+/// Every file that is no tensor file, with what was done noted in the configuration.
+fn small_files(checkpoint: &Checkpoint, formats: &[WeightFormat; 3]) -> Result<Vec<(String, Vec<u8>)>> {
+    let mut small = Vec::new();
+    for name in checkpoint.small_files()? {
+        let Some(mut bytes) = checkpoint.read(&name)? else { continue };
+        if name == "config.json" {
+            let mut config: Value = serde_json::from_slice(&bytes)
+                .map_err(|_| Error::checkpoint(checkpoint.root().join(&name), "is not valid JSON"))?;
+            let format = |part: Part| formats[part as usize].name();
+            config["quantization_config"] = json!({
+                "quant_method": "instructblip", "group_size": 32, "vision": format(Part::Vision),
+                "qformer": format(Part::QFormer), "language": format(Part::Language),
+            });
+            bytes = format!("{config:#}\n").into_bytes();
+        }
+        small.push((name, bytes));
+    }
+    // A folder without a configuration is no checkpoint: it is written last.
+    small.sort_by_key(|(name, _)| name == "config.json");
+    Ok(small)
+}
+
+fn make_folder(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    match std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?.next() {
+        Some(_) => Err(Error::request(format!("{} is not empty; give a new folder", folder.display()))),
+        None => Ok(()),
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let parent = path.parent().unwrap_or(path);
+    let written = std::fs::create_dir_all(parent).and_then(|()| std::fs::write(path, bytes));
+    written.map_err(|e| Error::io(path, e))
+}
