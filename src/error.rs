@@ -97,6 +97,15 @@ pub enum Error {
         /// What is wrong and what to do.
         problem: String,
     },
+    /// A model could not be had from the hub.
+    Download {
+        /// The repository, file or server it is about.
+        what: String,
+        /// What is wrong and what to do about it.
+        problem: String,
+        /// Whether the same call may do better later: the network's or the server's trouble, not a refusal.
+        again: bool,
+    },
     /// A file could not be read or written.
     Io {
         /// The file.
@@ -117,6 +126,11 @@ impl Error {
 
     pub(crate) fn request(problem: impl Into<String>) -> Self {
         Error::Request { problem: problem.into() }
+    }
+
+    #[cfg(feature = "hub")]
+    pub(crate) fn download(what: impl Into<String>, problem: impl Into<String>, again: bool) -> Self {
+        Error::Download { what: what.into(), problem: problem.into(), again }
     }
 
     pub(crate) fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
@@ -169,6 +183,7 @@ impl fmt::Display for Error {
                 )
             }
             Error::Request { problem } => write!(f, "{problem}"),
+            Error::Download { what, problem, .. } => write!(f, "{what}: {problem}"),
             Error::Io { path, source } => write!(f, "{}: {source}", path.display()),
         }
     }

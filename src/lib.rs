@@ -30,6 +30,9 @@
 //! ```
 //!
 //! [`shapes`] has the published configurations by name, and `synthesize` writes checkpoints of them with random weights.
+//! Beside the way stands `hub` (feature `hub`): it fetches checkpoints into the cache that the hub's own tools share, and
+//! gives a directory like any other.
+//!
 //! [`model`] is the only room that knows every stage; the program in `src/bin` uses the public API only. The table of
 //! who may use whom is `tests/rooms.rs`.
 //!
@@ -117,6 +120,8 @@ pub mod config;
 pub mod embedded;
 pub mod error;
 pub mod generate;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod language;
 pub mod model;
 pub mod processor;

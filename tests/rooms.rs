@@ -3,12 +3,13 @@
 use std::path::{Path, PathBuf};
 
 /// Each room and the rooms it may use. `runtime::ops` is a room inside `runtime`.
-const ROOMS: [(&str, &[&str]); 15] = [
+const ROOMS: [(&str, &[&str]); 16] = [
     ("error", &[]),
     ("config", &["error"]),
     ("shapes", &["config"]),
     ("checkpoint", &["error"]),
     ("embedded", &["checkpoint"]),
+    ("hub", &["error", "checkpoint"]),
     ("processor", &["error", "config"]),
     ("runtime", &["error"]),
     ("weights", &["error", "checkpoint", "runtime"]),

@@ -5,6 +5,8 @@ pub mod fixtures;
 pub mod golden;
 pub mod models;
 pub mod program;
+#[cfg(feature = "hub")]
+pub mod server;
 
 use instructblip::runtime::{Device, DeviceOptions};
 

@@ -27,7 +27,8 @@ pub struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 2 usage, 3 model or input refused, 4 no usable GPU, 5 out of GPU memory, \
-                          6 GPU lost, 101 a mistake in this program, 1 anything else.\n\
+                          6 GPU lost, 75 the network or a server failed, try again, 101 a mistake in this program, \
+                          1 anything else.\n\
                           WGPU_BACKEND (vulkan, metal, dx12, gl) and WGPU_ADAPTER_NAME choose the GPU as --adapter does.";
 
 /// Options of every command.
@@ -83,6 +84,20 @@ pub enum Command {
     Plan(Plan),
     /// Write a checkpoint with smaller weights
     Quantize(Quantize),
+    /// Fetch a model from the Hugging Face hub, to be named with --model; taken up again where it was interrupted
+    ///
+    /// Only what the model needs is fetched, and every file is checked. Models go into the cache of the hub's own tools:
+    /// HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub. HF_TOKEN is for models behind a licence,
+    /// HF_ENDPOINT for mirrors, HTTPS_PROXY and SSL_CERT_FILE for networks that need them; HF_HUB_OFFLINE=1 forbids
+    /// the network. The folder of the model is printed on standard output.
+    #[cfg(feature = "hub")]
+    Pull(Pull),
+    /// List the models in the cache
+    #[cfg(feature = "hub")]
+    Ls(Ls),
+    /// Remove a model from the cache
+    #[cfg(feature = "hub")]
+    Rm(Rm),
     /// List the GPUs that could be used
     Devices(Devices),
     /// Answer questions about the bundled pictures
@@ -235,8 +250,9 @@ pub struct Eval {
 /// Which model to use.
 #[derive(Args, Debug, Default)]
 pub struct Model {
-    /// Directory of a checkpoint (config.json, tokenizers, safetensors); the embedded demo model if left out
-    #[arg(long, value_name = "DIR", env = "INSTRUCTBLIP_MODEL")]
+    /// Directory of a checkpoint (config.json, tokenizers, safetensors), or owner/name of a model that was pulled, with
+    /// @revision if not main; the embedded demo model if left out
+    #[arg(long, value_name = "DIR|REPO", env = "INSTRUCTBLIP_MODEL")]
     pub model: Option<PathBuf>,
     /// Whose resize to equal: Pillow 13 changed the order of the passes for tall pictures
     #[arg(long, value_enum, default_value_t = Resize::Pillow12, env = "INSTRUCTBLIP_RESIZE")]
@@ -351,8 +367,8 @@ pub struct Forward {
 /// Arguments of `plan`.
 #[derive(Args, Debug)]
 pub struct Plan {
-    /// Directory of a checkpoint, or the name of a published one (only its shape is needed); the embedded model if left
-    /// out
+    /// Directory of a checkpoint, or the name of one in the cache, or of a published one, whose shape is known; the
+    /// embedded model if left out
     pub model: Option<String>,
     #[command(flatten)]
     pub weights: Weights,
@@ -379,7 +395,7 @@ pub struct Plan {
 /// Arguments of `quantize`.
 #[derive(Args, Debug)]
 pub struct Quantize {
-    /// Directory of a checkpoint
+    /// Directory of a checkpoint, or the name of one in the cache
     pub source: PathBuf,
     /// Folder to write to, empty or not there yet
     pub folder: PathBuf,
@@ -398,6 +414,37 @@ pub struct Quantize {
     /// Most bytes of a file
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     pub shard_size: u64,
+}
+
+/// Arguments of `pull`.
+#[cfg(feature = "hub")]
+#[derive(Args, Debug)]
+pub struct Pull {
+    /// The repository, owner/name, for example Salesforce/instructblip-flan-t5-xl
+    pub repo: String,
+    /// A branch, a tag or a commit
+    #[arg(long, value_name = "REVISION")]
+    pub revision: Option<String>,
+}
+
+/// Arguments of `ls`.
+#[cfg(feature = "hub")]
+#[derive(Args, Debug)]
+pub struct Ls {
+    /// Print a JSON array
+    #[arg(long)]
+    pub json: bool,
+    /// Models of kinds that this program does not run, too
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// Arguments of `rm`.
+#[cfg(feature = "hub")]
+#[derive(Args, Debug)]
+pub struct Rm {
+    /// The repository, owner/name, as `ls` shows it; all its revisions are removed
+    pub repo: String,
 }
 
 /// Arguments of `devices`.

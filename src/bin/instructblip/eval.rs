@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::args::{Common, Eval, Resize};
 use crate::files::{check_target, unwritable};
 use crate::progress::{Progress, say};
-use crate::session::{check_images, load_model, workload};
+use crate::session::{check_images, load_model, named, workload};
 
 /// A line of the question file.
 struct Row {
@@ -104,7 +104,12 @@ fn ask(
 
 /// What answers depend on besides the question: answers of other settings are not taken up again.
 fn settings(eval: &Eval, options: &GenerateOptions) -> String {
-    let model = eval.model.model.as_deref().map_or("embedded model".into(), |path| path.display().to_string());
+    let model = eval.model.model.as_deref().map_or("embedded model".into(), |name| {
+        // A branch of the hub moves: its answers are the commit's. Without the model, old answers can still be counted.
+        let root = named(name).ok().map(|checkpoint| checkpoint.root().to_path_buf()).filter(|root| root != name);
+        let commit = root.and_then(|root| Some(format!(" at {}", root.file_name()?.display())));
+        format!("{}{}", name.display(), commit.unwrap_or_default())
+    });
     // Which options are not the default is told apart by their names in what Debug prints.
     let (given, usual) = (format!("{options:#?}"), format!("{:#?}", GenerateOptions::default()));
     let usual: HashSet<&str> = usual.lines().collect();

@@ -11,8 +11,12 @@ mod eval;
 mod files;
 mod forward;
 mod generation;
+#[cfg(feature = "hub")]
+mod models;
 mod plan;
 mod progress;
+#[cfg(feature = "hub")]
+mod pull;
 mod quantize;
 mod score;
 mod session;
@@ -43,6 +47,12 @@ fn main() -> ExitCode {
         Command::Plan(plan) => plan::run(plan),
         Command::Quantize(quantize) => quantize::run(&arguments.common, quantize),
         Command::Devices(devices) => devices::run(&arguments.common, devices),
+        #[cfg(feature = "hub")]
+        Command::Pull(pull) => pull::run(&arguments.common, pull),
+        #[cfg(feature = "hub")]
+        Command::Ls(ls) => models::list(&arguments.common, ls),
+        #[cfg(feature = "hub")]
+        Command::Rm(rm) => models::remove(&arguments.common, rm),
         Command::Demo(demo) => demo::run(&arguments.common, demo),
         #[cfg(feature = "embedded-model")]
         Command::Synthesize(synthesize) => synthesize::run(&arguments.common, synthesize),
@@ -64,14 +74,17 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// 2 usage (clap), 3 model or input refused, 4 no usable GPU, 5 out of memory, 6 device lost, 1 anything else.
+/// 2 usage (clap), 3 model or input refused, 4 no usable GPU, 5 out of memory, 6 device lost, 75 try again later (as
+/// EX_TEMPFAIL of sysexits.h), 1 anything else.
 fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<Error>() {
         Some(Error::NoAdapter { .. }) => 4,
         Some(Error::OutOfMemory { .. } | Error::DoesNotFit { .. } | Error::OverBudget { .. }) => 5,
         Some(Error::DeviceLost { .. }) => 6,
+        Some(Error::Download { again: true, .. }) => 75,
         Some(
-            Error::Checkpoint { .. }
+            Error::Download { again: false, .. }
+            | Error::Checkpoint { .. }
             | Error::MissingTensors { .. }
             | Error::Image { .. }
             | Error::PromptTooLong { .. }

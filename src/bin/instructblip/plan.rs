@@ -12,7 +12,7 @@ use instructblip::{Checkpoint, Error};
 use serde_json::{Value, json};
 
 use crate::args::Plan;
-use crate::session::embedded;
+use crate::session::{embedded, named};
 
 /// What is planned for.
 enum Target {
@@ -47,15 +47,16 @@ pub fn run(arguments: &Plan) -> Result<()> {
 
 fn target(name: Option<&str>) -> Result<Target> {
     let Some(name) = name else { return Ok(Target::Checkpoint(embedded()?)) };
-    if Path::new(name).is_dir() {
-        return Ok(Target::Checkpoint(Checkpoint::directory(name)?));
+    // A model that is there is looked at; of a published one that is not, the shape is known.
+    if let Ok(checkpoint) = named(Path::new(name)) {
+        return Ok(Target::Checkpoint(checkpoint));
     }
     let published = name.rsplit('/').next().and_then(Shape::named);
     published.map(Target::Shape).ok_or_else(|| {
         let names = PUBLISHED.map(|shape| shape.name()).join(", ");
         Error::Checkpoint {
             file: name.into(),
-            problem: format!("is no directory with a checkpoint and no published one; those are {names}"),
+            problem: format!("is no directory, no model in the cache and no published one; those are {names}"),
         }
         .into()
     })

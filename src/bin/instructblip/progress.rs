@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
 /// Writes a line to stderr. That nobody reads it any more is no reason to stop.
 pub fn say(line: &str) {
@@ -16,29 +16,34 @@ pub enum Progress {
     Quiet,
     /// A bar.
     Bar(ProgressBar),
-    /// A line every few seconds, and what it says is being done.
-    Lines(Instant, &'static str),
+    /// A line every few seconds.
+    Lines(Lines),
     /// The same for counted work.
     CountedLines(Instant, &'static str, Option<u64>),
+}
+
+/// Bytes done, told in lines.
+pub struct Lines {
+    what: &'static str,
+    last: Instant,
+    /// When the first report came, and of how much: what was there before is not this run's speed.
+    first: Option<(Instant, u64)>,
 }
 
 const EVERY: Duration = Duration::from_secs(5);
 
 impl Progress {
-    /// Progress of loading a model, for the terminal or file that stderr is.
-    pub fn new(quiet: bool) -> Progress {
-        Progress::bytes(quiet, "loading")
-    }
-
-    /// Progress of what is counted in bytes.
+    /// Progress of bytes, for the terminal or file that stderr is.
     pub fn bytes(quiet: bool, what: &'static str) -> Progress {
         if quiet {
             return Progress::Quiet;
         }
         if !std::io::stderr().is_terminal() {
-            return Progress::Lines(Instant::now(), what);
+            return Progress::Lines(Lines { what, last: Instant::now(), first: None });
         }
-        let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}");
+        let style = ProgressStyle::with_template(
+            "{msg} {bar:30} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left",
+        );
         let bar = ProgressBar::new(0).with_message(what);
         Progress::Bar(style.map_or(bar.clone(), |style| bar.with_style(style)))
     }
@@ -72,6 +77,16 @@ impl Progress {
         }
     }
 
+    /// Writes a line, above the bar if there is one by now.
+    #[cfg(feature = "hub")]
+    pub fn note(&self, line: &str) {
+        match self {
+            Progress::Quiet => {}
+            Progress::Bar(bar) if bar.length().is_some_and(|length| length > 0) => bar.suspend(|| say(line)),
+            _ => say(line),
+        }
+    }
+
     /// Takes a counter off the terminal.
     pub fn clear(&self) {
         if let Progress::Bar(bar) = self {
@@ -84,16 +99,24 @@ impl Progress {
         match self {
             Progress::Quiet | Progress::CountedLines(..) => {}
             Progress::Bar(bar) => {
-                bar.set_length(total);
+                if bar.length() != Some(total) {
+                    bar.set_length(total);
+                    // What was there before is not this run's speed.
+                    bar.set_position(done);
+                    bar.reset_eta();
+                }
                 bar.set_position(done);
                 if done == total {
                     bar.finish_and_clear();
                 }
             }
-            Progress::Lines(last, what) => {
+            Progress::Lines(Lines { what, last, first }) => {
+                let (start, before) = *first.get_or_insert((Instant::now(), done));
                 if last.elapsed() > EVERY {
                     *last = Instant::now();
-                    say(&format!("{what}: {} of {} MB", done >> 20, total >> 20));
+                    let rate = done.saturating_sub(before) as f64 / start.elapsed().as_secs_f64().max(0.1);
+                    let (done, total, rate) = (DecimalBytes(done), DecimalBytes(total), DecimalBytes(rate as u64));
+                    say(&format!("{what}: {done} of {total}, {rate}/s"));
                 }
             }
         }

@@ -1,13 +1,13 @@
 //! `instructblip quantize`: a checkpoint into one with smaller weights.
 
 use anyhow::Result;
-use instructblip::Checkpoint;
 use instructblip::error::Bytes;
 use instructblip::model::quantize;
 use instructblip::weights::Formats;
 
 use crate::args::{Common, Quantize};
 use crate::progress::{Progress, say};
+use crate::session::named;
 
 pub fn run(common: &Common, arguments: &Quantize) -> Result<()> {
     let usual = Formats::usual(arguments.weights);
@@ -16,7 +16,7 @@ pub fn run(common: &Common, arguments: &Quantize) -> Result<()> {
         qformer: arguments.qformer_weights.or(usual.qformer),
         language: arguments.language_weights.or(usual.language),
     };
-    let checkpoint = Checkpoint::directory(&arguments.source)?;
+    let checkpoint = named(&arguments.source)?;
     let mut progress = Progress::bytes(common.quiet, "writing");
     let mut report = |done, total| progress.report(done, total);
     let done = quantize(&checkpoint, &arguments.folder, formats, arguments.shard_size, &mut report)?;

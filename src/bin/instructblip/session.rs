@@ -33,11 +33,11 @@ pub fn workload(options: &GenerateOptions, batch: u32, frames: usize) -> Workloa
 /// Loads the model the options ask for, with progress.
 pub fn load_model(common: &Common, model: &Model, workload: Workload) -> Result<InstructBlip> {
     let checkpoint = match &model.model {
-        Some(directory) => Checkpoint::directory(directory)?,
+        Some(name) => named(name)?,
         None => embedded()?,
     };
     let device = open_device(common)?;
-    let mut progress = Progress::new(common.quiet);
+    let mut progress = Progress::bytes(common.quiet, "loading");
     let mut options = model.weights.options(workload);
     if device.caps().class == AdapterClass::Cpu {
         // A software adapter counts what all programs share as its own.
@@ -83,6 +83,15 @@ fn free_memory() -> Option<u64> {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
     Some(system.available_memory()).filter(|&bytes| bytes > 0)
+}
+
+/// The checkpoint that `--model` names: a directory, or a repository in the hub's cache.
+pub fn named(name: &Path) -> Result<Checkpoint> {
+    #[cfg(feature = "hub")]
+    if !name.is_dir() {
+        return Ok(instructblip::hub::Hub::from_env()?.checkpoint(name)?);
+    }
+    Ok(Checkpoint::directory(name)?)
 }
 
 #[cfg(feature = "embedded-model")]

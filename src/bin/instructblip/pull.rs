@@ -1,0 +1,49 @@
+//! `instructblip pull`: a model of the hub into the cache. The folder goes to stdout, the rest to stderr.
+
+use std::io::Write;
+
+use anyhow::Result;
+use indicatif::DecimalBytes;
+use instructblip::hub::{Event, Hub, Plan};
+
+use crate::args::{Common, Pull};
+use crate::progress::Progress;
+
+pub fn run(common: &Common, pull: &Pull) -> Result<()> {
+    let hub = Hub::from_env()?;
+    if hub.offline && !common.quiet {
+        crate::progress::say("HF_HUB_OFFLINE is set: looking in the cache only");
+    }
+    let mut progress = Progress::bytes(common.quiet, "downloading");
+    let result = hub.pull(&pull.repo, pull.revision.as_deref(), &mut |event| show(event, &mut progress));
+    progress.clear();
+    let folder = result?;
+    writeln!(std::io::stdout(), "{}", folder.display())?;
+    Ok(())
+}
+
+fn show(event: Event<'_>, progress: &mut Progress) {
+    match event {
+        Event::Waiting => progress.note("another process pulls this model; waiting for it"),
+        Event::Plan(plan) => announce(plan, progress),
+        Event::Bytes { done, total } => progress.report(done, total),
+        Event::Retry { file, problem, pause } => {
+            progress.note(&format!("{file}: {problem}; trying again in {:.1} s", pause.as_secs_f64()));
+        }
+        _ => {}
+    }
+}
+
+fn announce(plan: &Plan, progress: &Progress) {
+    let Plan { repo, revision, commit, files, .. } = plan;
+    let licence = plan.licence.as_deref().unwrap_or("not stated");
+    let commit = commit.get(..8).filter(|_| commit != revision).map_or(String::new(), |commit| format!(" ({commit})"));
+    progress
+        .note(&format!("{repo}, {revision}{commit}: {files} files, {}; licence: {licence}", DecimalBytes(plan.bytes)));
+    progress.note(&format!("to {}", plan.folder.display()));
+    match plan.present_bytes {
+        0 => {}
+        present if present == plan.bytes => progress.note("everything is there"),
+        present => progress.note(&format!("{} of it are there already", DecimalBytes(present))),
+    }
+}

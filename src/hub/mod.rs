@@ -1,0 +1,188 @@
+//! Models of the Hugging Face hub: fetched into the cache that the hub's own tools share, found, listed and removed there.
+//!
+//! The cache has the layout of `huggingface_hub`: `models--owner--name/` with `blobs/` (files by their hash),
+//! `snapshots/<commit>/` (links to them by name) and `refs/` (which commit a branch is at). What Python's tools fetched is
+//! found here, and the other way round.
+//!
+//! ```text
+//! names      which names may become paths and addresses
+//! client     requests: redirects, the token, and what went wrong in plain words
+//! listing    what a repository has, and which of it a model needs
+//! transfer   one file: resumed, checked, and only then under its name
+//! cache      the folders: snapshots, complete or not, their sizes, removal
+//! ```
+//!
+//! Nothing is fetched unless [`Hub::pull`] is called.
+
+mod cache;
+mod client;
+mod listing;
+mod names;
+mod pull;
+mod transfer;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+
+pub use cache::CachedModel;
+
+/// Where models come from and where they are kept.
+#[derive(Clone)]
+pub struct Hub {
+    /// Folder of the cache, which has a folder for each repository.
+    pub cache: PathBuf,
+    /// Address of the server, without a slash at its end.
+    pub endpoint: String,
+    /// The token that says who asks. It is sent to `endpoint`'s host only.
+    pub token: Option<String>,
+    /// Never touch the network.
+    pub offline: bool,
+    /// Link snapshots to blobs. Without, or where links cannot be made, files move into the snapshot.
+    pub links: bool,
+    /// Pause before the first retry; it doubles from try to try.
+    pub pause: Duration,
+    /// How long a server may say nothing before it counts as gone.
+    pub silence: Duration,
+}
+
+/// What [`Hub::pull`] will fetch, told before it does.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The repository, `owner/name`.
+    pub repo: String,
+    /// The branch, tag or commit that was asked for.
+    pub revision: String,
+    /// The commit it is at.
+    pub commit: String,
+    /// The licence the repository states.
+    pub licence: Option<String>,
+    /// Number of files.
+    pub files: usize,
+    /// Bytes of all files.
+    pub bytes: u64,
+    /// Bytes of them that are in the cache.
+    pub present_bytes: u64,
+    /// The snapshot's folder.
+    pub folder: PathBuf,
+}
+
+/// News of a running [`Hub::pull`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// Another process pulls the same repository; waiting for its end.
+    Waiting,
+    /// What will be fetched.
+    Plan(&'a Plan),
+    /// How much of it is there.
+    Bytes {
+        /// Bytes in the cache.
+        done: u64,
+        /// Bytes of all files.
+        total: u64,
+    },
+    /// A file is there and its hash is being computed.
+    Checking {
+        /// The file.
+        file: &'a str,
+    },
+    /// A connection failed and will be tried again.
+    Retry {
+        /// What was being fetched.
+        file: &'a str,
+        /// What went wrong.
+        problem: &'a str,
+        /// Pause before the next try.
+        pause: Duration,
+    },
+}
+
+/// Who hears the news.
+type Report<'a> = dyn FnMut(Event<'_>) + 'a;
+
+impl Hub {
+    /// The hub with a cache in this folder and no token.
+    pub fn new(cache: impl Into<PathBuf>) -> Hub {
+        Hub {
+            cache: cache.into(),
+            endpoint: "https://huggingface.co".into(),
+            token: None,
+            offline: false,
+            links: true,
+            pause: Duration::from_millis(500),
+            silence: Duration::from_secs(60),
+        }
+    }
+
+    /// The hub as the environment has it: `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` or the token file that
+    /// `hf auth login` writes, and `HF_HUB_OFFLINE`, as Python's tools read them.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when there is no home directory to keep a cache in, or a value makes no sense.
+    pub fn from_env() -> Result<Hub> {
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let text = |name: &str| set(name).and_then(|value| value.into_string().ok());
+        let home = set("HF_HOME").map(PathBuf::from).or_else(|| {
+            let folder = set("XDG_CACHE_HOME").map(PathBuf::from);
+            Some(folder.or_else(|| Some(std::env::home_dir()?.join(".cache")))?.join("huggingface"))
+        });
+        let cache = set("HF_HUB_CACHE").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join("hub")));
+        let cache = cache.ok_or_else(|| Error::request("there is no home directory; set HF_HOME to a folder"))?;
+        let mut hub = Hub::new(cache);
+        if let Some(endpoint) = text("HF_ENDPOINT") {
+            if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
+                let problem = format!("HF_ENDPOINT is {endpoint:?}, which is no address; it begins with https://");
+                return Err(Error::request(problem));
+            }
+            hub.endpoint = endpoint.trim_end_matches('/').into();
+        }
+        let in_file = || hf_hub::Cache::new(home?.join("hub")).token();
+        hub.token = text("HF_TOKEN").map(|token| token.trim().to_string()).or_else(in_file);
+        let offline = text("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
+        hub.offline = ["1", "on", "yes", "true"].contains(&offline.as_str());
+        Ok(hub)
+    }
+
+    /// The checkpoint in a directory or, if there is no such directory, of a repository `owner/name` in the cache;
+    /// `owner/name@revision` for another revision than `main`.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when there is neither, with the command that fetches the repository.
+    pub fn checkpoint(&self, name: &Path) -> Result<Checkpoint> {
+        let text = name.to_str().unwrap_or_default();
+        let (repo, revision) = text.split_once('@').map_or((text, None), |(repo, revision)| (repo, Some(revision)));
+        if name.is_dir() || names::check_repo(repo).is_err() {
+            return Checkpoint::directory(name);
+        }
+        if let Some(folder) = self.find(repo, revision)? {
+            return Checkpoint::directory(folder);
+        }
+        let revision = revision.map_or(String::new(), |revision| format!(" --revision {revision}"));
+        let problem = format!(
+            "no such directory, and no complete model of this name in {}; fetch it with: instructblip pull {repo}{revision}",
+            self.cache.display()
+        );
+        Err(Error::checkpoint(name, problem))
+    }
+}
+
+impl fmt::Debug for Hub {
+    /// Without the token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Hub { cache, endpoint, offline, .. } = self;
+        f.debug_struct("Hub").field("cache", cache).field("endpoint", endpoint).field("offline", offline).finish()
+    }
+}
+
+/// A number of bytes to read.
+fn bytes_text(bytes: u64) -> String {
+    match bytes {
+        0..1_000_000 => format!("{bytes} bytes"),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
