@@ -1,5 +1,5 @@
 // Synthetic weights, from a hash of i and the seed: out[i] = two f16 uniform in (-range, range); or the bits of the
-// hash, which are integers of any width; or two f16 that are range, for scales. WORDS says which: 0, 1, 2.
+// hash, which are integers of any width; or the f16 range and second, for scales. WORDS says which: 0, 1, 2.
 //
 // out [words] u32
 //
@@ -10,6 +10,7 @@ struct Params {
     words: u32,
     seed: u32,
     range: f32,
+    second: f32,
 }
 
 override WORDS: u32 = 0u;
@@ -39,7 +40,7 @@ fn main(
     let unit = vec2<f32>(f32(bits & 0xffffu), f32(bits >> 16u)) / 32768.0 - 1.0;
     switch WORDS {
         case 1u: { out[i] = bits; }
-        case 2u: { out[i] = pack2x16float(vec2<f32>(p.range)); }
+        case 2u: { out[i] = pack2x16float(vec2<f32>(p.range, p.second)); }
         default: { out[i] = pack2x16float(unit * p.range); }
     }
 }

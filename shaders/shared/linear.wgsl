@@ -2,7 +2,7 @@
 //
 // x     [m, k]      f32, four to an element
 // w     [n, k]      packed as weights_f16.wgsl, weights_q8.wgsl or weights_q4.wgsl say, k contiguous
-// scales [n, k / 32] f16, two to an element; bound to x and not read where weights are f16
+// scales [n, ...]    f16, two to an element, as those files say; bound to x and not read where weights are f16
 // bias  [n]         f32; bound to x and not read when BIAS is false
 // y     [m, stride] f32
 //

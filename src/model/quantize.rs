@@ -85,13 +85,12 @@ fn jobs<'a>(files: &TensorFiles, asked: &'a Asked) -> Vec<(String, Job<'a>)> {
         let name = format!("{}{suffix}", asked.name);
         (name.clone(), Job { written: Written { name, dtype, shape }, asked, half })
     };
-    let packed = |suffix, dtype, per_row| {
-        let scales = job(".scales", Dtype::F16, vec![rows, cols / GROUP], Half::Scales);
-        vec![job(suffix, dtype, vec![rows, per_row], Half::Values), scales]
+    let packed = |suffix, dtype, per_row, scales| {
+        vec![job(suffix, dtype, vec![rows, per_row], Half::Values), job(".scales", Dtype::F16, scales, Half::Scales)]
     };
     match asked.format {
-        Some(WeightFormat::Q8) => packed(".q8", Dtype::I8, cols),
-        Some(WeightFormat::Q4) => packed(".q4", Dtype::U8, cols / 2),
+        Some(WeightFormat::Q8) => packed(".q8", Dtype::I8, cols, vec![rows, cols / GROUP]),
+        Some(WeightFormat::Q4) => packed(".q4", Dtype::U8, cols / 2, vec![rows, cols / GROUP, 2]),
         Some(WeightFormat::F16) => vec![job("", Dtype::F16, whole, Half::Values)],
         // Vectors stay as they are.
         None => {

@@ -44,16 +44,16 @@ macro_rules! kernels {
 
 kernels! {
     LINEAR_VEC = "linear_vec" ["activation", "linear", "weights_f16"];
-    LINEAR_VEC_Q8 = "linear_vec" => "linear_vec_q8" ["activation", "linear", "scales", "weights_q8"];
-    LINEAR_VEC_Q4 = "linear_vec" => "linear_vec_q4" ["activation", "linear", "scales", "weights_q4"];
+    LINEAR_VEC_Q8 = "linear_vec" => "linear_vec_q8" ["activation", "linear", "weights_q8"];
+    LINEAR_VEC_Q4 = "linear_vec" => "linear_vec_q4" ["activation", "linear", "weights_q4"];
     LINEAR_TILE = "linear_tile" ["activation", "linear", "weights_f16"];
-    LINEAR_TILE_Q8 = "linear_tile" => "linear_tile_q8" ["activation", "linear", "scales", "weights_q8"];
-    LINEAR_TILE_Q4 = "linear_tile" => "linear_tile_q4" ["activation", "linear", "scales", "weights_q4"];
+    LINEAR_TILE_Q8 = "linear_tile" => "linear_tile_q8" ["activation", "linear", "weights_q8"];
+    LINEAR_TILE_Q4 = "linear_tile" => "linear_tile_q4" ["activation", "linear", "weights_q4"];
     LINEAR_TILE_SUBGROUP = "linear_tile_subgroup" ["activation", "linear", "weights_f16"] subgroups;
     LINEAR_TILE_SUBGROUP_Q8 = "linear_tile_subgroup" => "linear_tile_subgroup_q8"
-        ["activation", "linear", "scales", "weights_q8"] subgroups;
+        ["activation", "linear", "weights_q8"] subgroups;
     LINEAR_TILE_SUBGROUP_Q4 = "linear_tile_subgroup" => "linear_tile_subgroup_q4"
-        ["activation", "linear", "scales", "weights_q4"] subgroups;
+        ["activation", "linear", "weights_q4"] subgroups;
     ATTENTION_TILE = "attention_tile";
     ATTENTION_DECODE = "attention_decode" ["reduce"];
     ATTENTION_COMBINE = "attention_combine";

@@ -1,16 +1,17 @@
 //! How a weight matrix is stored: f16, or groups of small integers with a scale each; and the code that packs it.
 //!
-//! A group is [`GROUP`] neighbouring values of a row. Value k of a row is `scale[k / 32] * q[k]`:
+//! A group is [`GROUP`] neighbouring values of a row, with a scale and, in q4, an offset:
 //!
-//! | format | bits a weight | q | packed |
-//! | --- | --- | --- | --- |
-//! | f16 | 16 | | halves, little-endian |
-//! | q8 | 8.5 | -127 ..= 127 | bytes, two's complement |
-//! | q4 | 4.5 | -8 ..= 7 | 8 to a u32: byte j holds q\[j\] + 8 in its low half and q\[4 + j\] + 8 in its high half |
+//! | format | bits a weight | value | q | packed |
+//! | --- | --- | --- | --- | --- |
+//! | f16 | 16 | | | halves, little-endian |
+//! | q8 | 8.5 | `scale * q` | -127 ..= 127 | bytes, two's complement |
+//! | q4 | 5 | `scale * q + offset` | 0 ..= 15 | 8 to a u32: byte j holds q\[j\] in its low half and q\[4 + j\] in its high half |
 //!
-//! Scales are f16 in an array of their own, row by row, a row padded to a multiple of 4. In q4 the halves of a u32's
-//! bytes are the first and the last four of eight values, so that a kernel gets two vectors by one mask and one shift
-//! and never has to reorder what it multiplies them with.
+//! Scales are f16 in an array of their own, row by row, a row padded to a multiple of 4; an offset stands behind its
+//! scale. In q4 the halves of a u32's bytes are the first and the last four of eight values, so that a kernel gets two
+//! vectors by one mask and one shift and never has to reorder what it multiplies them with. Without the offset q4 would
+//! be half a bit smaller, and a language model worse by far more than that (`benches/README.md`).
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
@@ -65,12 +66,24 @@ impl WeightFormat {
         }
     }
 
-    /// Bytes of the scales of `cols` values; 0 for f16.
-    pub fn scale_bytes(self, cols: u32) -> u64 {
+    /// Halves that go with a group: its scale, and its offset.
+    pub fn scales_in_group(self) -> usize {
         match self {
             WeightFormat::F16 => 0,
-            WeightFormat::Q8 | WeightFormat::Q4 => 2 * u64::from(scales_in_row(cols)),
+            WeightFormat::Q8 => 1,
+            WeightFormat::Q4 => 2,
         }
+    }
+
+    /// Halves that go with `cols` values, without padding.
+    pub fn scales_in_row(self, cols: usize) -> usize {
+        cols / GROUP * self.scales_in_group()
+    }
+
+    /// Bytes of the scales of a row of `cols` values on the device, which is padded to start where memory can be mapped;
+    /// 0 for f16.
+    pub fn scale_bytes(self, cols: u32) -> u64 {
+        2 * self.scales_in_row(cols as usize).next_multiple_of(4) as u64
     }
 
     /// Packs whole rows' values, appending to `packed` and `scales`. Values must be finite; f16 makes those beyond
@@ -95,10 +108,10 @@ impl WeightFormat {
             }
             WeightFormat::Q4 => {
                 for group in values.as_chunks::<GROUP>().0 {
-                    let (scale, q) = quantise_q4(group);
-                    scales.push(scale);
+                    let (scale, offset, q) = quantise_q4(group);
+                    scales.extend([scale, offset]);
                     for eight in q.as_chunks::<8>().0 {
-                        packed.extend((0..4).map(|j| (eight[j] + 8.0) as u8 | ((eight[4 + j] + 8.0) as u8) << 4));
+                        packed.extend((0..4).map(|j| eight[j] as u8 | (eight[4 + j] as u8) << 4));
                     }
                 }
             }
@@ -117,9 +130,10 @@ impl WeightFormat {
             }
             WeightFormat::Q4 => {
                 for (i, four) in packed.as_chunks::<4>().0.iter().enumerate() {
-                    let scale = scale(i / (GROUP / 8));
-                    values.extend(four.iter().map(|byte| scale * (f32::from(byte & 15) - 8.0)));
-                    values.extend(four.iter().map(|byte| scale * (f32::from(byte >> 4) - 8.0)));
+                    let group = i / (GROUP / 8);
+                    let (scale, offset) = (scale(2 * group), scale(2 * group + 1));
+                    values.extend(four.iter().map(|byte| scale * f32::from(byte & 15) + offset));
+                    values.extend(four.iter().map(|byte| scale * f32::from(byte >> 4) + offset));
                 }
             }
         }
@@ -141,11 +155,6 @@ impl std::str::FromStr for WeightFormat {
     }
 }
 
-/// Scales of a row of `cols` values, padded to a multiple of 4: rows start where memory can be mapped.
-pub fn scales_in_row(cols: u32) -> u32 {
-    (cols / GROUP as u32).next_multiple_of(4)
-}
-
 /// Rounds to the nearest integer, ties to even, for |x| < 2^22: two additions instead of a call per value.
 fn round(x: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0; // 1.5 * 2^23
@@ -164,30 +173,25 @@ fn quantise_q8(group: &[f32; GROUP]) -> (f16, [f32; GROUP]) {
     (scale, group.map(|v| round(v * by).clamp(-127.0, 127.0)))
 }
 
-/// What the value of largest magnitude is divided by to try a scale, with its sign: -8 is one step further than 7, and
-/// a range that cuts off the extremes often has the smaller error.
-const TRIED: [f32; 6] = [-8.8, -8.1, -7.5, -6.8, 7.4, 6.7];
-
-/// The scale with the smallest squared error among those tried, each refitted to the integers it gives.
-fn quantise_q4(group: &[f32; GROUP]) -> (f16, [f32; GROUP]) {
-    let extreme = group.iter().fold(0.0f32, |a, &v| if v.abs() > a.abs() { v } else { a });
-    let quantise = |scale: f32| {
+/// Scale and offset from the smallest and the largest value, refitted by least squares to the integers these give.
+fn quantise_q4(group: &[f32; GROUP]) -> (f16, f16, [f32; GROUP]) {
+    const N: f32 = GROUP as f32;
+    let quantise = |scale: f32, offset: f32| {
         let by = inverse(scale);
-        group.map(|v| round(v * by).clamp(-8.0, 7.0))
+        group.map(|v| round((v - offset) * by).clamp(0.0, 15.0))
     };
-    let (mut best, mut scale) = (-1.0, 0.0);
-    for divisor in TRIED {
-        let q = quantise(extreme / divisor);
-        let (mut xq, mut qq) = (0.0f32, 0.0f32);
-        group.iter().zip(&q).for_each(|(x, q)| (xq, qq) = (xq + x * q, qq + q * q));
-        // With scale xq / qq the squared error is Σx² - xq² / qq.
-        let explained = xq * xq * inverse(qq);
-        if explained > best {
-            (best, scale) = (explained, xq * inverse(qq));
-        }
+    let (low, high) = group.iter().fold((f32::MAX, f32::MIN), |(low, high), &v| (low.min(v), high.max(v)));
+    let (mut scale, mut offset) = ((high - low) / 15.0, low);
+    let q = quantise(scale, offset);
+    let (mut sx, mut sq, mut sxq, mut sqq) = (0.0f32, 0.0f32, 0.0f32, 0.0f32);
+    group.iter().zip(&q).for_each(|(x, q)| (sx, sq, sxq, sqq) = (sx + x, sq + q, sxq + x * q, sqq + q * q));
+    let spread = N * sqq - sq * sq;
+    if spread > 0.0 {
+        scale = (N * sxq - sx * sq) / spread;
+        offset = (sx - scale * sq) / N;
     }
-    let scale = f16::from_f32(scale);
-    (scale, quantise(scale.to_f32()))
+    let (scale, offset) = (f16::from_f32(scale), f16::from_f32(offset));
+    (scale, offset, quantise(scale.to_f32(), offset.to_f32()))
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@
 //!
 //! # Quantised files
 //!
-//! A matrix `NAME [N, K]` may be stored as `NAME.q8` (I8 `[N, K]`) or `NAME.q4` (U8 `[N, K / 2]`) with `NAME.scales`
-//! (F16 `[N, K / 32]`), packed as [`weight_format`](crate::runtime::weight_format) says.
+//! A matrix `NAME [N, K]` may be stored as `NAME.q8` (I8 `[N, K]`) with `NAME.scales` (F16 `[N, K / 32]`), or as
+//! `NAME.q4` (U8 `[N, K / 2]`) with `NAME.scales` (F16 `[N, K / 32, 2]`: scale and offset), packed as
+//! [`weight_format`](crate::runtime::weight_format) says.
 
 pub mod convert;
 mod files;
@@ -17,6 +18,7 @@ mod pack;
 mod placement;
 pub mod shards;
 mod transfer;
+mod worker;
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -35,6 +37,7 @@ use crate::runtime::stream::Streamed;
 use crate::runtime::upload::Uploader;
 use crate::runtime::weight_format::{GROUP, WeightFormat};
 use transfer::{Ahead, Rows, check_stored, write_rows};
+use worker::{Done, Worker};
 
 /// Bytes uploaded in small pieces before waiting, so that their staging copies do not pile up.
 const FLUSH_BYTES: u64 = 64 << 20;
@@ -112,6 +115,7 @@ pub struct Loader<'a> {
     placement: Placement,
     part: Part,
     uploader: Option<Arc<Mutex<Uploader>>>,
+    worker: Option<Worker>,
     /// Matrices that the layers of a part take turns in.
     turns: [Vec<Matrix>; 3],
     streaming: Option<Streaming>,
@@ -133,13 +137,15 @@ struct Streaming {
 
 impl<'a> Loader<'a> {
     fn new(files: Option<&'a Arc<TensorFiles>>, device: Option<&'a Device>, placement: Placement) -> Loader<'a> {
+        let uploader = device.map(|device| Arc::new(Mutex::new(Uploader::new(device))));
         Loader {
             files,
             device,
             progress: None,
             placement,
             part: Part::Vision,
-            uploader: device.map(|device| Arc::new(Mutex::new(Uploader::new(device)))),
+            worker: uploader.as_ref().zip(files).map(|(uploader, files)| Worker::new(uploader, files)),
+            uploader,
             turns: Default::default(),
             streaming: None,
             ahead: Ahead::default(),
@@ -223,6 +229,11 @@ impl<'a> Loader<'a> {
         if !self.missing.is_empty() {
             let file = self.files.map_or(Default::default(), |f| f.root.clone());
             return Err(Error::MissingTensors { file, names: self.missing, need: self.loaded.tensors.len() });
+        }
+        if let Some(mut worker) = self.worker.take() {
+            for done in worker.finish() {
+                self.take_note(done?);
+            }
         }
         self.device.map_or(Ok(()), Device::flush)?;
         self.loaded.report.time = self.started.elapsed();
@@ -360,7 +371,6 @@ impl<'a> Loader<'a> {
             self.rows_into(&weight, vec![format!("{name}.weight")], &[*rows, cols], first)?;
             first += rows;
         }
-        self.written(&weight)?;
         let bias = if bias { Some(self.stacked_bias(label, layers)?) } else { None };
         Ok(Linear { weight, bias })
     }
@@ -373,7 +383,6 @@ impl<'a> Loader<'a> {
         let weights = names.each_ref().map(|name| format!("{name}.weight"));
         let weight = self.matrix(Role::Inner, label, &weights[0], 2 * rows, cols)?;
         self.rows_into(&weight, weights.to_vec(), &[rows, cols], 0)?;
-        self.written(&weight)?;
         let mut values = vec![0.0; 2 * rows as usize];
         for (i, name) in names.iter().enumerate().take(if bias { 2 } else { 0 }) {
             let bias = self.host_values(&format!("{name}.bias"), &[rows])?;
@@ -391,7 +400,6 @@ impl<'a> Loader<'a> {
         let weight = format!("{name}.weight");
         let matrix = self.matrix(Role::Kept, name, &weight, rows, 3 * patch * patch)?;
         self.rows_into(&matrix, vec![weight], &[rows, 3, patch, patch], 0)?;
-        self.written(&matrix)?;
         let bias = Some(self.tensor(&format!("{name}.bias"), &[rows])?);
         Ok(Linear { weight: matrix, bias })
     }
@@ -469,7 +477,7 @@ impl<'a> Loader<'a> {
             known &= self.check_rows(name, shape, matrix.format)?;
         }
         let Some(device) = self.device else { return Ok(()) };
-        let (Some(files), true) = (self.files, known) else {
+        let (Some(_), true) = (self.files, known) else {
             return if first == 0 { self.fill(device, matrix) } else { Ok(()) };
         };
         let rows = Rows { matrix: matrix.clone(), names, shape: shape.to_vec(), first };
@@ -477,23 +485,19 @@ impl<'a> Loader<'a> {
             streaming.rows.push(rows);
             return Ok(());
         }
-        let uploader = self.uploader.clone().expect("there is a device");
-        let mut uploader = uploader.lock().map_err(|_| Error::request("an earlier upload failed"))?;
-        let scans = write_rows(&mut uploader, files, &rows, &mut |bytes| {
-            self.read(bytes);
-            Ok(())
-        })?;
-        rows.names.iter().zip(&scans).for_each(|(name, scan)| self.saw(name, scan));
+        if let Some(worker) = &self.worker {
+            worker.write(rows);
+        }
+        while let Some(done) = self.worker.as_ref().and_then(Worker::hear) {
+            self.take_note(done?);
+        }
         Ok(())
     }
 
-    /// Hands a matrix over to the device.
-    fn written(&self, matrix: &Matrix) -> Result<()> {
-        match (&self.uploader, self.files, &self.streaming) {
-            (Some(uploader), Some(_), None) => {
-                uploader.lock().map_err(|_| Error::request("an earlier upload failed"))?.finish(matrix)
-            }
-            _ => Ok(()),
+    fn take_note(&mut self, done: Done) {
+        match done {
+            Done::Read(bytes) => self.read(bytes),
+            Done::Rows(seen) => seen.iter().for_each(|(name, scan)| self.saw(name, scan)),
         }
     }
 
@@ -536,7 +540,11 @@ impl<'a> Loader<'a> {
             return Err(Error::checkpoint(values.path(), problem));
         }
         check_stored(&format!("{name}.{format}"), values, &[rows, per_row], &[dtype])?;
-        check_stored(&format!("{name}.scales"), scales, &[rows, cols / GROUP as u32], &[Dtype::F16])?;
+        let mut scales_shape = vec![rows, cols / GROUP as u32];
+        if format == WeightFormat::Q4 {
+            scales_shape.push(2);
+        }
+        check_stored(&format!("{name}.scales"), scales, &scales_shape, &[Dtype::F16])?;
         self.loaded.source_bytes += values.bytes() + scales.bytes();
         Ok(true)
     }

@@ -10,7 +10,6 @@ use safetensors::Dtype;
 use super::files::{Stored, StoredRows};
 use crate::error::{Error, Result};
 use crate::runtime::WeightFormat;
-use crate::runtime::weight_format::GROUP;
 
 /// Values handled at a time: what they become stays in a core's own cache.
 const BLOCK: usize = 32 << 10;
@@ -112,7 +111,7 @@ impl<'a> RowSource<'a> {
 
     /// Rows for a file: nothing is padded.
     pub(super) fn unpadded(name: &str, stored: StoredRows<'a>, width: u32, format: WeightFormat) -> Self {
-        let row_scales = if format == WeightFormat::F16 { 0 } else { width as usize / GROUP };
+        let row_scales = format.scales_in_row(width as usize);
         RowSource { row_scales, ..RowSource::new(name, stored, width, width, format) }
     }
 
@@ -121,7 +120,7 @@ impl<'a> RowSource<'a> {
         match &self.stored {
             StoredRows::Plain(stored) => (self.width * stored.element_bytes()) as u64,
             StoredRows::Packed { format, .. } => {
-                format.row_bytes(self.width as u32) + (self.width / GROUP * size_of::<f16>()) as u64
+                format.row_bytes(self.width as u32) + (format.scales_in_row(self.width) * size_of::<f16>()) as u64
             }
         }
     }
@@ -144,11 +143,11 @@ impl<'a> RowSource<'a> {
                 StoredRows::Packed { format, values, scales: own } if self.is_copied(format) => {
                     let row = format.row_bytes(self.width as u32) as usize;
                     packed(values.elements(block.start * row, block.len() * row, &mut room.bytes)?);
-                    let groups = self.width / GROUP;
-                    let bytes = own.elements(block.start * groups, block.len() * groups, &mut room.bytes)?;
+                    let row = format.scales_in_row(self.width);
+                    let bytes = own.elements(block.start * row, block.len() * row, &mut room.bytes)?;
                     scan.see_halves(bytes);
-                    let padding = 2 * (self.row_scales - groups);
-                    for row in bytes.chunks(2 * groups) {
+                    let padding = 2 * (self.row_scales - row);
+                    for row in bytes.chunks(2 * row) {
                         scales(row);
                         scales(&[0; 8][..padding]);
                     }
@@ -176,9 +175,9 @@ impl<'a> RowSource<'a> {
             StoredRows::Plain(stored) => read_values(stored, first, count, room),
             StoredRows::Packed { format, values, scales } => {
                 let row = format.row_bytes(self.width as u32) as usize;
-                let groups = self.width / GROUP;
                 let packed = values.elements(rows.start * row, rows.len() * row, &mut room.bytes)?;
-                let bytes = scales.elements(rows.start * groups, rows.len() * groups, &mut room.more_bytes)?;
+                let row = format.scales_in_row(self.width);
+                let bytes = scales.elements(rows.start * row, rows.len() * row, &mut room.more_bytes)?;
                 aligned_halves(bytes, &mut room.halves);
                 format.unpack(packed, &room.halves, &mut room.values);
                 Ok(())
@@ -189,7 +188,7 @@ impl<'a> RowSource<'a> {
     fn pack_values(&self, room: &mut Room, packed: &mut Out<'_>, scales: &mut Out<'_>) {
         room.packed.clear();
         room.scales.clear();
-        if self.width == self.padded && (self.row_scales == self.width / GROUP || self.row_scales == 0) {
+        if self.width == self.padded && self.row_scales == self.format.scales_in_row(self.width) {
             self.format.pack(&room.values, &mut room.packed, &mut room.scales);
         } else {
             for (i, row) in room.values.chunks(self.width).enumerate() {
@@ -261,11 +260,10 @@ fn check(name: &str, scan: &Scan, format: WeightFormat, stored: Stored<'_>) -> R
     if scan.not_finite > 0 {
         return Err(not_finite(name, scan, stored));
     }
-    // A group's scale is a half too.
+    // A group's scale and offset are halves too.
     let largest = match format {
-        WeightFormat::F16 => F16_OVERFLOW,
+        WeightFormat::F16 | WeightFormat::Q4 => F16_OVERFLOW,
         WeightFormat::Q8 => F16_OVERFLOW * 127.0,
-        WeightFormat::Q4 => F16_OVERFLOW * 6.7,
     };
     if scan.max_abs < largest {
         return Ok(());

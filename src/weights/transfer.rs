@@ -33,6 +33,13 @@ pub(super) struct Ahead {
     read: u64,
 }
 
+impl Rows {
+    /// Whether nothing of the matrix comes after them.
+    pub fn are_last(&self) -> bool {
+        self.first + self.names.len() as u32 * self.shape[0] == self.matrix.rows
+    }
+}
+
 impl Ahead {
     /// Will read these, in this order.
     pub fn of<'n>(files: &TensorFiles, names: impl Iterator<Item = &'n str>) -> Ahead {

@@ -14,6 +14,7 @@ struct Params {
     words: u32,
     seed: u32,
     range: f32,
+    second: f32,
 }
 
 /// What the words are.
@@ -23,7 +24,7 @@ enum Words {
     Halves = 0,
     /// Random bits: integers of any width.
     Bits = 1,
-    /// Pairs of halves that are `range`.
+    /// Pairs of halves, `range` and `second`.
     Constant = 2,
 }
 
@@ -32,20 +33,20 @@ impl Recorder {
     pub fn fill(&mut self, matrix: &Matrix, seed: u32, range: f32) {
         for (i, part) in matrix.parts.iter().enumerate() {
             let seed = seed.wrapping_add(i as u32);
-            let (words, largest) = match matrix.format {
-                WeightFormat::F16 => (Words::Halves, 1.0),
-                WeightFormat::Q8 => (Words::Bits, 127.0),
-                WeightFormat::Q4 => (Words::Bits, 8.0),
+            let (words, scales) = match matrix.format {
+                WeightFormat::F16 => (Words::Halves, [range, 0.0]),
+                WeightFormat::Q8 => (Words::Bits, [range / 127.0; 2]),
+                WeightFormat::Q4 => (Words::Bits, [range / 7.5, -range]),
             };
-            self.launch_fill(matrix, &part.packed(), words, seed, range);
-            if let Some(scales) = part.scales() {
-                self.launch_fill(matrix, &scales, Words::Constant, seed, range / largest);
+            self.launch_fill(matrix, &part.packed(), words, seed, [range, 0.0]);
+            if let Some(part) = part.scales() {
+                self.launch_fill(matrix, &part, Words::Constant, seed, scales);
             }
         }
     }
 
-    fn launch_fill(&mut self, matrix: &Matrix, part: &Tensor, words: Words, seed: u32, range: f32) {
-        let params = Params { words: part.len(), seed, range };
+    fn launch_fill(&mut self, matrix: &Matrix, part: &Tensor, words: Words, seed: u32, values: [f32; 2]) {
+        let params = Params { words: part.len(), seed, range: values[0], second: values[1] };
         self.push(Dispatch {
             label: matrix.label.clone(),
             kernel: &kernels::FILL,

@@ -1,0 +1,92 @@
+//! A thread that fills matrices while the loader already makes the next ones: making one that the host can write costs
+//! about as much as filling it, as its memory is cleared.
+
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+
+use super::files::TensorFiles;
+use super::pack::Scan;
+use super::transfer::{Rows, write_rows};
+use crate::error::{Error, Result};
+use crate::runtime::upload::Uploader;
+
+/// Matrices that wait to be filled.
+const WAITING: usize = 2;
+
+/// What the thread has done.
+pub(super) enum Done {
+    /// Read this many bytes.
+    Read(u64),
+    /// Written rows of these tensors, and seen this in them.
+    Rows(Vec<(String, Scan)>),
+}
+
+/// The thread and the ways to it.
+pub(super) struct Worker {
+    jobs: Option<SyncSender<Rows>>,
+    done: Receiver<Result<Done>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Worker {
+    pub fn new(uploader: &Arc<Mutex<Uploader>>, files: &Arc<TensorFiles>) -> Worker {
+        let (jobs, rows) = sync_channel::<Rows>(WAITING);
+        let (tell, done) = channel();
+        let (uploader, files) = (uploader.clone(), files.clone());
+        let thread = std::thread::spawn(move || {
+            for rows in rows {
+                let result = fill(&uploader, &files, &rows, &mut |bytes| {
+                    let heard = tell.send(Ok(Done::Read(bytes)));
+                    heard.map_err(|_| Error::request("loading was given up"))
+                });
+                let failed = result.is_err();
+                if tell.send(result.map(Done::Rows)).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Worker { jobs: Some(jobs), done, thread: Some(thread) }
+    }
+
+    /// Has rows written, and their matrix handed over if they are its last. Waits while too many others wait.
+    pub fn write(&self, rows: Rows) {
+        // A thread that gave up has said why, which is heard next.
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send(rows);
+        }
+    }
+
+    /// What was done since it was last heard.
+    pub fn hear(&self) -> Option<Result<Done>> {
+        self.done.try_recv().ok()
+    }
+
+    /// Takes no more rows; what is left to hear comes until everything is written.
+    pub fn finish(&mut self) -> impl Iterator<Item = Result<Done>> + '_ {
+        self.jobs = None;
+        self.done.iter()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.jobs = None;
+        // Nothing of a failed loading may stay on the device.
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn fill(
+    uploader: &Mutex<Uploader>,
+    files: &TensorFiles,
+    rows: &Rows,
+    read: &mut dyn FnMut(u64) -> Result<()>,
+) -> Result<Vec<(String, Scan)>> {
+    let mut uploader = uploader.lock().map_err(|_| Error::request("an earlier upload failed"))?;
+    let scans = write_rows(&mut uploader, files, rows, read)?;
+    if rows.are_last() {
+        uploader.finish(&rows.matrix)?;
+    }
+    Ok(rows.names.iter().cloned().zip(scans).collect())
+}
