@@ -5,45 +5,18 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use instructblip::shapes::{Layers, Shape};
+use instructblip::shapes::Layers;
 use instructblip::synthesize::{Stored, Synthesis, synthesize};
 use instructblip::{Error, GenerateOptions, Image};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
+use support::fixtures::narrow;
 use support::models;
 use support::program::{refused, run, sample, text};
 
 /// A published shape, much narrower and shallower.
 fn tiny(name: &str) -> Value {
-    let mut document = Shape::named(name).expect("a published shape").document();
-    Layers { language: Some(2), vision: Some(1), qformer: Some(2) }.put_into(&mut document);
-    let narrower = [
-        (
-            "vision_config",
-            json!({"hidden_size": 48, "intermediate_size": 64, "num_attention_heads": 2, "image_size": 28}),
-        ),
-        (
-            "qformer_config",
-            json!({"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2, "vocab_size": 513}),
-        ),
-        (
-            "text_config",
-            match document["text_config"]["model_type"].as_str() {
-                Some("llama") => json!({"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4,
-                                        "num_key_value_heads": 4, "head_dim": 16, "vocab_size": 704}),
-                Some("t5") => json!({"d_model": 48, "d_kv": 24, "d_ff": 64, "num_heads": 3, "vocab_size": 704}),
-                _ => json!({"hidden_size": 64, "word_embed_proj_dim": 64, "ffn_dim": 96, "num_attention_heads": 4,
-                            "vocab_size": 704}),
-            },
-        ),
-    ];
-    for (part, fields) in narrower {
-        let fields = fields.as_object().expect("an object").clone();
-        fields.into_iter().for_each(|(field, value)| document[part][field] = value);
-    }
-    document["num_query_tokens"] = 5.into();
-    document["image_token_index"] = 700.into();
-    document
+    narrow(name, Layers { language: Some(2), vision: Some(1), qformer: Some(2) }, 1)
 }
 
 fn small_shards() -> Synthesis {

@@ -259,11 +259,11 @@ impl Planner<'_> {
         let outputs = [&looked.last_hidden_state, &looked.language_model_inputs].map(|t| qformer.slot_of(t));
         let mut pool = DryPool::default();
         pool.take(&vision.slot_bytes());
-        let mut seeing = 0;
+        let (mut seeing, mut first) = (0, 0);
         let mut held = Vec::new();
         for question in 0..2 * batch {
             if question == batch {
-                pool.give_back(std::mem::take(&mut held));
+                pool.free(std::mem::take(&mut held)); // with what was asked first
             }
             let slots = pool.take(&qformer.slot_bytes());
             let (kept, free): (Vec<_>, Vec<_>) =
@@ -275,9 +275,10 @@ impl Planner<'_> {
                 pool.take(&session.decode.slot_bytes());
                 let prompt = pool.take(&session.prefill.slot_bytes());
                 pool.give_back(prompt);
+                first = pool.bytes();
             }
         }
-        let scratch = pool.bytes();
+        let scratch = pool.bytes().max(first);
         let kept: u64 = held.iter().sum();
         let mut alone = DryPool::default();
         alone.take(&session.decode.slot_bytes());

@@ -300,6 +300,11 @@ impl Matrix {
         self
     }
 
+    /// The same memory without regard to turns.
+    pub fn resident(self) -> Matrix {
+        Matrix { streamed: None, ..self }
+    }
+
     /// Bytes of all parts.
     pub fn bytes(&self) -> u64 {
         self.parts.iter().map(|p| p.buffer.bytes() + p.scales.as_ref().map_or(0, |s| s.bytes())).sum()
@@ -521,7 +526,12 @@ impl DryPool {
         self.free.extend(buffers);
     }
 
-    /// Bytes of all buffers there ever were.
+    /// Lets go of buffers that were taken.
+    pub fn free(&mut self, buffers: impl IntoIterator<Item = u64>) {
+        self.bytes -= buffers.into_iter().sum::<u64>();
+    }
+
+    /// Bytes of all buffers there are.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }

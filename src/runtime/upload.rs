@@ -113,7 +113,8 @@ impl Uploader {
             let rows = per_piece.min(first + count - row).min(part.first_row + part.rows - row);
             let from = row - first;
             let piece = Piece { row_bytes, at: u64::from(row - part.first_row), rows, from, threads: self.threads };
-            match self.device.caps().shares_memory {
+            // What layers take turns in is not mapped, even where it could be.
+            match part.buffer.gpu()?.usage().contains(wgpu::BufferUsages::MAP_WRITE) {
                 true => piece.fill_in_place(part, pack)?,
                 false => self.stage(part, &piece, pack)?,
             }

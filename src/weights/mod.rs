@@ -482,7 +482,8 @@ impl<'a> Loader<'a> {
         };
         let rows = Rows { matrix: matrix.clone(), names, shape: shape.to_vec(), first };
         if let Some(streaming) = &mut self.streaming {
-            streaming.rows.push(rows);
+            // The layer holds how its matrices come: they must not hold the layer.
+            streaming.rows.push(Rows { matrix: rows.matrix.resident(), ..rows });
             return Ok(());
         }
         if let Some(worker) = &self.worker {

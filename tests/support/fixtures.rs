@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use instructblip::shapes::{Layers, Shape};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::golden::checkpoint_folder;
 
@@ -120,4 +121,39 @@ fn copy(from: &Path, to: &Path) {
             false => drop(std::fs::copy(&path, &target).expect("copied")),
         }
     }
+}
+
+/// A published shape with few layers, its widths small numbers times `scale`.
+pub fn narrow(name: &str, layers: Layers, scale: u32) -> Value {
+    let mut document = Shape::named(name).expect("a published shape").document();
+    layers.put_into(&mut document);
+    let text = match document["text_config"]["model_type"].as_str() {
+        Some("llama") => json!({"hidden_size": 64 * scale, "intermediate_size": 96 * scale, "num_attention_heads": 4,
+                                "num_key_value_heads": 4, "head_dim": 16 * scale, "vocab_size": 704}),
+        Some("t5") => {
+            json!({"d_model": 48 * scale, "d_kv": 24, "d_ff": 64 * scale, "num_heads": 3, "vocab_size": 704})
+        }
+        _ => json!({"hidden_size": 64 * scale, "word_embed_proj_dim": 64 * scale, "ffn_dim": 96 * scale,
+                    "num_attention_heads": 4, "vocab_size": 704}),
+    };
+    let narrower = [
+        (
+            "vision_config",
+            json!({"hidden_size": 48 * scale, "intermediate_size": 64 * scale, "num_attention_heads": 2 * scale,
+                   "image_size": 28}),
+        ),
+        (
+            "qformer_config",
+            json!({"hidden_size": 32 * scale, "intermediate_size": 48 * scale, "num_attention_heads": 2,
+                   "encoder_hidden_size": 48 * scale, "vocab_size": 513}),
+        ),
+        ("text_config", text),
+    ];
+    for (part, fields) in narrower {
+        let fields = fields.as_object().expect("an object").clone();
+        fields.into_iter().for_each(|(field, value)| document[part][field] = value);
+    }
+    document["num_query_tokens"] = 5.into();
+    document["image_token_index"] = 700.into();
+    document
 }

@@ -1,0 +1,230 @@
+//! Memory: plans without a device against what is allocated, budgets, stages and layers that take turns.
+
+mod support;
+
+use std::path::Path;
+
+use instructblip::model::{LoadOptions, MemoryPlan, Parts, Workload};
+use instructblip::runtime::recorder::Binding;
+use instructblip::runtime::{Caps, Category, Device, Mask, Recorder, Tensor, WeightFormat};
+use instructblip::shapes::{Layers, PUBLISHED};
+use instructblip::synthesize::{Synthesis, synthesize};
+use instructblip::weights::{Formats, Loader, Placement};
+use instructblip::{Checkpoint, Error, GenerateOptions, Image, InstructBlip, Reply};
+use support::fixtures::narrow;
+use support::golden::checkpoint_folder;
+use support::models;
+
+const LIMIT: u64 = 128 << 20;
+
+fn formats() -> [Formats; 4] {
+    let smallest = Formats { vision: Some(WeightFormat::Q4), ..Formats::usual(WeightFormat::Q4) };
+    [Formats::default(), Formats::usual(WeightFormat::Q8), Formats::usual(WeightFormat::Q4), smallest]
+}
+
+/// Every dispatch of every published shape binds at most 128 MiB at a time, and its plan adds up.
+#[test]
+fn every_published_shape_is_planned_within_webgpus_default_bindings() {
+    for shape in PUBLISHED {
+        let config = shape.config();
+        for formats in formats() {
+            let placement = Placement { formats, ..Placement::default() };
+            let parts = Parts::load(&mut Loader::survey(None, placement), &config).expect("shapes");
+            let mut r = Recorder::new(Caps::PORTABLE);
+            let side = config.vision.image_size;
+            let image = parts.vision.record(&mut r, &Tensor::unbacked(3 * side, side)).last_hidden_state;
+            let words = Tensor::unbacked(1, 64);
+            let words = Some(&words).filter(|_| config.qformer_reads_text());
+            parts.qformer.record(&mut r, &image, words, Mask::None);
+            models::record_prompt(&mut r, &config, &parts, config.num_query_tokens + 64);
+            models::record_step(&mut r, &parts, 5);
+            for dispatch in r.dispatches() {
+                for binding in &dispatch.bindings {
+                    let bytes = match binding {
+                        Binding::Buffer(buffer) => buffer.bytes(),
+                        Binding::Slot(slot) => r.slot_bytes()[*slot],
+                        Binding::Step => 16,
+                    };
+                    assert!(bytes <= LIMIT, "{} {}: binds {bytes} bytes", shape.name(), dispatch.label);
+                }
+            }
+            for offload in [false, true] {
+                let options = LoadOptions { formats, offload, ..LoadOptions::default() };
+                let plan = MemoryPlan::of_config(&config, &options, &Caps::PORTABLE).expect("a plan");
+                assert!(plan.peak >= plan.language.bytes + plan.kv_cache && plan.vision.bytes > 0);
+                match offload {
+                    true => assert!(plan.peak < plan.weights()),
+                    false => assert!(plan.peak > plan.weights()),
+                }
+            }
+        }
+    }
+}
+
+/// Weights of the published models, against arithmetic with their parameters.
+#[test]
+fn formats_take_the_bits_they_promise() {
+    let plan = |name: &str, formats| {
+        let config = PUBLISHED.iter().find(|shape| shape.name() == name).expect("a shape").config();
+        let options = LoadOptions { formats, ..LoadOptions::default() };
+        MemoryPlan::of_config(&config, &options, &Caps::PORTABLE).expect("a plan")
+    };
+    let close = |bytes: u64, want: f64| assert!((bytes as f64 / want - 1.0).abs() < 0.01, "{bytes}, not {want}");
+    let f16 = plan("instructblip-vicuna-7b", Formats::default());
+    close(f16.weights(), 2.0 * 7_913_726_720.0);
+    let q4 = plan("instructblip-vicuna-7b", Formats::usual(WeightFormat::Q4));
+    // 32 layers at 5 bits, the output layer at 8.5, the embedding at 16; the vision tower at 8.5.
+    let (embedding, total) = (32_064.0 * 4096.0, 6_738_939_904.0);
+    close(q4.language.bytes, (total - 2.0 * embedding) * 5.0 / 8.0 + embedding * (8.5 + 16.0) / 8.0);
+    close(q4.vision.bytes, 985_952_256.0 * 8.5 / 8.0);
+    assert!(q4.peak < 7_000_000_000, "an 8 GB card has room for {}", q4.peak);
+}
+
+fn picture() -> Image {
+    Image::from_rgb(3, 2, (0..18).map(|v| v * 13).collect()).expect("a picture")
+}
+
+fn load(device: &Device, folder: &Path, options: &LoadOptions) -> InstructBlip {
+    let checkpoint = Checkpoint::directory(folder).expect("a folder");
+    InstructBlip::load_with(device, &checkpoint, options, &mut |_, _| {}).expect("a model")
+}
+
+/// A model of some size, so that neither alignment nor tables decide: 12 + 6 + 2 layers, 250 MB in f16.
+fn medium(name: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let layers = Layers { language: Some(12), vision: Some(6), qformer: Some(2) };
+    let target = folder.path().join("model");
+    let options = Synthesis { stored: Some(instructblip::synthesize::Stored::F16), ..Synthesis::default() };
+    synthesize(&narrow(name, layers, 16), &target, &options, &mut |_, _| {}).expect("written");
+    folder
+}
+
+fn ask(model: &mut InstructBlip, new_tokens: u32, rows: u32) -> Reply {
+    let options = GenerateOptions {
+        max_new_tokens: Some(new_tokens),
+        num_beams: rows,
+        eos_token_ids: Some(Vec::new()),
+        ..GenerateOptions::default()
+    };
+    model.ask(&picture(), "What is this?", &options).expect("an answer")
+}
+
+#[test]
+fn planned_and_allocated_bytes_agree_within_two_percent() {
+    for name in ["instructblip-vicuna-7b", "instructblip-flan-t5-xl", "blip2-opt-2.7b"] {
+        let folder = medium(name);
+        let folder = folder.path().join("model");
+        let combinations = [
+            (Formats::default(), false, 1),
+            (Formats::usual(WeightFormat::Q4), false, 3),
+            (Formats::usual(WeightFormat::Q8), true, 1),
+        ];
+        let all = name == "instructblip-vicuna-7b";
+        for (formats, offload, rows) in combinations.into_iter().filter(|c| all || c.2 == 3) {
+            // On devices of their own: counters count what ever was. The portable one copies through staging memory.
+            for device in [support::device(), support::portable_device().filter(|_| all && rows == 1)] {
+                let Some(device) = device else { continue };
+                let prompt_tokens = {
+                    let mut model = load(&device, &folder, &LoadOptions::default());
+                    ask(&mut model, 1, 1).prompt_tokens as u32 - 5
+                };
+                let device = Device::open(&instructblip::DeviceOptions {
+                    portable: !device.caps().shares_memory,
+                    ..Default::default()
+                })
+                .expect("the same device again");
+                let workload = Workload { prompt_tokens, new_tokens: 20, rows, ..Workload::default() };
+                let options = LoadOptions { formats, offload, workload, ..LoadOptions::default() };
+                let mut model = load(&device, &folder, &options);
+                // The second question finds other buffers free than the first.
+                ask(&mut model, 20, rows);
+                ask(&mut model, 20, rows);
+                let (plan, peak) = (model.memory().clone(), device.counters().peak_bytes());
+                let off = peak as f64 / plan.peak as f64 - 1.0;
+                let what = format!("{name} {formats:?} offload {offload} rows {rows} on {}", device.name());
+                assert!(off.abs() < 0.02, "{what}: {peak} bytes were taken, {} planned: {plan:?}", plan.peak);
+                if !offload {
+                    let bytes = |category| device.counters().bytes(category);
+                    assert_eq!(bytes(Category::Weights), plan.weights(), "{what}: weights");
+                    assert_eq!(bytes(Category::KvCache), plan.kv_cache, "{what}: cache");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn stages_that_take_turns_answer_the_same_again_and_again() {
+    let Some(device) = support::device() else { return };
+    for name in ["mha-untied-d88", "ib-t5-erf", "b2-opt", "video-llama"] {
+        let folder = checkpoint_folder(name);
+        let whole = ask(&mut load(&device, &folder, &LoadOptions::default()), 8, 1).token_ids;
+        let mut model = load(&device, &folder, &LoadOptions { offload: true, ..LoadOptions::default() });
+        for _ in 0..2 {
+            assert_eq!(ask(&mut model, 8, 1).token_ids, whole, "{name}");
+            let weights = device.counters().bytes(Category::Weights);
+            assert!(weights < model.memory().weights(), "{name}: {weights} bytes are there at once");
+        }
+    }
+}
+
+/// Layers that share the memory of one: the answers are the same, and the budget holds.
+#[test]
+fn layers_that_take_turns_answer_the_same_within_the_budget() {
+    for name in ["instructblip-vicuna-7b", "instructblip-flan-t5-xl", "blip2-opt-2.7b"] {
+        let folder = medium(name);
+        let folder = folder.path().join("model");
+        let formats = [WeightFormat::F16, WeightFormat::Q4];
+        for format in formats.into_iter().filter(|&f| f == WeightFormat::F16 || name.contains("t5")) {
+            let Some(device) = support::device() else { return };
+            let formats = Formats { vision: Some(format), qformer: Some(format), language: Some(format) };
+            let workload = Workload { prompt_tokens: 16, new_tokens: 5, ..Workload::default() };
+            let usual = LoadOptions { formats, workload, ..LoadOptions::default() };
+            let whole = ask(&mut load(&device, &folder, &usual), 5, 1);
+            // A device of its own: counters count what ever was.
+            let device = support::device().expect("there was one");
+            let language = load(&device, &folder, &usual).memory().language.bytes;
+            let device = support::device().expect("there was one");
+            let budget = language * 6 / 10 + (40 << 20);
+            let options = LoadOptions { offload: true, budget_bytes: Some(budget), ..usual };
+            let mut model = load(&device, &folder, &options);
+            let plan = model.memory().clone();
+            assert!(plan.peak <= budget, "{name}: {plan:?}");
+            if plan.language.resident < plan.language.layers {
+                assert!(plan.language.bytes < language, "{name}");
+            } else {
+                assert_eq!(format, WeightFormat::Q4, "{name}: f16 is too large for {budget}: {plan:?}");
+            }
+            for _ in 0..2 {
+                assert_eq!(ask(&mut model, 5, 1).token_ids, whole.token_ids, "{name} {format}");
+            }
+            let peak = device.counters().peak_bytes();
+            assert!(peak <= budget && peak as f64 >= 0.98 * plan.peak as f64, "{name}: {peak} of {budget}, {plan:?}");
+        }
+    }
+}
+
+#[test]
+fn what_exceeds_the_budget_is_refused_with_figures_before_anything_is_uploaded() {
+    let Some(device) = support::device() else { return };
+    let checkpoint = Checkpoint::directory(checkpoint_folder("mha-untied-d88")).expect("a folder");
+    for (budget, offload) in [(100_000, false), (1_000, true)] {
+        let options = LoadOptions { budget_bytes: Some(budget), offload, ..LoadOptions::default() };
+        let Err(error) = InstructBlip::load_with(&device, &checkpoint, &options, &mut |_, _| {}) else {
+            panic!("loaded")
+        };
+        let Error::OverBudget { need_bytes, budget_bytes, .. } = &error else { panic!("{error:?}") };
+        assert!(*budget_bytes == budget && *need_bytes > budget);
+        let text = error.to_string();
+        for part in ["language model", "vision tower", "cache", "on the device"] {
+            assert!(text.contains(part), "no {part:?} in {text}");
+        }
+        assert_eq!(device.counters().bytes(Category::Weights), 0, "nothing was uploaded");
+        assert_eq!(device.counters().buffers_created(), 0, "nothing was made");
+    }
+    // What would fit is told.
+    let plan = MemoryPlan::of(&checkpoint, &LoadOptions::default(), &device.caps()).expect("a plan");
+    let options = LoadOptions { budget_bytes: Some(plan.peak - 1), ..LoadOptions::default() };
+    let Err(error) = InstructBlip::load_with(&device, &checkpoint, &options, &mut |_, _| {}) else { panic!("loaded") };
+    assert!(error.to_string().contains("--offload"), "{error}");
+}
