@@ -144,10 +144,14 @@ impl fmt::Display for Error {
             Error::NoAdapter { wanted, found } if found.is_empty() => write!(
                 f,
                 "no usable GPU (wanted {wanted}; found none): install a Vulkan, Metal or DX12 driver; \
-                 on Linux without a GPU, Mesa's software driver will do (package mesa-vulkan-drivers)"
+                 on Linux without a GPU, Mesa's software driver will do (package mesa-vulkan-drivers); \
+                 `instructblip doctor` tells more"
             ),
             Error::NoAdapter { wanted, found } => {
-                write!(f, "no usable GPU matches (wanted {wanted}); found: {}", found.join("; "))
+                let found = found.join("; ");
+                let hint = if wanted == "any" { "a newer driver may allow more" } else { "name one of these or none" };
+                write!(f, "no usable GPU matches (wanted {wanted}); found: {found}; {hint}; ")?;
+                write!(f, "`instructblip doctor` tells more")
             }
             Error::DoesNotFit { what, need, have } => write!(f, "{what}: needs {need}, have {have}"),
             Error::OverBudget { what, parts, need_bytes, budget_bytes, options } => {

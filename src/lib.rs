@@ -111,8 +111,8 @@
 //! # Adding a kernel
 //!
 //! An oracle in `tests/oracle` and rows in `tests/ops.rs`; `shaders/<name>.wgsl` with its header; a line in
-//! [`runtime::kernels`]; an op in `runtime/ops` with a `choose` where there are forms; a row in `shaders/README.md` and
-//! in `benches/kernels.rs`.
+//! [`runtime::kernels`]; an op in `runtime/ops` with a `choose` where there are forms; a case in the program's
+//! `selftest/cases`; a row in `shaders/README.md` and in `benches/kernels.rs`.
 
 pub mod checkpoint;
 pub mod config;

@@ -239,7 +239,11 @@ fn exit_codes_tell_what_was_wrong() {
     refused(&["ask", "no-such-file.png", "a"], 3, &["no-such-file.png"]);
     refused(&["ask", &sample("00.png"), "a", "--model", "/no/such/model"], 3, &["/no/such/model", "no such directory"]);
     refused(&["ask", &sample("00.png"), &"very ".repeat(500)], 3, &["too long", "128"]);
-    refused(&["ask", &sample("00.png"), "a", "--adapter", "no such adapter"], 4, &["no such adapter", "found:"]);
+    refused(
+        &["ask", &sample("00.png"), "a", "--adapter", "no such adapter"],
+        4,
+        &["no such adapter", "found:", "doctor"],
+    );
     let fixture = Fixture::new();
     fixture.write("model.safetensors", b"garbage");
     let folder = fixture.path().display().to_string();
@@ -314,7 +318,9 @@ fn no_adapter_at_all_is_exit_code_4() {
         .expect("the program runs");
     if cfg!(target_os = "linux") {
         assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
-        assert!(text(&output.stderr).contains("mesa-vulkan-drivers"), "{}", text(&output.stderr));
+        for part in ["mesa-vulkan-drivers", "instructblip doctor"] {
+            assert!(text(&output.stderr).contains(part), "{}", text(&output.stderr));
+        }
     }
 }
 

@@ -804,15 +804,8 @@ fn patches_are_ordered_as_the_convolution_wants_them() {
             let pixels = Rng::new(1).normals(3 * height * width);
             let mut r = place.recorder();
             let out = r.patches(&place.tensor(3 * height, width, &pixels), p);
-            let k = (3 * p * p).next_multiple_of(8);
-            let mut want = Vec::new();
-            for (py, px) in (0..height / p).flat_map(|py| (0..width / p).map(move |px| (py, px))) {
-                for column in 0..k {
-                    let (c, ky, kx) = (column / (p * p), column / p % p, column % p);
-                    let at = (c * height + py * p + ky) * width + px * p + kx;
-                    want.push(if c < 3 { pixels[at as usize].into() } else { 0.0 });
-                }
-            }
+            let size = (height as usize, width as usize);
+            let want = oracle::patch_embed::patches(&wide(&pixels), size, p as usize);
             assert_close(&format!("{} {height}x{width}/{p}", place.name), &place.read(r, &out), &want, 0.0);
         }
     }
@@ -833,9 +826,7 @@ fn argmax_takes_the_lowest_of_equals() {
             let mut r = place.recorder();
             r.argmax(&mut out.clone(), &place.tensor(3, n, &x));
             place.run(r, Step::default());
-            let largest =
-                |row: &[f32]| (0..row.len()).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])).expect("values");
-            let want: Vec<u32> = x.chunks(n as usize).map(|row| largest(row) as u32).collect();
+            let want = oracle::argmax::argmax(&wide(&x), n as usize);
             assert_eq!(want[0], lowest);
             assert_eq!(place.device.read::<u32>(&out).expect("ids"), want, "{} {n} columns", place.name);
         }

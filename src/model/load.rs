@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::language::Language;
 use crate::processor::{Processor, PromptLimits};
 use crate::runtime::device::Device;
-use crate::weights::{Formats, Loader, TensorFiles};
+use crate::weights::{Formats, Loaded, Loader, Placement, TensorFiles};
 
 /// How to load a model.
 #[derive(Clone, Debug)]
@@ -37,7 +37,34 @@ impl Default for LoadOptions {
     }
 }
 
+/// A checkpoint that can be loaded.
+struct Checked {
+    shapes: Parts,
+    surveyed: Loaded,
+    processor: Processor,
+}
+
+/// Checks everything but the weights' values.
+fn check(checkpoint: &Checkpoint, config: &Config, files: &Arc<TensorFiles>, placement: Placement) -> Result<Checked> {
+    let mut survey = Loader::survey(Some(files), placement);
+    let shapes = Parts::load(&mut survey, config)?;
+    let surveyed = survey.finish()?;
+    check_vocabulary(checkpoint, &shapes.language)?;
+    let processor = load_processor(checkpoint, config, &shapes)?;
+    Ok(Checked { shapes, surveyed, processor })
+}
+
 impl InstructBlip {
+    /// Checks a checkpoint as [`InstructBlip::load`] does, without a device: configuration, tokenizers, names, shapes
+    /// and sizes of all tensors. Only headers are read, so it takes no longer for a large model.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`], [`Error::MissingTensors`], [`Error::Io`].
+    pub fn check(checkpoint: &Checkpoint) -> Result<()> {
+        let (config, files) = open(checkpoint, false)?;
+        check(checkpoint, &config, &files, Placement::default()).map(|_| ())
+    }
+
     /// Loads a checkpoint onto `device`, in the formats it is stored in. `progress` hears (bytes done, bytes in all) as
     /// weights are read.
     ///
@@ -63,11 +90,7 @@ impl InstructBlip {
         let (config, files) = open(checkpoint, options.mmap)?;
         let bounded = LoadOptions { budget_bytes: options.budget_bytes.or(device.memory_bytes()), ..options.clone() };
         let memory = MemoryPlan::choose(&config, Some(&files), &bounded, &device.caps())?;
-        let mut survey = Loader::survey(Some(&files), memory.placement);
-        let shapes = Parts::load(&mut survey, &config)?;
-        let surveyed = survey.finish()?;
-        check_vocabulary(checkpoint, &shapes.language)?;
-        let processor = load_processor(checkpoint, &config, &shapes)?;
+        let Checked { shapes, surveyed, processor } = check(checkpoint, &config, &files, memory.placement)?;
         let (mut done, total) = (0, surveyed.source_bytes);
         let home =
             Home { config: config.clone(), files, placement: memory.placement, surveyed, offload: options.offload };

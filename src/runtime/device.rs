@@ -91,6 +91,12 @@ pub struct AdapterSummary {
     pub max_workgroup_bytes: u32,
     /// Memory in bytes, where the driver says.
     pub memory_bytes: Option<u64>,
+    /// Storage buffers one kernel may bind.
+    pub max_storage_buffers: u32,
+    /// Invocations in one workgroup.
+    pub max_workgroup_invocations: u32,
+    /// Why it cannot be used: what it has too little of, with both numbers.
+    pub problem: Option<String>,
     /// Whether a default run would use this adapter.
     pub chosen: bool,
 }
@@ -134,7 +140,7 @@ impl Device {
         let Some(adapter) = choose(&adapters, wanted.as_deref()) else {
             return Err(Error::NoAdapter {
                 wanted: wanted.map_or("any".into(), |name| format!("\"{name}\"")),
-                found: adapters.iter().map(|a| describe(&a.get_info())).collect(),
+                found: adapters.iter().map(describe_with_problem).collect(),
             });
         };
         Device::from_adapter(adapter, options)
@@ -256,6 +262,9 @@ fn summarise(adapter: &wgpu::Adapter, chosen: bool) -> AdapterSummary {
         max_buffer_bytes: limits.max_buffer_size,
         max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
         memory_bytes: memory_bytes(adapter),
+        max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,
+        problem: shortfall(&limits),
         chosen,
     }
 }
@@ -285,13 +294,9 @@ fn rank(info: &wgpu::AdapterInfo) -> (u32, u32) {
 
 fn choose<'a>(adapters: &'a [wgpu::Adapter], wanted: Option<&str>) -> Option<&'a wgpu::Adapter> {
     let wanted = wanted.unwrap_or("").to_lowercase();
-    // OpenGL adapters without compute shaders report none of the storage buffers the kernels need.
-    let usable = |a: &wgpu::Adapter| {
-        a.limits().max_storage_buffers_per_shader_stage >= wgpu::Limits::default().max_storage_buffers_per_shader_stage
-    };
     adapters
         .iter()
-        .filter(|a| usable(a) && a.get_info().name.to_lowercase().contains(&wanted))
+        .filter(|a| shortfall(&a.limits()).is_none() && a.get_info().name.to_lowercase().contains(&wanted))
         .min_by_key(|a| rank(&a.get_info()))
 }
 
@@ -322,6 +327,31 @@ fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
 #[cfg(not(any(windows, target_os = "linux", target_os = "android")))]
 fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
     None
+}
+
+/// The first of WebGPU's default limits that an adapter stays below and kernels rely on. OpenGL adapters without compute
+/// shaders have no storage buffers at all.
+fn shortfall(limits: &wgpu::Limits) -> Option<String> {
+    let need = wgpu::Limits::default();
+    let rows = [
+        (
+            "storage buffers in a kernel",
+            limits.max_storage_buffers_per_shader_stage,
+            need.max_storage_buffers_per_shader_stage,
+        ),
+        (
+            "bytes of workgroup memory",
+            limits.max_compute_workgroup_storage_size,
+            need.max_compute_workgroup_storage_size,
+        ),
+        (
+            "invocations in a workgroup",
+            limits.max_compute_invocations_per_workgroup,
+            need.max_compute_invocations_per_workgroup,
+        ),
+    ];
+    let short = rows.into_iter().find(|(_, have, need)| have < need);
+    short.map(|(what, have, need)| format!("allows {have} {what}, {need} are needed"))
 }
 
 fn caps(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> Caps {
@@ -373,4 +403,31 @@ pub(super) fn first_line(message: &str) -> String {
 fn describe(info: &wgpu::AdapterInfo) -> String {
     let driver = format!("{} {}", info.driver, info.driver_info);
     format!("{} ({:?}, {})", info.name, info.backend, driver.trim())
+}
+
+fn describe_with_problem(adapter: &wgpu::Adapter) -> String {
+    let name = describe(&adapter.get_info());
+    shortfall(&adapter.limits()).map_or(name.clone(), |problem| format!("{name}: {problem}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapters_below_the_default_limits_are_told_with_both_numbers() {
+        assert_eq!(shortfall(&wgpu::Limits::default()), None);
+        let few = wgpu::Limits { max_storage_buffers_per_shader_stage: 4, ..Default::default() };
+        assert_eq!(shortfall(&few).as_deref(), Some("allows 4 storage buffers in a kernel, 8 are needed"));
+        let small = wgpu::Limits { max_compute_workgroup_storage_size: 8 << 10, ..Default::default() };
+        assert_eq!(shortfall(&small).as_deref(), Some("allows 8192 bytes of workgroup memory, 16384 are needed"));
+    }
+
+    #[test]
+    fn a_drivers_message_is_cut_to_what_it_says() {
+        let dump =
+            format!("Validation Error\n\nCaused by:\n  In Device::create, label = 'x'\n    {}", "é ".repeat(400));
+        let line = first_line(&dump);
+        assert!(line.starts_with("é é") && line.chars().count() <= 200, "{line}");
+    }
 }

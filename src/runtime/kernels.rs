@@ -298,3 +298,43 @@ pub(super) fn bind_group(
         entries: &entries,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::DeviceOptions;
+
+    fn refusal(result: Result<impl Sized>, name: &str) -> String {
+        let Err(Error::Gpu { what, problem }) = result else { panic!("{name} is no Error::Gpu") };
+        assert!(what.contains(name), "{what}");
+        assert!(!problem.is_empty() && problem.chars().count() <= 200 && !problem.contains('\n'), "{problem}");
+        problem
+    }
+
+    #[test]
+    fn a_kernel_that_is_no_wgsl_is_named_in_one_line() {
+        static BROKEN: Kernel = Kernel { name: "broken", file: "broken", sources: &["fn main( { }"], subgroups: false };
+        refusal(BROKEN.interface(&[]), "kernel broken");
+    }
+
+    /// Valid by itself; what refuses it is the device's limit, as a driver would.
+    #[test]
+    fn a_pipeline_that_does_not_compile_is_named_in_one_line() {
+        static HUGE: Kernel = Kernel {
+            name: "huge",
+            file: "huge",
+            sources: &["@compute @workgroup_size(1024, 64) fn main() {}"],
+            subgroups: false,
+        };
+        let device = match Device::open(&DeviceOptions { portable: true, ..Default::default() }) {
+            Ok(device) => device,
+            Err(_) if std::env::var_os("INSTRUCTBLIP_TEST_WITHOUT_GPU").is_some() => return,
+            Err(e) => panic!("{e}"),
+        };
+        for _ in 0..2 {
+            let problem = refusal(device.inner.pipelines.get(&device, &HUGE, &[]).map(|_| ()), "compiling kernel huge");
+            assert!(!problem.contains("Validation Error"), "a heading says nothing: {problem}");
+            device.check().expect("the device is as it was");
+        }
+    }
+}

@@ -1,11 +1,15 @@
 //! Every op again as plain loops in f64, row by row. Clarity over speed; nothing is shared with the library.
 //!
 //! Weights come already rounded to f16, so only the order of summation differs from the kernels.
+#![allow(dead_code)] // `tests/ops.rs` and the program's `selftest` each use their part
 
 pub mod activation;
+pub mod argmax;
 pub mod attention;
+pub mod fill;
 pub mod linear;
 pub mod norm;
+pub mod patch_embed;
 pub mod quantised;
 pub mod rope;
 

@@ -27,8 +27,8 @@ pub struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 2 usage, 3 model or input refused, 4 no usable GPU, 5 out of GPU memory, \
-                          6 GPU lost, 75 the network or a server failed, try again, 101 a mistake in this program, \
-                          1 anything else.\n\
+                          6 GPU lost, 7 a kernel computes wrong results here, 75 the network or a server failed, try again, \
+                          101 a mistake in this program, 1 anything else.\n\
                           WGPU_BACKEND (vulkan, metal, dx12, gl) and WGPU_ADAPTER_NAME choose the GPU as --adapter does.";
 
 /// Options of every command.
@@ -100,6 +100,16 @@ pub enum Command {
     Rm(Rm),
     /// List the GPUs that could be used
     Devices(Devices),
+    /// Say what would be used here, what is missing and what to do about it
+    ///
+    /// Ends with `ready`, or with what to fix first and the exit code that other commands would end with.
+    Doctor(Doctor),
+    /// Test every kernel on this GPU against 64-bit references
+    ///
+    /// Kernels come in forms for kinds of adapters. Tested are the adapter's own, the portable ones under WebGPU's default
+    /// limits, and those with bounds and loop checks; with --checked the adapter's own with checks, too. Errors are
+    /// relative (L2); ms are compiling, running and reading back.
+    Selftest(Selftest),
     /// Answer questions about the bundled pictures
     Demo(Demo),
     /// Write a checkpoint of a published shape with random weights, to try loading and speed on
@@ -453,6 +463,28 @@ pub struct Devices {
     /// Print a JSON array
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `doctor`.
+#[derive(Args, Debug)]
+pub struct Doctor {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Checkpoint directory whose files are to be checked, too; no weights are read
+    #[arg(long, value_name = "DIR", env = "INSTRUCTBLIP_MODEL")]
+    pub model: Option<PathBuf>,
+}
+
+/// Arguments of `selftest`.
+#[derive(Args, Debug)]
+pub struct Selftest {
+    /// Print one JSON object with every case, fit for a bug report
+    #[arg(long)]
+    pub json: bool,
+    /// Only cases whose kernel, form or shape contains this, for example attention_decode
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
 }
 
 /// Arguments of `demo`.

@@ -24,9 +24,11 @@ pub fn run(common: &Common, devices: &Devices) -> Result<()> {
     Ok(())
 }
 
-fn to_json(a: &AdapterSummary) -> serde_json::Value {
+/// An adapter as JSON.
+pub fn to_json(a: &AdapterSummary) -> serde_json::Value {
     json!({
         "name": a.name, "backend": a.backend, "type": a.kind, "driver": a.driver, "chosen": a.chosen,
+        "problem": a.problem,
         "features": {
             "shader_f16": a.shader_f16,
             "subgroup_sizes": a.subgroup_sizes.map(|(low, high)| [low, high]),
@@ -37,20 +39,24 @@ fn to_json(a: &AdapterSummary) -> serde_json::Value {
             "max_binding_bytes": a.max_binding_bytes,
             "max_buffer_bytes": a.max_buffer_bytes,
             "max_workgroup_bytes": a.max_workgroup_bytes,
+            "max_storage_buffers": a.max_storage_buffers,
+            "max_workgroup_invocations": a.max_workgroup_invocations,
         },
     })
 }
 
-fn describe(a: &AdapterSummary) -> String {
+/// An adapter in a few lines.
+pub fn describe(a: &AdapterSummary) -> String {
     let yes = |has: bool| if has { "yes" } else { "no" };
     let subgroups = match a.subgroup_sizes {
         None => "no".to_string(),
         Some((low, high)) if low == high => low.to_string(),
         Some((low, high)) => format!("{low} to {high}"),
     };
+    let problem = a.problem.as_ref().map_or(String::new(), |problem| format!("    cannot be used: {problem}\n"));
     format!(
         "{} {} ({}, {}, {})\n    16-bit floats {}, subgroups {subgroups}, timestamps {}\n    \
-         {}bindings to {} MiB, buffers to {} MiB, {} KiB of workgroup memory\n",
+         {}bindings to {} MiB, buffers to {} MiB, {} KiB of workgroup memory\n{problem}",
         if a.chosen { "*" } else { " " },
         a.name,
         a.kind,

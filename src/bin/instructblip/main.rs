@@ -6,11 +6,13 @@ mod attention;
 mod caption;
 mod demo;
 mod devices;
+mod doctor;
 mod embed;
 mod eval;
 mod files;
 mod forward;
 mod generation;
+mod machine;
 #[cfg(feature = "hub")]
 mod models;
 mod plan;
@@ -19,6 +21,7 @@ mod progress;
 mod pull;
 mod quantize;
 mod score;
+mod selftest;
 mod session;
 #[cfg(feature = "embedded-model")]
 mod synthesize;
@@ -53,6 +56,8 @@ fn main() -> ExitCode {
         Command::Ls(ls) => models::list(&arguments.common, ls),
         #[cfg(feature = "hub")]
         Command::Rm(rm) => models::remove(&arguments.common, rm),
+        Command::Doctor(doctor) => doctor::run(&arguments.common, doctor),
+        Command::Selftest(selftest) => selftest::run(&arguments.common, selftest),
         Command::Demo(demo) => demo::run(&arguments.common, demo),
         #[cfg(feature = "embedded-model")]
         Command::Synthesize(synthesize) => synthesize::run(&arguments.common, synthesize),
@@ -74,9 +79,12 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// 2 usage (clap), 3 model or input refused, 4 no usable GPU, 5 out of memory, 6 device lost, 75 try again later (as
-/// EX_TEMPFAIL of sysexits.h), 1 anything else.
+/// 2 usage (clap), 3 model or input refused, 4 no usable GPU, 5 out of memory, 6 device lost, 7 wrong kernels,
+/// 75 try again later (as EX_TEMPFAIL of sysexits.h), 1 anything else.
 fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<selftest::Failed>() {
+        return 7;
+    }
     match error.downcast_ref::<Error>() {
         Some(Error::NoAdapter { .. }) => 4,
         Some(Error::OutOfMemory { .. } | Error::DoesNotFit { .. } | Error::OverBudget { .. }) => 5,

@@ -15,6 +15,7 @@ use instructblip::{
 use serde_json::json;
 
 use crate::args::{Common, Model, Resize};
+use crate::machine::available_bytes;
 use crate::progress::{Progress, say};
 
 /// Opens the device the options ask for.
@@ -41,7 +42,7 @@ pub fn load_model(common: &Common, model: &Model, workload: Workload) -> Result<
     let mut options = model.weights.options(workload);
     if device.caps().class == AdapterClass::Cpu {
         // A software adapter counts what all programs share as its own.
-        options.budget_bytes = options.budget_bytes.or_else(free_memory);
+        options.budget_bytes = options.budget_bytes.or_else(available_bytes);
     }
     let loaded =
         InstructBlip::load_with(&device, &checkpoint, &options, &mut |done, total| progress.report(done, total))?;
@@ -78,20 +79,13 @@ fn load_note(model: &InstructBlip) -> String {
     )
 }
 
-/// Memory that programs can still have.
-fn free_memory() -> Option<u64> {
-    let mut system = sysinfo::System::new();
-    system.refresh_memory();
-    Some(system.available_memory()).filter(|&bytes| bytes > 0)
-}
-
 /// The checkpoint that `--model` names: a directory, or a repository in the hub's cache.
-pub fn named(name: &Path) -> Result<Checkpoint> {
+pub fn named(name: &Path) -> instructblip::Result<Checkpoint> {
     #[cfg(feature = "hub")]
     if !name.is_dir() {
-        return Ok(instructblip::hub::Hub::from_env()?.checkpoint(name)?);
+        return instructblip::hub::Hub::from_env()?.checkpoint(name);
     }
-    Ok(Checkpoint::directory(name)?)
+    Checkpoint::directory(name)
 }
 
 #[cfg(feature = "embedded-model")]

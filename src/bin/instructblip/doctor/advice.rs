@@ -1,0 +1,168 @@
+//! What to do about what is wrong, or not as good as it could be.
+
+use instructblip::error::Bytes;
+use instructblip::runtime::AdapterSummary;
+
+use super::Page;
+
+/// Below this there is room for hardly any published model.
+const LITTLE_DISK: u64 = 8_000_000_000;
+
+/// Variables that keep drivers from being found.
+const HIDING: [&str; 4] = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES", "VK_LOADER_", "WGPU_BACKEND"];
+
+/// Why the adapter that is marked would be used.
+pub fn reason(adapters: &[AdapterSummary], wanted: Option<&str>) -> String {
+    let usable = adapters.iter().filter(|a| a.problem.is_none()).count();
+    match wanted {
+        Some(name) => {
+            format!("its name contains {name:?}, which --adapter, INSTRUCTBLIP_ADAPTER or WGPU_ADAPTER_NAME asks for")
+        }
+        None if usable == 1 => "it is the only one that can be used".into(),
+        None => "discrete GPUs come before integrated ones, those before software adapters".into(),
+    }
+}
+
+/// What features and limits of the chosen adapter mean for this program.
+pub fn meaning(a: &AdapterSummary) -> Vec<(&'static str, String)> {
+    let f16 = if a.shader_f16 { "yes; not needed" } else { "no; fine, not needed" };
+    let subgroups = match a.subgroup_sizes {
+        None => "no; fine, only one form for software adapters uses them".into(),
+        Some((8, 8)) if a.kind == "Cpu" => "8; linear_tile_subgroup uses them".into(),
+        Some((low, high)) if low == high => format!("{low}; not used on this kind of adapter"),
+        Some((low, high)) => format!("{low} to {high}; not used where the size may vary"),
+    };
+    let timestamps =
+        if a.timestamps { "yes; benches time kernels on the device" } else { "no; benches use the wall clock" };
+    let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
+    vec![
+        ("16-bit floats in shaders", format!("{f16}: kernels unpack halves themselves")),
+        ("subgroups", subgroups),
+        ("timestamps", timestamps.into()),
+        ("largest binding", format!("{}; larger weights are split", mib(a.max_binding_bytes))),
+        ("largest buffer", format!("{}; larger weights are split", mib(a.max_buffer_bytes))),
+        ("workgroup memory", format!("{} KiB; kernels need at most 16", a.max_workgroup_bytes >> 10)),
+        ("storage buffers", format!("{} in a kernel; 8 are needed", a.max_storage_buffers)),
+        ("invocations", format!("{} in a workgroup; at most 256 are needed", a.max_workgroup_invocations)),
+    ]
+}
+
+/// What is worth a warning, with what to do.
+pub fn warnings(page: &Page) -> Vec<String> {
+    let mut warnings = about_adapters(&page.adapters, std::env::consts::OS);
+    if let Some(free) = page.cache.free_bytes.filter(|&free| free < LITTLE_DISK) {
+        let free = Bytes(free);
+        warnings.push(format!("{free} are free for models, which take 8 to 29 GB; HF_HUB_CACHE names another folder"));
+    }
+    if !page.embedded_model && page.model.is_none() {
+        warnings.push("this build has no model of its own; every command needs --model DIR".into());
+    }
+    warnings
+}
+
+fn about_adapters(adapters: &[AdapterSummary], os: &str) -> Vec<String> {
+    let mut warnings = Vec::new();
+    for adapter in adapters {
+        if let Some(problem) = &adapter.problem {
+            warnings.push(format!("{} cannot be used: it {problem}; a newer driver may allow more", adapter.name));
+        }
+    }
+    if adapters.iter().any(|a| a.chosen && a.kind == "Cpu") {
+        let others = adapters.iter().any(|a| a.kind != "Cpu");
+        let what = if others { "a software adapter would be used" } else { "there is only a software adapter" };
+        let driver = driver(os);
+        warnings
+            .push(format!("{what}: right answers, slowly, as is to be expected; for a GPU in this machine {driver}"));
+    }
+    warnings
+}
+
+/// What to do where no adapter would be used.
+pub fn without_adapter(adapters: &[AdapterSummary], environment: &[(String, String)], os: &str) -> String {
+    if adapters.iter().any(|a| a.problem.is_none()) {
+        return "name one of the GPUs above with --adapter, or none".into();
+    }
+    let driver = driver(os);
+    if !adapters.is_empty() {
+        return format!("what was found allows too little; for a GPU in this machine {driver}");
+    }
+    let hides = |name: &&str| HIDING.iter().any(|hiding| name.starts_with(hiding));
+    let hiding: Vec<&str> = environment.iter().map(|(name, _)| name.as_str()).filter(hides).collect();
+    match hiding.as_slice() {
+        [] => driver.into(),
+        names => format!("unset {}, which may hide drivers; else {driver}", names.join(" and ")),
+    }
+}
+
+/// How to get a driver.
+fn driver(os: &str) -> &'static str {
+    match os {
+        "linux" => {
+            "install its Vulkan driver: NVIDIA's own driver has it; for AMD, Intel or no GPU at all Mesa's \
+             (mesa-vulkan-drivers on Debian, Ubuntu and Fedora; vulkan-radeon, vulkan-intel or vulkan-swrast on Arch); \
+             containers must be given the GPU (--gpus all, --device /dev/dri)"
+        }
+        "macos" => "nothing needs to be installed: Metal is part of macOS; virtual machines may have no GPU",
+        "windows" => "install the driver of its maker (NVIDIA, AMD, Intel); DX12 is part of it",
+        _ => "install a Vulkan driver",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn adapter(kind: &str, problem: Option<&str>) -> AdapterSummary {
+        AdapterSummary {
+            name: format!("a {kind}"),
+            backend: "Vulkan".into(),
+            kind: kind.into(),
+            driver: "a driver".into(),
+            shader_f16: false,
+            subgroup_sizes: None,
+            timestamps: false,
+            max_binding_bytes: 128 << 20,
+            max_buffer_bytes: 256 << 20,
+            max_workgroup_bytes: 16 << 10,
+            memory_bytes: None,
+            max_storage_buffers: 8,
+            max_workgroup_invocations: 256,
+            problem: problem.map(str::to_string),
+            chosen: problem.is_none(),
+        }
+    }
+
+    #[test]
+    fn every_system_has_its_own_way_to_a_driver() {
+        for (os, part) in [("linux", "mesa-vulkan"), ("macos", "Metal"), ("windows", "DX12"), ("haiku", "Vulkan")] {
+            assert!(without_adapter(&[], &[], os).contains(part), "{os}");
+        }
+    }
+
+    #[test]
+    fn the_first_thing_to_do_without_an_adapter_depends_on_why() {
+        let few = adapter("IntegratedGpu", Some("allows 4 storage buffers in a kernel, 8 are needed"));
+        let set = [("VK_ICD_FILENAMES".to_string(), "x".to_string()), ("HF_HOME".to_string(), "x".to_string())];
+        assert!(without_adapter(&[], &set, "linux").starts_with("unset VK_ICD_FILENAMES, which"));
+        assert!(without_adapter(&[adapter("Cpu", None)], &set, "linux").contains("--adapter"));
+        assert!(without_adapter(&[few], &[], "windows").contains("too little"));
+    }
+
+    #[test]
+    fn adapters_that_are_slow_or_allow_too_little_are_warned_of() {
+        let few = adapter("IntegratedGpu", Some("allows 4 storage buffers in a kernel, 8 are needed"));
+        let warnings = about_adapters(&[adapter("Cpu", None), few], "linux");
+        assert!(warnings[0].contains("a IntegratedGpu cannot be used: it allows 4 storage buffers"), "{warnings:?}");
+        assert!(warnings[1].contains("software") && warnings[1].contains("mesa-vulkan-drivers"), "{warnings:?}");
+        assert!(about_adapters(&[adapter("DiscreteGpu", None)], "linux").is_empty());
+    }
+
+    #[test]
+    fn optional_features_that_are_absent_are_said_to_be_fine() {
+        let texts = meaning(&adapter("DiscreteGpu", None));
+        assert!(
+            texts.iter().any(|(name, text)| name.starts_with("16-bit") && text.starts_with("no; fine, not needed"))
+        );
+        assert!(texts.iter().any(|(name, text)| *name == "subgroups" && text.starts_with("no; fine")));
+    }
+}

@@ -1,0 +1,164 @@
+//! `instructblip selftest`: every kernel against f64 on the user's adapter. Exists because drivers compute wrong
+//! results, and the first to notice is the person with the card.
+
+mod case;
+mod cases;
+#[path = "../../../../tests/oracle/mod.rs"]
+mod oracle;
+mod place;
+mod report;
+
+use std::io::Write;
+use std::time::Instant;
+
+use anyhow::Result;
+use instructblip::Error;
+use instructblip::runtime::list_adapters;
+
+pub use report::{Failed, Report};
+
+use crate::args::{Common, Selftest};
+use crate::machine::Machine;
+use crate::progress::{Progress, say};
+use case::Selection;
+use place::{NotRun, Place};
+
+pub fn run(common: &Common, selftest: &Selftest) -> Result<()> {
+    let (places, not_run) = place::places(common)?;
+    if let (Some(place), false) = (places.first(), common.quiet) {
+        say(&common.paint(&format!("testing kernels on {}", place.device.name()), "2"));
+    }
+    let filter = selftest.filter.as_deref().unwrap_or("");
+    let report = try_cases(common, &places, not_run, Selection::Matching(filter));
+    if report.outcome.rows.is_empty() && report.outcome.lost.is_none() {
+        let problem = format!("no kernel, form or shape contains {filter:?}; without --filter all are tested");
+        return Err(Error::Request { problem }.into());
+    }
+    let mut out = std::io::stdout().lock();
+    match selftest.json {
+        true => writeln!(out, "{}", report.json(&Machine::look()))?,
+        false => writeln!(out, "{}{}", report.table(), report.summary())?,
+    }
+    report.verdict()
+}
+
+/// One case for each kernel in the adapter's own form, which is what every other command runs.
+///
+/// # Errors
+/// When no device can be opened.
+pub fn quick(common: &Common) -> Result<Report> {
+    Ok(try_cases(common, &[place::own(common)?], Vec::new(), Selection::OneEach))
+}
+
+fn try_cases(common: &Common, places: &[Place], not_run: Vec<NotRun>, selection: Selection<'_>) -> Report {
+    let started = Instant::now();
+    let cases = cases::all();
+    let mut progress = Progress::counting(common.quiet, "kernel tests", Some(cases.len() as u64));
+    let outcome = case::run(&cases, places, selection, &mut |done| progress.count(done));
+    progress.clear();
+    let adapter = list_adapters(common.adapter.as_deref()).into_iter().find(|a| a.chosen);
+    Report { adapter, not_run, outcome, ms: started.elapsed().as_secs_f64() * 1e3 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use instructblip::{Device, DeviceOptions};
+
+    use super::case::{Case, Outcome, Recording};
+    use super::*;
+
+    const ALL: Selection<'_> = Selection::Matching("");
+
+    /// The best adapter; nothing where the environment says that tests may run without one.
+    fn place() -> Option<Place> {
+        match Device::open(&DeviceOptions::default()) {
+            Ok(device) => Some(Place { form: "own", caps: device.caps(), device }),
+            Err(_) if std::env::var_os("INSTRUCTBLIP_TEST_WITHOUT_GPU").is_some() => None,
+            Err(e) => panic!("{e}"),
+        }
+    }
+
+    /// `2 x`, checked against `factor x`.
+    fn doubled(factor: f64) -> Case {
+        Case::new(format!("doubled against {factor}"), 1e-5, move |place| {
+            let x = [1.0, -2.0, 3.0];
+            let mut r = place.recorder();
+            let y = r.scaled(&place.tensor(1, 3, &x)?, 2.0);
+            Ok(Recording::new(r).gives(&y, move || x.iter().map(|&v| factor * f64::from(v)).collect()))
+        })
+    }
+
+    fn report(outcome: Outcome) -> Report {
+        Report { adapter: None, not_run: Vec::new(), outcome, ms: 1.0 }
+    }
+
+    #[test]
+    fn a_wrong_result_is_told_and_is_exit_code_7() {
+        let Some(place) = place() else { return };
+        let cases = [doubled(2.0), doubled(2.1), doubled(f64::NAN)];
+        let report = report(case::run(&cases, &[place], ALL, &mut |_| {}));
+        assert_eq!(report.outcome.rows.iter().map(|row| row.ok()).collect::<Vec<_>>(), [true, false, false]);
+        let table = report.table();
+        assert!(table.lines().nth(1).is_some_and(|line| line.contains("elementwise") && line.contains("FAILED")));
+        assert!(table.contains("doubled against 2.1: off by 4.8e-2, bound 1.0e-5"), "{table}");
+        assert!(report.summary().contains("2 FAILED"), "{}", report.summary());
+        let json = report.summary_json();
+        assert_eq!((json["passed"].as_u64(), json["failed"].as_u64()), (Some(1), Some(2)));
+        assert!(json["failures"][1]["error"].is_null() && json["failures"][1]["failure"].is_string(), "{json}");
+        let error = report.verdict().expect_err("two cases failed");
+        assert_eq!(crate::exit_code(&error), 7);
+        assert!(error.to_string().contains("2 of 3"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_run_is_a_row_and_what_follows_still_runs() {
+        let Some(place) = place() else { return };
+        let refused = Case::new("refused", 1e-5, |_| {
+            Err(Error::Gpu { what: "compiling kernel rope".into(), problem: "no such register".into() })
+        });
+        let report = report(case::run(&[refused, doubled(2.0)], &[place], ALL, &mut |_| {}));
+        assert_eq!(report.outcome.rows.iter().map(|row| row.ok()).collect::<Vec<_>>(), [false, true]);
+        assert!(report.table().contains("refused: compiling kernel rope"), "{}", report.table());
+        assert_eq!(crate::exit_code(&report.verdict().expect_err("a failure")), 7);
+    }
+
+    #[test]
+    fn a_lost_device_ends_the_run_with_what_was_done() {
+        let Some(place) = place() else { return };
+        let lost = Case::new("lost", 1e-5, |_| Err(Error::DeviceLost { reason: "pulled out".into() }));
+        let report = report(case::run(&[doubled(2.0), lost, doubled(2.0)], &[place], ALL, &mut |_| {}));
+        assert_eq!(report.outcome.rows.len(), 1);
+        assert!(report.summary().contains("lost"), "{}", report.summary());
+        assert_eq!(crate::exit_code(&report.verdict().expect_err("a loss")), 6);
+    }
+
+    #[test]
+    fn one_case_of_each_kernel_can_be_had() {
+        let Some(place) = place() else { return };
+        let cases = [doubled(2.0), doubled(2.1), doubled(2.0)];
+        let outcome = case::run(&cases, &[place], Selection::OneEach, &mut |_| {});
+        assert!(outcome.rows.len() == 1 && outcome.rows[0].ok());
+    }
+
+    #[test]
+    fn references_are_computed_once_for_all_places() {
+        let Some(place) = place() else { return };
+        let count = Rc::new(Cell::new(0));
+        let counted = count.clone();
+        let case = Case::new("counted", 0.0, move |place| {
+            let mut r = place.recorder();
+            let y = r.scaled(&place.tensor(1, 1, &[1.0])?, 1.0);
+            let counted = counted.clone();
+            Ok(Recording::new(r).gives(&y, move || {
+                counted.set(counted.get() + 1);
+                vec![1.0]
+            }))
+        });
+        let outcome = case::run(&[case], &[place.clone(), place], ALL, &mut |_| {});
+        assert!(outcome.rows.len() == 2 && outcome.rows.iter().all(|row| row.ok()));
+        assert_eq!(count.get(), 1);
+    }
+}

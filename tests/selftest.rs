@@ -1,0 +1,175 @@
+//! `selftest` and `doctor`: what people are asked to run when something looks wrong.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::process::Output;
+
+use instructblip::runtime::{AdapterClass, kernels};
+use instructblip::{Checkpoint, Error, InstructBlip};
+use serde_json::Value;
+use support::fixtures::Fixture;
+use support::golden::checkpoint_folder;
+use support::program::{program, refused, run, text};
+
+/// The only object on stdout of a run that ends with `code`.
+fn json(output: &Output, code: i32) -> Value {
+    assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+fn keys(value: &Value) -> String {
+    value.as_object().expect("an object").keys().cloned().collect::<Vec<_>>().join(" ")
+}
+
+/// A strange driver would fail this test: that is what it is for.
+#[test]
+fn selftest_reaches_every_kernel_in_every_form_and_all_are_right() {
+    let Some(device) = support::device() else { return };
+    let report = json(&run(&["selftest", "--json", "-q"]), 0);
+    let wanted = "adapter cases failed failures kernels lost machine ms not_run passed version";
+    assert_eq!(keys(&report), wanted);
+    let cases = report["cases"].as_array().expect("cases");
+    assert_eq!((report["passed"].as_u64(), report["failed"].as_u64()), (Some(cases.len() as u64), Some(0)));
+    assert!(report["machine"]["os"].is_string() && report["adapter"]["driver"].is_string());
+    let names = |form: Option<&str>| -> BTreeSet<&str> {
+        let of_form = cases.iter().filter(|case| form.is_none_or(|form| case["form"] == form));
+        of_form.flat_map(|case| case["kernels"].as_array().expect("names")).filter_map(Value::as_str).collect()
+    };
+    // The form for subgroups of a software adapter runs nowhere else.
+    let caps = device.caps();
+    let subgroups = caps.class == AdapterClass::Cpu && caps.subgroup_size == Some(8);
+    let runs_here = |name: &&str| subgroups || !name.starts_with("linear_tile_subgroup");
+    let all: BTreeSet<&str> = kernels::ALL.iter().map(|kernel| kernel.name).filter(runs_here).collect();
+    assert_eq!(names(None), all);
+    let portable: BTreeSet<&str> =
+        kernels::ALL.iter().filter(|kernel| !kernel.subgroups).map(|kernel| kernel.name).collect();
+    assert_eq!((names(Some("portable")), names(Some("portable, checked"))), (portable.clone(), portable));
+    for case in cases {
+        assert_eq!(keys(case), "bound error failure form kernel kernels ms ok shape");
+        let (error, bound) = (case["error"].as_f64().expect("an error"), case["bound"].as_f64().expect("a bound"));
+        assert!(case["ok"] == true && error <= bound && bound <= 1e-3, "{case}");
+        assert!(case["ms"].as_f64().is_some_and(|ms| ms > 0.0), "{case}");
+    }
+}
+
+#[test]
+fn selftest_prints_a_table_and_one_line_about_it() {
+    if support::device().is_none() {
+        return;
+    }
+    let output = run(&["selftest", "--filter", "argmax"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let lines: Vec<&str> = text(&output.stdout).lines().collect();
+    let words = |line: &str| line.split_whitespace().map(str::to_string).collect::<Vec<_>>();
+    assert_eq!(words(lines[0]).join(" "), "kernel form cases worst error bound result ms");
+    assert_eq!(lines.len(), 5, "a heading, three forms, a summary: {lines:?}");
+    for line in &lines[1..4] {
+        let words = words(line);
+        assert_eq!((words[0].as_str(), words[words.len() - 2].as_str()), ("argmax", "ok"), "{line}");
+    }
+    assert!(lines[4].starts_with("15 cases of 1 kernel in ") && lines[4].ends_with(": all right"), "{}", lines[4]);
+}
+
+#[test]
+fn selftest_is_filtered_by_kernel_form_and_shape() {
+    if support::device().is_none() {
+        return;
+    }
+    let cases = |arguments: &[&str]| {
+        let report = json(&run(&[&["selftest", "--json", "-q"], arguments].concat()), 0);
+        report["cases"].as_array().expect("cases").clone()
+    };
+    let by_shape = cases(&["--filter", "norm 257x1408"]);
+    assert_eq!(by_shape.len(), 6, "two norms in three forms");
+    let checked = cases(&["--filter", "argmax own, checked", "--checked"]);
+    assert!(!checked.is_empty() && checked.iter().all(|case| case["form"] == "own, checked"));
+    let portable = cases(&["--filter", "argmax", "--portable"]);
+    assert!(portable.iter().all(|case| case["form"].as_str().is_some_and(|form| form.starts_with("portable"))));
+    refused(&["selftest", "--filter", "no such kernel", "-q"], 3, &["no such kernel", "--filter"]);
+    refused(&["selftest", "--adapter", "no such adapter"], 4, &["no such adapter"]);
+}
+
+#[test]
+fn doctor_tells_what_would_be_used_and_that_it_is_ready() {
+    if support::device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("blob"), [0; 1000]).expect("a file");
+    let doctor = |arguments: &[&str]| {
+        let mut command = program();
+        command.args(["doctor", "-q"]).args(arguments).env("HF_HUB_CACHE", folder.path());
+        command.env("HF_TOKEN", "hf_secret").env_remove("INSTRUCTBLIP_MODEL").output().expect("the program runs")
+    };
+    let output = doctor(&[]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let page = text(&output.stdout);
+    let cache = folder.path().display().to_string();
+    let parts =
+        ["\nGPUs\n", "would be used", "not needed", "HF_HUB_CACHE=", &cache, "1.0 kB", "all right", "\nready\n"];
+    parts.iter().for_each(|part| assert!(page.contains(part), "no {part:?} in {page}"));
+    assert!(page.ends_with("\nready\n") && !page.contains("hf_secret"), "{page}");
+    let output = doctor(&["--json"]);
+    assert!(!text(&output.stdout).contains("hf_secret"));
+    let json = json(&output, 0);
+    let wanted = "adapters cache embedded_model environment fix_first kernels machine model ready version warnings";
+    assert_eq!(keys(&json), wanted);
+    assert_eq!((json["ready"].as_bool(), json["kernels"]["failed"].as_u64()), (Some(true), Some(0)));
+    assert_eq!((json["cache"]["bytes"].as_u64(), json["environment"]["HF_TOKEN"].is_string()), (Some(1000), true));
+    assert!(json["cache"]["free_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{json}");
+    assert!(json["machine"]["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 1 << 20), "{json}");
+}
+
+#[test]
+fn doctor_checks_a_checkpoint_without_loading_it() {
+    if support::device().is_none() {
+        return;
+    }
+    let good = checkpoint_folder("gqa-tied-theta").display().to_string();
+    let report = json(&run(&["doctor", "-q", "--json", "--model", &good]), 0);
+    assert_eq!((report["model"]["ok"].as_bool(), report["ready"].as_bool()), (Some(true), Some(true)));
+    let fixture = Fixture::new();
+    fixture.edit_tensors(|name, tensor| (!name.starts_with("qformer.")).then_some(tensor));
+    let output = run(&["doctor", "-q", "--model", &fixture.path().display().to_string()]);
+    assert_eq!(output.status.code(), Some(3));
+    let last = text(&output.stdout).lines().last().unwrap_or_default();
+    assert!(last.starts_with("fix first: ") && last.contains("missing"), "{last}");
+    assert!(text(&output.stderr).contains("missing"), "{}", text(&output.stderr));
+}
+
+/// Everything but the GPU is still told; the exit code is that of every other command.
+#[test]
+fn doctor_without_an_adapter_prints_the_rest() {
+    if !cfg!(target_os = "linux") {
+        return;
+    }
+    let doctor = |arguments: &[&str]| {
+        let mut command = program();
+        command.args(["doctor", "-q"]).args(arguments).env("WGPU_BACKEND", "vulkan");
+        command.env("VK_DRIVER_FILES", "/nonexistent.json").env("VK_ICD_FILENAMES", "/nonexistent.json");
+        command.output().expect("the program runs")
+    };
+    let output = doctor(&[]);
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
+    let page = text(&output.stdout);
+    for part in ["none found", "VK_DRIVER_FILES=/nonexistent.json", "\nModels\n", "not tested", "mesa-vulkan-drivers"] {
+        assert!(page.contains(part), "no {part:?} in {page}");
+    }
+    let last = page.lines().last().unwrap_or_default();
+    assert!(last.starts_with("fix first: no usable GPU: unset VK_DRIVER_FILES"), "{last}");
+    let report = json(&doctor(&["--json"]), 4);
+    assert!(report["kernels"].is_null() && report["ready"] == false && report["machine"]["os"].is_string(), "{report}");
+}
+
+#[test]
+fn checkpoints_are_checked_without_a_device() {
+    let check = |folder: &std::path::Path| InstructBlip::check(&Checkpoint::directory(folder).expect("a folder"));
+    check(&checkpoint_folder("mha-untied-d88")).expect("a good checkpoint");
+    let fixture = Fixture::new();
+    fixture.remove("config.json");
+    assert!(matches!(check(fixture.path()), Err(Error::Checkpoint { .. })));
+    let fixture = Fixture::new();
+    fixture.edit_tensors(|name, tensor| (name != "query_tokens").then_some(tensor));
+    assert!(matches!(check(fixture.path()), Err(Error::MissingTensors { names, .. }) if names == ["query_tokens"]));
+}
