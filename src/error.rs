@@ -76,6 +76,11 @@ pub enum Error {
         /// How many tensors the model needs in all.
         need: usize,
     },
+    /// A stage of the model gave values that are not numbers, or infinite: its weights are damaged, or too large.
+    NotFinite {
+        /// The stage.
+        stage: &'static str,
+    },
     /// A picture cannot be read.
     Image {
         /// Where the picture came from.
@@ -179,6 +184,11 @@ impl fmt::Display for Error {
                 }
                 Ok(())
             }
+            Error::NotFinite { stage } => write!(
+                f,
+                "the {stage} gave values that are not finite, so there is no answer: its weights are damaged or beyond \
+                 what 32-bit floats can add up; `instructblip forward --taps` shows where it begins"
+            ),
             Error::Image { name, problem } => write!(f, "{name}: {problem}"),
             Error::PromptTooLong { what, need, have } => {
                 write!(

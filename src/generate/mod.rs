@@ -91,6 +91,14 @@ pub struct Sequence {
     pub finish_reason: FinishReason,
 }
 
+/// The likeliest of scores that are no numbers is no answer.
+fn check_finite(logits: &[f32]) -> Result<()> {
+    match logits.iter().all(|v| v.is_finite()) {
+        true => Ok(()),
+        false => Err(Error::NotFinite { stage: "language model" }),
+    }
+}
+
 impl Session {
     /// Starts generating one answer after `prompt`, token by token; its options are not for beams.
     ///
@@ -113,11 +121,13 @@ impl Session {
             true => {
                 prefill.plan = prefill.plan.with_token(self.token())?;
                 prefill.submit()?;
+                check_finite(&self.device().read(&prefill.logits)?)?;
                 Chooser::Device { prefill: Some(Box::new(prefill.plan)), submitted: 1 }
             }
             false => {
                 prefill.submit()?;
                 let logits = self.device().read(&prefill.logits)?;
+                check_finite(&logits)?;
                 let random = fastrand::Rng::with_seed(options.seed);
                 Chooser::Host { row: Row::new(prompt), processors: Box::new(processors), random, logits }
             }
@@ -144,7 +154,8 @@ impl Session {
         let first = prompts.iter().zip(&placed).map(|(prompt, &placed)| {
             let prefill = self.prefill(language, &prompt.inputs, placed, Request { rows: 1, ..Request::default() })?;
             prefill.submit()?;
-            self.device().read::<f32>(&prefill.logits)
+            let logits = self.device().read::<f32>(&prefill.logits)?;
+            check_finite(&logits).map(|()| logits)
         });
         let first = first.collect::<Result<Vec<_>>>()?;
         match options.num_beams {

@@ -471,6 +471,14 @@ impl InstructBlip {
             timings.qformer += milliseconds(started);
             all_pixels.extend(pixels);
         }
+        // A forward pass is for looking at what is wrong.
+        if !keep {
+            let finite = |tensor: &Tensor| Ok(device.read::<f32>(tensor)?.iter().all(|v| v.is_finite()));
+            if !finite(&features)? {
+                let stage = if finite(vision)? { "Q-Former" } else { "vision tower" };
+                return Err(Error::NotFinite { stage });
+            }
+        }
         let places: Vec<u32> = (0..features.rows()).collect();
         let places = device.tensor(Category::Io, "places", 1, features.rows(), &places)?;
         let ids = &prompt.input_ids;

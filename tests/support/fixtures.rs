@@ -61,20 +61,26 @@ impl Fixture {
         self.write(name, json.to_string());
     }
 
-    /// Rewrites `model.safetensors` with each tensor as `edit` returns it; `None` leaves it out.
+    /// [`edit_tensors`] in this folder.
     pub fn edit_tensors(&self, edit: impl Fn(&str, Stored) -> Option<Stored>) {
-        let bytes = self.read("model.safetensors");
-        let file = SafeTensors::deserialize(&bytes).expect("a valid file");
-        let stored = |(name, view): (String, TensorView<'_>)| {
-            let tensor = Stored { dtype: view.dtype(), shape: view.shape().to_vec(), bytes: view.data().to_vec() };
-            edit(&name, tensor).map(|tensor| (name, tensor))
-        };
-        let edited: Vec<(String, Stored)> = file.tensors().into_iter().filter_map(stored).collect();
-        let views = edited.iter().map(|(name, t)| {
-            (name.as_str(), TensorView::new(t.dtype, t.shape.clone(), &t.bytes).expect("a consistent tensor"))
-        });
-        self.write("model.safetensors", safetensors::serialize(views, None).expect("a file"));
+        edit_tensors(self.path(), edit);
     }
+}
+
+/// Rewrites `model.safetensors` of a folder with each tensor as `edit` returns it; `None` leaves it out.
+pub fn edit_tensors(folder: &Path, edit: impl Fn(&str, Stored) -> Option<Stored>) {
+    let file = folder.join("model.safetensors");
+    let bytes = std::fs::read(&file).expect("a readable file");
+    let tensors = SafeTensors::deserialize(&bytes).expect("a valid file");
+    let stored = |(name, view): (String, TensorView<'_>)| {
+        let tensor = Stored { dtype: view.dtype(), shape: view.shape().to_vec(), bytes: view.data().to_vec() };
+        edit(&name, tensor).map(|tensor| (name, tensor))
+    };
+    let edited: Vec<(String, Stored)> = tensors.tensors().into_iter().filter_map(stored).collect();
+    let views = edited.iter().map(|(name, t)| {
+        (name.as_str(), TensorView::new(t.dtype, t.shape.clone(), &t.bytes).expect("a consistent tensor"))
+    });
+    std::fs::write(&file, safetensors::serialize(views, None).expect("a file")).expect("a writable file");
 }
 
 /// A tensor as a file holds it.

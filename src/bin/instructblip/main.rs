@@ -93,6 +93,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(
             Error::Download { again: false, .. }
             | Error::Checkpoint { .. }
+            | Error::NotFinite { .. }
             | Error::MissingTensors { .. }
             | Error::Image { .. }
             | Error::PromptTooLong { .. }
