@@ -194,16 +194,25 @@ impl<'a> Bench<'a> {
             (5, 4096, 11008),
             (64, 4096, 4096),
         ];
-        let named = |m, n, k, swiglu| {
-            let op = if swiglu { "swiglu" } else { "linear" };
-            let reference = !swiglu && (m, n) == (1, 12288) || (m, n, k) == (64, 4096, 4096);
-            let make = move || self.linear(m, n, k, swiglu);
+        let named = |m, n, k, swiglu, format| {
+            let op = match (swiglu, format) {
+                (true, _) => "swiglu",
+                (false, WeightFormat::F16) => "linear",
+                (false, WeightFormat::Q8) => "linear q8",
+                (false, WeightFormat::Q4) => "linear q4",
+            };
+            let reference = op == "linear" && ((m, n) == (1, 12288) || (m, n, k) == (64, 4096, 4096));
+            let make = move || self.linear(m, n, k, swiglu, format);
             Entry { reference, ..entry(op, format!("{m}x{n}x{k}"), make) }
         };
         let copy = Entry { reference: true, ..entry("copy", "96 MiB".into(), || self.elementwise(96 << 18, false)) };
         let mut cases = vec![copy];
-        cases.extend(linear.map(|(m, n, k)| named(m, n, k, false)));
-        cases.extend([1, 64].map(|m| named(m, 22016, 4096, true)));
+        cases.extend(linear.map(|(m, n, k)| named(m, n, k, false, WeightFormat::F16)));
+        for format in [WeightFormat::Q8, WeightFormat::Q4] {
+            let some = linear.into_iter().filter(|&(m, n, _)| (m, n) != (44, 768) && (m, n) != (1, 32064));
+            cases.extend(some.map(|(m, n, k)| named(m, n, k, false, format)));
+        }
+        cases.extend([1, 64].map(|m| named(m, 22016, 4096, true, WeightFormat::F16)));
         cases.push(entry("fill", "12288x4096".into(), || self.fill(12288, 4096)));
         cases
     }
@@ -295,9 +304,9 @@ impl<'a> Bench<'a> {
     }
 
     /// Random weights, filled on the device.
-    fn weights(&self, n: u32, k: u32, copies: usize) -> Result<Vec<Linear>> {
+    fn weights(&self, n: u32, k: u32, format: WeightFormat, copies: usize) -> Result<Vec<Linear>> {
         let make = |copy: usize| -> Result<Linear> {
-            let weight = Matrix::uninit(self.device, "bench", n, k, WeightFormat::F16)?;
+            let weight = Matrix::uninit(self.device, "bench", n, k, format)?;
             let mut r = Recorder::new(self.caps);
             r.fill(&weight, copy as u32, 1.0);
             r.finish(self.device)?.submit()?;
@@ -315,16 +324,32 @@ impl<'a> Bench<'a> {
         Ok(self.device.read(&plan.output(&out))?)
     }
 
-    fn linear(&self, m: u32, n: u32, k: u32, swiglu: bool) -> Result<Case<'_>> {
-        let weight_bytes = u64::from(n) * u64::from(k) * 2;
+    /// Rows of a quantised matrix, written anew: its own cannot be read back.
+    fn written_rows(&self, weight: &Matrix, rows: &[u32]) -> Result<Vec<f32>> {
+        let mut seen = Vec::new();
+        for &row in rows {
+            let values = noise(u64::from(row), weight.cols);
+            weight.write_rows(self.device, row, &values);
+            let (mut packed, mut scales) = (Vec::new(), Vec::new());
+            weight.format.pack(&values, &mut packed, &mut scales);
+            weight.format.unpack(&packed, &scales, &mut seen);
+        }
+        Ok(seen)
+    }
+
+    fn linear(&self, m: u32, n: u32, k: u32, swiglu: bool, format: WeightFormat) -> Result<Case<'_>> {
+        let weight_bytes = u64::from(n) * (format.row_bytes(k) + format.scale_bytes(k));
         let copies = ROTATED_BYTES.div_ceil(weight_bytes).clamp(1, 64) as usize;
-        let layers = self.weights(n, k, copies)?;
+        let layers = self.weights(n, k, format, copies)?;
         let (x, values) = self.tensor(2, m, k)?;
         let outputs = if swiglu { n / 2 } else { n };
         let sampled_rows = spread(m, m.min(8));
         let sampled = spread(outputs, SAMPLES / m.min(8));
         let rows = if swiglu { sampled.iter().flat_map(|&f| [2 * f, 2 * f + 1]).collect() } else { sampled.clone() };
-        let weights = self.weight_rows(&layers[0].weight, &rows)?;
+        let weights = match format {
+            WeightFormat::F16 => self.weight_rows(&layers[0].weight, &rows)?,
+            _ => self.written_rows(&layers[0].weight, &rows)?,
+        };
         let (kk, width) = (k as usize, outputs as usize);
         let dot = move |i: usize, row: usize| -> f64 {
             let pairs = values[i * kk..][..kk].iter().zip(&weights[row * kk..][..kk]);
@@ -541,7 +566,7 @@ impl<'a> Bench<'a> {
     }
 
     fn embed(&self, t: u32, rows: u32, d: u32) -> Result<Case<'_>> {
-        let table = self.weights(rows, d, 1)?.remove(0).weight;
+        let table = self.weights(rows, d, WeightFormat::F16, 1)?.remove(0).weight;
         let ids: Vec<u32> = (0..t).map(|i| i * 7919 % rows.min(15_000)).collect(); // in the first part
         let seed = 0; // of the only copy
         let first: Vec<u64> = ids.iter().map(|&id| u64::from(id) * u64::from(d)).collect();

