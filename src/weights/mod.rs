@@ -119,7 +119,6 @@ pub struct Loader<'a> {
     /// Matrices that the layers of a part take turns in.
     turns: [Vec<Matrix>; 3],
     streaming: Option<Streaming>,
-    ahead: Ahead,
     loaded: Loaded,
     missing: Vec<String>,
     pending_bytes: u64,
@@ -144,11 +143,10 @@ impl<'a> Loader<'a> {
             progress: None,
             placement,
             part: Part::Vision,
-            worker: uploader.as_ref().zip(files).map(|(uploader, files)| Worker::new(uploader, files)),
+            worker: None,
             uploader,
             turns: Default::default(),
             streaming: None,
-            ahead: Ahead::default(),
             loaded: Loaded::default(),
             missing: Vec::new(),
             pending_bytes: 0,
@@ -177,8 +175,10 @@ impl<'a> Loader<'a> {
         order: impl Iterator<Item = &'n str>,
         progress: &'a mut dyn FnMut(u64),
     ) -> Loader<'a> {
+        let loader = Loader::new(Some(files), Some(device), placement);
         let ahead = Ahead::of(files, order);
-        Loader { progress: Some(progress), ahead, ..Loader::new(Some(files), Some(device), placement) }
+        let worker = loader.uploader.as_ref().map(|uploader| Worker::new(uploader, files, ahead));
+        Loader { progress: Some(progress), worker, ..loader }
     }
 
     /// Makes random weights on `device`.
@@ -570,14 +570,11 @@ impl<'a> Loader<'a> {
         report.scan.join(scan);
     }
 
-    /// Counts bytes read, and has the next ones read ahead.
+    /// Counts bytes read.
     fn read(&mut self, bytes: u64) {
         self.loaded.report.bytes += bytes;
         if let Some(progress) = &mut self.progress {
             progress(bytes);
-        }
-        if let Some(files) = self.files {
-            self.ahead.go_on(files, bytes);
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::runtime::upload::{Sink, Uploader};
 
 /// Bytes the system is asked to read ahead.
 const AHEAD_BYTES: u64 = 128 << 20;
-/// Bytes it is asked for at a time.
-const AHEAD_STEP: u64 = 8 << 20;
+/// Bytes it is asked for at a time: Linux reads no more than its largest transfer, whatever it is asked for.
+const AHEAD_STEP: u64 = 128 << 10;
 
 /// Rows of a matrix and where they come from.
 pub(super) struct Rows {

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use super::files::TensorFiles;
 use super::pack::Scan;
-use super::transfer::{Rows, write_rows};
+use super::transfer::{Ahead, Rows, write_rows};
 use crate::error::{Error, Result};
 use crate::runtime::upload::Uploader;
 
@@ -30,13 +30,15 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub fn new(uploader: &Arc<Mutex<Uploader>>, files: &Arc<TensorFiles>) -> Worker {
+    pub fn new(uploader: &Arc<Mutex<Uploader>>, files: &Arc<TensorFiles>, mut ahead: Ahead) -> Worker {
         let (jobs, rows) = sync_channel::<Rows>(WAITING);
         let (tell, done) = channel();
         let (uploader, files) = (uploader.clone(), files.clone());
         let thread = std::thread::spawn(move || {
+            ahead.go_on(&files, 0);
             for rows in rows {
                 let result = fill(&uploader, &files, &rows, &mut |bytes| {
+                    ahead.go_on(&files, bytes);
                     let heard = tell.send(Ok(Done::Read(bytes)));
                     heard.map_err(|_| Error::request("loading was given up"))
                 });
