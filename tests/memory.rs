@@ -80,6 +80,35 @@ fn formats_take_the_bits_they_promise() {
     assert!(q4.peak < 7_000_000_000, "an 8 GB card has room for {}", q4.peak);
 }
 
+/// A larger budget never fits less, and what no prompt or answer can be is not planned for.
+#[test]
+fn budgets_are_monotone_and_absurd_workloads_are_bounded() {
+    for name in ["instructblip-vicuna-7b", "instructblip-flan-t5-xl"] {
+        let config = PUBLISHED.iter().find(|shape| shape.name() == name).expect("a shape").config();
+        let formats = Formats::usual(WeightFormat::Q4);
+        let plan = |budget: u64| {
+            let budget_bytes = Some(budget << 20);
+            let options = LoadOptions { formats, offload: true, budget_bytes, ..LoadOptions::default() };
+            MemoryPlan::of_config(&config, &options, &Caps::PORTABLE)
+        };
+        let fits: Vec<bool> = (500..5200).step_by(13).map(|mib| plan(mib).is_ok()).collect();
+        assert!(fits.is_sorted() && fits.contains(&true) && fits.contains(&false), "{name}");
+        for (prompt_tokens, new_tokens, rows, batch) in
+            [(4_000_000_000, 1, 1, 1), (64, u32::MAX, 1, 1), (65_600, 100_000, 256, 1024), (200_000, 1, 1, 256)]
+        {
+            let workload = Workload { prompt_tokens, new_tokens, rows, batch, frames: 64 };
+            let options = LoadOptions { workload, ..LoadOptions::default() };
+            let plan = MemoryPlan::of_config(&config, &options, &Caps::PORTABLE).expect("a plan");
+            assert!(plan.peak > plan.weights());
+        }
+        // The end of the context bounds a LLaMA's answer: at most 2048 positions are cached.
+        let workload = Workload { new_tokens: 100_000, ..Workload::default() };
+        let long = LoadOptions { workload, ..LoadOptions::default() };
+        let plan = MemoryPlan::of_config(&config, &long, &Caps::PORTABLE).expect("a plan");
+        assert!(name.contains("t5") || plan.kv_cache < 2_500_000_000, "{}", plan.kv_cache);
+    }
+}
+
 fn picture() -> Image {
     Image::from_rgb(3, 2, (0..18).map(|v| v * 13).collect()).expect("a picture")
 }

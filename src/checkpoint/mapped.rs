@@ -11,25 +11,32 @@ use std::ops::Range;
 /// A whole file in memory.
 #[derive(Debug)]
 pub struct Map {
-    map: memmap2::Mmap,
+    // First, as it has to go first: nobody may be watched who is not there.
     #[cfg(unix)]
     guard: guard::Guard,
+    map: memmap2::Mmap,
+    file: File,
 }
 
 impl Map {
-    /// Maps the file; `None` where the system cannot.
-    #[allow(unsafe_code)]
-    pub fn new(file: &File) -> Option<Map> {
-        // SAFETY: others may change the file meanwhile. What is read are numbers, of which every one is valid, and a
-        // file that is cut is what the guard is for.
-        let map = unsafe { memmap2::Mmap::map(file) }.ok()?;
+    /// Maps the file; gives it back where the system cannot.
+    pub fn new(file: File) -> Result<Map, File> {
+        let Some(map) = Map::of(&file) else { return Err(file) };
         #[cfg(unix)]
-        let guard = guard::Guard::new(map.as_ptr() as usize, map.len())?;
-        Some(Map {
-            map,
+        let Some(guard) = guard::Guard::new(map.as_ptr() as usize, map.len()) else { return Err(file) };
+        Ok(Map {
             #[cfg(unix)]
             guard,
+            map,
+            file,
         })
+    }
+
+    #[allow(unsafe_code)]
+    fn of(file: &File) -> Option<memmap2::Mmap> {
+        // SAFETY: others may change the file meanwhile. What is read are numbers, of which every one is valid, and a
+        // file that is cut is what the guard is for.
+        unsafe { memmap2::Mmap::map(file) }.ok()
     }
 
     /// Bytes of the file; `None` past its end.
@@ -41,7 +48,11 @@ impl Map {
     /// Whether everything read so far was in the file.
     pub fn check_intact(&self) -> std::io::Result<()> {
         #[cfg(unix)]
-        if self.guard.was_hit() {
+        let hit = self.guard.was_hit();
+        #[cfg(not(unix))]
+        let hit = false;
+        // What is past the end of the last page that is left reads as zeros, without a signal.
+        if hit || self.file.metadata()?.len() < self.map.len() as u64 {
             let problem = "became shorter while it was being read; download it again";
             return Err(std::io::Error::new(std::io::ErrorKind::UnexpectedEof, problem));
         }

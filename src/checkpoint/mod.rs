@@ -158,7 +158,7 @@ impl Source {
     #[must_use]
     pub fn mapped(self) -> Source {
         match self {
-            Source::File(file) => Map::new(&file).map_or(Source::File(file), Source::Mapped),
+            Source::File(file) => Map::new(file).map_or_else(Source::File, Source::Mapped),
             other => other,
         }
     }

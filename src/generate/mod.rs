@@ -375,7 +375,7 @@ impl Drop for Tokens<'_> {
 }
 
 /// Longest prompt in one recording: its rows times any width are counted in 32 bits.
-const MAX_PROMPT_TOKENS: usize = 16_384;
+pub const MAX_PROMPT_TOKENS: u32 = 16_384;
 
 /// How many tokens may be generated after a prompt of `prompt` tokens in a context of `context`.
 ///
@@ -392,7 +392,7 @@ pub fn room_for(prompt: usize, context: Option<u32>, max_new_tokens: u32) -> Res
 /// # Errors
 /// [`Error::PromptTooLong`].
 pub fn check_fits(need: usize, context: Option<u32>) -> Result<()> {
-    let have = context.map_or(MAX_PROMPT_TOKENS, |context| MAX_PROMPT_TOKENS.min(context as usize));
+    let have = context.map_or(MAX_PROMPT_TOKENS, |context| MAX_PROMPT_TOKENS.min(context)) as usize;
     match need <= have {
         true => Ok(()),
         false => Err(Error::PromptTooLong { what: "the language model's context", need, have }),

@@ -150,7 +150,8 @@ fn load_head(w: &mut Loader<'_>, embedding: &Matrix, rows: u32, tied: bool) -> R
     let head = "language_model.lm_head";
     let name = format!("{head}.weight");
     // A recording without files follows the configuration.
-    match tied && !(w.has_files() && w.has(&name)) {
+    // An embedding that is stored under the output layer's name is both.
+    match embedding.label == head || (tied && !(w.has_files() && w.has(&name))) {
         true => Ok(Linear { weight: embedding.clone().relabelled(head), bias: None }),
         false => w.output_layer(head, w.rows_of(&name, rows), embedding.cols),
     }

@@ -10,8 +10,9 @@ use super::{MAX_RUN_ROWS, Parts};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::{Bytes, Error, Result};
-use crate::generate::Room;
+use crate::generate::options::MAX_NEW_TOKENS;
 use crate::generate::session::DrySession;
+use crate::generate::{MAX_PROMPT_TOKENS, Room};
 use crate::runtime::buffers::{Tensor, whole};
 use crate::runtime::device::Caps;
 use crate::runtime::ops::attention::Mask;
@@ -239,7 +240,16 @@ impl Planner<'_> {
     /// Scratch as the pool would hand it out for two questions, one after the other; inputs and tables.
     fn working(&self, parts: &Parts, offload: bool) -> Working {
         let Workload { prompt_tokens, new_tokens, rows, batch, frames } = self.workload;
-        let queries = self.config.num_query_tokens;
+        // What is longer than any prompt may be is refused when it is asked.
+        let longest = self.config.text.max_positions().unwrap_or(MAX_PROMPT_TOKENS).min(MAX_PROMPT_TOKENS);
+        let features = self.config.num_query_tokens.saturating_mul(frames).min(longest);
+        let prompt_tokens = prompt_tokens.min(longest);
+        let tokens = prompt_tokens.saturating_add(features).min(longest);
+        // The end of the context ends an answer, too.
+        let new_tokens = match parts.language.as_t5() {
+            Some(_) => new_tokens.min(MAX_NEW_TOKENS),
+            None => new_tokens.min(longest.saturating_sub(tokens).max(1)),
+        };
         let (side, width) = (self.config.vision.image_size, self.config.text.hidden_size());
         let pixels = Tensor::unbacked(3 * side, side);
         let mut vision = Recorder::new(*self.caps);
@@ -250,11 +260,9 @@ impl Planner<'_> {
         let image = Tensor::unbacked(seen.last_hidden_state.rows(), seen.last_hidden_state.cols());
         let looked = parts.qformer.record(&mut qformer, &image, words, Mask::None);
         // Without places of their own the features come in front; either way they are part of the prompt.
-        let longest = self.config.text.max_positions().unwrap_or(u32::MAX);
-        let tokens = prompt_tokens.saturating_add(queries * frames).min(longest);
         let batch = batch.min((MAX_RUN_ROWS as u32 / rows).max(1));
         let room = Room::of(&parts.language, &vec![tokens; batch as usize], rows, new_tokens);
-        let session = DrySession::new(*self.caps, &parts.language, room, tokens, queries * frames);
+        let session = DrySession::new(*self.caps, &parts.language, room, tokens, features);
 
         let outputs = [&looked.last_hidden_state, &looked.language_model_inputs].map(|t| qformer.slot_of(t));
         let mut pool = DryPool::default();
@@ -284,7 +292,7 @@ impl Planner<'_> {
         alone.take(&session.decode.slot_bytes());
         alone.take(&session.prefill.slot_bytes());
         let bytes = |elements: u32| whole(4 * u64::from(elements));
-        let prompt_io = bytes(queries * frames * width) + bytes(queries * frames) + bytes(tokens);
+        let prompt_io = whole(4 * u64::from(features) * u64::from(width)) + bytes(features) + bytes(tokens);
         let seeing_io = pixels.buffer_bytes() + vision.io_bytes() + qformer.io_bytes() + bytes(prompt_tokens);
         let questions_io = u64::from(batch) * prompt_io;
         // Logits are read back through memory of their own, a token through less.
@@ -306,7 +314,9 @@ impl Planner<'_> {
     /// The stages in turn, with as many layers of each on the device as the budget allows; `None` if none is few enough.
     fn streamed(&self, formats: Formats, whole: &MemoryPlan, budget: u64) -> Result<Option<MemoryPlan>> {
         let mut resident = Resident::default();
-        for (part, over) in [(Part::Vision, whole.seeing > budget), (Part::Language, whole.speaking > budget)] {
+        // If one part's layers take turns the ring stays, and takes room from the other stage as well.
+        let over = |stage: u64| stage + STAGING_BYTES > budget;
+        for (part, over) in [(Part::Vision, over(whole.seeing)), (Part::Language, over(whole.speaking))] {
             if !over {
                 continue;
             }

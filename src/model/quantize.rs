@@ -1,6 +1,6 @@
 //! A checkpoint into one with smaller weights, once and for all.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -47,8 +47,10 @@ pub fn quantize(
     Parts::load(&mut survey, &config)?;
     let surveyed = survey.finish()?;
     let jobs: BTreeMap<String, Job<'_>> = surveyed.tensors.iter().flat_map(|asked| jobs(&files, asked)).collect();
-    // In the order they were asked for, which is the model's.
-    let order = surveyed.tensors.iter().flat_map(|asked| self::jobs(&files, asked)).map(|(_, job)| job.written);
+    // In the order they were asked for, which is the model's; what serves twice is written once.
+    let mut seen = BTreeSet::new();
+    let all = surveyed.tensors.iter().flat_map(|asked| self::jobs(&files, asked)).map(|(_, job)| job.written);
+    let order: Vec<Written> = all.filter(|written| seen.insert(written.name.clone())).collect();
     let shards = Shards::new(order, shard_bytes, &[]);
     make_folder(folder)?;
     let result = small_files(checkpoint, &surveyed.formats).and_then(|small| {
@@ -105,7 +107,8 @@ fn small_files(checkpoint: &Checkpoint, formats: &[WeightFormat; 3]) -> Result<V
     let mut small = Vec::new();
     for name in checkpoint.small_files()? {
         let Some(mut bytes) = checkpoint.read(&name)? else { continue };
-        if name == "config.json" {
+        let quantised = formats.iter().any(|&format| format != WeightFormat::F16);
+        if name == "config.json" && quantised {
             let mut config: Value = serde_json::from_slice(&bytes)
                 .map_err(|_| Error::checkpoint(checkpoint.root().join(&name), "is not valid JSON"))?;
             let format = |part: Part| formats[part as usize].name();
@@ -123,6 +126,9 @@ fn small_files(checkpoint: &Checkpoint, formats: &[WeightFormat; 3]) -> Result<V
 }
 
 fn make_folder(folder: &Path) -> Result<()> {
+    if let Some(file) = folder.ancestors().find(|path| path.is_file()) {
+        return Err(Error::request(format!("{} is a file; give a new folder", file.display())));
+    }
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
     match std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?.next() {
         Some(_) => Err(Error::request(format!("{} is not empty; give a new folder", folder.display()))),

@@ -218,6 +218,11 @@ impl Plan {
         self.launches.is_empty()
     }
 
+    /// Whether weights have to come on the way.
+    pub(super) fn streams(&self) -> bool {
+        self.segments.iter().any(|segment| segment.needs.is_some())
+    }
+
     pub(super) fn device(&self) -> &Device {
         &self.device
     }

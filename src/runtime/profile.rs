@@ -32,6 +32,11 @@ impl Plan {
         if !device.has_timestamps() {
             return Err(Error::request("this device has no timestamp queries; time whole stages instead"));
         }
+        if self.streams() {
+            return Err(Error::request(
+                "layers that take turns in memory cannot be timed one by one; time whole stages",
+            ));
+        }
         let mut timings = Vec::with_capacity(self.launches.len());
         for batch in self.launches.chunks(BATCH) {
             let count = 2 * batch.len() as u32;

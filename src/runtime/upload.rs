@@ -105,7 +105,9 @@ impl Uploader {
         done: &mut dyn FnMut(u32) -> Result<()>,
     ) -> Result<()> {
         let row_bytes = [matrix.format.row_bytes(matrix.cols), matrix.format.scale_bytes(matrix.cols)];
-        let per_piece = (PIECE_BYTES / (row_bytes[0] + row_bytes[1])).max(1) as u32;
+        let row = row_bytes[0] + row_bytes[1];
+        assert!(row <= PIECE_BYTES, "{}: a row of {row} bytes exceeds what is staged at once", matrix.label);
+        let per_piece = (PIECE_BYTES / row) as u32;
         let mut row = first;
         while row < first + count {
             let part = matrix.parts.iter().find(|part| row < part.first_row + part.rows);
@@ -143,9 +145,7 @@ impl Uploader {
     fn stage(&mut self, part: &MatrixPart, piece: &Piece, pack: &PackRows<'_>) -> Result<()> {
         if self.ring.len() <= self.next {
             let usage = wgpu::BufferUsages::MAP_WRITE | wgpu::BufferUsages::COPY_SRC;
-            // One row may be wider than a piece.
-            let bytes = PIECE_BYTES.max(piece.bytes().iter().sum());
-            let buffer = self.device.buffer(Category::Staging, "staging", bytes, usage)?;
+            let buffer = self.device.buffer(Category::Staging, "staging", PIECE_BYTES, usage)?;
             self.ring.push(Staging { buffer, copied: None });
         }
         let staging = &mut self.ring[self.next];

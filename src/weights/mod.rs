@@ -230,7 +230,7 @@ impl<'a> Loader<'a> {
             let file = self.files.map_or(Default::default(), |f| f.root.clone());
             return Err(Error::MissingTensors { file, names: self.missing, need: self.loaded.tensors.len() });
         }
-        if let Some(mut worker) = self.worker.take() {
+        if let Some(worker) = self.worker.take() {
             for done in worker.finish() {
                 self.take_note(done?);
             }

@@ -43,8 +43,15 @@ impl Rows {
 impl Ahead {
     /// Will read these, in this order.
     pub fn of<'n>(files: &TensorFiles, names: impl Iterator<Item = &'n str>) -> Ahead {
-        let bytes = |name: &str| Some((name.to_string(), files.stored(name)?.bytes()));
-        Ahead { order: names.filter_map(bytes).collect(), ..Ahead::default() }
+        let matrix = |name: &str| {
+            let format = files.rows(name).and_then(|rows| rows.format());
+            match format {
+                Some(format) => vec![format!("{name}.{format}"), format!("{name}.scales")],
+                None => vec![name.to_string()],
+            }
+        };
+        let bytes = |name: String| Some((name.clone(), files.stored(&name)?.bytes()));
+        Ahead { order: names.flat_map(matrix).filter_map(bytes).collect(), ..Ahead::default() }
     }
 
     /// Counts bytes that were read and asks for the next ones.

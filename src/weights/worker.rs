@@ -64,17 +64,22 @@ impl Worker {
         self.done.try_recv().ok()
     }
 
-    /// Takes no more rows; what is left to hear comes until everything is written.
-    pub fn finish(&mut self) -> impl Iterator<Item = Result<Done>> + '_ {
+    /// Takes no more rows, and gives what is left to hear once everything is written.
+    pub fn finish(mut self) -> Vec<Result<Done>> {
         self.jobs = None;
-        self.done.iter()
+        let mut done: Vec<_> = self.done.iter().collect();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            done.push(Err(Error::request("a thread that loads weights failed; please report it")));
+        }
+        done
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
         self.jobs = None;
-        // Nothing of a failed loading may stay on the device.
+        // Nobody listens any more, which ends the thread early; nothing of a failed loading may stay on the device.
+        self.done = channel().1;
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }

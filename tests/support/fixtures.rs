@@ -83,6 +83,16 @@ pub fn edit_tensors(folder: &Path, edit: impl Fn(&str, Stored) -> Option<Stored>
     std::fs::write(&file, safetensors::serialize(views, None).expect("a file")).expect("a writable file");
 }
 
+/// Gives a tensor of a folder's `model.safetensors` another name.
+pub fn rename_tensor(folder: &Path, from: &str, to: &str) {
+    let file = folder.join("model.safetensors");
+    let bytes = std::fs::read(&file).expect("a readable file");
+    let tensors = SafeTensors::deserialize(&bytes).expect("a valid file");
+    let renamed = tensors.tensors().into_iter().map(|(name, view)| (if name == from { to.into() } else { name }, view));
+    let bytes = safetensors::serialize(renamed, None).expect("a file");
+    std::fs::write(&file, bytes).expect("a writable file");
+}
+
 /// A tensor as a file holds it.
 pub struct Stored {
     /// Type of the elements.

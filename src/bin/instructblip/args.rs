@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use instructblip::generate::options::MAX_NEW_TOKENS;
 use instructblip::model::{LoadOptions, Workload};
 use instructblip::processor::Task;
 use instructblip::runtime::WeightFormat;
@@ -383,7 +384,8 @@ pub struct Plan {
     #[command(flatten)]
     pub weights: Weights,
     /// Most tokens of an answer
-    #[arg(long, value_name = "N", default_value_t = 256)]
+    #[arg(long, value_name = "N", default_value_t = 256,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_NEW_TOKENS)))]
     pub max_new_tokens: u32,
     /// Beams to search with
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]

@@ -105,7 +105,8 @@ fn show(
     line("Q-Former", plan.qformer.bytes, layers(&plan.qformer))?;
     line("language model", plan.language.bytes, layers(&plan.language))?;
     let Workload { prompt_tokens, new_tokens, rows, batch, .. } = plan.workload;
-    let asked = format!("{batch} x {rows} answers of {new_tokens} tokens to prompts of {prompt_tokens}");
+    let runs = if batch * rows > 256 { ", in runs of 256" } else { "" };
+    let asked = format!("{batch} x {rows} answers of {new_tokens} tokens to prompts of {prompt_tokens}{runs}");
     line("cache", plan.kv_cache, asked)?;
     line("scratch", plan.scratch, String::new())?;
     line("inputs, tables", plan.io, String::new())?;

@@ -27,7 +27,7 @@ pub fn open_device(common: &Common) -> Result<Device> {
 /// What `options` ask for at most, of `batch` questions at once.
 pub fn workload(options: &GenerateOptions, batch: u32, frames: usize) -> Workload {
     let usual = Workload::default();
-    let new_tokens = options.max_new_tokens.unwrap_or(usual.new_tokens);
+    let new_tokens = options.max_new_tokens.or(options.max_length).unwrap_or(usual.new_tokens);
     Workload { new_tokens, rows: options.rows(), batch, frames: frames as u32, ..usual }
 }
 
