@@ -17,7 +17,7 @@ use crate::embedded::SHAPES;
 use crate::error::{Error, Result};
 use crate::model::Parts;
 use crate::weights::Loader;
-use crate::weights::shards::{self, SHARD_BYTES, Shards};
+use crate::weights::shards::{self, SHARD_BYTES, Shards, new_folder};
 
 /// Values made and written at a time.
 const PIECE: usize = 1 << 18;
@@ -125,7 +125,7 @@ pub fn synthesize(
     });
     let shards = Shards::new(planned, options.shard_bytes, &[]);
     let small = small_files(document, &config, stored)?;
-    make_folder(folder)?;
+    new_folder(folder)?;
     let produce = |tensor: &shards::Written, put: &mut shards::Put<'_>| {
         let mut values = Values::of(&tensor.name, &tensor.shape, options.seed);
         let mut buffer = Vec::with_capacity(PIECE * 4);
@@ -154,14 +154,6 @@ fn stored_in(file: &Path, document: &Value) -> Result<Stored> {
     let found = Stored::ALL.into_iter().find(|stored| Some(stored.name()) == named);
     let unknown = || Error::checkpoint(file, "has no dtype out of float16, bfloat16 and float32; say which to write");
     found.ok_or_else(unknown)
-}
-
-fn make_folder(folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    match std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?.next() {
-        Some(_) => Err(Error::request(format!("{} is not empty; give a new folder", folder.display()))),
-        None => Ok(()),
-    }
 }
 
 /// The values of a tensor, in order.

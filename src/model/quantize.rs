@@ -1,6 +1,6 @@
 //! A checkpoint into one with smaller weights, once and for all.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::runtime::WeightFormat;
 use crate::runtime::weight_format::GROUP;
 use crate::weights::convert::{self, Half};
-use crate::weights::shards::{Put, Shards, Written};
+use crate::weights::shards::{Put, Shards, Written, new_folder};
 use crate::weights::{Asked, Formats, Loader, Part, Placement, TensorFiles};
 
 /// What was written.
@@ -46,16 +46,18 @@ pub fn quantize(
     let mut survey = Loader::survey(Some(&files), Placement { formats, ..Placement::default() });
     Parts::load(&mut survey, &config)?;
     let surveyed = survey.finish()?;
-    let jobs: BTreeMap<String, Job<'_>> = surveyed.tensors.iter().flat_map(|asked| jobs(&files, asked)).collect();
     // In the order they were asked for, which is the model's; what serves twice is written once.
-    let mut seen = BTreeSet::new();
-    let all = surveyed.tensors.iter().flat_map(|asked| self::jobs(&files, asked)).map(|(_, job)| job.written);
-    let order: Vec<Written> = all.filter(|written| seen.insert(written.name.clone())).collect();
+    let (mut jobs, mut order) = (BTreeMap::new(), Vec::new());
+    for (written, job) in surveyed.tensors.iter().flat_map(|asked| self::jobs(&files, asked)) {
+        if jobs.insert(written.name.clone(), job).is_none() {
+            order.push(written);
+        }
+    }
     let shards = Shards::new(order, shard_bytes, &[]);
-    make_folder(folder)?;
+    new_folder(folder)?;
     let result = small_files(checkpoint, &surveyed.formats).and_then(|small| {
         let produce = |tensor: &Written, put: &mut Put<'_>| {
-            let Job { asked, half, .. } = &jobs[&tensor.name];
+            let Job { asked, half } = &jobs[&tensor.name];
             match asked.format {
                 Some(format) => convert::matrix(&files, &asked.name, &asked.shape, format, *half, put),
                 None => convert::copy(&files, &asked.name, put),
@@ -72,20 +74,18 @@ pub fn quantize(
     Ok(Quantized { source_bytes: surveyed.source_bytes, bytes: shards.bytes(), files: shards.files() })
 }
 
-/// A tensor to write and what it is made of.
+/// What a tensor is made of.
 struct Job<'a> {
-    written: Written,
     asked: &'a Asked,
     half: Half,
 }
 
-/// The tensors that one tensor becomes, by name.
-fn jobs<'a>(files: &TensorFiles, asked: &'a Asked) -> Vec<(String, Job<'a>)> {
+/// The tensors that one tensor becomes.
+fn jobs<'a>(files: &TensorFiles, asked: &'a Asked) -> Vec<(Written, Job<'a>)> {
     let whole: Vec<usize> = asked.shape.iter().map(|&n| n as usize).collect();
     let (rows, cols) = (whole[0], whole[1..].iter().product::<usize>());
     let job = |suffix: &str, dtype, shape, half| {
-        let name = format!("{}{suffix}", asked.name);
-        (name.clone(), Job { written: Written { name, dtype, shape }, asked, half })
+        (Written { name: format!("{}{suffix}", asked.name), dtype, shape }, Job { asked, half })
     };
     let packed = |suffix, dtype, per_row, scales| {
         vec![job(suffix, dtype, vec![rows, per_row], Half::Values), job(".scales", Dtype::F16, scales, Half::Scales)]
@@ -123,17 +123,6 @@ fn small_files(checkpoint: &Checkpoint, formats: &[WeightFormat; 3]) -> Result<V
     // A folder without a configuration is no checkpoint: it is written last.
     small.sort_by_key(|(name, _)| name == "config.json");
     Ok(small)
-}
-
-fn make_folder(folder: &Path) -> Result<()> {
-    if let Some(file) = folder.ancestors().find(|path| path.is_file()) {
-        return Err(Error::request(format!("{} is a file; give a new folder", file.display())));
-    }
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    match std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?.next() {
-        Some(_) => Err(Error::request(format!("{} is not empty; give a new folder", folder.display()))),
-        None => Ok(()),
-    }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -16,8 +16,6 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::error::{Error, Result};
-
 /// Values that share a scale.
 pub const GROUP: usize = 32;
 
@@ -143,15 +141,6 @@ impl WeightFormat {
 impl std::fmt::Display for WeightFormat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.name())
-    }
-}
-
-impl std::str::FromStr for WeightFormat {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<WeightFormat> {
-        let problem = || Error::request(format!("{name:?} is no weight format; those are f16, q8 and q4"));
-        WeightFormat::named(name).ok_or_else(problem)
     }
 }
 

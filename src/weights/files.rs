@@ -89,11 +89,6 @@ impl TensorFiles {
         self.tensors.values().map(|e| (e.info.data_offsets.1 - e.info.data_offsets.0) as u64).sum()
     }
 
-    /// Name, shape and type of every tensor.
-    pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize], Dtype)> {
-        self.tensors.iter().map(|(name, e)| (name.as_str(), e.info.shape.as_slice(), e.info.dtype))
-    }
-
     pub(super) fn path_of(&self, name: &str) -> PathBuf {
         match self.rows(name) {
             Some(StoredRows::Plain(stored) | StoredRows::Packed { values: stored, .. }) => stored.shard.path.clone(),

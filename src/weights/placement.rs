@@ -40,6 +40,16 @@ impl Formats {
         Formats { vision: Some(vision), qformer: Some(WeightFormat::F16), language: Some(format) }
     }
 
+    /// These, but for the parts that `chosen` names.
+    #[must_use]
+    pub fn but_for(self, chosen: Formats) -> Formats {
+        Formats {
+            vision: chosen.vision.or(self.vision),
+            qformer: chosen.qformer.or(self.qformer),
+            language: chosen.language.or(self.language),
+        }
+    }
+
     pub(super) fn of(&self, part: Part) -> Option<WeightFormat> {
         match part {
             Part::Vision => self.vision,

@@ -40,6 +40,21 @@ impl Written {
     }
 }
 
+/// Makes a folder to write a checkpoint to, which must be empty or not there yet.
+///
+/// # Errors
+/// [`Error::Request`] if there is something in its place, [`Error::Io`].
+pub fn new_folder(folder: &Path) -> Result<()> {
+    if let Some(file) = folder.ancestors().find(|path| path.is_file()) {
+        return Err(Error::request(format!("{} is a file; give a new folder", file.display())));
+    }
+    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    match std::fs::read_dir(folder).map_err(|e| Error::io(folder, e))?.next() {
+        Some(_) => Err(Error::request(format!("{} is not empty; give a new folder", folder.display()))),
+        None => Ok(()),
+    }
+}
+
 /// Takes the next bytes of a tensor.
 pub type Put<'a> = dyn FnMut(&[u8]) -> Result<()> + 'a;
 /// Gives all bytes of a tensor, in order. Called by several threads at once.

@@ -311,12 +311,8 @@ pub struct Weights {
 impl Weights {
     /// The formats that are asked for.
     pub fn formats(&self) -> Formats {
-        let usual = self.weights.map(Formats::usual).unwrap_or_default();
-        Formats {
-            vision: self.vision_weights.or(usual.vision),
-            qformer: self.qformer_weights.or(usual.qformer),
-            language: self.language_weights.or(usual.language),
-        }
+        let (vision, qformer, language) = (self.vision_weights, self.qformer_weights, self.language_weights);
+        self.weights.map(Formats::usual).unwrap_or_default().but_for(Formats { vision, qformer, language })
     }
 
     /// Everything a loader wants to know, for what will be asked.

@@ -10,12 +10,11 @@ use crate::progress::{Progress, say};
 use crate::session::named;
 
 pub fn run(common: &Common, arguments: &Quantize) -> Result<()> {
-    let usual = Formats::usual(arguments.weights);
-    let formats = Formats {
-        vision: arguments.vision_weights.or(usual.vision),
-        qformer: arguments.qformer_weights.or(usual.qformer),
-        language: arguments.language_weights.or(usual.language),
-    };
+    let formats = Formats::usual(arguments.weights).but_for(Formats {
+        vision: arguments.vision_weights,
+        qformer: arguments.qformer_weights,
+        language: arguments.language_weights,
+    });
     let checkpoint = named(&arguments.source)?;
     let mut progress = Progress::bytes(common.quiet, "writing");
     let mut report = |done, total| progress.report(done, total);
