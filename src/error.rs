@@ -60,6 +60,17 @@ pub enum Error {
         /// The first complaint of the graphics layer, shortened.
         problem: String,
     },
+    /// A user's own kernel does not compile or does not fit where it was put.
+    Kernel {
+        /// The file.
+        file: String,
+        /// The line in it, where there is one at fault.
+        line: Option<u32>,
+        /// What is wrong.
+        problem: String,
+        /// The text of that line.
+        excerpt: Option<String>,
+    },
     /// A checkpoint file is missing, damaged or describes something this library does not run.
     Checkpoint {
         /// The file (or directory) at fault.
@@ -175,6 +186,12 @@ impl fmt::Display for Error {
             }
             Error::DeviceLost { reason } => write!(f, "the GPU was lost ({reason}); start again"),
             Error::Gpu { what, problem } => write!(f, "{what} was refused by the graphics driver: {problem}"),
+            Error::Kernel { file, line, problem, excerpt } => {
+                write!(f, "{file}:")?;
+                line.map_or(Ok(()), |line| write!(f, "{line}:"))?;
+                write!(f, " {problem}")?;
+                excerpt.as_ref().map_or(Ok(()), |excerpt| write!(f, ": `{excerpt}`"))
+            }
             Error::Checkpoint { file, problem } => write!(f, "{}: {problem}", file.display()),
             Error::MissingTensors { file, names, need } => {
                 write!(f, "{}: missing {} of {need} tensors: ", file.display(), names.len())?;

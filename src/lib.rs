@@ -26,7 +26,7 @@
 //!      pixels ─► vision ─► qformer ─► language ─► generate ─► text
 //!                 [N, D]    [Q, H]    llama, opt, t5: logits [R, V]; one token after another
 //! ────────────────────────────────────────────────────────────────────────────
-//! runtime: device · buffers · recorder · plan · kernels · ops · profile
+//! runtime: device · buffers · recorder · plan · kernels · pipelines · ops · profile
 //! ```
 //!
 //! [`shapes`] has the published configurations by name, and `synthesize` writes checkpoints of them with random weights.
@@ -63,9 +63,11 @@
 //!
 //! Model code runs against a [`runtime::Recorder`], which needs no device: each op checks shapes, chooses a kernel
 //! form for the adapter and appends a dispatch as plain data. `finish` makes a [`runtime::Plan`] of it: pipelines,
-//! buffers, bind groups. From then on a replay creates nothing. What changes from replay to replay is in `Step`;
-//! shapes and everything else are in the kernels' parameters, written once per plan into one uniform buffer, so a
-//! plan needs no feature beyond WebGPU's own.
+//! buffers, bind groups. The kernels it needs that nothing needed before are compiled on several threads
+//! (`runtime/pipelines.rs`), where the driver allows from what an earlier run left in a file (`runtime/kept.rs`). From
+//! then on a replay creates nothing. What changes from replay to replay is in `Step`; shapes and everything else are in
+//! the kernels' parameters, written once per plan into one uniform buffer, so a plan needs no feature beyond WebGPU's
+//! own.
 //!
 //! Scratch memory is ownership: a slot that only the recorder holds is free, and the next op may take it. Weights,
 //! cache and the outputs one stage hands to the next are device tensors. All plans draw their slots from one pool.
@@ -123,8 +125,8 @@
 //! # Adding a kernel
 //!
 //! An oracle in `tests/oracle` and rows in `tests/ops.rs`; `shaders/<name>.wgsl` with its header; a line in
-//! [`runtime::kernels`]; an op in `runtime/ops` with a `choose` where there are forms; a case in the program's
-//! `selftest/cases`; a row in `shaders/README.md` and in `benches/kernels.rs`.
+//! [`runtime::kernels`], which says what it needs of an adapter; an op in `runtime/ops` with a `choose` where there are
+//! forms; a case in the program's `selftest/cases`; a row in `shaders/README.md` and in `benches/kernels.rs`.
 
 pub mod checkpoint;
 pub mod config;

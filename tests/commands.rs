@@ -391,3 +391,221 @@ fn eval_counts_by_group_and_goes_on_where_it_was_left() {
     refused(&[&science[..], &["--force"]].concat(), 3, &["needs choices"]);
     assert!(!std::fs::read(path("chosen.jsonl")).expect("a file").is_empty(), "nothing is lost");
 }
+
+#[test]
+fn bench_model_times_every_stage() {
+    if support::device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let output = folder.path().join("results").display().to_string();
+    let model = ["bench", "model", "--runs", "1", "-q"];
+    let lines = folder.path().join("runs.csv").display().to_string();
+    let small = ["--rows", "1,2", "--keys", "16", "--prompt-tokens", "16", "--format", "json", "--output", &output];
+    let results = json(&[&model[..], &small, &["--append", &lines]].concat());
+    let lines = std::fs::read_to_string(&lines).expect("the file");
+    assert!(lines.starts_with("date,version,commit,adapter,") && lines.contains(",embedded,f16,"), "{lines}");
+    refused(&[&model[..], &["--append", &sample("11.png")]].concat(), 3, &["11.png"]);
+    assert_eq!((&results["format"], results["date"].as_str().map(str::len)), (&1.into(), Some(10)));
+    assert!(str_of(&results["command"]).starts_with("instructblip bench model --runs 1"), "{}", results["command"]);
+    let list = |name: &str| results["model"][name].as_array().expect("a list").clone();
+    let number = |row: &Value, name: &str| row[name].as_f64().unwrap_or_else(|| panic!("no number {name}: {row}"));
+    let stages = list("stages");
+    assert_eq!(stages.iter().map(|s| str_of(&s["name"])).collect::<Vec<_>>(), ["load", "image", "vision", "qformer"]);
+    assert!(stages.iter().all(|s| number(s, "ms") > 0.0), "{stages:?}");
+    let (prefill, decode) = (list("prefill"), list("decode"));
+    // The embedded model's pictures take 16 places of a prompt.
+    assert_eq!((prefill.len(), number(&prefill[0], "tokens")), (1, 32.0));
+    assert_eq!(
+        decode.iter().map(|d| (number(d, "rows"), number(d, "keys"))).collect::<Vec<_>>(),
+        [(1.0, 16.0), (2.0, 16.0)]
+    );
+    for name in ["ms", "tokens_per_s", "encode_us", "dispatches", "bytes"] {
+        assert!(decode.iter().all(|d| number(d, name) > 0.0), "{name}: {decode:?}");
+    }
+    // What two rows read beyond one are keys and values: of 16 positions, 3 layers and 2 heads of 32 channels in f32.
+    assert_eq!(number(&decode[1], "bytes") - number(&decode[0], "bytes"), f64::from(16 * 2 * 3 * 2 * 32 * 4));
+    let labels = list("labels");
+    let of_stage = |stage: &str| labels.iter().filter(|l| l["stage"] == stage).cloned().collect::<Vec<_>>();
+    if !labels.is_empty() {
+        for stage in ["vision", "qformer", "prefill", "decode"] {
+            assert!(of_stage(stage).is_sorted_by(|a, b| number(a, "us") >= number(b, "us")), "{stage}");
+        }
+        let launches: f64 = of_stage("decode").iter().map(|l| number(l, "count")).sum();
+        assert_eq!(launches, number(&decode[0], "dispatches"));
+        let qkv = of_stage("decode").into_iter().find(|l| l["label"] == "self_attn.qkv").expect("a label");
+        assert_eq!(number(&qkv, "count"), 3.0);
+    }
+    let file = std::fs::read(Path::new(&output).join("results.json")).expect("a file");
+    let written: Value = serde_json::from_slice(&file).expect("JSON");
+    assert_eq!(written, results);
+}
+
+#[test]
+fn bench_model_refuses_what_cannot_be_timed() {
+    let context = "the language model's context";
+    refused(&["bench", "model", "--keys", "513"], 3, &[context, "513", "512"]);
+    refused(&["bench", "model", "--prompt-tokens", "496"], 3, &[context, "513", "512"]);
+    refused(&["bench", "model", "--model", "no/such folder"], 3, &["no/such folder"]);
+    refused(&["bench", "model", "--shape", "no-such-shape"], 2, &["vicuna-7b", "embedded"]);
+    refused(&["bench", "model", "--shape", "vicuna-7b", "--model", "."], 2, &["--shape"]);
+}
+
+/// A file with a kernel, in a folder of its own.
+fn kernel_file(text: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("mine.wgsl");
+    std::fs::write(&path, text).expect("written");
+    let path = path.display().to_string();
+    (folder, path)
+}
+
+const NORM: &str = include_str!("../shaders/norm.wgsl");
+const NAIVE: &str = include_str!("../examples/wgsl/linear_naive.wgsl");
+
+#[test]
+fn a_users_kernel_takes_part_in_answers_and_is_told_of() {
+    if support::device().is_none() {
+        return;
+    }
+    let (image, prompt) = (sample("11.png"), "Which is the smallest shape?");
+    let ask = |name: &str, text: &str, flags: &[&str]| {
+        let (_folder, file) = kernel_file(text);
+        let flag = format!("{name}={file}");
+        run(&[&["ask", &image, prompt, "--wgsl-override", &flag][..], flags].concat())
+    };
+    let same = ask("norm", NORM, &[]);
+    assert!(same.status.success(), "{}", text(&same.stderr));
+    assert_eq!(text(&same.stdout), "green star\n");
+    assert!(text(&same.stderr).contains("the same answer as without your norm"), "{}", text(&same.stderr));
+    assert!(text(&ask("norm", NORM, &["-q"]).stderr).is_empty());
+    // The tutorial's kernel runs where it is asked for, in every layer.
+    let naive = ask("linear_tile", NAIVE, &["--kernels", "linear_tile", "--json"]);
+    let reply: Value = serde_json::from_slice(&naive.stdout).expect("one JSON object");
+    assert_eq!(reply["text"], "green star");
+    assert_eq!(reply["override"], serde_json::json!({"kernels": ["linear_tile"], "same": true, "ours": "green star"}));
+    let wrong = NORM.replace("y[to + i] = value;", "y[to + i] = value * -3.0;");
+    let other = ask("norm", &wrong, &[]);
+    assert!(other.status.success(), "{}", text(&other.stderr));
+    assert_ne!(text(&other.stdout), "green star\n");
+    assert!(text(&other.stderr).contains("ANOTHER ANSWER"), "{}", text(&other.stderr));
+}
+
+#[test]
+fn a_users_kernel_that_cannot_run_is_refused_with_the_place() {
+    if support::device().is_none() {
+        return;
+    }
+    let image = sample("11.png");
+    let wrong = |flag: &str, code: i32, parts: &[&str]| {
+        refused(&["ask", &image, "a", "--wgsl-override", flag], code, parts);
+    };
+    let (_folder, file) = kernel_file(&NORM.replace("var mean = 0.0;", "var mean = nothing;"));
+    let line = NORM.lines().position(|line| line.contains("var mean")).expect("there is one") + 1;
+    wrong(&format!("norm={file}"), 3, &[&format!("{file}:{line}:"), "nothing"]);
+    wrong(&format!("nrom={file}"), 3, &["\"nrom\"", "norm", "linear_tile"]);
+    wrong("norm=no such file", 3, &["no such file"]);
+    wrong("norm", 2, &["norm=my_norm.wgsl"]);
+}
+
+#[test]
+fn a_users_kernel_without_end_is_given_up() {
+    if support::device().is_none() {
+        return;
+    }
+    // Mesa's software adapter ends a loop after 65,535 rounds: long ones keep it for minutes.
+    let rounds = "y[to] += 1.0; ".repeat(64);
+    let endless = format!("var mean = 0.0;\n    loop {{ if p.d == 0u {{ break; }} {rounds} }}");
+    let endless = NORM.replace("var mean = 0.0;", &endless);
+    let (_folder, file) = kernel_file(&endless);
+    let flag = format!("norm={file}");
+    let limit = ["--wgsl-override", &flag, "--time-out", "5"];
+    refused(&[&["ask", &sample("11.png"), "a"][..], &limit].concat(), 7, &[&file, "5 s", "--time-out"]);
+    let score = ["score", &sample("11.png"), "a", "--choice", "b"];
+    refused(&[&score[..], &limit].concat(), 7, &[&file, "5 s"]);
+}
+
+#[test]
+fn bench_kernels_times_a_users_right_kernel_and_refuses_others() {
+    if support::device().is_none() {
+        return;
+    }
+    let (_folder, right) = kernel_file(NAIVE);
+    let folder = tempfile::tempdir().expect("a folder");
+    let lines = folder.path().join("runs.csv").display().to_string();
+    let shape = ["--op", "linear", "--shape", "33,64,96", "--runs", "2", "--format", "json", "-q", "--append", &lines];
+    let bench = |file: &str| run(&[&["bench", "kernels", "--wgsl", file][..], &shape].concat());
+    let output = bench(&right);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let results: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let rows = results["kernels"].as_array().expect("a list");
+    let custom: Vec<_> = rows.iter().filter(|row| row["variant"] == "custom").collect();
+    assert_eq!(custom.iter().map(|row| str_of(&row["op"])).collect::<Vec<_>>(), ["linear", "linear q8", "linear q4"]);
+    assert!(custom.iter().all(|row| row["cold_us"].as_f64().is_some_and(|us| us > 0.0)), "{custom:?}");
+    assert!(rows.iter().any(|row| row["variant"] == "auto"));
+    let (_folder, wrong) = kernel_file(&NAIVE.replace("store4(row, n0, sums)", "store4(row, n0, 2.0 * sums)"));
+    let output = bench(&wrong);
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("wrong by"), "{}", text(&output.stderr));
+    let lines = std::fs::read_to_string(&lines).expect("the file");
+    assert_eq!(lines.lines().map(|line| line.starts_with("date,version")).collect::<Vec<_>>(), [true, false, false]);
+    // A loop that did nothing would be no work to a compiler.
+    let endless = NAIVE.replace("var sums", "loop { if p.m == 0u { break; } y[p.y_offset] += 1.0; }\n    var sums");
+    let (_folder, endless) = kernel_file(&endless);
+    let started = std::time::Instant::now();
+    // Mesa's software adapter ends a loop after 65,535 rounds: it takes many workgroups to keep it.
+    let large = ["--op", "linear", "--shape", "4096,4096,32", "--time-out", "3", "-q"];
+    let output = run(&[&["bench", "kernels", "--wgsl", &endless][..], &large].concat());
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("did not end within 3 s"), "{}", text(&output.stderr));
+    assert!(started.elapsed().as_secs() < 60, "{:?}", started.elapsed());
+}
+
+#[test]
+fn tune_keeps_what_it_finds_and_answers_stay_the_same() {
+    if support::device().is_none() {
+        return;
+    }
+    let cache = tempfile::tempdir().expect("a folder");
+    let with_cache = |arguments: &[&str]| {
+        let output = program().env("INSTRUCTBLIP_CACHE", cache.path()).args(arguments).output().expect("it runs");
+        assert!(output.status.success(), "{arguments:?}: {}", text(&output.stderr));
+        text(&output.stdout).to_owned()
+    };
+    let adapters = json(&["devices", "--json"]);
+    let chosen = adapters.as_array().expect("a list").iter().find(|a| a["chosen"] == true).expect("one is chosen");
+    if chosen["type"] == "Cpu" {
+        assert!(stdout(&["tune"]).contains("software adapters are not tuned"));
+        assert_eq!(json(&["tune", "--json"])["tuned"], false);
+    }
+    refused(&["tune", "--portable"], 3, &["--portable"]);
+    let (image, prompt) = (sample("11.png"), "Which is the smallest shape?");
+    let ask = || with_cache(&["ask", &image, prompt, "-q"]);
+    assert_eq!(ask(), "green star\n");
+    let found: Value = serde_json::from_str(&with_cache(&["tune", "--force", "--json"])).expect("one JSON object");
+    let steps = found["steps"].as_array().expect("a list");
+    assert_eq!(
+        steps.iter().map(|s| str_of(&s["name"])).collect::<Vec<_>>(),
+        ["linear_vec", "rows", "norm", "attention"]
+    );
+    assert!(steps.iter().all(|step| step["candidates"][0]["relative"] == 1.0), "{steps:?}");
+    let file = str_of(&found["file"]);
+    let kept = std::fs::read_to_string(file).expect("the file");
+    let doctor = || -> Value { serde_json::from_str(&with_cache(&["doctor", "--json"])).expect("one JSON object") };
+    assert_eq!(doctor()["tuned"]["tuning"], found["tuning"]);
+    assert!(with_cache(&["doctor"]).contains(&format!("tuned on {}: linear_vec", str_of(&found["date"]))));
+    assert_eq!(ask(), "green star\n");
+    // Sizes that are not the usual ones: they are used, and change nothing.
+    let mut other: Value = serde_json::from_str(&kept).expect("JSON");
+    other["tuning"] = serde_json::json!({
+        "vec_subgroup": false, "vec_workgroup": 32, "vec_columns": 4, "vec_rows": 4, "fuse_norm": true, "decode_splits": 4,
+    });
+    std::fs::write(file, other.to_string()).expect("written");
+    assert_eq!(doctor()["tuned"]["tuning"]["vec_workgroup"], 32);
+    assert_eq!(ask(), "green star\n");
+    for damage in [&kept[..kept.len() / 2], "", &kept.replace("\"vec_columns\": ", "\"vec_columns\": 1")] {
+        std::fs::write(file, damage).expect("written");
+        assert!(doctor()["tuned"].is_null(), "{damage:?}");
+        assert_eq!(ask(), "green star\n");
+    }
+}

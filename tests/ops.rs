@@ -7,9 +7,11 @@ mod oracle;
 mod support;
 
 use half::f16;
+use instructblip::runtime::kernels::Needs;
+use instructblip::runtime::ops::linear::choose;
 use instructblip::runtime::{
-    Activation, AdapterClass, Caps, Category, Device, Heads, KvLayer, Linear, Mask, Matrix, Norm, Plan, Recorder, Rows,
-    Step, Tensor, WeightFormat,
+    Activation, AdapterClass, Caps, Category, Device, Heads, KvLayer, Linear, Mask, Matrix, MatrixSize, Norm, Plan,
+    Recorder, Rows, Step, Tensor, Tuning, WeightFormat,
 };
 use oracle::wide;
 use support::{Rng, assert_close};
@@ -41,7 +43,41 @@ fn places() -> Vec<Place> {
     ]
 }
 
+/// The same, and the forms by matrices where the adapter has any: a GPU's own, a software adapter's by pretence.
+fn linear_places() -> Vec<Place> {
+    let mut places = places();
+    let Some(device) = places.first().map(|place| place.device.clone()) else { return places };
+    match device.caps().matrix {
+        Some(_) => {
+            let caps = Caps { class: AdapterClass::Gpu, ..device.caps() };
+            places.push(Place { name: "matrix forms", caps, device });
+        }
+        None => eprintln!("NOT RUN: forms by matrices: {} has no cooperative matrices", device.name()),
+    }
+    places
+}
+
 impl Place {
+    /// `values` as the form for `m` rows takes them: matrices in f16, after division by `scale`.
+    fn seen(&self, m: u32, format: WeightFormat, scale: f32, values: &[f64]) -> Vec<f64> {
+        let seen = |&v: &f64| f64::from(scale) * f16::from_f32((v as f32 / scale).clamp(-65504.0, 65504.0)).to_f64();
+        match choose(m, format, &self.caps).kernel.needs {
+            Needs::Matrices => values.iter().map(seen).collect(),
+            _ => values.to_vec(),
+        }
+    }
+
+    /// Inputs of a layer as its form takes them.
+    fn seen_inputs(&self, m: u32, format: WeightFormat, x: &[f64]) -> Vec<f64> {
+        self.seen(m, format, 16.0, x)
+    }
+
+    /// `x Wᵀ + b` of what the form takes.
+    fn product(&self, format: WeightFormat, x: &[f64], w: &[f64], b: &[f64], (m, n, k): (u32, u32, u32)) -> Vec<f64> {
+        let (x, w) = (self.seen_inputs(m, format, x), self.seen(m, format, 1.0, w));
+        oracle::linear::linear(&x, &w, b, m as usize, n as usize, k as usize)
+    }
+
     fn tensor(&self, rows: u32, cols: u32, values: &[f32]) -> Tensor {
         self.device.tensor(Category::Io, "test", rows, cols, values).expect("a tensor")
     }
@@ -108,8 +144,8 @@ impl Place {
     }
 }
 
-/// Rows, outputs, inputs: one, ragged and aligned to every tile; from vector and tile kernels.
-const LINEAR_SHAPES: [(u32, u32, u32); 14] = [
+/// Rows, outputs, inputs: one, ragged and aligned to every tile; from vector, tile and matrix kernels.
+const LINEAR_SHAPES: [(u32, u32, u32); 18] = [
     (1, 1, 8),
     (1, 4, 64),
     (1, 130, 1408),
@@ -118,8 +154,12 @@ const LINEAR_SHAPES: [(u32, u32, u32); 14] = [
     (5, 1, 8),
     (5, 65, 48),
     (7, 3, 16),
+    (16, 1, 8),
     (16, 32, 64),
+    (17, 63, 592),
+    (32, 130, 40),
     (33, 130, 176),
+    (96, 65, 32),
     (64, 64, 64),
     (65, 192, 592),
     (100, 31, 104),
@@ -128,7 +168,7 @@ const LINEAR_SHAPES: [(u32, u32, u32); 14] = [
 
 #[test]
 fn linear_matches_oracle() {
-    for place in places() {
+    for place in linear_places() {
         for (i, (m, n, k)) in LINEAR_SHAPES.into_iter().enumerate() {
             let mut rng = Rng::new(i as u64);
             let bias = i % 2 == 0;
@@ -136,14 +176,55 @@ fn linear_matches_oracle() {
             let x = rng.normals(m * k);
             let mut r = place.recorder();
             let y = r.linear(&place.tensor(m, k, &x), &layer);
-            let want = oracle::linear::linear(&wide(&x), &w, &b, m as usize, n as usize, k as usize);
+            let want = place.product(WeightFormat::F16, &wide(&x), &w, &b, (m, n, k));
             assert_close(&format!("{} {m}x{n}x{k}", place.name), &place.read(r, &y), &want, BOUND);
         }
     }
 }
 
+/// Every form that this adapter can run, not only its first choice, and `linear_vec` with both widths.
+#[test]
+fn every_form_of_linear_matches_oracle() {
+    use instructblip::runtime::ops::linear::forms;
+    let mut tried = std::collections::BTreeSet::new();
+    for place in places() {
+        for format in WeightFormat::ALL {
+            for (i, (m, n, k)) in [(1, 37, 96), (5, 65, 160), (21, 70, 96)].into_iter().enumerate() {
+                let mut rng = Rng::new(100 + i as u64);
+                let (layer, w, b) = place.linear_in(format, &mut rng, n, k, true);
+                let (norm, gain, _) = place.norm(&mut rng, k, 1e-5, false);
+                let x = rng.normals(m * k);
+                let input = place.tensor(m, k, &x);
+                let sums = |x: &[f64]| oracle::linear::linear(x, &w, &b, m as usize, n as usize, k as usize);
+                let normed = oracle::norm::rms_norm(&wide(&x), &gain, 1e-5);
+                for form in forms(m, format, &place.caps) {
+                    for vec_columns in [4, 8].into_iter().filter(|&c| c == 4 || form.kernel.file == "linear_vec") {
+                        let tuning = Tuning { vec_columns, fuse_norm: true, ..place.caps.tuning };
+                        let caps = Caps { preferred: Some(form.kernel.form), tuning, ..place.caps };
+                        let mut r = Recorder::new(caps);
+                        let (y, z) = (r.linear(&input, &layer), r.norm_linear(&input, &norm, &layer));
+                        assert_eq!(r.dispatches()[0].kernel, form.kernel);
+                        assert_eq!(
+                            r.len(),
+                            if form.kernel.file == "linear_vec" { 2 } else { 3 },
+                            "norms go into vectors only"
+                        );
+                        let plan = place.run(r, Step::default());
+                        let values = |tensor| place.device.read::<f32>(&plan.output(tensor)).expect("a result");
+                        let label = format!("{} {} {m}x{n}x{k}", place.name, form.kernel.name);
+                        assert_close(&label, &values(&y), &sums(&wide(&x)), BOUND);
+                        assert_close(&format!("{label} normed"), &values(&z), &sums(&normed), BOUND);
+                        tried.insert(form.kernel.name);
+                    }
+                }
+            }
+        }
+    }
+    assert!(support::device().is_none() || tried.len() >= 6, "{tried:?}");
+}
+
 /// Rows, outputs, inputs of quantised layers: groups of 32, rows whose scales are padded, the real widths.
-const QUANTISED_SHAPES: [(u32, u32, u32); 11] = [
+const QUANTISED_SHAPES: [(u32, u32, u32); 12] = [
     (1, 1, 32),
     (1, 4, 64),
     (1, 130, 1408),
@@ -152,6 +233,7 @@ const QUANTISED_SHAPES: [(u32, u32, u32); 11] = [
     (4, 63, 160),
     (5, 1, 32),
     (7, 65, 224),
+    (17, 63, 96),
     (33, 130, 192),
     (64, 64, 128),
     (257, 72, 1408),
@@ -159,7 +241,7 @@ const QUANTISED_SHAPES: [(u32, u32, u32); 11] = [
 
 #[test]
 fn quantised_linear_matches_oracle() {
-    for place in places() {
+    for place in linear_places() {
         for format in [WeightFormat::Q8, WeightFormat::Q4] {
             for (i, (m, n, k)) in QUANTISED_SHAPES.into_iter().enumerate() {
                 let mut rng = Rng::new(i as u64);
@@ -171,7 +253,7 @@ fn quantised_linear_matches_oracle() {
                 let y = r.linear(&input, &layer);
                 let gated = (n % 2 == 0).then(|| r.swiglu(&input, &layer));
                 let plan = place.run(r, Step::default());
-                let sums = oracle::linear::linear(&wide(&x), &w, &b, m as usize, n as usize, k as usize);
+                let sums = place.product(format, &wide(&x), &w, &b, (m, n, k));
                 let label = format!("{} {format} {m}x{n}x{k}", place.name);
                 let read = |t: &Tensor| place.device.read::<f32>(&plan.output(t)).expect("a result");
                 assert_close(&label, &read(&y), &sums, BOUND);
@@ -232,7 +314,7 @@ fn linear_act_matches_oracle_for_every_activation() {
         (Activation::Silu, silu),
         (Activation::Relu, relu),
     ];
-    for place in places() {
+    for place in linear_places() {
         for (activation, function) in activations {
             for (m, n, k) in [(1, 33, 64), (37, 66, 64)] {
                 let mut rng = Rng::new(7);
@@ -241,7 +323,7 @@ fn linear_act_matches_oracle_for_every_activation() {
                 let x: Vec<f32> = rng.normals(m * k).iter().map(|v| 4.0 * v).collect();
                 let mut r = place.recorder();
                 let y = r.linear_act(&place.tensor(m, k, &x), &layer, activation);
-                let sums = oracle::linear::linear(&wide(&x), &w, &b, m as usize, n as usize, k as usize);
+                let sums = place.product(WeightFormat::F16, &wide(&x), &w, &b, (m, n, k));
                 let want: Vec<f64> = sums.into_iter().map(function).collect();
                 assert_close(&format!("{} {activation:?} {m} rows", place.name), &place.read(r, &y), &want, BOUND);
             }
@@ -252,7 +334,7 @@ fn linear_act_matches_oracle_for_every_activation() {
 #[test]
 fn gelu_is_close_far_out() {
     // A single weight of one makes the layer the activation itself.
-    for place in places() {
+    for place in linear_places() {
         let xs: Vec<f32> = (-800..=800).map(|i| i as f32 / 100.0).collect();
         let x: Vec<f32> = xs.iter().flat_map(|&v| [v, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]).collect();
         let weight = Matrix::uninit(&place.device, "one", 1, 8, WeightFormat::F16).expect("a matrix");
@@ -267,8 +349,9 @@ fn gelu_is_close_far_out() {
         for (activation, function) in functions {
             let mut r = place.recorder();
             let y = r.linear_act(&input, &layer, activation);
-            for (&x, &got) in xs.iter().zip(&place.read(r, &y)) {
-                let want = function(x.into());
+            let seen = place.seen_inputs(xs.len() as u32, WeightFormat::F16, &wide(&xs));
+            for (&x, &got) in seen.iter().zip(&place.read(r, &y)) {
+                let want = function(x);
                 let off = (f64::from(got) - want).abs();
                 // The left tail is a difference of numbers near one: 2^-23 of |x|.
                 assert!(off <= 2e-6, "{} {activation:?}({x}) = {got}, not {want}", place.name);
@@ -277,9 +360,25 @@ fn gelu_is_close_far_out() {
     }
 }
 
+/// Infinite, they would take every output of their row along.
+#[test]
+fn inputs_too_large_for_f16_are_kept_in_its_range() {
+    for place in linear_places() {
+        let m = 16;
+        let weight = Matrix::uninit(&place.device, "one", 1, 8, WeightFormat::F16).expect("a matrix");
+        weight.write_rows(&place.device, 0, &[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        let x: Vec<f32> = (0..m * 8).map(|i| if i % 8 == 0 { 1e6 + 1e5 * i as f32 } else { -1e9 }).collect();
+        let mut r = place.recorder();
+        let y = r.linear(&place.tensor(m, 8, &x), &Linear { weight, bias: None });
+        let first: Vec<f64> = x.chunks(8).map(|row| row[0].into()).collect();
+        let want = place.seen_inputs(m, WeightFormat::F16, &first);
+        assert_close(place.name, &place.read(r, &y), &want, BOUND);
+    }
+}
+
 #[test]
 fn linear_add_adds_into_rows_of_a_larger_tensor() {
-    for place in places() {
+    for place in linear_places() {
         for (rows, first, m, n, k) in [(9, 2, 5, 24, 64), (3, 1, 1, 8, 16), (40, 7, 33, 64, 40)] {
             let mut rng = Rng::new(3);
             let (layer, w, b) = place.linear(&mut rng, n, k, true);
@@ -291,7 +390,7 @@ fn linear_add_adds_into_rows_of_a_larger_tensor() {
             r.linear_add(&mut y.slice_rows(first, m), &source.slice_rows(first, m), &layer);
             let from = (first * k) as usize;
             let part = wide(&x[from..from + (m * k) as usize]);
-            let added = oracle::linear::linear(&part, &w, &b, m as usize, n as usize, k as usize);
+            let added = place.product(WeightFormat::F16, &part, &w, &b, (m, n, k));
             let mut want = wide(&y0);
             want[(first * n) as usize..].iter_mut().zip(added).for_each(|(y, a)| *y += a);
             assert_close(&format!("{} rows {first}+{m}", place.name), &place.read(r, &y), &want, BOUND);
@@ -301,7 +400,7 @@ fn linear_add_adds_into_rows_of_a_larger_tensor() {
 
 #[test]
 fn swiglu_matches_oracle() {
-    for place in places() {
+    for place in linear_places() {
         for (m, f, k) in [(1, 1, 8), (1, 33, 96), (3, 7, 16), (7, 96, 64), (33, 65, 48)] {
             for bias in [false, true] {
                 let mut rng = Rng::new(5);
@@ -309,7 +408,7 @@ fn swiglu_matches_oracle() {
                 let x = rng.normals(m * k);
                 let mut r = place.recorder();
                 let y = r.swiglu(&place.tensor(m, k, &x), &layer);
-                let sums = oracle::linear::linear(&wide(&x), &w, &b, m as usize, 2 * f as usize, k as usize);
+                let sums = place.product(WeightFormat::F16, &wide(&x), &w, &b, (m, 2 * f, k));
                 let want = oracle::linear::swiglu(&sums);
                 assert_close(&format!("{} {m}x{f}x{k}", place.name), &place.read(r, &y), &want, BOUND);
             }
@@ -872,24 +971,36 @@ fn checked_and_trusted_shaders_agree_to_the_bit() {
         let read = |t: &Tensor| device.read::<u32>(&plan.output(t)).expect("bits");
         (read(&out), read(&one))
     };
-    for caps in [trusted.caps(), Caps::PORTABLE] {
+    let matrix = Caps { class: AdapterClass::Gpu, ..trusted.caps() };
+    for caps in [trusted.caps(), matrix, Caps::PORTABLE] {
         assert_eq!(run(&trusted, caps), run(&checked, caps));
     }
 }
 
 #[test]
 fn choice_of_linear_form_follows_rows_and_adapter() {
-    use instructblip::runtime::ops::linear::choose;
     let gpu = Caps { subgroup_size: Some(32), ..Caps::PORTABLE };
     let plain_cpu = Caps { class: AdapterClass::Cpu, subgroup_size: None, ..Caps::PORTABLE };
+    let named = |name| Caps { preferred: Some(name), ..gpu };
+    let matrix = |size| Caps { matrix: Some(size), ..gpu };
     for (m, caps, kernel, workgroup) in [
         (1, Caps::PORTABLE, "linear_vec", Some(64)),
-        (4, gpu, "linear_vec", Some(64)),
-        (5, gpu, "linear_tile", None),
+        (8, Caps::PORTABLE, "linear_vec", Some(64)),
+        (4, gpu, "linear_vec_subgroup", Some(32)),
+        (9, gpu, "linear_tile", None),
+        (15, matrix(MatrixSize::Sixteen), "linear_tile", None),
+        (16, matrix(MatrixSize::Sixteen), "linear_matrix16", Some(128)),
+        (257, matrix(MatrixSize::Eight), "linear_matrix8", Some(192)),
+        (257, Caps { matrix: Some(MatrixSize::Eight), ..Caps::SOFTWARE }, "linear_tile_software", None),
         (257, Caps::PORTABLE, "linear_tile", None),
-        (1, Caps::SOFTWARE, "linear_vec", Some(8)),
-        (5, Caps::SOFTWARE, "linear_tile_subgroup", None),
+        (2, Caps::SOFTWARE, "linear_vec_software", None),
+        (9, Caps::SOFTWARE, "linear_tile_software", None),
+        (9, Caps::SOFTWARE.portable(), "linear_tile", None),
         (64, plain_cpu, "linear_tile", None),
+        (64, named("linear_vec"), "linear_vec", Some(64)),
+        (1, named("linear_tile"), "linear_tile", None),
+        // What cannot run here is not run.
+        (1, named("linear_tile_software"), "linear_vec_subgroup", Some(32)),
     ] {
         let form = choose(m, WeightFormat::F16, &caps);
         assert_eq!((form.kernel.name, form.workgroup), (kernel, workgroup), "{m} rows on {caps:?}");
@@ -897,5 +1008,13 @@ fn choice_of_linear_form_follows_rows_and_adapter() {
             let form = choose(m, format, &caps);
             assert_eq!((form.kernel.name, form.workgroup), (format!("{kernel}{suffix}").as_str(), workgroup));
         }
+    }
+    let one = |format| choose(1, format, &Caps::SOFTWARE).kernel.name;
+    assert_eq!((one(WeightFormat::F16), one(WeightFormat::Q4)), ("linear_vec_software", "linear_vec_subgroup_q4"));
+    for (m, tile) in
+        [(16, (32, 128)), (32, (32, 128)), (33, (64, 64)), (96, (96, 64)), (257, (96, 64)), (300, (64, 64))]
+    {
+        let form = choose(m, WeightFormat::F16, &matrix(MatrixSize::Sixteen));
+        assert_eq!((form.rows, form.columns), tile, "{m} rows");
     }
 }

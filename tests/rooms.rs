@@ -122,7 +122,21 @@ fn wgpu_and_naga_are_named_in_the_runtime_only() {
 
 #[test]
 fn the_program_uses_the_public_api_only() {
-    let modules = ["args", "attention", "devices", "files", "generation", "machine", "progress", "selftest", "session"];
+    let modules = [
+        "args",
+        "attention",
+        "bench",
+        "compiling",
+        "devices",
+        "files",
+        "generation",
+        "machine",
+        "overrides",
+        "progress",
+        "selftest",
+        "session",
+        "tune",
+    ];
     for (path, text) in files("src/bin", "rs") {
         for used in code(&text).flat_map(|line| line.split("crate::").skip(1)) {
             assert!(modules.iter().any(|m| used.starts_with(m)), "{}: crate::{used}", path.display());

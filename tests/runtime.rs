@@ -2,8 +2,13 @@
 
 mod support;
 
-use instructblip::runtime::kernels::Kernel;
-use instructblip::runtime::{Caps, Category, Device, Linear, Matrix, Plan, Recorder, Step, Tensor, WeightFormat};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use instructblip::runtime::kernels::{Kernel, Needs};
+use instructblip::runtime::{
+    Caps, Category, CompileHook, Compiling, Device, Linear, Matrix, Plan, Recorder, Step, Tensor, WeightFormat,
+};
 use instructblip::{DeviceOptions, Error};
 
 fn tensor(device: &Device, rows: u32, cols: u32, values: &[f32]) -> Tensor {
@@ -214,9 +219,106 @@ fn an_adapter_that_does_not_exist_is_refused_with_those_that_do() {
 
 #[test]
 fn a_kernel_that_does_not_compile_is_refused_by_name() {
-    let broken = Kernel { name: "broken", file: "broken", sources: &["fn main( {"], subgroups: false };
+    let broken =
+        Kernel { name: "broken", form: "broken", file: "broken", sources: &["fn main( {"], needs: Needs::Nothing };
     match broken.interface(&[]) {
         Err(Error::Gpu { what, .. }) => assert!(what.contains("broken")),
         other => panic!("{other:?}"),
     }
+}
+
+/// What a small plan gives on a device opened with `options`.
+fn result_of(options: &DeviceOptions) -> Vec<f32> {
+    let device = Device::open(options).expect("the device again");
+    let layer = scaling(&device, 64, 0.5);
+    let mut r = Recorder::new(device.caps());
+    let y = r.linear(&tensor(&device, 1, 64, &[3.0; 64]), &layer);
+    let plan = r.finish(&device).expect("a plan");
+    plan.submit().expect("submitted");
+    device.read(&plan.output(&y)).expect("values")
+}
+
+#[test]
+fn a_damaged_file_of_compiled_kernels_is_ignored_and_replaced() {
+    if support::device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let options = DeviceOptions { cache: Some(folder.path().join("a/b")), ..Default::default() };
+    let want = result_of(&DeviceOptions::default());
+    assert_eq!(result_of(&options), want);
+    let Some(file) = std::fs::read_dir(folder.path().join("a/b")).ok().and_then(|mut files| files.next()) else {
+        eprintln!("this driver gives compiled kernels to nobody");
+        return;
+    };
+    let file = file.expect("a file").path();
+    let whole = std::fs::read(&file).expect("the file");
+    assert_eq!(result_of(&options), want);
+    assert_eq!(std::fs::read(&file).expect("the file").len(), whole.len());
+    let mut flipped = whole.clone();
+    flipped[whole.len() - 1] ^= 0x40;
+    for damaged in [flipped, whole[..whole.len() / 2].to_vec(), b"something else".to_vec(), Vec::new()] {
+        std::fs::write(&file, &damaged).expect("a damaged file");
+        assert_eq!(result_of(&options), want);
+        let now = std::fs::read(&file).expect("the file");
+        assert!(now.len() == whole.len() && now != damaged, "{} bytes, once {}", now.len(), whole.len());
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_no_error() {
+    if support::device().is_none() {
+        return;
+    }
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let options = DeviceOptions { cache: Some(file.path().join("folder")), ..Default::default() };
+    assert_eq!(result_of(&options), result_of(&DeviceOptions::default()));
+}
+
+#[test]
+fn compiling_is_told_and_happens_once() {
+    if support::device().is_none() {
+        return;
+    }
+    let told: Arc<Mutex<Vec<Compiling>>> = Arc::default();
+    let keep = told.clone();
+    let hook = CompileHook::new(move |now| keep.lock().expect("a list").push(now.clone()));
+    let device = Device::open(&DeviceOptions { compiling: Some(hook), ..Default::default() }).expect("the device");
+    let plan = || {
+        let mut r = Recorder::new(device.caps());
+        let mut y = r.empty(1, 64);
+        r.copy(&mut y, &tensor(&device, 1, 64, &[1.0; 64]));
+        r.add(&mut y, &tensor(&device, 1, 64, &[1.0; 64]));
+        r.finish(&device).expect("a plan")
+    };
+    plan();
+    let (told_once, compiled) = (told.lock().expect("a list").clone(), device.counters().pipelines_compiled());
+    assert!(compiled > 0);
+    let (last, before) = told_once.split_last().expect("it was told");
+    assert!(last.longest.is_none() && last.done == last.total && last.total as u64 == compiled, "{last:?}");
+    assert!(!before.is_empty() && before.iter().all(|now| now.longest.is_some() && now.total == last.total));
+    plan();
+    assert_eq!(device.counters().pipelines_compiled(), compiled);
+    assert_eq!(told.lock().expect("a list").len(), told_once.len());
+}
+
+#[test]
+fn waiting_ends_when_kernels_do_not() {
+    let Some(device) = support::device() else { return };
+    let layer = scaling(&device, 1024, 1.0);
+    let mut r = Recorder::new(device.caps());
+    let mut x = r.linear(&tensor(&device, 256, 1024, &vec![1.0; 256 << 10]), &layer);
+    for _ in 0..15 {
+        x = r.linear(&x, &layer);
+    }
+    let plan = r.finish(&device).expect("a plan");
+    plan.submit().expect("submitted");
+    match device.wait_for(Duration::from_micros(10)) {
+        Err(Error::DeviceLost { reason }) => assert!(reason.contains("within 0.00001 s"), "{reason}"),
+        other => panic!("8 GFLOP in 10 us: {other:?}"),
+    }
+    // It was only slow: nothing is lost.
+    device.wait().expect("it ends");
+    device.wait_for(Duration::from_secs(60)).expect("nothing is left to wait for");
+    assert_eq!(device.read::<f32>(&plan.output(&x)).expect("values")[..4], [1.0; 4]);
 }

@@ -5,7 +5,8 @@ mod support;
 use std::collections::BTreeSet;
 use std::process::Output;
 
-use instructblip::runtime::{AdapterClass, kernels};
+use instructblip::runtime::kernels::{self, Kernel, Needs};
+use instructblip::runtime::{AdapterClass, Device, MatrixSize};
 use instructblip::{Checkpoint, Error, InstructBlip};
 use serde_json::Value;
 use support::fixtures::Fixture;
@@ -36,14 +37,25 @@ fn selftest_reaches_every_kernel_in_every_form_and_all_are_right() {
         let of_form = cases.iter().filter(|case| form.is_none_or(|form| case["form"] == form));
         of_form.flat_map(|case| case["kernels"].as_array().expect("names")).filter_map(Value::as_str).collect()
     };
-    // The form for subgroups of a software adapter runs nowhere else.
     let caps = device.caps();
-    let subgroups = caps.class == AdapterClass::Cpu && caps.subgroup_size == Some(8);
-    let runs_here = |name: &&str| subgroups || !name.starts_with("linear_tile_subgroup");
-    let all: BTreeSet<&str> = kernels::ALL.iter().map(|kernel| kernel.name).filter(runs_here).collect();
+    let runs_here = |kernel: &&Kernel| match kernel.needs {
+        Needs::Nothing => true,
+        Needs::Subgroups => caps.subgroup_size.is_some(),
+        Needs::Software => caps.class == AdapterClass::Cpu && caps.int64 && caps.subgroup_size == Some(8),
+        Needs::Matrices => caps.matrix.is_some_and(|size| {
+            kernel.name.starts_with(match size {
+                MatrixSize::Eight => "linear_matrix8",
+                MatrixSize::Sixteen => "linear_matrix16",
+            })
+        }),
+    };
+    let not_run = report["not_run"].as_array().expect("forms");
+    let matrix_not_run = not_run.iter().any(|form| form["form"] == "matrix");
+    assert_eq!(matrix_not_run, caps.matrix.is_none(), "what does not run is told: {not_run:?}");
+    let all: BTreeSet<&str> = kernels::all().filter(runs_here).map(|kernel| kernel.name).collect();
     assert_eq!(names(None), all);
     let portable: BTreeSet<&str> =
-        kernels::ALL.iter().filter(|kernel| !kernel.subgroups).map(|kernel| kernel.name).collect();
+        kernels::all().filter(|kernel| kernel.needs == Needs::Nothing).map(|kernel| kernel.name).collect();
     assert_eq!((names(Some("portable")), names(Some("portable, checked"))), (portable.clone(), portable));
     for case in cases {
         assert_eq!(keys(case), "bound error failure form kernel kernels ms ok shape");
@@ -53,35 +65,42 @@ fn selftest_reaches_every_kernel_in_every_form_and_all_are_right() {
     }
 }
 
+/// How many forms everything runs in: a software adapter's forms by matrices are not its own.
+fn forms(device: &Device) -> usize {
+    let caps = device.caps();
+    if caps.matrix.is_some() && caps.class == AdapterClass::Cpu { 4 } else { 3 }
+}
+
 #[test]
 fn selftest_prints_a_table_and_one_line_about_it() {
-    if support::device().is_none() {
-        return;
-    }
+    let Some(device) = support::device() else { return };
     let output = run(&["selftest", "--filter", "argmax"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     let lines: Vec<&str> = text(&output.stdout).lines().collect();
     let words = |line: &str| line.split_whitespace().map(str::to_string).collect::<Vec<_>>();
     assert_eq!(words(lines[0]).join(" "), "kernel form cases worst error bound result ms");
-    assert_eq!(lines.len(), 5, "a heading, three forms, a summary: {lines:?}");
-    for line in &lines[1..4] {
+    let forms = forms(&device);
+    let not_run = usize::from(device.caps().matrix.is_none());
+    assert_eq!(lines.len(), 2 + forms + not_run, "a heading, the forms, those not run, a summary: {lines:?}");
+    assert_eq!(lines.iter().filter(|line| line.starts_with("not run: matrix forms: ")).count(), not_run);
+    for line in &lines[1..=forms] {
         let words = words(line);
         assert_eq!((words[0].as_str(), words[words.len() - 2].as_str()), ("argmax", "ok"), "{line}");
     }
-    assert!(lines[4].starts_with("15 cases of 1 kernel in ") && lines[4].ends_with(": all right"), "{}", lines[4]);
+    let last = lines.last().expect("a summary");
+    let cases = format!("{} cases of 1 kernel in ", 5 * forms);
+    assert!(last.starts_with(&cases) && last.ends_with(": all right"), "{last}");
 }
 
 #[test]
 fn selftest_is_filtered_by_kernel_form_and_shape() {
-    if support::device().is_none() {
-        return;
-    }
+    let Some(device) = support::device() else { return };
     let cases = |arguments: &[&str]| {
         let report = json(&run(&[&["selftest", "--json", "-q"], arguments].concat()), 0);
         report["cases"].as_array().expect("cases").clone()
     };
     let by_shape = cases(&["--filter", "norm 257x1408"]);
-    assert_eq!(by_shape.len(), 6, "two norms in three forms");
+    assert_eq!(by_shape.len(), 2 * forms(&device), "two norms in every form");
     let checked = cases(&["--filter", "argmax own, checked", "--checked"]);
     assert!(!checked.is_empty() && checked.iter().all(|case| case["form"] == "own, checked"));
     let portable = cases(&["--filter", "argmax", "--portable"]);
@@ -97,9 +116,11 @@ fn doctor_tells_what_would_be_used_and_that_it_is_ready() {
     }
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("blob"), [0; 1000]).expect("a file");
+    let kept = tempfile::tempdir().expect("a folder");
     let doctor = |arguments: &[&str]| {
         let mut command = program();
         command.args(["doctor", "-q"]).args(arguments).env("HF_HUB_CACHE", folder.path());
+        command.env("INSTRUCTBLIP_CACHE", kept.path());
         command.env("HF_TOKEN", "hf_secret").env_remove("INSTRUCTBLIP_MODEL").output().expect("the program runs")
     };
     let output = doctor(&[]);
@@ -109,11 +130,13 @@ fn doctor_tells_what_would_be_used_and_that_it_is_ready() {
     let parts =
         ["\nGPUs\n", "would be used", "not needed", "HF_HUB_CACHE=", &cache, "1.0 kB", "all right", "\nready\n"];
     parts.iter().for_each(|part| assert!(page.contains(part), "no {part:?} in {page}"));
+    let kept_in = format!("compiled ones are kept in {}", kept.path().join("pipelines").display());
+    assert!(page.contains(&kept_in), "no {kept_in:?} in {page}");
     assert!(page.ends_with("\nready\n") && !page.contains("hf_secret"), "{page}");
     let output = doctor(&["--json"]);
     assert!(!text(&output.stdout).contains("hf_secret"));
     let json = json(&output, 0);
-    let wanted = "adapters cache embedded_model environment fix_first kernels machine model ready version warnings";
+    let wanted = "adapters cache compiled_kernels embedded_model environment fix_first kernels machine model ready version warnings";
     assert_eq!(keys(&json), wanted);
     assert_eq!((json["ready"].as_bool(), json["kernels"]["failed"].as_u64()), (Some(true), Some(0)));
     assert_eq!((json["cache"]["bytes"].as_u64(), json["environment"]["HF_TOKEN"].is_string()), (Some(1000), true));

@@ -1,5 +1,6 @@
 //! Every kernel in every variant the ops use, without a device: valid WGSL with no optional capability, translated to
-//! SPIR-V, MSL and HLSL, within WebGPU's default limits, and with the interface the Rust side expects.
+//! SPIR-V, MSL and HLSL, within WebGPU's default limits, and with the interface the Rust side expects. Kernels by
+//! matrices have capabilities, languages and limits of their own, which stand here.
 
 mod support;
 
@@ -8,16 +9,17 @@ use std::path::Path;
 
 use instructblip::config::Config;
 use instructblip::model::Parts;
-use instructblip::runtime::kernels::{self, BindingKind, Kernel};
+use instructblip::runtime::kernels::{self, BindingKind, Kernel, Needs};
 use instructblip::runtime::recorder::{Binding, Dispatch};
 use instructblip::runtime::{
-    Activation, AdapterClass, Caps, Heads, Linear, Mask, Matrix, Recorder, Tensor, WeightFormat,
+    Activation, AdapterClass, Caps, Heads, Linear, Mask, Matrix, MatrixSize, Recorder, Tensor, WeightFormat,
 };
 use instructblip::shapes::{Layers, Shape};
 use instructblip::weights::Loader;
 use support::models;
 
 const WORKGROUP_BYTES: u32 = 16 << 10;
+const MATRIX_WORKGROUP_BYTES: u32 = 32 << 10;
 const INVOCATIONS: u32 = 256;
 const STORAGE_BUFFERS: usize = 8;
 const PARAMS_BYTES: usize = 64;
@@ -87,6 +89,8 @@ fn record(caps: Caps) -> Vec<Dispatch> {
             }
         }
     }
+    r.multiply_adds(&Tensor::unbacked(1, 2), 4, 1);
+    r.read_sums(&Tensor::unbacked(64, 256));
     // The largest head there may be.
     r.attention(&Tensor::unbacked(9, 3 * 256), Heads::full(1, 256), Mask::None);
     for label in ATTENTIONS {
@@ -99,8 +103,11 @@ fn record(caps: Caps) -> Vec<Dispatch> {
 /// One dispatch for each distinct kernel and set of constants, over every class of adapter.
 fn variants() -> Vec<Dispatch> {
     let mut seen = BTreeSet::new();
+    let matrix = |size| Caps { subgroup_size: Some(32), matrix: Some(size), ..Caps::PORTABLE };
     let classes = [
         Caps::PORTABLE,
+        matrix(MatrixSize::Eight),
+        matrix(MatrixSize::Sixteen),
         Caps { subgroup_size: Some(32), ..Caps::PORTABLE },
         Caps::SOFTWARE,
         Caps { class: AdapterClass::Cpu, ..Caps::PORTABLE },
@@ -116,11 +123,17 @@ struct Translated {
 
 /// Parses, validates with as few capabilities as may be, and puts the constants in.
 fn resolve(kernel: &Kernel, constants: &[(&str, f64)]) -> Translated {
+    use naga::valid::Capabilities as Can;
     let name = kernel.name;
     let module = naga::front::wgsl::parse_str(&kernel.source())
         .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(&kernel.source())));
-    let mut capabilities = naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-    capabilities.set(naga::valid::Capabilities::SUBGROUP, kernel.subgroups);
+    let plain = Can::SHADER_FLOAT16_IN_FLOAT32;
+    let capabilities = match kernel.needs {
+        Needs::Nothing => plain,
+        Needs::Subgroups => plain | Can::SUBGROUP,
+        Needs::Software => plain | Can::SUBGROUP | Can::SHADER_INT64,
+        Needs::Matrices => plain | Can::SUBGROUP | Can::SHADER_FLOAT16 | Can::COOPERATIVE_MATRIX,
+    };
     let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
     let info = validator.validate(&module).unwrap_or_else(|e| panic!("{name}: {e:?}"));
     let values = constants.iter().map(|&(name, value)| (name.to_string(), value)).collect();
@@ -163,18 +176,26 @@ fn to_hlsl(name: &str, t: &Translated) {
     assert!(text.contains("numthreads"));
 }
 
+/// The languages a kernel is for: all, but of matrices Metal has those of 8 x 8 only, and Direct3D none.
+fn languages(kernel: &Kernel) -> &'static [fn(&str, &Translated)] {
+    match kernel.needs {
+        Needs::Matrices if kernel.name.starts_with("linear_matrix16") => &[to_spirv],
+        Needs::Matrices => &[to_spirv, to_msl],
+        _ => &[to_spirv, to_msl, to_hlsl],
+    }
+}
+
 #[test]
-fn every_variant_is_valid_and_translates_to_every_backend() {
+fn every_variant_is_valid_and_translates_to_every_backend_it_is_for() {
     let variants = variants();
     let used: BTreeSet<&str> = variants.iter().map(|d| d.kernel.name).collect();
-    let all: BTreeSet<&str> = kernels::ALL.iter().map(|k| k.name).collect();
+    let all: BTreeSet<&str> = kernels::all().map(|k| k.name).collect();
     assert_eq!(used, all, "every kernel is used by some op");
     for dispatch in &variants {
         let name = format!("{} {:?}", dispatch.kernel.name, dispatch.constants);
         let translated = resolve(dispatch.kernel, &dispatch.constants);
-        to_spirv(&name, &translated);
-        to_msl(&name, &translated);
-        to_hlsl(&name, &translated);
+        let languages = languages(dispatch.kernel);
+        languages.iter().for_each(|translate| translate(&name, &translated));
         let [x, y, z] = translated.module.entry_points[0].workgroup_size;
         assert!(x * y * z <= INVOCATIONS, "{name}: {x}x{y}x{z} invocations");
     }
@@ -185,7 +206,8 @@ fn every_variant_fits_the_default_limits_and_matches_its_op() {
     for dispatch in variants() {
         let name = format!("{} {:?}", dispatch.kernel.name, dispatch.constants);
         let interface = dispatch.kernel.interface(&dispatch.constants).expect("a valid kernel");
-        assert!(interface.workgroup_bytes <= WORKGROUP_BYTES, "{name}: {} bytes", interface.workgroup_bytes);
+        let limit = if dispatch.kernel.needs == Needs::Matrices { MATRIX_WORKGROUP_BYTES } else { WORKGROUP_BYTES };
+        assert!(interface.workgroup_bytes <= limit, "{name}: {} bytes", interface.workgroup_bytes);
         let storage = interface.bindings.iter().filter(|(_, kind)| !matches!(kind, BindingKind::Uniform(_)));
         assert!(storage.count() <= STORAGE_BUFFERS, "{name}: {:?}", interface.bindings);
         for (constant, _) in &dispatch.constants {
@@ -220,11 +242,11 @@ fn params_have_twins_with_the_same_members_in_the_same_order() {
             twins.push((file.trim_end_matches(".wgsl").to_string(), members(part)));
         }
     }
-    for kernel in kernels::ALL {
+    for kernel in kernels::all() {
         let interface = kernel.interface(&[]).expect("a valid kernel");
         let names: Vec<String> = interface.params.iter().map(|(name, _)| name.clone()).collect();
         assert!(interface.params.iter().enumerate().all(|(i, (_, offset))| *offset == 4 * i as u32), "{}", kernel.name);
-        let wanted = if kernel.name.starts_with("linear") { "shared/linear" } else { kernel.name };
+        let wanted = if kernel.name.starts_with("linear") { "shared/linear" } else { kernel.file };
         let (_, twin) = twins.iter().find(|(file, _)| file == wanted).unwrap_or_else(|| panic!("no twin of {wanted}"));
         assert_eq!(&names, twin, "{}", kernel.name);
     }
@@ -241,7 +263,7 @@ fn every_shader_is_registered_described_and_has_its_header() {
         }
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
         let text = std::fs::read_to_string(&path).expect("a shader");
-        assert!(kernels::ALL.iter().any(|k| k.file == name), "{name} is not in the registry");
+        assert!(kernels::all().any(|k| k.file == name), "{name} is not in the registry");
         assert!(table.contains(&format!("`{name}`")), "{name} is not in shaders/README.md");
         for part in ["// Grid: ", "// Workgroup memory: "] {
             assert!(text.contains(part), "{name} has no line {part:?}");
@@ -249,6 +271,6 @@ fn every_shader_is_registered_described_and_has_its_header() {
         assert!(text.starts_with("// "), "{name} starts with what it computes");
         count += 1;
     }
-    let files: BTreeSet<&str> = kernels::ALL.iter().map(|k| k.file).collect();
+    let files: BTreeSet<&str> = kernels::all().map(|k| k.file).collect();
     assert_eq!(count, files.len());
 }

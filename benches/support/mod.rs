@@ -2,9 +2,17 @@
 #![allow(dead_code)] // each bench uses its part
 
 use std::io::Write;
+use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+
+/// Runs `instructblip bench` with the process's arguments.
+pub fn program(what: &str) -> std::io::Result<ExitCode> {
+    let arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let status = Command::new(env!("CARGO_BIN_EXE_instructblip")).args(["bench", what]).args(arguments).status()?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from))
+}
 
 /// `--name value` pairs and plain words of the command line.
 pub struct Arguments {
@@ -48,18 +56,6 @@ impl Arguments {
     }
 }
 
-/// Seeded values, uniform in (-1, 1).
-pub fn noise(seed: u64, count: u32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
-}
-
 /// The middle one.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -71,12 +67,6 @@ pub fn milliseconds<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
     let start = Instant::now();
     let value = work()?;
     Ok((value, start.elapsed().as_secs_f64() * 1000.0))
-}
-
-/// CPU time of this thread so far in microseconds; NaN where the system does not tell.
-pub fn thread_cpu_us() -> f64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    text.split(' ').next().and_then(|ns| ns.parse::<f64>().ok()).map_or(f64::NAN, |ns| ns / 1e3)
 }
 
 /// Appends rows to a CSV file, with the header if the file is new.

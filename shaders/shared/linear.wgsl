@@ -1,14 +1,29 @@
 // The interface of the linear family: y = act(x Wᵀ + b), optionally added to y, optionally gated.
 //
-// x     [m, k]      f32, four to an element
+// x     [m, k]      f32; x and w are declared in operands.wgsl
 // w     [n, k]      packed as weights_f16.wgsl, weights_q8.wgsl or weights_q4.wgsl say, k contiguous
 // scales [n, ...]    f16, two to an element, as those files say; bound to x and not read where weights are f16
 // bias  [n]         f32; bound to x and not read when BIAS is false
+// gain  [k]         f32, of an RMSNorm over the rows of x that linear_vec does on the way; bound to x and not read
+//                   when NORM is false
 // y     [m, stride] f32
 //
 // One dispatch covers n rows of W, which may be a part of the layer: column0 is the part's first output.
 // GATED: rows 2f and 2f + 1 of W are gate and up of feature f, and y gets act(gate) * up at column f.
-// Limits: k % 8 == 0, for quantised weights k % 32 == 0; x_offset % 4 == 0. Accumulates in f32.
+// Limits: k % 8 == 0, for quantised weights k % 32 == 0; x_offset % 8 == 0. Accumulates in f32.
+//
+// A kernel, ours or a user's (bench kernels --wgsl, --wgsl-override), has to read and write with these alone, whose
+// meaning stays the same:
+//
+// x_eight(i)             x[8i .. 8i + 8] of the whole binding: row r of x begins at i = (p.x_offset + r * p.k) / 8
+// eight(row, c)          weights 8c .. 8c + 8 of row `row` of this part (0 .. p.n) in f32, whatever their format
+// store4(row, n0, sums)  finishes and writes y[row][n0 .. n0 + 4], once for each: adds the bias, activates, gates, adds
+//                        to what is there. n0 % 2 == 0, since GATED takes pairs of columns. Rows and columns past the
+//                        end are left out; reads past the end are the kernel's to avoid
+//
+// A workgroup makes TILE_ROWS x TILE_COLUMNS outputs: its first row is group.y * TILE_ROWS, its first column (of this
+// part, before gating) group.x * TILE_COLUMNS. A text that declares both constants sets the grid by them. Kernels in the
+// place of linear_vec get the override constants WG, ROWS, COLUMNS and NORM as well, and with NORM have to norm x.
 struct Params {
     m: u32,
     n: u32,
@@ -17,18 +32,18 @@ struct Params {
     y_offset: u32,
     y_stride: u32,
     column0: u32,
+    eps: f32,
 }
 
 override BIAS: bool = false;
 override ADD: bool = false;
 override GATED: bool = false;
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
-@group(0) @binding(4) var<storage, read_write> y: array<f32>;
-@group(0) @binding(5) var<uniform> p: Params;
+@group(0) @binding(4) var<storage, read> gain: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> y: array<f32>;
+@group(0) @binding(6) var<uniform> p: Params;
 
 fn with_bias(sum: f32, n: u32) -> f32 {
     if BIAS && n < p.n {

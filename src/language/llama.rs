@@ -8,6 +8,7 @@ use super::{Cached, load_head};
 use crate::config::LlamaConfig;
 use crate::error::Result;
 use crate::runtime::buffers::{Linear, Matrix, Norm, Tensor};
+use crate::runtime::ops::Activation;
 use crate::runtime::ops::attention::{Heads, KvLayer, Rows};
 use crate::runtime::recorder::Recorder;
 use crate::weights::Loader;
@@ -89,13 +90,11 @@ impl Llama {
             });
         }
         let last = x.slice_rows(x.rows() - rows, rows); // [rows, D]
-        let h = r.rms_norm(&last, &self.norm); // [rows, D]
-        r.linear(&h, &self.lm_head) // [rows, V]
+        r.norm_linear(&last, &self.norm, &self.lm_head) // [rows, V]
     }
 
     fn self_attention(&self, r: &mut Recorder, w: &Block, kv: &KvLayer, rows: &Rows, x: &mut Tensor) {
-        let h = r.rms_norm(x, &w.input_layernorm); // [T, D]
-        let qkv = r.linear(&h, &w.qkv); // [T, (H + 2G) d]
+        let qkv = r.norm_linear(x, &w.input_layernorm, &w.qkv); // [T, (H + 2G) d]
         let q = r.rope_store(&qkv, &self.angles, kv, self.heads, rows); // [T, H d]; rotated k and v join the cache
         let a = r.attention_cached(&q, kv, self.heads, rows, None); // [T, H d], causal
         r.linear_add(x, &a, &w.o_proj); // x += a Wᵀ
@@ -103,8 +102,7 @@ impl Llama {
 }
 
 fn mlp(r: &mut Recorder, w: &Block, x: &mut Tensor) {
-    let h = r.rms_norm(x, &w.post_attention_layernorm); // [T, D]
-    let f = r.swiglu(&h, &w.gate_up); // [T, F]
+    let f = r.norm_gated(x, &w.post_attention_layernorm, &w.gate_up, Activation::Silu); // [T, F]
     r.linear_add(x, &f, &w.down_proj); // x += f Wᵀ
 }
 

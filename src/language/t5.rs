@@ -164,33 +164,29 @@ impl T5 {
     }
 
     fn encoder_attention(&self, r: &mut Recorder, w: &SelfAttention, x: &mut Tensor) {
-        let h = r.rms_norm(x, &w.norm); // [S, D]
-        let qkv = r.linear(&h, &w.qkv); // [S, 3 H d]
+        let qkv = r.norm_linear(x, &w.norm, &w.qkv); // [S, 3 H d]
         let a = r.attention_biased(&qkv, self.heads, Mask::None, Some(&self.encoder.bias)); // [S, H d]
         r.linear_add(x, &a, &w.o); // x += a Wᵀ
     }
 
     fn decoder_attention(&self, r: &mut Recorder, w: &SelfAttention, own: Cached<'_>, i: usize, x: &mut Tensor) {
         let kv = own.cache.layer(i);
-        let h = r.rms_norm(x, &w.norm); // [T, D]
-        let qkv = r.linear(&h, &w.qkv); // [T, 3 H d]
+        let qkv = r.norm_linear(x, &w.norm, &w.qkv); // [T, 3 H d]
         r.store(&qkv, kv, self.heads, own.rows); // k and v join the cache
         let a = r.attention_cached(&qkv, kv, self.heads, own.rows, Some(&self.decoder.bias)); // [T, H d]
         r.linear_add(x, &a, &w.o); // x += a Wᵀ
     }
 
     fn cross_attention(&self, r: &mut Recorder, w: &CrossAttention, cross: Cached<'_>, i: usize, x: &mut Tensor) {
-        let h = r.rms_norm(x, &w.norm); // [T, D]
-        let q = r.linear(&h, &w.q); // [T, H d]
+        let q = r.norm_linear(x, &w.norm, &w.q); // [T, H d]
         let a = r.cross_attention_cached(&q, cross.cache.layer(i), self.heads, cross.rows); // [T, H d]
         r.linear_add(x, &a, &w.o); // x += a Wᵀ
     }
 
     fn feed_forward(&self, r: &mut Recorder, w: &FeedForward, x: &mut Tensor) {
-        let h = r.rms_norm(x, &w.norm); // [T, D]
         let f = match self.gated {
-            true => r.gated(&h, &w.wi, self.activation), // [T, F]: act(h W0ᵀ) * (h W1ᵀ)
-            false => r.linear_act(&h, &w.wi, self.activation), // [T, F]
+            true => r.norm_gated(x, &w.norm, &w.wi, self.activation), // [T, F]: act(h W0ᵀ) * (h W1ᵀ)
+            false => r.norm_linear_act(x, &w.norm, &w.wi, self.activation), // [T, F]
         };
         r.linear_add(x, &f, &w.wo); // x += f Wᵀ
     }

@@ -32,6 +32,7 @@ pub struct Counters {
     peak_bytes: AtomicU64,
     buffers: AtomicU64,
     bind_groups: AtomicU64,
+    pipelines: AtomicU64,
 }
 
 impl Counters {
@@ -50,6 +51,13 @@ impl Counters {
         self.peak_bytes.load(Relaxed)
     }
 
+    /// Forgets the past, which holds nothing now.
+    pub(super) fn restart(&self) {
+        for past in [&self.peak_bytes, &self.buffers, &self.bind_groups] {
+            past.store(0, Relaxed);
+        }
+    }
+
     /// Buffers created since the device was opened.
     pub fn buffers_created(&self) -> u64 {
         self.buffers.load(Relaxed)
@@ -58,6 +66,15 @@ impl Counters {
     /// Bind groups created since the device was opened.
     pub fn bind_groups_created(&self) -> u64 {
         self.bind_groups.load(Relaxed)
+    }
+
+    /// Kernels compiled since the device was opened, one for each set of constants.
+    pub fn pipelines_compiled(&self) -> u64 {
+        self.pipelines.load(Relaxed)
+    }
+
+    pub(super) fn count_pipelines(&self, compiled: u64) {
+        self.pipelines.fetch_add(compiled, Relaxed);
     }
 
     pub(super) fn count_bind_group(&self) {

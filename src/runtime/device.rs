@@ -1,9 +1,15 @@
 //! Adapter choice, limits, the device and its queue, and what happens when the GPU fails.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::buffers::{Counters, Pool};
-use super::kernels::Pipelines;
+use super::custom::Replacement;
+use super::kept::Kept;
+use super::matrix_check;
+use super::pipelines::{CompileHook, Pipelines};
+use super::tuning::{Forms, Tuning};
 use crate::error::{Error, Result};
 
 /// How to choose and open a device. `Default` takes the best adapter with its own limits.
@@ -15,6 +21,20 @@ pub struct DeviceOptions {
     pub portable: bool,
     /// Keep the driver-independent bounds and loop checks in every shader. Slower, same results.
     pub checked: bool,
+    /// Which forms of kernels run.
+    pub forms: Forms,
+    /// Sizes found for this adapter; those of its class if `None`.
+    pub tuning: Option<Tuning>,
+    /// Kernels in the places of others.
+    pub replaced: Vec<&'static Replacement>,
+    /// A folder that compiled kernels are kept in from one run to the next, made if it is not there; nobody else should
+    /// be able to write to it. Nothing touches the disk when `None`, with `portable`, or where the driver gives compiled
+    /// kernels to nobody (all but Vulkan's). What is in the folder changes no result, and no fault of it is an error.
+    pub cache: Option<PathBuf>,
+    /// Called while a plan's kernels compile, which some drivers take minutes for: on the thread that makes the plan,
+    /// whenever a kernel begins or ends and ten times a second, and a last time when nothing compiles any more. It may
+    /// not make plans itself.
+    pub compiling: Option<CompileHook>,
 }
 
 /// What an adapter is, for choosing kernel forms.
@@ -26,6 +46,15 @@ pub enum AdapterClass {
     Cpu,
 }
 
+/// Square matrices that a subgroup multiplies: f16 times f16, summed in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatrixSize {
+    /// 8 x 8: Metal.
+    Eight,
+    /// 16 x 16: Vulkan.
+    Sixteen,
+}
+
 /// The facts about a device that kernels and memory plans depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caps {
@@ -33,6 +62,8 @@ pub struct Caps {
     pub class: AdapterClass,
     /// Lanes in a subgroup when subgroup operations are enabled and the size cannot vary.
     pub subgroup_size: Option<u32>,
+    /// Matrices that subgroups multiply, where they are of a known size and 32 KiB of workgroup memory can be had.
+    pub matrix: Option<MatrixSize>,
     /// Largest storage buffer one binding may cover, in bytes.
     pub max_binding_bytes: u64,
     /// Largest buffer, in bytes.
@@ -43,6 +74,14 @@ pub struct Caps {
     pub uniform_alignment: u32,
     /// Whether the host may write into the device's own memory, because it is the same.
     pub shares_memory: bool,
+    /// Whether shaders may use 64-bit integers.
+    pub int64: bool,
+    /// Sizes by which kernels are launched.
+    pub tuning: Tuning,
+    /// The form of kernel that runs wherever it can.
+    pub preferred: Option<&'static str>,
+    /// Kernels in the places of others.
+    pub replaced: &'static [&'static Replacement],
 }
 
 impl Caps {
@@ -50,15 +89,50 @@ impl Caps {
     pub const PORTABLE: Caps = Caps {
         class: AdapterClass::Gpu,
         subgroup_size: None,
+        matrix: None,
         max_binding_bytes: 128 << 20,
         max_buffer_bytes: 256 << 20,
         max_workgroup_bytes: 16 << 10,
         uniform_alignment: 256,
         shares_memory: false,
+        int64: false,
+        tuning: Tuning::of(AdapterClass::Gpu),
+        preferred: None,
+        replaced: &[],
     };
 
     /// Mesa's software Vulkan on an AVX2 machine.
-    pub const SOFTWARE: Caps = Caps { class: AdapterClass::Cpu, subgroup_size: Some(8), ..Caps::PORTABLE };
+    pub const SOFTWARE: Caps = Caps {
+        class: AdapterClass::Cpu,
+        subgroup_size: Some(8),
+        int64: true,
+        tuning: Tuning::of(AdapterClass::Cpu),
+        ..Caps::PORTABLE
+    };
+
+    /// Whether kernels for software adapters can run: subgroups of 8, and loads of 64 bits.
+    pub fn is_software(&self) -> bool {
+        self.class == AdapterClass::Cpu && self.int64 && self.subgroup_size == Some(8)
+    }
+
+    /// The same device, on which the forms run that every GPU can run.
+    #[must_use]
+    pub fn portable(self) -> Caps {
+        let Caps { class, subgroup_size, matrix, int64, tuning, .. } = Caps::PORTABLE;
+        Caps { class, subgroup_size, matrix, int64, tuning, ..self }
+    }
+
+    /// The same device, on which these forms run.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a name that no kernel has.
+    pub fn with_forms(self, forms: &Forms) -> Result<Caps> {
+        Ok(match forms {
+            Forms::Auto => self,
+            Forms::Portable => self.portable(),
+            Forms::Named(name) => Caps { preferred: Some(super::tuning::form(name)?), ..self },
+        })
+    }
 
     /// Largest buffer that can be bound whole.
     pub fn max_part_bytes(&self) -> u64 {
@@ -143,36 +217,62 @@ impl Device {
                 found: adapters.iter().map(describe_with_problem).collect(),
             });
         };
-        Device::from_adapter(adapter, options)
+        if let Some(matrix) = matrix_size(adapter).filter(|_| !options.portable)
+            && let Ok(device) = Device::from_adapter(adapter, options, Some(matrix))
+            // On a processor no form is chosen by matrices: they are for tests.
+            && (device.caps.class == AdapterClass::Cpu || matrix_check::is_right(&device))
+        {
+            return Ok(device);
+        }
+        Device::from_adapter(adapter, options, None)
     }
 
-    fn from_adapter(adapter: &wgpu::Adapter, options: &DeviceOptions) -> Result<Device> {
+    #[allow(unsafe_code)]
+    fn from_adapter(adapter: &wgpu::Adapter, options: &DeviceOptions, matrix: Option<MatrixSize>) -> Result<Device> {
         let info = adapter.get_info();
         let (features, limits) = if options.portable {
             (wgpu::Features::empty(), wgpu::Limits::default())
         } else {
             let mut useful = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+            // Only the forms for software adapters read 64 bits at a time.
+            useful.set(wgpu::Features::SHADER_INT64, info.device_type == wgpu::DeviceType::Cpu);
             // On a card of its own this would put weights into the slow memory both can see.
             let shared = matches!(info.device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu);
             useful.set(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS, shared);
+            if matrix.is_some() {
+                useful |= MATRIX_FEATURES;
+            }
+            useful.set(wgpu::Features::PIPELINE_CACHE, options.cache.is_some());
             (adapter.features() & useful, adapter.limits())
+        };
+        let experimental_features = match matrix {
+            // SAFETY: what may go wrong is in the kernels by matrices, which are few, tested, and checked on opening.
+            Some(_) => unsafe { wgpu::ExperimentalFeatures::enabled() },
+            None => wgpu::ExperimentalFeatures::disabled(),
         };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("instructblip"),
             required_features: features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::MemoryUsage,
+            experimental_features,
             ..Default::default()
         };
         let (gpu, queue) = pollster::block_on(adapter.request_device(&descriptor))
             .map_err(|e| Error::Gpu { what: format!("opening {}", info.name), problem: first_line(&e.to_string()) })?;
         let fault = watch_faults(&gpu);
-        let caps = caps(&info, features, &limits);
+        let mut caps = caps(&info, features, &limits, matrix);
+        caps.tuning = options.tuning.filter(Tuning::is_valid).unwrap_or(caps.tuning);
+        let mut caps = caps.with_forms(&options.forms)?;
+        caps.replaced = Vec::leak(options.replaced.clone());
         let counters = Arc::new(Counters::default());
+        let keeps = features.contains(wgpu::Features::PIPELINE_CACHE);
+        let folder = options.cache.as_deref().filter(|_| keeps);
+        let kept = folder.and_then(|folder| Kept::open(&gpu, &info, folder));
         Ok(Device {
             caps,
             inner: Arc::new(Inner {
-                pipelines: Pipelines::new(options.checked),
+                pipelines: Pipelines::new(options.checked, options.compiling.clone(), kept),
                 pool: Pool::default(),
                 counters,
                 name: describe(&info),
@@ -221,9 +321,28 @@ impl Device {
     /// # Errors
     /// Whatever went wrong on the GPU meanwhile.
     pub fn wait(&self) -> Result<()> {
-        let polled = self.inner.gpu.poll(wgpu::PollType::wait_indefinitely());
+        self.poll(None)
+    }
+
+    /// Waits until everything submitted so far has run, but no longer than `limit`: for kernels that nobody has proved to
+    /// end. A driver cannot be made to stop; dropping the device waits for it, so end the process.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the GPU meanwhile; [`Error::DeviceLost`] when it takes longer.
+    pub fn wait_for(&self, limit: Duration) -> Result<()> {
+        self.poll(Some(limit))
+    }
+
+    fn poll(&self, timeout: Option<Duration>) -> Result<()> {
+        let polled = self.inner.gpu.poll(wgpu::PollType::Wait { submission_index: None, timeout });
         self.check()?;
-        polled.map(|_| ()).map_err(|e| Error::DeviceLost { reason: first_line(&e.to_string()) })
+        match (polled, timeout) {
+            (Ok(_), _) => Ok(()),
+            (Err(wgpu::PollError::Timeout), Some(limit)) => {
+                Err(Error::DeviceLost { reason: format!("its kernels did not end within {} s", limit.as_secs_f64()) })
+            }
+            (Err(e), _) => Err(Error::DeviceLost { reason: first_line(&e.to_string()) }),
+        }
     }
 
     /// The first fault reported by the driver since the last call, if any.
@@ -354,16 +473,56 @@ fn shortfall(limits: &wgpu::Limits) -> Option<String> {
     short.map(|(what, have, need)| format!("allows {have} {what}, {need} are needed"))
 }
 
-fn caps(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits) -> Caps {
+/// What kernels by matrices use.
+const MATRIX_FEATURES: wgpu::Features =
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
+
+/// Workgroup memory that kernels by matrices may take, in bytes.
+const MATRIX_WORKGROUP_BYTES: u32 = 32 << 10;
+
+/// The matrices that kernels may use on this adapter.
+fn matrix_size(adapter: &wgpu::Adapter) -> Option<MatrixSize> {
+    let offered = adapter.cooperative_matrix_properties();
+    let has = |edge| {
+        let types = (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
+        offered.iter().any(|p| [p.m_size, p.n_size, p.k_size] == [edge; 3] && (p.ab_type, p.cr_type) == types)
+    };
+    let fits = adapter.features().contains(MATRIX_FEATURES)
+        && adapter.limits().max_compute_workgroup_storage_size >= MATRIX_WORKGROUP_BYTES
+        // Six subgroups are a workgroup of at most 256.
+        && fixed_subgroup_size(&adapter.get_info(), adapter.features()).is_some_and(|lanes| lanes <= 32);
+    match fits {
+        true if has(16) => Some(MatrixSize::Sixteen),
+        true if has(8) => Some(MatrixSize::Eight),
+        _ => None,
+    }
+}
+
+/// Lanes in every subgroup, where it is known that they are the same.
+fn fixed_subgroup_size(info: &wgpu::AdapterInfo, features: wgpu::Features) -> Option<u32> {
+    // Metal does not tell; Apple's own GPUs, which are those that multiply matrices, have 32.
+    if info.backend == wgpu::Backend::Metal && features.contains(MATRIX_FEATURES) {
+        return Some(32);
+    }
     let fixed = info.subgroup_min_size == info.subgroup_max_size && features.contains(wgpu::Features::SUBGROUP);
+    fixed.then_some(info.subgroup_min_size)
+}
+
+fn caps(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limits, matrix: Option<MatrixSize>) -> Caps {
+    let class = if info.device_type == wgpu::DeviceType::Cpu { AdapterClass::Cpu } else { AdapterClass::Gpu };
     Caps {
-        class: if info.device_type == wgpu::DeviceType::Cpu { AdapterClass::Cpu } else { AdapterClass::Gpu },
-        subgroup_size: fixed.then_some(info.subgroup_min_size),
+        class,
+        subgroup_size: fixed_subgroup_size(info, features),
+        matrix,
         max_binding_bytes: limits.max_storage_buffer_binding_size,
         max_buffer_bytes: limits.max_buffer_size,
         max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
         uniform_alignment: limits.min_uniform_buffer_offset_alignment,
         shares_memory: features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
+        int64: features.contains(wgpu::Features::SHADER_INT64),
+        tuning: Tuning::of(class),
+        preferred: None,
+        replaced: &[],
     }
 }
 

@@ -1,76 +1,127 @@
-//! The kernel registry: WGSL sources, their interfaces by naga reflection, and compiled pipelines.
+//! The kernel registry: WGSL sources and their interfaces by naga reflection.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
-
-use super::device::{Device, first_line};
+use super::device::first_line;
 use crate::error::{Error, Result};
 
 /// One WGSL kernel: shared pieces put in front of one file with one entry point, `main`.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Kernel {
-    /// The file's name without `.wgsl`, for weight formats with the format behind it; also its row in the benches.
+    /// What listings and the benches call it: the form, and for weight formats other than f16 the format behind it.
     pub name: &'static str,
+    /// The name without a weight format, by which a form is asked for.
+    pub form: &'static str,
     /// The file's name without `.wgsl`.
     pub file: &'static str,
     /// Source texts in order.
     pub sources: &'static [&'static str],
-    /// Whether it uses subgroup operations.
-    pub subgroups: bool,
+    /// What it wants of an adapter.
+    pub needs: Needs,
 }
 
+/// What a kernel wants of an adapter beyond plain WebGPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Needs {
+    /// Nothing.
+    Nothing,
+    /// Subgroup operations.
+    Subgroups,
+    /// Subgroup operations and 64-bit integers, as software adapters have them.
+    Software,
+    /// Subgroups that multiply matrices of f16.
+    Matrices,
+}
+
+macro_rules! kernel {
+    ($file:literal, $form:literal, $suffix:literal, [$($shared:literal)*], $needs:ident) => {
+        Kernel {
+            name: concat!($form, $suffix),
+            form: $form,
+            file: $file,
+            sources: &[
+                $(include_str!(concat!("../../shaders/shared/", $shared, ".wgsl")),)*
+                include_str!(concat!("../../shaders/", $file, ".wgsl")),
+            ],
+            needs: Needs::$needs,
+        }
+    };
+}
+
+/// Kernels that are the same whatever the weights.
 macro_rules! kernels {
-    ($($constant:ident = $file:literal $(=> $name:literal)? $([$($shared:literal),*])? $($subgroups:ident)?;)*) => {
+    ($($constant:ident = $form:literal $file:literal [$($shared:literal),*] $needs:ident;)*) => {
         $(
             #[doc = concat!("`shaders/", $file, ".wgsl`.")]
-            pub static $constant: Kernel = Kernel {
-                name: kernels!(@name $file $($name)?),
-                file: $file,
-                sources: &[
-                    $($(include_str!(concat!("../../shaders/shared/", $shared, ".wgsl")),)*)?
-                    include_str!(concat!("../../shaders/", $file, ".wgsl")),
-                ],
-                subgroups: kernels!(@subgroups $($subgroups)?),
-            };
+            pub static $constant: Kernel = kernel!($file, $form, "", [$($shared)*], $needs);
         )*
-        /// Every kernel.
-        pub static ALL: &[&Kernel] = &[$(&$constant),*];
+        static PLAIN: &[&Kernel] = &[$(&$constant),*];
     };
-    (@name $file:literal) => { $file };
-    (@name $file:literal $name:literal) => { $name };
-    (@subgroups) => { false };
-    (@subgroups subgroups) => { true };
+}
+
+/// Kernels that are compiled for each format of weights.
+macro_rules! weight_kernels {
+    ($($constant:ident = $form:literal $file:literal $shared:tt $needs:ident;)*) => {
+        $(
+            #[doc = concat!("`shaders/", $file, ".wgsl`, by [`WeightFormat`](super::WeightFormat).")]
+            pub static $constant: [Kernel; 3] = weight_kernels!(@formats $form $file $shared $needs);
+        )*
+        static BY_FORMAT: &[&[Kernel; 3]] = &[$(&$constant),*];
+    };
+    (@formats $form:literal $file:literal [$($shared:literal),*] $needs:ident) => {
+        [
+            kernel!($file, $form, "", [$($shared)* "weights_f16"], $needs),
+            kernel!($file, $form, "_q8", [$($shared)* "weights_q8"], $needs),
+            kernel!($file, $form, "_q4", [$($shared)* "weights_q4"], $needs),
+        ]
+    };
+}
+
+weight_kernels! {
+    LINEAR_VEC = "linear_vec" "linear_vec" ["activation", "operands", "linear", "sum_workgroup"] Nothing;
+    LINEAR_VEC_SUBGROUP = "linear_vec_subgroup" "linear_vec"
+        ["activation", "operands", "linear", "sum_subgroup"] Subgroups;
+    LINEAR_VEC_SOFTWARE = "linear_vec_software" "linear_vec_software"
+        ["activation", "wide", "w_wide", "x_scalar", "linear"] Software;
+    LINEAR_TILE = "linear_tile" "linear_tile" ["activation", "operands", "linear"] Nothing;
+    LINEAR_TILE_SOFTWARE = "linear_tile_software" "linear_tile_software"
+        ["activation", "wide", "w_wide", "x_wide", "linear"] Software;
+    LINEAR_MATRIX16 = "linear_matrix16" "linear_matrix" ["matrix16", "activation", "operands", "linear"] Matrices;
+    LINEAR_MATRIX8 = "linear_matrix8" "linear_matrix" ["matrix8", "activation", "operands", "linear"] Matrices;
 }
 
 kernels! {
-    LINEAR_VEC = "linear_vec" ["activation", "linear", "weights_f16"];
-    LINEAR_VEC_Q8 = "linear_vec" => "linear_vec_q8" ["activation", "linear", "weights_q8"];
-    LINEAR_VEC_Q4 = "linear_vec" => "linear_vec_q4" ["activation", "linear", "weights_q4"];
-    LINEAR_TILE = "linear_tile" ["activation", "linear", "weights_f16"];
-    LINEAR_TILE_Q8 = "linear_tile" => "linear_tile_q8" ["activation", "linear", "weights_q8"];
-    LINEAR_TILE_Q4 = "linear_tile" => "linear_tile_q4" ["activation", "linear", "weights_q4"];
-    LINEAR_TILE_SUBGROUP = "linear_tile_subgroup" ["activation", "linear", "weights_f16"] subgroups;
-    LINEAR_TILE_SUBGROUP_Q8 = "linear_tile_subgroup" => "linear_tile_subgroup_q8"
-        ["activation", "linear", "weights_q8"] subgroups;
-    LINEAR_TILE_SUBGROUP_Q4 = "linear_tile_subgroup" => "linear_tile_subgroup_q4"
-        ["activation", "linear", "weights_q4"] subgroups;
-    ATTENTION_TILE = "attention_tile";
-    ATTENTION_DECODE = "attention_decode" ["reduce"];
-    ATTENTION_COMBINE = "attention_combine";
-    ATTENTION_WEIGHTS = "attention_weights" ["reduce"];
-    NORM = "norm" ["reduce"];
-    ROPE = "rope";
-    STORE = "store";
-    POSITIONS = "positions";
-    EMBED = "embed";
-    PUT_ROWS = "put_rows";
-    PATCH_EMBED = "patch_embed";
-    ELEMENTWISE = "elementwise";
-    ARGMAX = "argmax";
-    FILL = "fill";
+    ATTENTION_TILE = "attention_tile" "attention_tile" [] Nothing;
+    ATTENTION_TILE_SOFTWARE = "attention_tile_software" "attention_tile_software" ["wide", "attention_wide"] Software;
+    ATTENTION_DECODE = "attention_decode" "attention_decode" ["reduce"] Nothing;
+    ATTENTION_DECODE_SOFTWARE = "attention_decode_software" "attention_decode_software"
+        ["wide", "attention_wide"] Software;
+    ATTENTION_COMBINE = "attention_combine" "attention_combine" [] Nothing;
+    ATTENTION_WEIGHTS = "attention_weights" "attention_weights" ["reduce"] Nothing;
+    NORM = "norm" "norm" ["reduce"] Nothing;
+    ROPE = "rope" "rope" [] Nothing;
+    STORE = "store" "store" [] Nothing;
+    POSITIONS = "positions" "positions" [] Nothing;
+    EMBED = "embed" "embed" [] Nothing;
+    PUT_ROWS = "put_rows" "put_rows" [] Nothing;
+    PATCH_EMBED = "patch_embed" "patch_embed" [] Nothing;
+    ELEMENTWISE = "elementwise" "elementwise" [] Nothing;
+    ARGMAX = "argmax" "argmax" [] Nothing;
+    FILL = "fill" "fill" [] Nothing;
+    CEILING_FMA = "ceiling_fma" "ceiling_fma" [] Nothing;
+    CEILING_READ = "ceiling_read" "ceiling_read" ["stream"] Nothing;
+    CEILING_READ_SOFTWARE = "ceiling_read_software" "ceiling_read" ["wide", "stream_wide"] Software;
+}
+
+/// Every kernel.
+pub fn all() -> impl Iterator<Item = &'static Kernel> {
+    BY_FORMAT.iter().flat_map(|kernels| kernels.iter()).chain(PLAIN.iter().copied())
 }
 
 impl Kernel {
+    /// Whether it is a user's own.
+    pub(super) fn is_custom(&self) -> bool {
+        !all().any(|ours| std::ptr::eq(ours, self))
+    }
+
     /// The text that is compiled.
     pub fn source(&self) -> String {
         self.sources.concat()
@@ -81,8 +132,15 @@ impl Kernel {
     /// # Errors
     /// [`Error::Gpu`] when the source does not compile; a test keeps that from happening.
     pub fn interface(&self, constants: &[(&'static str, f64)]) -> Result<Interface> {
-        reflect(self, constants)
+        reflect(&parse(self)?, constants)
     }
+}
+
+/// A kernel's valid text, to be looked at with one set of constants after another.
+pub(super) struct Parsed {
+    name: &'static str,
+    pub module: naga::Module,
+    info: naga::valid::ModuleInfo,
 }
 
 /// What a binding holds.
@@ -109,35 +167,70 @@ pub struct Interface {
     pub params: Vec<(String, u32)>,
 }
 
-fn reflect(kernel: &Kernel, constants: &[(&'static str, f64)]) -> Result<Interface> {
-    let refused = |e: String| Error::Gpu { what: format!("kernel {}", kernel.name), problem: first_line(&e) };
-    let module = naga::front::wgsl::parse_str(&kernel.source()).map_err(|e| refused(e.to_string()))?;
-    // unpack2x16float is all the kernels ask for besides plain WebGPU; subgroups only where the kernel says so.
-    let mut capabilities = naga::valid::Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-    capabilities.set(naga::valid::Capabilities::SUBGROUP, kernel.subgroups);
-    let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
-    let info = validator.validate(&module).map_err(|e| refused(e.to_string()))?;
+fn refused(name: &str, e: &impl std::fmt::Display) -> Error {
+    Error::Gpu { what: format!("kernel {name}"), problem: first_line(&e.to_string()) }
+}
+
+pub(super) fn parse(kernel: &Kernel) -> Result<Parsed> {
+    let module = naga::front::wgsl::parse_str(&kernel.source()).map_err(|e| refused(kernel.name, &e))?;
+    let info = validated(&module, kernel).map_err(|e| refused(kernel.name, &e))?;
+    Ok(Parsed { name: kernel.name, module, info })
+}
+
+pub(super) fn reflect(parsed: &Parsed, constants: &[(&'static str, f64)]) -> Result<Interface> {
+    let Parsed { name, module, info } = parsed;
     let values = constants.iter().map(|&(name, value)| (name.to_string(), value)).collect();
     let entry = Some((naga::ShaderStage::Compute, "main"));
-    let (resolved, _) = naga::back::pipeline_constants::process_overrides(&module, &info, entry, &values)
-        .map_err(|e| refused(e.to_string()))?;
+    let (resolved, _) = naga::back::pipeline_constants::process_overrides(module, info, entry, &values)
+        .map_err(|e| refused(name, &e))?;
     let mut layouter = naga::proc::Layouter::default();
-    layouter.update(resolved.to_ctx()).map_err(|e| refused(e.to_string()))?;
+    layouter.update(resolved.to_ctx()).map_err(|e| refused(name, &e))?;
     let in_workgroup = |v: &naga::GlobalVariable| v.space == naga::AddressSpace::WorkGroup;
     let sizes = resolved.global_variables.iter().filter(|(_, v)| in_workgroup(v)).map(|(_, v)| layouter[v.ty].size);
-    // Of the text as it is: resolving leaves out what a variant does not use.
-    let mut declared = naga::proc::Layouter::default();
-    declared.update(module.to_ctx()).map_err(|e| refused(e.to_string()))?;
     Ok(Interface {
-        bindings: bindings(&module, &declared),
+        bindings: bindings(parsed)?,
         workgroup_bytes: sizes.map(|size| size.next_multiple_of(16)).sum(),
         constants: module.overrides.iter().filter_map(|(_, o)| o.name.clone()).collect(),
-        params: params(&module),
+        params: params(module),
     })
 }
 
+/// Validates a kernel's module with the capabilities it asks for and no more.
+pub(super) fn validated(
+    module: &naga::Module,
+    kernel: &Kernel,
+) -> std::result::Result<naga::valid::ModuleInfo, Box<naga::WithSpan<naga::valid::ValidationError>>> {
+    let capabilities = capabilities(kernel.needs);
+    naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities).validate(module).map_err(Box::new)
+}
+
+/// unpack2x16float is all the kernels ask for besides plain WebGPU, and more only where one says so.
+fn capabilities(needs: Needs) -> naga::valid::Capabilities {
+    use naga::valid::Capabilities as Can;
+    Can::SHADER_FLOAT16_IN_FLOAT32
+        | match needs {
+            Needs::Nothing => Can::empty(),
+            Needs::Subgroups => Can::SUBGROUP,
+            Needs::Software => Can::SUBGROUP | Can::SHADER_INT64,
+            Needs::Matrices => Can::SUBGROUP | Can::SHADER_FLOAT16 | Can::COOPERATIVE_MATRIX,
+        }
+}
+
+/// The value of a module's constant of type u32.
+pub(super) fn constant(module: &naga::Module, name: &str) -> Option<u32> {
+    let (_, found) = module.constants.iter().find(|(_, constant)| constant.name.as_deref() == Some(name))?;
+    match module.global_expressions[found.init] {
+        naga::Expression::Literal(naga::Literal::U32(value)) => Some(value),
+        naga::Expression::Literal(naga::Literal::AbstractInt(value)) => value.try_into().ok(),
+        _ => None,
+    }
+}
+
 /// Name and kind of every binding, by number.
-fn bindings(module: &naga::Module, layouter: &naga::proc::Layouter) -> Vec<(String, BindingKind)> {
+pub(super) fn bindings(Parsed { name, module, .. }: &Parsed) -> Result<Vec<(String, BindingKind)>> {
+    // Of the text as it is: resolving constants leaves out what a variant does not use.
+    let mut layouter = naga::proc::Layouter::default();
+    layouter.update(module.to_ctx()).map_err(|e| refused(name, &e))?;
     let kind = |variable: &naga::GlobalVariable| match variable.space {
         naga::AddressSpace::Uniform => Some(BindingKind::Uniform(layouter[variable.ty].size)),
         naga::AddressSpace::Storage { access } if access.contains(naga::StorageAccess::STORE) => {
@@ -152,7 +245,7 @@ fn bindings(module: &naga::Module, layouter: &naga::proc::Layouter) -> Vec<(Stri
         .filter_map(|(_, v)| Some((v.binding.as_ref()?.binding, v.name.clone().unwrap_or_default(), kind(v)?)))
         .collect();
     bindings.sort_by_key(|b| b.0);
-    bindings.into_iter().map(|(_, name, kind)| (name, kind)).collect()
+    Ok(bindings.into_iter().map(|(_, name, kind)| (name, kind)).collect())
 }
 
 /// Name and offset of the members of `struct Params`.
@@ -166,145 +259,15 @@ fn params(module: &naga::Module) -> Vec<(String, u32)> {
     }
 }
 
-/// A compiled kernel variant.
-pub(super) struct Pipeline {
-    pub gpu: wgpu::ComputePipeline,
-    pub layout: wgpu::BindGroupLayout,
-}
-
-type Key = (&'static str, Vec<(&'static str, u64)>);
-
-/// Compiled variants by kernel and constants.
-pub(super) struct Pipelines {
-    checked: bool,
-    compiled: Mutex<HashMap<Key, Arc<Pipeline>>>,
-}
-
-impl Pipelines {
-    pub fn new(checked: bool) -> Self {
-        Pipelines { checked, compiled: Mutex::default() }
-    }
-
-    /// The pipeline of `kernel` with `constants`, compiled at first use.
-    pub fn get(
-        &self,
-        device: &Device,
-        kernel: &'static Kernel,
-        constants: &[(&'static str, f64)],
-    ) -> Result<Arc<Pipeline>> {
-        let key = (kernel.name, constants.iter().map(|&(name, value)| (name, value.to_bits())).collect());
-        let mut compiled = self.compiled.lock().expect("no panic while pipelines are held");
-        if let Some(pipeline) = compiled.get(&key) {
-            return Ok(pipeline.clone());
-        }
-        let pipeline = Arc::new(compile(device, kernel, constants, self.checked)?);
-        compiled.insert(key, pipeline.clone());
-        Ok(pipeline)
-    }
-}
-
-fn compile(
-    device: &Device,
-    kernel: &'static Kernel,
-    constants: &[(&'static str, f64)],
-    checked: bool,
-) -> Result<Pipeline> {
-    let interface = kernel.interface(constants)?;
-    // The graphics layer does not check this one, and drivers crash on it.
-    let have = device.caps().max_workgroup_bytes;
-    if interface.workgroup_bytes > have {
-        return Err(Error::DoesNotFit {
-            what: format!("workgroup memory of kernel {} in bytes", kernel.name),
-            need: interface.workgroup_bytes.into(),
-            have: have.into(),
-        });
-    }
-    let gpu = &device.inner.gpu;
-    let scope = gpu.push_error_scope(wgpu::ErrorFilter::Validation);
-    let module = shader_module(gpu, kernel, checked);
-    let layout = bind_group_layout(gpu, kernel.name, &interface);
-    let pipeline_layout = gpu.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-        label: Some(kernel.name),
-        bind_group_layouts: &[Some(&layout)],
-        immediate_size: 0,
-    });
-    let pipeline = gpu.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: Some(kernel.name),
-        layout: Some(&pipeline_layout),
-        module: &module,
-        entry_point: Some("main"),
-        // Kernels write workgroup memory before they read it.
-        compilation_options: wgpu::PipelineCompilationOptions { constants, zero_initialize_workgroup_memory: false },
-        cache: None,
-    });
-    match pollster::block_on(scope.pop()) {
-        None => Ok(Pipeline { gpu: pipeline, layout }),
-        Some(e) => {
-            Err(Error::Gpu { what: format!("compiling kernel {}", kernel.name), problem: first_line(&e.to_string()) })
-        }
-    }
-}
-
-#[allow(unsafe_code)]
-fn shader_module(gpu: &wgpu::Device, kernel: &Kernel, checked: bool) -> wgpu::ShaderModule {
-    let descriptor = wgpu::ShaderModuleDescriptor {
-        label: Some(kernel.name),
-        source: wgpu::ShaderSource::Wgsl(kernel.source().into()),
-    };
-    if checked {
-        return gpu.create_shader_module(descriptor);
-    }
-    // Loop bounding alone doubles the time of a tiled matmul.
-    // SAFETY: every kernel keeps its indices in bounds and its loops finite by construction; the test suite runs
-    // each over its table of shapes with the checks on and requires equal results.
-    unsafe { gpu.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) }
-}
-
-fn bind_group_layout(gpu: &wgpu::Device, label: &str, interface: &Interface) -> wgpu::BindGroupLayout {
-    let entry = |(binding, (_, kind)): (usize, &(String, BindingKind))| wgpu::BindGroupLayoutEntry {
-        binding: binding as u32,
-        visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer {
-            ty: match kind {
-                BindingKind::Read => wgpu::BufferBindingType::Storage { read_only: true },
-                BindingKind::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
-                BindingKind::Uniform(_) => wgpu::BufferBindingType::Uniform,
-            },
-            has_dynamic_offset: false,
-            min_binding_size: None,
-        },
-        count: None,
-    };
-    let entries: Vec<_> = interface.bindings.iter().enumerate().map(entry).collect();
-    gpu.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries: &entries })
-}
-
-/// Counts one more bind group and makes it.
-pub(super) fn bind_group(
-    device: &Device,
-    pipeline: &Pipeline,
-    label: &str,
-    resources: &[wgpu::BindingResource<'_>],
-) -> wgpu::BindGroup {
-    device.inner.counters.count_bind_group();
-    let entries: Vec<_> = resources
-        .iter()
-        .enumerate()
-        .map(|(i, resource)| wgpu::BindGroupEntry { binding: i as u32, resource: resource.clone() })
-        .collect();
-    device.inner.gpu.create_bind_group(&wgpu::BindGroupDescriptor {
-        label: Some(label),
-        layout: &pipeline.layout,
-        entries: &entries,
-    })
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
-    use crate::runtime::DeviceOptions;
 
-    fn refusal(result: Result<impl Sized>, name: &str) -> String {
+    pub const fn named(name: &'static str, sources: &'static [&'static str]) -> Kernel {
+        Kernel { name, form: name, file: name, sources, needs: Needs::Nothing }
+    }
+
+    pub fn refusal(result: Result<impl Sized>, name: &str) -> String {
         let Err(Error::Gpu { what, problem }) = result else { panic!("{name} is no Error::Gpu") };
         assert!(what.contains(name), "{what}");
         assert!(!problem.is_empty() && problem.chars().count() <= 200 && !problem.contains('\n'), "{problem}");
@@ -313,28 +276,7 @@ mod tests {
 
     #[test]
     fn a_kernel_that_is_no_wgsl_is_named_in_one_line() {
-        static BROKEN: Kernel = Kernel { name: "broken", file: "broken", sources: &["fn main( { }"], subgroups: false };
+        static BROKEN: Kernel = named("broken", &["fn main( { }"]);
         refusal(BROKEN.interface(&[]), "kernel broken");
-    }
-
-    /// Valid by itself; what refuses it is the device's limit, as a driver would.
-    #[test]
-    fn a_pipeline_that_does_not_compile_is_named_in_one_line() {
-        static HUGE: Kernel = Kernel {
-            name: "huge",
-            file: "huge",
-            sources: &["@compute @workgroup_size(1024, 64) fn main() {}"],
-            subgroups: false,
-        };
-        let device = match Device::open(&DeviceOptions { portable: true, ..Default::default() }) {
-            Ok(device) => device,
-            Err(_) if std::env::var_os("INSTRUCTBLIP_TEST_WITHOUT_GPU").is_some() => return,
-            Err(e) => panic!("{e}"),
-        };
-        for _ in 0..2 {
-            let problem = refusal(device.inner.pipelines.get(&device, &HUGE, &[]).map(|_| ()), "compiling kernel huge");
-            assert!(!problem.contains("Validation Error"), "a heading says nothing: {problem}");
-            device.check().expect("the device is as it was");
-        }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use super::buffers::{Buffer, Category, Storage, Tensor};
 use super::device::{Caps, Device};
-use super::kernels::{self, Pipeline};
+use super::pipelines::{self, Pipeline};
 use super::recorder::{Binding, Dispatch, Recorder};
 use super::stream::Streamed;
 use crate::error::{Error, Result};
@@ -95,8 +95,11 @@ impl Plan {
         }
         device.inner.queue.write_buffer(params.gpu()?, 0, &packed);
         let builder = Builder { device, slots: &slots, step: &step, params: &params };
-        let launches = recording.dispatches.iter().enumerate();
-        let launches = launches.map(|(i, d)| builder.launch(d, i as u64 * stride)).collect::<Result<Vec<_>>>()?;
+        let variants: Vec<_> = recording.dispatches.iter().map(|d| (d.kernel, d.constants.as_slice())).collect();
+        let compiled = device.inner.pipelines.get(device, &variants)?;
+        let launches = recording.dispatches.iter().zip(compiled).enumerate();
+        let launch = |(i, (dispatch, pipeline))| builder.launch(dispatch, pipeline, i as u64 * stride);
+        let launches = launches.map(launch).collect::<Result<Vec<_>>>()?;
         let segments = segments(&recording, SUBMIT_FLOPS);
         let on_device = |(label, tensor): &(String, Tensor)| (label.clone(), resolve(&slots, tensor));
         let tapped = recording.tapped.iter().map(on_device).collect();
@@ -285,8 +288,7 @@ struct Builder<'a> {
 }
 
 impl Builder<'_> {
-    fn launch(&self, dispatch: &Dispatch, params_at: u64) -> Result<Launch> {
-        let pipeline = self.device.inner.pipelines.get(self.device, dispatch.kernel, &dispatch.constants)?;
+    fn launch(&self, dispatch: &Dispatch, pipeline: Arc<Pipeline>, params_at: u64) -> Result<Launch> {
         let mut resources = Vec::with_capacity(dispatch.bindings.len() + 1);
         let mut bytes = 0;
         for binding in &dispatch.bindings {
@@ -302,7 +304,7 @@ impl Builder<'_> {
         let size = std::num::NonZeroU64::new(dispatch.params.len().next_multiple_of(16) as u64);
         let params = wgpu::BufferBinding { buffer: self.params.gpu()?, offset: params_at, size };
         resources.push(wgpu::BindingResource::Buffer(params));
-        let bind_group = kernels::bind_group(self.device, &pipeline, &dispatch.label, &resources);
+        let bind_group = pipelines::bind_group(self.device, &pipeline, &dispatch.label, &resources);
         Ok(Launch {
             label: dispatch.label.clone(),
             kernel: dispatch.kernel.name,

@@ -119,7 +119,10 @@ impl Recorder {
     }
 
     /// Appends a dispatch.
-    pub(super) fn push(&mut self, dispatch: Dispatch) {
+    pub(super) fn push(&mut self, mut dispatch: Dispatch) {
+        if let Some(replacement) = self.caps.replaced.iter().find(|r| r.name == dispatch.kernel.name) {
+            dispatch.kernel = &replacement.kernel;
+        }
         let parts = dispatch.grid.iter().all(|&n| n > 0 && n <= 65_535);
         assert!(parts, "{}: grid {:?}", dispatch.label, dispatch.grid);
         self.dispatches.push(dispatch);

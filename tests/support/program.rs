@@ -8,7 +8,7 @@ use super::golden::tests_folder;
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_instructblip"));
     // Mesa's loader layer complains on stderr where there is no runtime folder.
-    command.env("XDG_RUNTIME_DIR", std::env::temp_dir()).stdin(Stdio::null());
+    command.env("XDG_RUNTIME_DIR", std::env::temp_dir()).env("INSTRUCTBLIP_CACHE", "off").stdin(Stdio::null());
     command
 }
 

@@ -14,6 +14,7 @@ use instructblip::shapes::{self, Shape};
 use instructblip::weights::Formats;
 
 use crate::generation::Generation;
+use crate::overrides::Overrides;
 
 /// Ask questions about pictures with InstructBLIP, on any GPU.
 #[derive(Debug, Parser)]
@@ -28,9 +29,10 @@ pub struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 2 usage, 3 model or input refused, 4 no usable GPU, 5 out of GPU memory, \
-                          6 GPU lost, 7 a kernel computes wrong results here, 75 the network or a server failed, try again, \
+                          6 GPU lost, 7 a kernel computes wrong results here or does not end, 75 the network or a server failed, try again, \
                           101 a mistake in this program, 1 anything else.\n\
-                          WGPU_BACKEND (vulkan, metal, dx12, gl) and WGPU_ADAPTER_NAME choose the GPU as --adapter does.";
+                          WGPU_BACKEND (vulkan, metal, dx12, gl) and WGPU_ADAPTER_NAME choose the GPU as --adapter does.\n\
+                          INSTRUCTBLIP_CACHE is the folder that compiled kernels are kept in; `off` keeps none.";
 
 /// Options of every command.
 #[derive(Args, Debug)]
@@ -44,6 +46,16 @@ pub struct Common {
     /// Keep bounds and loop checks in the kernels: slower, same answers
     #[arg(long, global = true, env = "INSTRUCTBLIP_CHECKED", value_parser = FalseyValueParser::new())]
     pub checked: bool,
+    /// Which kernels to run: auto, portable (those that every GPU can run), or the name of one that is to run wherever it
+    /// can, as `selftest` lists them
+    #[arg(
+        long,
+        global = true,
+        env = "INSTRUCTBLIP_KERNELS",
+        value_name = "auto|portable|NAME",
+        default_value = "auto"
+    )]
+    pub kernels: String,
     /// No progress and no notes on stderr
     #[arg(long, short, global = true, env = "INSTRUCTBLIP_QUIET", value_parser = FalseyValueParser::new())]
     pub quiet: bool,
@@ -111,6 +123,10 @@ pub enum Command {
     /// limits, and those with bounds and loop checks; with --checked the adapter's own with checks, too. Errors are
     /// relative (L2); ms are compiling, running and reading back.
     Selftest(Selftest),
+    /// Find the sizes with which kernels are fastest on this GPU, in half a minute; later runs use them
+    Tune(crate::tune::Tune),
+    /// Measure kernels and models against what this GPU can do, with pictures and comparisons
+    Bench(crate::bench::Bench),
     /// Answer questions about the bundled pictures
     Demo(Demo),
     /// Write a checkpoint of a published shape with random weights, to try loading and speed on
@@ -276,6 +292,8 @@ pub struct Model {
     pub special_tokens: bool,
     #[command(flatten)]
     pub weights: Weights,
+    #[command(flatten)]
+    pub overrides: Overrides,
 }
 
 /// In which form weights are loaded and where they are.
@@ -327,7 +345,8 @@ impl Weights {
     }
 }
 
-fn formats() -> impl TypedValueParser<Value = WeightFormat> {
+/// Weight formats by name.
+pub fn formats() -> impl TypedValueParser<Value = WeightFormat> {
     let names = PossibleValuesParser::new(WeightFormat::ALL.map(WeightFormat::name));
     names.try_map(|name| WeightFormat::named(&name).ok_or("is no format"))
 }

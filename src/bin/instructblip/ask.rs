@@ -5,12 +5,14 @@ use std::time::Instant;
 
 use anyhow::Result;
 use instructblip::{GenerateOptions, Image, InstructBlip, Question, Reply};
+use serde_json::json;
 
 use crate::args::{Ask, Common};
 use crate::attention::write_attention;
 use crate::files::check_folder;
+use crate::overrides::Watch;
 use crate::progress::{Progress, say};
-use crate::session::{load_model, read_image, reply_json, tokens_per_second, workload};
+use crate::session::{load_replaced, read_image, reply_json, tokens_per_second, workload};
 
 pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     let prompt = ask.wording.prompt(ask.prompt.as_deref().unwrap_or_default())?;
@@ -24,26 +26,50 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     let paths = std::iter::once(&ask.image).chain(&ask.frames);
     let images = paths.map(|path| read_image(path)).collect::<Result<Vec<Image>>>()?;
     let decode_ms = started.elapsed().as_secs_f64() * 1000.0;
-    let mut model = load_model(common, &ask.model, workload(&options, 1, images.len()))?;
     let question = Question { images: &images, prompt: &prompt, qformer_prompt: ask.wording.qformer_prompt.as_deref() };
-    let mut reply = match options.gives_one() {
-        true => stream(&mut model, &question, &options, ask.json)?,
-        false => {
-            let mut progress = Progress::counting(common.quiet, "tokens", None);
-            let mut replies = model.answer(&[question], &options, &mut |tokens| progress.count(tokens.into()))?;
-            progress.clear();
-            replies.swap_remove(0)
+    let overrides = &ask.model.overrides;
+    let replaced = overrides.replacements()?;
+    let workload = workload(&options, 1, images.len());
+    let ours = match overrides.any() {
+        // Dropped before the next is loaded: there may be room for one only.
+        true => {
+            let mut model = load_replaced(common, &ask.model, workload, Vec::new())?;
+            Some(answer(common, &mut model, &question, &options, &mut |_| Ok(()))?)
         }
+        false => None,
     };
+    let mut model = load_replaced(common, &ask.model, workload, replaced)?;
+    let watch = overrides.any().then(|| overrides.watch());
+    let shown = options.gives_one() && !ask.json;
+    let mut reply = answer(common, &mut model, &question, &options, &mut |piece| {
+        watch.iter().for_each(Watch::beat);
+        if shown {
+            let mut out = std::io::stdout().lock();
+            write!(out, "{piece}")?;
+            out.flush()?;
+        }
+        Ok(())
+    })?;
+    drop(watch);
     reply.timings.image += decode_ms;
     let mut out = std::io::stdout().lock();
     if ask.json {
-        writeln!(out, "{}", reply_json(&reply, &model))?;
-    } else if !options.gives_one() {
+        let mut object = reply_json(&reply, &model);
+        if let Some(ours) = &ours {
+            let same = is_same(ours, &reply);
+            object["override"] = json!({"kernels": overrides.names(), "same": same, "ours": ours.text});
+        }
+        writeln!(out, "{object}")?;
+    } else if shown {
+        writeln!(out)?;
+    } else {
         reply.sequences.iter().try_for_each(|sequence| writeln!(out, "{}", sequence.text))?;
     }
     if !common.quiet && !ask.json {
         say(&common.paint(&note(&reply, &model), "2"));
+        if let Some(ours) = &ours {
+            say(&verdict(&overrides.names().join(", "), ours, &reply));
+        }
     }
     if let Some(folder) = &ask.attention {
         let words = question.qformer_prompt.unwrap_or(&prompt);
@@ -52,9 +78,27 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     Ok(())
 }
 
-/// The answer as it comes, on standard output unless it is to be JSON.
-fn stream(model: &mut InstructBlip, question: &Question<'_>, options: &GenerateOptions, json: bool) -> Result<Reply> {
-    let mut out = std::io::stdout().lock();
+/// The answer; where there is one, `hear` gets it as it comes.
+fn answer(
+    common: &Common,
+    model: &mut InstructBlip,
+    question: &Question<'_>,
+    options: &GenerateOptions,
+    hear: &mut dyn FnMut(&str) -> Result<()>,
+) -> Result<Reply> {
+    if !options.gives_one() {
+        let mut progress = Progress::counting(common.quiet, "tokens", None);
+        let mut unheard = Ok(());
+        let mut replies = model.answer(&[*question], options, &mut |tokens| {
+            progress.count(tokens.into());
+            if unheard.is_ok() {
+                unheard = hear("");
+            }
+        })?;
+        progress.clear();
+        unheard?;
+        return Ok(replies.swap_remove(0));
+    }
     let mut answer = model.stream(question, options)?;
     let mut begun = false;
     for piece in answer.by_ref() {
@@ -62,13 +106,7 @@ fn stream(model: &mut InstructBlip, question: &Question<'_>, options: &GenerateO
         // Answers begin with the space between prompt and text.
         let shown = if begun { piece.as_str() } else { piece.trim_start() };
         begun |= !shown.is_empty();
-        if !json {
-            write!(out, "{shown}")?;
-            out.flush()?;
-        }
-    }
-    if !json {
-        writeln!(out)?;
+        hear(shown)?;
     }
     Ok(answer.into_reply())
 }
@@ -76,4 +114,18 @@ fn stream(model: &mut InstructBlip, question: &Question<'_>, options: &GenerateO
 fn note(reply: &Reply, model: &InstructBlip) -> String {
     let speed = tokens_per_second(reply).map_or(String::new(), |speed| format!(", {speed:.1} tokens/s"));
     format!("{} tokens{speed} on {}", reply.token_ids.len(), model.device().name())
+}
+
+/// Whether two replies say the same, token by token in every answer.
+fn is_same(a: &Reply, b: &Reply) -> bool {
+    let tokens = |reply: &Reply| reply.sequences.iter().map(|s| s.token_ids.clone()).collect::<Vec<_>>();
+    tokens(a) == tokens(b)
+}
+
+/// What a user's kernels did to the answer.
+fn verdict(kernels: &str, ours: &Reply, theirs: &Reply) -> String {
+    match is_same(ours, theirs) {
+        true => format!("the same answer as without your {kernels}"),
+        false => format!("ANOTHER ANSWER than without your {kernels}, which is: {}", ours.text),
+    }
 }

@@ -3,7 +3,9 @@
 mod args;
 mod ask;
 mod attention;
+mod bench;
 mod caption;
+mod compiling;
 mod demo;
 mod devices;
 mod doctor;
@@ -15,6 +17,7 @@ mod generation;
 mod machine;
 #[cfg(feature = "hub")]
 mod models;
+mod overrides;
 mod plan;
 mod progress;
 #[cfg(feature = "hub")]
@@ -25,6 +28,7 @@ mod selftest;
 mod session;
 #[cfg(feature = "embedded-model")]
 mod synthesize;
+mod tune;
 
 use std::process::ExitCode;
 
@@ -58,6 +62,8 @@ fn main() -> ExitCode {
         Command::Rm(rm) => models::remove(&arguments.common, rm),
         Command::Doctor(doctor) => doctor::run(&arguments.common, doctor),
         Command::Selftest(selftest) => selftest::run(&arguments.common, selftest),
+        Command::Tune(tune) => tune::run(&arguments.common, tune),
+        Command::Bench(bench) => bench::run(&arguments.common, bench),
         Command::Demo(demo) => demo::run(&arguments.common, demo),
         #[cfg(feature = "embedded-model")]
         Command::Synthesize(synthesize) => synthesize::run(&arguments.common, synthesize),
@@ -82,7 +88,7 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 /// 2 usage (clap), 3 model or input refused, 4 no usable GPU, 5 out of memory, 6 device lost, 7 wrong kernels,
 /// 75 try again later (as EX_TEMPFAIL of sysexits.h), 1 anything else.
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<selftest::Failed>() {
+    if error.is::<selftest::Failed>() || error.is::<bench::Refused>() {
         return 7;
     }
     match error.downcast_ref::<Error>() {
@@ -92,6 +98,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(Error::Download { again: true, .. }) => 75,
         Some(
             Error::Download { again: false, .. }
+            | Error::Kernel { .. }
             | Error::Checkpoint { .. }
             | Error::NotFinite { .. }
             | Error::MissingTensors { .. }

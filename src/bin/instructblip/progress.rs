@@ -78,7 +78,6 @@ impl Progress {
     }
 
     /// Writes a line, above the bar if there is one by now.
-    #[cfg(feature = "hub")]
     pub fn note(&self, line: &str) {
         match self {
             Progress::Quiet => {}

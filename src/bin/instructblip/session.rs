@@ -7,7 +7,7 @@ use anyhow::Result;
 use instructblip::error::Bytes;
 use instructblip::model::{Timings, Workload};
 use instructblip::processor::{MAX_FILE_BYTES, PassOrder};
-use instructblip::runtime::AdapterClass;
+use instructblip::runtime::{AdapterClass, Forms, Replacement};
 use instructblip::weights::LoadReport;
 use instructblip::{
     Checkpoint, Device, DeviceOptions, Error, FinishReason, GenerateOptions, Image, InstructBlip, Reply,
@@ -15,13 +15,37 @@ use instructblip::{
 use serde_json::json;
 
 use crate::args::{Common, Model, Resize};
+use crate::compiling;
 use crate::machine::available_bytes;
 use crate::progress::{Progress, say};
+use crate::tune::tuned;
+
+/// What the options ask of a device, with the user's folder of compiled kernels, progress of compiling and the sizes
+/// that `tune` found.
+///
+/// # Errors
+/// [`Error::Request`] for kernels that there are not.
+pub fn device_options(common: &Common) -> instructblip::Result<DeviceOptions> {
+    Ok(DeviceOptions {
+        adapter: common.adapter.clone(),
+        portable: common.portable,
+        checked: common.checked,
+        forms: Forms::parse(&common.kernels)?,
+        cache: compiling::folder(),
+        compiling: compiling::hook(common.quiet),
+        // What was found with an adapter's features says nothing of it without.
+        tuning: if common.portable {
+            None
+        } else {
+            tuned::of_chosen(common.adapter.as_deref()).map(|found| found.tuning)
+        },
+        ..DeviceOptions::default()
+    })
+}
 
 /// Opens the device the options ask for.
 pub fn open_device(common: &Common) -> Result<Device> {
-    let options = DeviceOptions { adapter: common.adapter.clone(), portable: common.portable, checked: common.checked };
-    Ok(Device::open(&options)?)
+    Ok(Device::open(&device_options(common)?)?)
 }
 
 /// What `options` ask for at most, of `batch` questions at once.
@@ -31,13 +55,28 @@ pub fn workload(options: &GenerateOptions, batch: u32, frames: usize) -> Workloa
     Workload { new_tokens, rows: options.rows(), batch, frames: frames as u32, ..usual }
 }
 
-/// Loads the model the options ask for, with progress.
+/// Loads the model the options ask for, with progress, on a device with the user's kernels; those are tried first.
 pub fn load_model(common: &Common, model: &Model, workload: Workload) -> Result<InstructBlip> {
+    let replaced = model.overrides.replacements()?;
+    let mut loaded = load_replaced(common, model, workload, replaced)?;
+    if model.overrides.any() {
+        model.overrides.try_once(&mut loaded)?;
+    }
+    Ok(loaded)
+}
+
+/// Loads the model the options ask for, with progress, on a device with these kernels in the places of others.
+pub fn load_replaced(
+    common: &Common,
+    model: &Model,
+    workload: Workload,
+    replaced: Vec<&'static Replacement>,
+) -> Result<InstructBlip> {
     let checkpoint = match &model.model {
         Some(name) => named(name)?,
         None => embedded()?,
     };
-    let device = open_device(common)?;
+    let device = Device::open(&DeviceOptions { replaced, ..device_options(common)? })?;
     let mut progress = Progress::bytes(common.quiet, "loading");
     let mut options = model.weights.options(workload);
     if device.caps().class == AdapterClass::Cpu {
@@ -96,6 +135,14 @@ pub fn embedded() -> Result<Checkpoint> {
 #[cfg(not(feature = "embedded-model"))]
 pub fn embedded() -> Result<Checkpoint> {
     anyhow::bail!("this build has no embedded model; give a checkpoint directory with --model")
+}
+
+/// The text of a file.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn read_text(path: &Path) -> instructblip::Result<String> {
+    std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })
 }
 
 /// Tells before a model is loaded which picture is not there.

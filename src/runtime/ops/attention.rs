@@ -3,8 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::runtime::buffers::Tensor;
-use crate::runtime::device::AdapterClass;
-use crate::runtime::kernels;
+use crate::runtime::device::{AdapterClass, Caps};
+use crate::runtime::kernels::{self, Kernel};
 use crate::runtime::recorder::{Binding, Dispatch, Recorder};
 
 /// `Params` of `shaders/attention_tile.wgsl`.
@@ -71,11 +71,11 @@ struct CombineParams {
     splits: u32,
 }
 
+/// Rows of q that a workgroup of `attention_tile_software` takes.
+const SOFTWARE_ROWS: u32 = 16;
+
 /// Largest head the kernels keep in workgroup memory.
 pub const MAX_HEAD_DIM: u32 = 256;
-
-/// Shares the keys are split into for one new row: 32 heads times 8 give a large GPU two workgroups a unit.
-const SPLITS: u32 = 8;
 
 /// How attention heads are laid out.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -230,13 +230,20 @@ impl Recorder {
         let rows = a.q.tensor.rows();
         let out = self.empty(rows, heads.width());
         let params = a.params(heads);
-        let workgroup = if self.caps().class == AdapterClass::Gpu { 64.0 } else { 8.0 };
+        let TileParams { q_offset, q_stride, k_offset, k_row_stride, k_head_stride, v_offset, .. } = params;
+        let places = [q_offset, q_stride, k_offset, k_row_stride, k_head_stride, v_offset];
+        let software = wide(&kernels::ATTENTION_TILE, self.caps(), heads, &places);
         let biased = f64::from(u8::from(a.bias.is_some()));
+        let mut constants = vec![("HEAD_DIM", f64::from(heads.dim)), ("MODE", a.mode), ("BIAS", biased)];
+        if !software {
+            let workgroup = if self.caps().class == AdapterClass::Gpu { 64.0 } else { 8.0 };
+            constants.insert(0, ("WG", workgroup));
+        }
         let label = self.label(op);
         self.push(Dispatch {
             label: label.clone(),
-            kernel: &kernels::ATTENTION_TILE,
-            constants: vec![("WG", workgroup), ("HEAD_DIM", f64::from(heads.dim)), ("MODE", a.mode), ("BIAS", biased)],
+            kernel: if software { &kernels::ATTENTION_TILE_SOFTWARE } else { &kernels::ATTENTION_TILE },
+            constants,
             bindings: vec![
                 a.q.tensor.into(),
                 a.k.tensor.into(),
@@ -247,7 +254,7 @@ impl Recorder {
                 (&out).into(),
             ],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [rows.div_ceil(4), heads.query, 1],
+            grid: [rows.div_ceil(if software { SOFTWARE_ROWS } else { 4 }), heads.query, 1],
             flops: 4 * u64::from(rows) * u64::from(a.keys) * u64::from(heads.width()),
             needs: None,
         });
@@ -316,9 +323,9 @@ impl Recorder {
     ) -> Tensor {
         assert!(heads.dim <= MAX_HEAD_DIM && heads.query.is_multiple_of(heads.key_value), "{op}: heads {heads:?}");
         assert_eq!(rows.places.rows(), q.rows(), "{op}: one place per row");
-        let gpu = self.caps().class == AdapterClass::Gpu;
-        // A software adapter has few threads to fill, and pays more for a second dispatch.
-        let (workgroup, splits) = if gpu { (64.0, SPLITS) } else { (8.0, 1) };
+        let software = wide(&kernels::ATTENTION_DECODE, self.caps(), heads, &[q.offset, q.cols()]);
+        // One subgroup is all that works on a head there, and there are few threads to fill.
+        let splits = if software { 1 } else { self.caps().tuning.decode_splits };
         let out = self.empty(q.rows(), heads.width());
         let shares = if splits > 1 { self.empty(q.rows() * heads.query * splits, heads.dim + 2) } else { out.clone() };
         let label = self.label(op);
@@ -333,16 +340,19 @@ impl Recorder {
             far: far(bias, heads),
             scale: heads.scale,
         };
+        let mut constants = vec![
+            ("HEAD_DIM", f64::from(heads.dim)),
+            ("CAUSAL", f64::from(u8::from(causal))),
+            ("BIAS", f64::from(u8::from(bias.is_some()))),
+        ];
+        if !software {
+            let workgroup = if self.caps().class == AdapterClass::Gpu { 64.0 } else { 8.0 };
+            constants.extend([("WG", workgroup), ("SPLITS", f64::from(splits))]);
+        }
         self.push(Dispatch {
             label: label.clone(),
-            kernel: &kernels::ATTENTION_DECODE,
-            constants: vec![
-                ("WG", workgroup),
-                ("HEAD_DIM", f64::from(heads.dim)),
-                ("SPLITS", f64::from(splits)),
-                ("CAUSAL", f64::from(u8::from(causal))),
-                ("BIAS", f64::from(u8::from(bias.is_some()))),
-            ],
+            kernel: if software { &kernels::ATTENTION_DECODE_SOFTWARE } else { &kernels::ATTENTION_DECODE },
+            constants,
             bindings: vec![
                 q.into(),
                 (&kv.keys).into(),
@@ -406,6 +416,15 @@ impl Attention<'_> {
             scale: heads.scale,
         }
     }
+}
+
+/// Whether the form of `portable` for software adapters runs in its place: it reads eight numbers at a time, so all that
+/// it starts from has to be a multiple of that.
+fn wide(portable: &Kernel, caps: &Caps, heads: Heads, places: &[u32]) -> bool {
+    caps.is_software()
+        && caps.preferred != Some(portable.form)
+        && heads.dim.is_multiple_of(8)
+        && places.iter().all(|place| place.is_multiple_of(8))
 }
 
 /// M of a bias `[2M + 1, H]`.

@@ -3,8 +3,8 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::Activation;
-use crate::runtime::buffers::{Linear, Tensor};
-use crate::runtime::device::{AdapterClass, Caps};
+use crate::runtime::buffers::{Linear, Norm, Tensor};
+use crate::runtime::device::{AdapterClass, Caps, MatrixSize};
 use crate::runtime::kernels::{self, Kernel};
 use crate::runtime::recorder::{Dispatch, Recorder};
 use crate::runtime::weight_format::WeightFormat;
@@ -20,43 +20,108 @@ struct Params {
     y_offset: u32,
     y_stride: u32,
     column0: u32,
+    eps: f32,
 }
 
-/// A kernel form: what to launch and how many outputs a workgroup covers.
+/// A kernel form: what to launch and how many outputs a workgroup makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {
     /// The kernel.
     pub kernel: &'static Kernel,
-    /// Invocations in a workgroup, where the kernel leaves it open.
+    /// Invocations in a workgroup, where the kernel leaves its sizes open.
     pub workgroup: Option<u32>,
-    /// Rows of x a workgroup covers.
+    /// Rows of y a workgroup makes.
     pub rows: u32,
-    /// Rows of W a workgroup covers.
+    /// Columns of y a workgroup makes.
     pub columns: u32,
 }
 
-/// Rows from which a tile pays: below, every row reads the weights again, from the cache.
-const TILE_ROWS: u32 = 5;
+impl Form {
+    /// Whether it is `linear_vec`, which can norm on the way.
+    fn is_vec(&self) -> bool {
+        self.kernel.file == "linear_vec"
+    }
 
-/// The form for `m` rows and weights in `format`.
-pub fn choose(m: u32, format: WeightFormat, caps: &Caps) -> Form {
-    let pick = |kernels: [&'static Kernel; 3]| match format {
-        WeightFormat::F16 => kernels[0],
-        WeightFormat::Q8 => kernels[1],
-        WeightFormat::Q4 => kernels[2],
+    /// The sizes that the kernel leaves open.
+    fn sizes(&self) -> impl Iterator<Item = (&'static str, u32)> {
+        let rows = self.workgroup.is_some() || self.kernel.file == "linear_vec_software";
+        let all = [("WG", self.workgroup), ("ROWS", rows.then_some(self.rows))];
+        let columns = self.workgroup.map(|_| ("COLUMNS", self.columns));
+        all.into_iter().filter_map(|(name, size)| Some((name, size?))).chain(columns)
+    }
+}
+
+/// Rows of x that `linear_vec` can take at once.
+const MAX_VEC_ROWS: u32 = 8;
+
+/// Rows from which matrices pay: of fewer, most of a matrix would be padding.
+const MATRIX_ROWS: u32 = 16;
+
+/// Outputs that one subgroup of `linear_matrix` owns.
+const MATRIX_BLOCK: u32 = 32 * 32;
+
+/// Rows and columns of a tile of `linear_matrix` for `m` rows: the height that leaves fewer rows empty.
+fn matrix_tile(m: u32) -> (u32, u32) {
+    match m {
+        0..=32 => (32, 128),
+        _ if m.next_multiple_of(96) <= m.next_multiple_of(64) => (96, 64),
+        _ => (64, 64),
+    }
+}
+
+/// The forms that can run `m` rows and weights in `format` on a device, the usual choice first.
+pub fn forms(m: u32, format: WeightFormat, caps: &Caps) -> Vec<Form> {
+    let tuning = &caps.tuning;
+    let vec = |kernels: &'static [Kernel; 3], workgroup: u32| Form {
+        kernel: &kernels[format as usize],
+        workgroup: Some(workgroup),
+        rows: m.clamp(1, MAX_VEC_ROWS),
+        columns: tuning.vec_columns,
     };
-    let tile = |kernels, rows, columns| Form { kernel: pick(kernels), workgroup: None, rows, columns };
-    match caps.class {
-        _ if m < TILE_ROWS => {
-            let kernel = pick([&kernels::LINEAR_VEC, &kernels::LINEAR_VEC_Q8, &kernels::LINEAR_VEC_Q4]);
-            let workgroup = Some(if caps.class == AdapterClass::Gpu { 64 } else { 8 });
-            Form { kernel, workgroup, rows: 1, columns: 4 }
-        }
-        AdapterClass::Cpu if caps.subgroup_size == Some(8) => {
-            use kernels::{LINEAR_TILE_SUBGROUP, LINEAR_TILE_SUBGROUP_Q4, LINEAR_TILE_SUBGROUP_Q8};
-            tile([&LINEAR_TILE_SUBGROUP, &LINEAR_TILE_SUBGROUP_Q8, &LINEAR_TILE_SUBGROUP_Q4], 16, 32)
-        }
-        _ => tile([&kernels::LINEAR_TILE, &kernels::LINEAR_TILE_Q8, &kernels::LINEAR_TILE_Q4], 64, 64),
+    let tile = |kernels: &'static [Kernel; 3], rows, columns| Form {
+        kernel: &kernels[format as usize],
+        workgroup: None,
+        rows,
+        columns,
+    };
+    let mut vecs = vec![vec(&kernels::LINEAR_VEC, tuning.vec_workgroup)];
+    let mut tiles = vec![tile(&kernels::LINEAR_TILE, 64, 64)];
+    // A workgroup of one subgroup needs no barriers.
+    if let Some(lanes) = caps.subgroup_size {
+        vecs.insert(usize::from(!tuning.vec_subgroup), vec(&kernels::LINEAR_VEC_SUBGROUP, lanes));
+    }
+    if caps.is_software() {
+        // Unpacking a quantised element for one row pays only where it is whole.
+        let first = if m > 1 || format == WeightFormat::F16 { 0 } else { 1 };
+        vecs.insert(first, tile(&kernels::LINEAR_VEC_SOFTWARE, m.clamp(1, MAX_VEC_ROWS), 32));
+        tiles.insert(0, tile(&kernels::LINEAR_TILE_SOFTWARE, 16, 64));
+    }
+    if let (Some(size), Some(lanes), AdapterClass::Gpu) = (caps.matrix, caps.subgroup_size, caps.class)
+        && m >= MATRIX_ROWS
+    {
+        let kernels = match size {
+            MatrixSize::Eight => &kernels::LINEAR_MATRIX8,
+            MatrixSize::Sixteen => &kernels::LINEAR_MATRIX16,
+        };
+        let (rows, columns) = matrix_tile(m);
+        let workgroup = Some(rows * columns / MATRIX_BLOCK * lanes);
+        tiles.insert(0, Form { workgroup, ..tile(kernels, rows, columns) });
+    }
+    match m <= tuning.vec_rows {
+        true => [vecs, tiles].concat(),
+        false => [tiles, vecs].concat(),
+    }
+}
+
+/// The form for `m` rows and weights in `format`: the preferred one if it can run, else the usual one.
+pub fn choose(m: u32, format: WeightFormat, caps: &Caps) -> Form {
+    let forms = forms(m, format, caps);
+    let preferred = forms.iter().find(|form| caps.preferred == Some(form.kernel.form));
+    let form = *preferred.unwrap_or(&forms[0]);
+    let replacement = caps.replaced.iter().find(|replacement| replacement.name == form.kernel.name);
+    match replacement.and_then(|replacement| replacement.tile) {
+        Some((rows, columns)) => Form { rows, columns, ..form },
+        None => form,
     }
 }
 
@@ -67,28 +132,72 @@ struct Epilogue {
     gated: bool,
 }
 
+/// What a linear layer reads: rows, and the norm that they go through on the way.
+#[derive(Clone, Copy)]
+struct Input<'a> {
+    x: &'a Tensor,
+    norm: Option<&'a Norm>,
+}
+
+impl<'a> From<&'a Tensor> for Input<'a> {
+    fn from(x: &'a Tensor) -> Self {
+        Input { x, norm: None }
+    }
+}
+
 impl Recorder {
     /// `x Wᵀ + b`: `[M, K] -> [M, N]`.
     pub fn linear(&mut self, x: &Tensor, layer: &Linear) -> Tensor {
         self.linear_act(x, layer, Activation::None)
     }
 
+    /// `norm(x) Wᵀ + b` with an RMSNorm: `[M, K] -> [M, N]`.
+    pub fn norm_linear(&mut self, x: &Tensor, norm: &Norm, layer: &Linear) -> Tensor {
+        self.norm_linear_act(x, norm, layer, Activation::None)
+    }
+
+    /// `act(norm(x) Wᵀ + b)` with an RMSNorm: `[M, K] -> [M, N]`.
+    pub fn norm_linear_act(&mut self, x: &Tensor, norm: &Norm, layer: &Linear, activation: Activation) -> Tensor {
+        self.normed(x, norm, layer, Epilogue { activation, ..Default::default() })
+    }
+
+    /// [`Recorder::gated`] of `norm(x)` with an RMSNorm: `[M, K] -> [M, F]`.
+    pub fn norm_gated(&mut self, x: &Tensor, norm: &Norm, gate_up: &Linear, activation: Activation) -> Tensor {
+        self.normed(x, norm, gate_up, Epilogue { activation, gated: true, ..Default::default() })
+    }
+
+    /// In one dispatch where that pays and nobody asked for what is between the two.
+    fn normed(&mut self, x: &Tensor, norm: &Norm, layer: &Linear, epilogue: Epilogue) -> Tensor {
+        assert!(norm.bias.is_none(), "{}: RMSNorm has no bias", norm.label);
+        let outputs = if epilogue.gated { layer.weight.rows / 2 } else { layer.weight.rows };
+        let mut y = self.empty(x.rows(), outputs);
+        let form = choose(x.rows(), layer.weight.format, self.caps());
+        // The kernel norms what it reads as a whole, and the gains are no part of a larger tensor.
+        if self.caps().tuning.fuse_norm && form.is_vec() && !self.is_tapped(&norm.label) {
+            self.launch_linear(&mut y, Input { x, norm: Some(norm) }, layer, epilogue);
+        } else {
+            let h = self.rms_norm(x, norm);
+            self.launch_linear(&mut y, (&h).into(), layer, epilogue);
+        }
+        y
+    }
+
     /// `act(x Wᵀ + b)`: `[M, K] -> [M, N]`.
     pub fn linear_act(&mut self, x: &Tensor, layer: &Linear, activation: Activation) -> Tensor {
         let mut y = self.empty(x.rows(), layer.weight.rows);
-        self.launch_linear(&mut y, x, layer, Epilogue { activation, ..Default::default() });
+        self.launch_linear(&mut y, x.into(), layer, Epilogue { activation, ..Default::default() });
         y
     }
 
     /// `y += x Wᵀ + b`: the residual connection.
     pub fn linear_add(&mut self, y: &mut Tensor, x: &Tensor, layer: &Linear) {
-        self.launch_linear(y, x, layer, Epilogue { add: true, ..Default::default() });
+        self.launch_linear(y, x.into(), layer, Epilogue { add: true, ..Default::default() });
     }
 
     /// `act(x Wgᵀ) * (x Wuᵀ)`: `[M, K] -> [M, F]`, rows of gate and up alternating in the `[2F, K]` weight.
     pub fn gated(&mut self, x: &Tensor, gate_up: &Linear, activation: Activation) -> Tensor {
         let mut y = self.empty(x.rows(), gate_up.weight.rows / 2);
-        self.launch_linear(&mut y, x, gate_up, Epilogue { activation, gated: true, ..Default::default() });
+        self.launch_linear(&mut y, x.into(), gate_up, Epilogue { activation, gated: true, ..Default::default() });
         y
     }
 
@@ -97,7 +206,8 @@ impl Recorder {
         self.gated(x, gate_up, Activation::Silu)
     }
 
-    fn launch_linear(&mut self, y: &mut Tensor, x: &Tensor, layer: &Linear, epilogue: Epilogue) {
+    fn launch_linear(&mut self, y: &mut Tensor, input: Input<'_>, layer: &Linear, epilogue: Epilogue) {
+        let Input { x, norm } = input;
         let (w, label) = (&layer.weight, &layer.weight.label);
         let outputs = if epilogue.gated { w.rows / 2 } else { w.rows };
         assert_eq!(x.cols(), w.cols, "{label}: input columns");
@@ -113,6 +223,7 @@ impl Recorder {
                 y_offset: y.offset,
                 y_stride: y.cols(),
                 column0: part.first_row,
+                eps: norm.map_or(0.0, |norm| norm.eps),
             };
             let mut constants = vec![
                 ("ACT", f64::from(epilogue.activation as u32)),
@@ -120,8 +231,12 @@ impl Recorder {
                 ("ADD", f64::from(u8::from(epilogue.add))),
                 ("GATED", f64::from(u8::from(epilogue.gated))),
             ];
-            constants.extend(form.workgroup.map(|n| ("WG", f64::from(n))));
+            constants.extend(form.sizes().map(|(name, size)| (name, f64::from(size))));
+            if form.is_vec() {
+                constants.push(("NORM", f64::from(u8::from(norm.is_some()))));
+            }
             let bias = layer.bias.as_ref().unwrap_or(x);
+            let gain = norm.map_or(x, |norm| &norm.weight);
             self.push(Dispatch {
                 label: label.clone(),
                 kernel: form.kernel,
@@ -131,6 +246,7 @@ impl Recorder {
                     (&packed).into(),
                     scales.as_ref().unwrap_or(x).into(),
                     bias.into(),
+                    gain.into(),
                     (&*y).into(),
                 ],
                 params: bytemuck::bytes_of(&params).to_vec(),

@@ -3,6 +3,7 @@
 
 pub mod argmax;
 pub mod attention;
+pub mod ceiling;
 pub mod elementwise;
 pub mod embed;
 pub mod fill;

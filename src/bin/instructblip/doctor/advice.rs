@@ -4,6 +4,7 @@ use instructblip::error::Bytes;
 use instructblip::runtime::AdapterSummary;
 
 use super::Page;
+use crate::tune::{self, tuned::Tuned};
 
 /// Below this there is room for hardly any published model.
 const LITTLE_DISK: u64 = 8_000_000_000;
@@ -28,7 +29,7 @@ pub fn meaning(a: &AdapterSummary) -> Vec<(&'static str, String)> {
     let f16 = if a.shader_f16 { "yes; not needed" } else { "no; fine, not needed" };
     let subgroups = match a.subgroup_sizes {
         None => "no; fine, only one form for software adapters uses them".into(),
-        Some((8, 8)) if a.kind == "Cpu" => "8; linear_tile_subgroup uses them".into(),
+        Some((8, 8)) if a.kind == "Cpu" => "8; kernels for software adapters use them".into(),
         Some((low, high)) if low == high => format!("{low}; not used on this kind of adapter"),
         Some((low, high)) => format!("{low} to {high}; not used where the size may vary"),
     };
@@ -45,6 +46,15 @@ pub fn meaning(a: &AdapterSummary) -> Vec<(&'static str, String)> {
         ("storage buffers", format!("{} in a kernel; 8 are needed", a.max_storage_buffers)),
         ("invocations", format!("{} in a workgroup; at most 256 are needed", a.max_workgroup_invocations)),
     ]
+}
+
+/// Whether kernels run with sizes found for this adapter.
+pub fn tuning(chosen: &AdapterSummary, tuned: Option<&Tuned>) -> String {
+    match tuned {
+        Some(tuned) => format!("tuned on {}: {}", tuned.date, tune::describe(&tuned.tuning)),
+        None if chosen.kind == "Cpu" => "not tuned: software adapters are not".into(),
+        None => "not tuned for this GPU, its driver and these kernels; `instructblip tune` takes half a minute".into(),
+    }
 }
 
 /// What is worth a warning, with what to do.

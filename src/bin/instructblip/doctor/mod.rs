@@ -13,9 +13,11 @@ use instructblip::{Error, InstructBlip};
 use serde_json::{Value, json};
 
 use crate::args::{Common, Doctor};
+use crate::compiling;
 use crate::machine::{self, Machine};
 use crate::selftest::{self, Report};
 use crate::session::named;
+use crate::tune::tuned::{self, Tuned};
 
 /// Everything there is to tell.
 struct Page {
@@ -29,6 +31,10 @@ struct Page {
     model: Option<(PathBuf, Option<Error>)>,
     /// What a quick test of the kernels found, or why there was none.
     kernels: Result<Report>,
+    /// The folder that compiled kernels are kept in.
+    pipelines: Option<PathBuf>,
+    /// The sizes that `tune` found for the adapter that would be used.
+    tuned: Option<Tuned>,
 }
 
 /// Where models are kept.
@@ -54,9 +60,11 @@ impl Page {
         let folder = surroundings::cache_folder();
         let of_cache = folder.as_ref().map(|(folder, _)| folder.as_path());
         let check = |folder: &PathBuf| named(folder).and_then(|c| InstructBlip::check(&c)).err();
+        let adapters = list_adapters(common.adapter.as_deref());
         Page {
             machine: Machine::look(),
-            adapters: list_adapters(common.adapter.as_deref()),
+            tuned: adapters.iter().find(|adapter| adapter.chosen).and_then(tuned::of),
+            adapters,
             wanted: common.adapter.clone().or(set).filter(|name| !name.is_empty()),
             environment: surroundings::process_variables(),
             embedded_model: cfg!(feature = "embedded-model"),
@@ -67,6 +75,7 @@ impl Page {
             },
             model: doctor.model.as_ref().map(|folder| (folder.clone(), check(folder))),
             kernels: selftest::quick(common),
+            pipelines: compiling::folder(),
         }
     }
 
@@ -137,6 +146,18 @@ impl Page {
             Ok(report) => writeln!(out, "  {}; `instructblip selftest` tests more", report.summary())?,
             Err(_) => writeln!(out, "  not tested: no GPU could be opened")?,
         }
+        match &self.pipelines {
+            Some(folder) => {
+                let bytes = Bytes(surroundings::folder_bytes(folder));
+                writeln!(out, "  compiled ones are kept in {}: {bytes}", folder.display())?;
+            }
+            None => {
+                writeln!(out, "  compiled ones are not kept: INSTRUCTBLIP_CACHE is off, or there is no home directory")?
+            }
+        }
+        if let Some(chosen) = self.adapters.iter().find(|adapter| adapter.chosen) {
+            writeln!(out, "  {}", advice::tuning(chosen, self.tuned.as_ref()))?;
+        }
         let warnings = advice::warnings(self);
         if !warnings.is_empty() {
             writeln!(out, "\nWarnings")?;
@@ -167,6 +188,11 @@ impl Page {
             },
             "model": self.model.as_ref().map(model),
             "kernels": self.kernels.as_ref().ok().map(Report::summary_json),
+            "compiled_kernels": {
+                "folder": &self.pipelines,
+                "bytes": self.pipelines.as_deref().map_or(0, surroundings::folder_bytes),
+            },
+            "tuned": self.tuned.as_ref().map(|tuned| json!({"date": tuned.date, "tuning": tuned.tuning})),
             "warnings": advice::warnings(self),
             "ready": first.is_none(),
             "fix_first": first,

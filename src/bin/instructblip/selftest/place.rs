@@ -1,7 +1,9 @@
 //! Where cases run: a device, the facts kernel forms are chosen by, and random inputs.
 
 use half::f16;
-use instructblip::runtime::{Caps, Category, KvLayer, Linear, Matrix, Norm, Recorder, Rows, Tensor, WeightFormat};
+use instructblip::runtime::{
+    AdapterClass, Caps, Category, KvLayer, Linear, Matrix, Norm, Recorder, Rows, Tensor, WeightFormat,
+};
 use instructblip::{Device, DeviceOptions, Result};
 
 use super::oracle::{quantised, wide};
@@ -21,14 +23,24 @@ pub struct Place {
 /// A form that could not be tried, and why.
 pub type NotRun = (&'static str, String);
 
-/// The adapter's own forms, the portable ones under WebGPU's default limits, and those again with every runtime check
-/// on. With `--portable` or `--checked`, what commands with these options run instead.
+/// The adapter's own forms, those by matrices, the portable ones under WebGPU's default limits, and those again with
+/// every runtime check on. With `--portable` or `--checked`, what commands with these options run instead.
 pub fn places(common: &Common) -> Result<(Vec<Place>, Vec<NotRun>)> {
-    let open = |portable, checked| Device::open(&DeviceOptions { adapter: common.adapter.clone(), portable, checked });
+    let options = crate::session::device_options(common)?;
+    let open = |portable, checked| Device::open(&DeviceOptions { portable, checked, ..options.clone() });
     let (mut places, mut not_run) = (Vec::new(), Vec::new());
     if !common.portable && !common.checked {
         let device = open(false, false)?;
-        places.push(Place { form: "own", caps: device.caps(), device });
+        let caps = device.caps();
+        places.push(Place { form: "own", caps, device: device.clone() });
+        match (caps.matrix, caps.class) {
+            (None, _) => not_run.push(("matrix", "the adapter has no cooperative matrices that can be used".into())),
+            // On a GPU they are its own.
+            (Some(_), AdapterClass::Gpu) => {}
+            (Some(_), AdapterClass::Cpu) => {
+                places.push(Place { form: "matrix", caps: Caps { class: AdapterClass::Gpu, ..caps }, device });
+            }
+        }
     }
     if !common.checked {
         match open(true, false) {

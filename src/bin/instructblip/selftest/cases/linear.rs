@@ -1,6 +1,6 @@
 //! Linear layers, their epilogues and embeddings.
 
-use instructblip::runtime::{Activation, WeightFormat};
+use instructblip::runtime::{Activation, Caps, Recorder, Tuning, WeightFormat};
 
 use super::super::case::{Case, Recording};
 use super::super::oracle::{self, activation, wide};
@@ -32,6 +32,10 @@ pub fn cases() -> Vec<Case> {
         cases.extend([(1, 33, 96), (7, 96, 64), (33, 65, 160)].map(|shape| swiglu(format, shape)));
         cases.extend([(9, 2, 5, 24, 64), (3, 1, 1, 8, 32), (40, 7, 33, 64, 96)].map(|shape| added(format, shape)));
         cases.extend([1, 5].map(|m| split(format, m)));
+        for form in ["linear_vec", "linear_vec_subgroup", "linear_tile"] {
+            cases.extend([(1, 9, 64), (5, 70, 96), (19, 66, 64)].map(|shape| by_form(form, format, shape)));
+        }
+        cases.extend([(1, 9, 160), (5, 33, 96)].map(|shape| normed(format, shape)));
     }
     cases.extend([(640, 4), (1, 1), (131, 33)].map(|(rows, ids)| embed(rows, ids)));
     cases.extend(RAGGED.map(|shape| linear(WeightFormat::F16, shape)));
@@ -59,6 +63,34 @@ fn linear(format: WeightFormat, (m, n, k): (u32, u32, u32)) -> Case {
         let mut r = place.recorder();
         let y = r.linear(&place.tensor(m, k, &x)?, &layer);
         Ok(Recording::new(r).gives(&y, move || sums(&x, &w, &b, (m, n, k))))
+    })
+}
+
+/// By a form that is not the adapter's first choice, where it can run.
+fn by_form(form: &'static str, format: WeightFormat, (m, n, k): (u32, u32, u32)) -> Case {
+    Case::new(format!("linear {format} {m}x{n}x{k} by {form}"), BOUND, move |place| {
+        let mut rng = Rng::new(7);
+        let (layer, w, b) = place.linear(&mut rng, format, (n, k), true)?;
+        let x = rng.normals(m * k);
+        let mut r = Recorder::new(Caps { preferred: Some(form), ..place.caps });
+        let y = r.linear(&place.tensor(m, k, &x)?, &layer);
+        Ok(Recording::new(r).gives(&y, move || sums(&x, &w, &b, (m, n, k))))
+    })
+}
+
+/// An RMSNorm and a layer in one dispatch.
+fn normed(format: WeightFormat, (m, n, k): (u32, u32, u32)) -> Case {
+    Case::new(format!("norm_linear {format} {m}x{n}x{k}"), BOUND, move |place| {
+        let mut rng = Rng::new(8);
+        let (layer, w, b) = place.linear(&mut rng, format, (n, k), true)?;
+        let (norm, gain, _) = place.norm(&mut rng, k, 1e-5, false)?;
+        let x = rng.normals(m * k);
+        let mut r = Recorder::new(Caps { tuning: Tuning { fuse_norm: true, ..place.caps.tuning }, ..place.caps });
+        let y = r.norm_linear(&place.tensor(m, k, &x)?, &norm, &layer);
+        Ok(Recording::new(r).gives(&y, move || {
+            let h = oracle::norm::rms_norm(&wide(&x), &gain, 1e-5);
+            oracle::linear::linear(&h, &w, &b, m as usize, n as usize, k as usize)
+        }))
     })
 }
 

@@ -19,6 +19,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend([(224, 224, 14), (28, 28, 14), (8, 24, 8), (45, 31, 14)].map(patches));
     cases.extend([32_064, 1, 2, 255, 257].map(argmax));
     cases.extend([(7, 1408), (64, 64)].map(fill));
+    cases.extend([multiply_adds(), read_sums()]);
     cases
 }
 
@@ -36,6 +37,35 @@ fn norm((t, d): (u32, u32), center: bool, [mean, deviation]: [f32; 2]) -> Case {
             true => oracle::norm::layer_norm(&wide(&x), &weight, &bias, 1e-5),
             false => oracle::norm::rms_norm(&wide(&x), &weight, 1e-5),
         }))
+    })
+}
+
+/// Chains with another factor than the benchmarks', so that they move.
+fn multiply_adds() -> Case {
+    Case::new("multiply_adds of 3 groups", BOUND, move |place| {
+        let (groups, steps) = (3, 2);
+        let mut r = place.recorder();
+        let y = r.multiply_adds(&place.tensor(1, 2, &[0.75, 0.5])?, groups, steps);
+        let count = y.len();
+        let chain = move |start: f64| (0..8 * steps).fold(start, |s, _| 0.75 * s + 0.5);
+        let one = move |i: u32| (0..12).map(|c| chain(f64::from(i + c))).sum();
+        Ok(Recording::new(r).gives(&y, move || (0..count).map(one).collect()))
+    })
+}
+
+fn read_sums() -> Case {
+    Case::new("read_sums of 64x1024", BOUND, move |place| {
+        let x = Rng::new(9).normals(64 * 1024);
+        let mut r = place.recorder();
+        let y = r.read_sums(&place.tensor(64, 1024, &x)?);
+        let lanes = y.cols() as usize;
+        // Invocation i of a group reads eights i, i + lanes, …, four of them.
+        let sum = move |x: &[f32], i: usize| -> f64 {
+            let eights = (0..4).map(|j| &x[8 * (i / lanes * 4 * lanes + j * lanes + i % lanes)..][..8]);
+            eights.flatten().map(|&v| f64::from(v)).sum()
+        };
+        let count = y.len() as usize;
+        Ok(Recording::new(r).gives(&y, move || (0..count).map(|i| sum(&x, i)).collect()))
     })
 }
 

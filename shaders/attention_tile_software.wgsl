@@ -1,0 +1,210 @@
+// out[t, h] = softmax_s(scale * q[t, h] · k[s, h / group] + bias + mask) v[s, h / group], sixteen rows t per workgroup,
+// as attention_tile has it, for software adapters with subgroups of exactly 8.
+//
+// q     [T, ...]  f32: head h of row t starts at q_offset + t * q_stride + h * d
+// k, v  [S, ...]  f32: head g of key s starts at offset + row(s) * row_stride + g * head_stride
+// index [S]       u32: MODE 1: 0 hides key s; MODE 2: row(s), the page that key s lies on; bound to q otherwise
+// bias  [2M+1, H] f32 by key's minus row's position, which is clamped to -M ..= M = far (BIAS); bound to q otherwise
+// step            position of row 0 and number of keys (MODE 2)
+// out   [T, H*d]  f32
+//
+// MODE: 0 all p.s keys, 1 those the mask shows, 2 causal over a cache: row t sees keys 0 ..= step.pos + t.
+// Grid: x = groups of 16 rows, y = query heads.
+// Workgroup memory: none. One workgroup is one subgroup of 8.
+// Limits: HEAD_DIM = d <= 256; d and all offsets and strides of q, k, v and out are multiples of 8. A row that sees no
+// key at all gives zeros.
+// Numerics: online softmax in f32 over passes of 32 keys; hidden keys have weight 0, never -inf.
+// Why: a barrier costs more there than the arithmetic between two, and loads more than the rest. Sixteen rows share
+// each: four keys a lane for the scores, eight channels a lane for the values, rows and weights from lane to lane.
+struct Params {
+    t: u32,
+    s: u32,
+    group: u32,
+    q_offset: u32,
+    q_stride: u32,
+    k_offset: u32,
+    k_row_stride: u32,
+    k_head_stride: u32,
+    v_offset: u32,
+    v_row_stride: u32,
+    v_head_stride: u32,
+    out_stride: u32,
+    index_offset: u32,
+    heads: u32,
+    far: u32,
+    scale: f32,
+}
+
+struct Step {
+    pos: u32,
+    len: u32,
+    reserved: vec2<u32>,
+}
+
+override MODE: u32 = 0u;
+override BIAS: bool = false;
+
+@group(0) @binding(0) var<storage, read> q: array<vec4<u64>>;
+@group(0) @binding(1) var<storage, read> k: array<vec4<u64>>;
+@group(0) @binding(2) var<storage, read> v: array<vec4<u64>>;
+@group(0) @binding(3) var<storage, read> index: array<u32>;
+@group(0) @binding(4) var<storage, read> bias: array<f32>;
+@group(0) @binding(5) var<uniform> step: Step;
+@group(0) @binding(6) var<storage, read_write> out: array<vec4<u64>>;
+@group(0) @binding(7) var<uniform> p: Params;
+
+const ROWS: u32 = 16u;
+
+// Loops over rows have ends that are constant, so they are unrolled and this stays in registers.
+var<private> weights: array<vec4<f32>, ROWS>;
+var<private> largest: array<f32, ROWS>;
+var<private> total: array<f32, ROWS>;
+var<private> shrink: array<f32, ROWS>;
+
+fn index_of(key: vec4<u32>) -> vec4<u32> {
+    let i = p.index_offset + key;
+    return vec4<u32>(index[i.x], index[i.y], index[i.z], index[i.w]);
+}
+
+fn bias_of(distance: i32, head: u32) -> f32 {
+    let far = i32(p.far);
+    return bias[u32(clamp(distance, -far, far) + far) * p.heads + head];
+}
+
+// The products of the rows with this lane's four keys. Lanes that have no key load none.
+fn add_scores(qa: u32, qb: u32, at: vec4<u32>, any: bool) {
+    for (var r = 0u; r < ROWS; r++) {
+        weights[r] = vec4<f32>();
+    }
+    for (var c = 0u; c < HEAD_DIM / 8u; c++) {
+        let a = eight_of(q[qa + c]);
+        let b = eight_of(q[qb + c]);
+        var k0 = Eight();
+        var k1 = Eight();
+        var k2 = Eight();
+        var k3 = Eight();
+        if any {
+            let i = at + c;
+            k0 = eight_of(k[i.x]);
+            k1 = eight_of(k[i.y]);
+            k2 = eight_of(k[i.z]);
+            k3 = eight_of(k[i.w]);
+        }
+        for (var r = 0u; r < 8u; r++) {
+            weights[r] += dots(from_lane(a, r), k0, k1, k2, k3);
+            weights[r + 8u] += dots(from_lane(b, r), k0, k1, k2, k3);
+        }
+    }
+}
+
+// The values by weight, for every row this lane's eight channels: those of chunk `c` of the head.
+fn add_values(sums: ptr<function, array<Eight, ROWS>>, c: u32, at: vec4<u32>, lanes: u32) {
+    for (var r = 0u; r < ROWS; r++) {
+        (*sums)[r] = scaled((*sums)[r], shrink[r]);
+    }
+    for (var j = 0u; j < lanes; j++) {
+        let i = subgroupShuffle(at, j) + c;
+        var v0 = Eight();
+        var v1 = Eight();
+        var v2 = Eight();
+        var v3 = Eight();
+        if c < HEAD_DIM / 8u {
+            v0 = eight_of(v[i.x]);
+            v1 = eight_of(v[i.y]);
+            v2 = eight_of(v[i.z]);
+            v3 = eight_of(v[i.w]);
+        }
+        for (var r = 0u; r < ROWS; r++) {
+            (*sums)[r] = weighed((*sums)[r], subgroupShuffle(weights[r], j), v0, v1, v2, v3);
+        }
+    }
+}
+
+fn put(sums: ptr<function, array<Eight, ROWS>>, t0: u32, head: u32, c: u32) {
+    for (var r = 0u; r < ROWS; r++) {
+        if t0 + r < p.t && c < HEAD_DIM / 8u {
+            let inverse = select(1.0 / total[r], 0.0, total[r] == 0.0);
+            out[((t0 + r) * p.out_stride + head * HEAD_DIM) / 8u + c] = packed(scaled((*sums)[r], inverse));
+        }
+    }
+}
+
+@compute @workgroup_size(8)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
+    let t0 = workgroup.x * ROWS;
+    let head = workgroup.y;
+    let last = p.t - 1u;
+    // Rows past the end repeat the last; they are not stored.
+    let qa = (p.q_offset + min(t0 + lane, last) * p.q_stride + head * HEAD_DIM) / 8u;
+    let qb = (p.q_offset + min(t0 + 8u + lane, last) * p.q_stride + head * HEAD_DIM) / 8u;
+    let k0 = (p.k_offset + (head / p.group) * p.k_head_stride) / 8u;
+    let v0 = (p.v_offset + (head / p.group) * p.v_head_stride) / 8u;
+    var keys = p.s;
+    var position = i32(t0);
+    if MODE == 2u {
+        keys = min(step.len, step.pos + t0 + ROWS);
+        position += i32(step.pos);
+    }
+    var sum0 = array<Eight, ROWS>();
+    var sum1 = array<Eight, ROWS>();
+    var sum2 = array<Eight, ROWS>();
+    var sum3 = array<Eight, ROWS>();
+    for (var r = 0u; r < ROWS; r++) {
+        largest[r] = HIDDEN;
+        total[r] = 0.0;
+    }
+    for (var start = 0u; start < keys; start += 32u) {
+        let s = start + 4u * lane + vec4<u32>(0u, 1u, 2u, 3u);
+        // Keys past the end repeat the last; their weights are 0.
+        let key = min(s, vec4<u32>(keys - 1u));
+        var row = key;
+        var shown = s < vec4<u32>(keys);
+        if MODE == 1u {
+            shown = shown & (index_of(key) != vec4<u32>());
+        }
+        if MODE == 2u {
+            row = index_of(key);
+        }
+        add_scores(qa, qb, k0 + row * (p.k_row_stride / 8u), s.x < keys);
+        for (var r = 0u; r < ROWS; r++) {
+            let d = vec4<i32>(s) - position - i32(r);
+            var seen = shown;
+            if MODE == 2u {
+                seen = seen & (d <= vec4<i32>());
+            }
+            var score = p.scale * weights[r];
+            if BIAS {
+                score += vec4<f32>(bias_of(d.x, head), bias_of(d.y, head), bias_of(d.z, head), bias_of(d.w, head));
+            }
+            score = select(vec4<f32>(HIDDEN), score, seen);
+            let new_max = max(largest[r], largest_of(score));
+            shrink[r] = exp(largest[r] - new_max);
+            largest[r] = new_max;
+            let weight = select(vec4<f32>(), exp(score - new_max), seen);
+            weights[r] = weight;
+            total[r] = total[r] * shrink[r] + sum_of(weight);
+        }
+        let at = v0 + row * (p.v_row_stride / 8u);
+        let lanes = min(8u, (keys - start + 3u) / 4u);
+        add_values(&sum0, lane, at, lanes);
+        if HEAD_DIM > 64u {
+            add_values(&sum1, 8u + lane, at, lanes);
+        }
+        if HEAD_DIM > 128u {
+            add_values(&sum2, 16u + lane, at, lanes);
+        }
+        if HEAD_DIM > 192u {
+            add_values(&sum3, 24u + lane, at, lanes);
+        }
+    }
+    put(&sum0, t0, head, lane);
+    if HEAD_DIM > 64u {
+        put(&sum1, t0, head, 8u + lane);
+    }
+    if HEAD_DIM > 128u {
+        put(&sum2, t0, head, 16u + lane);
+    }
+    if HEAD_DIM > 192u {
+        put(&sum3, t0, head, 24u + lane);
+    }
+}

@@ -1,0 +1,399 @@
+//! `instructblip bench kernels`: every kernel at the shapes of published models, first against f64, then against the
+//! clock.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use instructblip::runtime::ops::linear;
+use instructblip::runtime::{AdapterSummary, Caps, Plan, Recorder, Replacement, list_adapters, tuning};
+use instructblip::{Device, DeviceOptions, Error};
+
+use super::cases::{Case, Entry, Lab};
+use super::ceilings;
+use super::results::{Ceilings, KernelRow, Results};
+use super::run::Output;
+use super::time::{Clock, Times, median, spread_percent};
+use crate::args::Common;
+use crate::progress::{Progress, say};
+use crate::session::{device_options, read_text};
+use crate::tune::tuned;
+
+/// Most that an output may be off, relative (L2).
+pub const BOUND: f64 = 1e-4;
+/// How far above a measured ceiling a result may lie before it is taken for a mistake.
+const IMPOSSIBLE: f64 = 1.15;
+
+/// Arguments of `bench kernels`.
+#[derive(Args, Debug)]
+pub struct Kernels {
+    /// Only operations and shapes that contain this, for example "linear q4" or "257x1408"
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    /// Linear layers of these shapes instead of the published models': rows, columns and inputs, as 257x1408x1408; may be
+    /// repeated
+    #[arg(long = "shape", value_name = "M,N,K", value_parser = shape)]
+    pub shapes: Vec<(u32, u32, u32)>,
+    /// Only these ways to run: auto (the adapter's own choice), portable, or a kernel's name; may be repeated. All that can
+    /// run if left out
+    #[arg(long = "variant", value_name = "NAME")]
+    pub variants: Vec<String>,
+    /// Every GPU there is, one after the other
+    #[arg(long)]
+    pub all_adapters: bool,
+    /// Runs of each kernel; the median counts
+    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub runs: u32,
+    /// Your own kernel: a WGSL file that is checked against f64 and timed beside the kernel it replaces
+    ///
+    /// It has that kernel's bindings, Params, override constants and grid, which the head of its file in shaders/ tells;
+    /// for linear layers they are in shaders/shared/linear.wgsl, and `const TILE_ROWS: u32` and `const TILE_COLUMNS: u32`
+    /// say how many rows and columns of y a workgroup makes. The pieces in front of our kernel are put in front of yours
+    /// unless it declares bindings itself.
+    #[arg(long, value_name = "FILE")]
+    pub wgsl: Option<PathBuf>,
+    /// What the kernel of --wgsl computes: linear, or the name of the kernel that it replaces
+    #[arg(long, value_name = "NAME", default_value = "linear")]
+    pub op: String,
+    /// Run again whenever the file of --wgsl is saved
+    #[arg(long, requires = "wgsl")]
+    pub watch: bool,
+    /// Seconds a kernel of yours may take before it is given up
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    pub time_out: u64,
+    #[command(flatten)]
+    pub output: Output,
+}
+
+fn shape(text: &str) -> Result<(u32, u32, u32), String> {
+    let numbers: Option<Vec<u32>> = text.split([',', 'x']).map(|n| n.trim().parse().ok()).collect();
+    match numbers.as_deref() {
+        Some(&[m, n, k]) if m > 0 && n > 0 && k > 0 && k % 32 == 0 && m <= 4096 && n <= 262_144 && k <= 65_536 => {
+            Ok((m, n, k))
+        }
+        Some([_, _, k]) if k % 32 != 0 => Err(format!("K must be a multiple of 32, and {k} is not")),
+        _ => Err("must be rows, columns and inputs, as 257x1408x1408, up to 4096x262144x65536".into()),
+    }
+}
+
+/// Times kernels and delivers what was found; again and again with `--watch`.
+pub fn run(common: &Common, kernels: &Kernels) -> Result<()> {
+    loop {
+        let done = once(common, kernels);
+        let Some(file) = kernels.wgsl.as_deref().filter(|_| kernels.watch) else { return done };
+        if let Err(e) = done {
+            say(&format!("{} {e:#}", common.paint("error:", "31;1")));
+        }
+        say(&common.paint(&format!("waiting for {} to be saved; Ctrl-C ends", file.display()), "2"));
+        wait_for_change(file);
+    }
+}
+
+fn wait_for_change(file: &Path) {
+    let saved = || -> Option<SystemTime> { file.metadata().ok()?.modified().ok() };
+    let before = saved();
+    while saved() == before || saved().is_none() {
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}
+
+fn once(common: &Common, kernels: &Kernels) -> Result<()> {
+    let options = device_options(common)?;
+    let wanted: Vec<DeviceOptions> = match kernels.all_adapters {
+        false => vec![options],
+        true => {
+            let usable = list_adapters(None).into_iter().filter(|adapter| adapter.problem.is_none());
+            let opened = |adapter: AdapterSummary| DeviceOptions {
+                tuning: tuned::of(&adapter).map(|tuned| tuned.tuning),
+                adapter: Some(adapter.name),
+                ..options.clone()
+            };
+            usable.map(opened).collect()
+        }
+    };
+    let mut refused = Vec::new();
+    for options in wanted {
+        let device = Device::open(&options)?;
+        let outcome = measure(kernels, &device, &options, common.quiet)?;
+        let results = Results { kernels: outcome.rows, ..Results::new(common, &device, outcome.ceilings) };
+        results.deliver(common, &kernels.output)?;
+        refused.extend(outcome.refused);
+    }
+    match refused.is_empty() {
+        true => Ok(()),
+        false => bail!(super::Refused(refused)),
+    }
+}
+
+/// What was found on one device.
+pub struct Outcome {
+    /// Measured in the same run.
+    pub ceilings: Ceilings,
+    /// What could be timed.
+    pub rows: Vec<KernelRow>,
+    /// What was wrong or impossible, in words.
+    pub refused: Vec<String>,
+}
+
+/// A way to run a case: which kernels are chosen.
+struct Variant {
+    name: String,
+    caps: Caps,
+}
+
+/// Times what `options` ask for on a device.
+fn measure(options: &Kernels, device: &Device, opened: &DeviceOptions, quiet: bool) -> Result<Outcome> {
+    let custom = custom(options)?;
+    if let Some(custom) = &custom {
+        custom.try_once(options, opened)?;
+    }
+    let lab = Lab { device, caps: device.caps() };
+    let entries: Vec<Entry<'_>> =
+        lab.cases(&options.shapes).into_iter().filter(|entry| is_wanted(entry, options)).collect();
+    if entries.is_empty() {
+        bail!(request("no kernel's operation or shape is like that; without --filter all are timed".into()));
+    }
+    let mut progress = Progress::counting(quiet, "kernels", Some(entries.len() as u64));
+    let mut outcome = Outcome { ceilings: ceilings::measure(device)?, rows: Vec::new(), refused: Vec::new() };
+    for (i, entry) in entries.iter().enumerate() {
+        let case = entry.make()?;
+        if custom.as_ref().is_some_and(|custom| !custom.is_in(&case, device.caps())) {
+            continue;
+        }
+        let timed =
+            time_variants(&lab, entry, &case, &variants(entry, options, device, custom.as_ref()), options.runs)?;
+        for result in timed {
+            match result {
+                Ok(row) => outcome.rows.push(row),
+                Err(problem) => outcome.refused.push(problem),
+            }
+        }
+        progress.count(i as u64 + 1);
+    }
+    progress.clear();
+    // Measured again: what else ran meanwhile must not make a kernel look better than its machine.
+    let again = ceilings::measure(device)?;
+    let c = &mut outcome.ceilings;
+    c.copy_gb_s = c.copy_gb_s.max(again.copy_gb_s);
+    c.read_gb_s = c.read_gb_s.max(again.read_gb_s);
+    c.f32_gflop_s = c.f32_gflop_s.max(again.f32_gflop_s);
+    outcome.judge();
+    Ok(outcome)
+}
+
+impl Outcome {
+    /// Works out shares of the ceilings and takes out what lies above them.
+    fn judge(&mut self) {
+        let ceilings = self.ceilings;
+        let (possible, impossible): (Vec<KernelRow>, Vec<KernelRow>) =
+            self.rows.drain(..).map(|row| with_share(row, &ceilings)).partition(|row| row.share <= IMPOSSIBLE);
+        self.rows = possible;
+        self.refused.extend(impossible.iter().map(|row| {
+            format!(
+                "{} {} {}: {:.1} GB/s and {:.1} GFLOP/s are more than this adapter can do ({:.1} GB/s, {:.1} GFLOP/s)",
+                row.op,
+                row.shape,
+                row.kernel,
+                row.gb_per_s,
+                row.gflop_per_s,
+                memory(&ceilings),
+                ceilings.f32_gflop_s
+            )
+        }));
+    }
+}
+
+/// Bytes a second that a kernel may hope for.
+fn memory(ceilings: &Ceilings) -> f64 {
+    ceilings.copy_gb_s.max(ceilings.read_gb_s)
+}
+
+/// The roofline: what binds is the ceiling that takes longer.
+fn with_share(mut row: KernelRow, ceilings: &Ceilings) -> KernelRow {
+    let arithmetic = ceilings.matrix_gflop_s.unwrap_or(0.0).max(ceilings.f32_gflop_s);
+    let of_memory = row.gb_per_s / memory(ceilings);
+    let of_arithmetic = row.gflop_per_s / arithmetic;
+    (row.share, row.bound) = match of_memory > of_arithmetic {
+        true => (of_memory, "memory".into()),
+        false => (of_arithmetic, "arithmetic".into()),
+    };
+    row
+}
+
+fn is_wanted(entry: &Entry<'_>, options: &Kernels) -> bool {
+    let name = format!("{} {}", entry.op, entry.shape);
+    let filtered = options.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()));
+    // A user's linear kernel is for linear layers, any other for those of the other operations that run it.
+    filtered && (options.wgsl.is_none() || options.op.starts_with("linear") == entry.linear.is_some())
+}
+
+fn request(problem: String) -> Error {
+    Error::Request { problem }
+}
+
+/// A user's kernel, and the form that it stands in for.
+struct Custom {
+    form: &'static str,
+    replaced: &'static [&'static Replacement],
+}
+
+/// A user's kernel, as `--wgsl` and `--op` name it.
+fn custom(options: &Kernels) -> Result<Option<Custom>> {
+    let Some(path) = &options.wgsl else { return Ok(None) };
+    let text = read_text(path)?;
+    let form = tuning::form(if options.op == "linear" { "linear_tile" } else { &options.op })?;
+    let replaced = Vec::leak(Replacement::of(form, &path.display().to_string(), &text)?);
+    Ok(Some(Custom { form, replaced }))
+}
+
+impl Custom {
+    fn caps(&self, caps: Caps) -> Caps {
+        Caps { preferred: Some(self.form), replaced: self.replaced, ..caps }
+    }
+
+    /// Whether a case would run it.
+    fn is_in(&self, case: &Case<'_>, caps: Caps) -> bool {
+        let mut r = Recorder::new(self.caps(caps));
+        (case.record)(&mut r, 0);
+        r.dispatches().iter().any(|d| self.replaced.iter().any(|replacement| d.kernel == &replacement.kernel))
+    }
+
+    /// Runs the kernel where every index and loop is checked, on the first case, with an eye on the clock: one that
+    /// never ends would hold the program for ever.
+    fn try_once(&self, options: &Kernels, opened: &DeviceOptions) -> Result<()> {
+        let device = Device::open(&DeviceOptions { checked: true, ..opened.clone() })?;
+        let lab = Lab { device: &device, caps: device.caps() };
+        let entries = lab.cases(&options.shapes);
+        let mut first = None;
+        for entry in entries.iter().filter(|entry| is_wanted(entry, options)) {
+            let case = entry.make()?;
+            if self.is_in(&case, device.caps()) {
+                first = Some((entry, case));
+                break;
+            }
+        }
+        let (entry, case) = first.ok_or_else(|| request(format!("nothing here runs {}", self.form)))?;
+        let mut r = Recorder::new(self.caps(device.caps()));
+        (case.record)(&mut r, 0);
+        let plan = r.finish(&device)?;
+        plan.write_step(case.step);
+        plan.submit()?;
+        if let Err(e) = device.wait_for(Duration::from_secs(options.time_out)) {
+            let file = options.wgsl.as_deref().unwrap_or(Path::new("")).display();
+            say(&format!("error: {file}: {} {}: {e}; --time-out gives it longer", entry.op, entry.shape));
+            // Nothing can end it but the end of the process, and closing the device would wait for it.
+            std::process::exit(7);
+        }
+        Ok(())
+    }
+}
+
+/// The kernels to compare: the adapter's choice, the others that can run, and a user's own.
+fn variants(entry: &Entry<'_>, options: &Kernels, device: &Device, custom: Option<&Custom>) -> Vec<Variant> {
+    let caps = device.caps();
+    let mut variants = vec![Variant { name: "auto".into(), caps }];
+    if let Some((m, format)) = entry.linear {
+        for form in linear::forms(m, format, &caps).into_iter().skip(1).map(|form| form.kernel.form) {
+            variants.push(Variant { name: form.into(), caps: Caps { preferred: Some(form), ..caps } });
+        }
+    } else {
+        variants.push(Variant { name: "portable".into(), caps: caps.portable() });
+    }
+    variants.retain(|v| options.variants.is_empty() || options.variants.contains(&v.name));
+    if let Some(custom) = custom {
+        variants.push(Variant { name: "custom".into(), caps: custom.caps(caps) });
+    }
+    variants
+}
+
+struct Ready<'a> {
+    variant: &'a Variant,
+    /// The kernel and its constants.
+    launch: (String, Vec<(&'static str, u64)>),
+    error: f64,
+    flops: u64,
+    cold: Plan,
+    hot: Plan,
+}
+
+/// Checks every variant, then times them in turn, so that what the machine does meanwhile befalls all.
+fn time_variants(
+    lab: &Lab<'_>,
+    entry: &Entry<'_>,
+    case: &Case<'_>,
+    variants: &[Variant],
+    runs: u32,
+) -> Result<Vec<std::result::Result<KernelRow, String>>> {
+    let mut out = Vec::new();
+    let mut ready: Vec<Ready<'_>> = Vec::new();
+    for variant in variants {
+        let made = prepare(lab, case, variant).with_context(|| format!("{} {}", entry.op, entry.shape))?;
+        match made {
+            made if made.error > BOUND || made.error.is_nan() => out.push(Err(format!(
+                "{} {} {}: wrong by {:.1e} relative to f64; the bound is {BOUND:.0e}",
+                entry.op, entry.shape, made.launch.0, made.error
+            ))),
+            // The same kernel in the same way is one row: portable devices choose what they must.
+            made if ready.iter().any(|r| r.launch == made.launch) => {}
+            made => ready.push(made),
+        }
+    }
+    let clock = Clock::new(lab.device);
+    let mut cold: Vec<Vec<Times>> = vec![Vec::new(); ready.len()];
+    let mut hot: Vec<Vec<Times>> = vec![Vec::new(); ready.len()];
+    let start = std::time::Instant::now();
+    for round in 0..runs {
+        if round >= 2 && start.elapsed().as_secs_f64() > 2.0 * ready.len() as f64 {
+            break;
+        }
+        for (i, made) in ready.iter().enumerate() {
+            cold[i].push(clock.time(&made.cold)?);
+            hot[i].push(clock.time(&made.hot)?);
+        }
+    }
+    for ((made, cold), hot) in ready.into_iter().zip(cold).zip(hot) {
+        let calls = case.copies as f64;
+        let cold_us = median(cold.iter().map(|t| t.device_us / calls));
+        out.push(Ok(KernelRow {
+            op: entry.op.into(),
+            shape: entry.shape.clone(),
+            kernel: made.launch.0,
+            variant: made.variant.name.clone(),
+            error: made.error,
+            cold_us,
+            hot_us: median(hot.iter().map(|t| t.device_us / HOT_CALLS as f64)),
+            wall_us: median(cold.iter().map(|t| t.wall_us / calls)),
+            spread_percent: spread_percent(cold.iter().map(|t| t.device_us)),
+            bytes: case.bytes,
+            flops: made.flops,
+            gb_per_s: case.bytes as f64 / cold_us / 1e3,
+            gflop_per_s: made.flops as f64 / cold_us / 1e3,
+            share: 0.0,
+            bound: String::new(),
+        }));
+    }
+    Ok(out)
+}
+
+/// Calls with the same operands, one after the other, in what is timed as hot.
+const HOT_CALLS: usize = 4;
+
+fn prepare<'a>(lab: &Lab<'_>, case: &Case<'_>, variant: &'a Variant) -> Result<Ready<'a>> {
+    let mut r = Recorder::new(variant.caps);
+    let out = (case.record)(&mut r, 0);
+    let first = &r.dispatches()[0];
+    let constants = first.constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
+    let launch = (first.kernel.name.to_string(), constants);
+    let flops = case.flops.unwrap_or(r.flops());
+    let plan = lab.run(r, case.step)?;
+    let error = (case.check)(&lab.device.read(&plan.output(&out))?)?;
+    let repeated = |copies: &mut dyn Iterator<Item = usize>| -> Result<_> {
+        let mut r = Recorder::new(variant.caps);
+        copies.for_each(|copy| drop((case.record)(&mut r, copy)));
+        lab.run(r, case.step)
+    };
+    let cold = repeated(&mut (0..case.copies))?;
+    let hot = repeated(&mut std::iter::repeat_n(0, HOT_CALLS))?;
+    Ok(Ready { variant, launch, error, flops, cold, hot })
+}

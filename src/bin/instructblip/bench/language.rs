@@ -1,0 +1,162 @@
+//! Times of the language model: prompts of several lengths, and steps over caches of several lengths and rows.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use instructblip::generate::session::{DrySession, Placed, Request};
+use instructblip::generate::{PromptInputs, Room, Session};
+use instructblip::language::Language;
+use instructblip::runtime::recorder::Binding;
+use instructblip::runtime::{Category, Device, Tensor};
+
+use super::check::finite;
+use super::labels::profile;
+use super::results::{DecodeRow, LabelRow, PrefillRow};
+use super::time::{median, milliseconds, thread_us};
+
+/// A prompt on the device: the picture's places first, then words.
+pub struct Prompt {
+    /// Of all of it.
+    pub ids: Vec<u32>,
+    on_device: Tensor,
+    places: Tensor,
+}
+
+impl Prompt {
+    /// A prompt of `words` words after `queries` places for a picture, none of them above `vocab_rows`.
+    pub fn new(device: &Device, queries: u32, words: u32, vocab_rows: u32) -> Result<Prompt> {
+        let places: Vec<u32> = (0..queries).collect();
+        // What stands in the picture's places is replaced.
+        let ids: Vec<u32> = places.iter().map(|_| 0).chain((0..words).map(|i| (300 + i % 97) % vocab_rows)).collect();
+        Ok(Prompt {
+            on_device: device.tensor(Category::Io, "ids", 1, ids.len() as u32, &ids)?,
+            places: device.tensor(Category::Io, "places", 1, queries, &places)?,
+            ids,
+        })
+    }
+
+    /// Tokens, those of the picture included.
+    pub fn len(&self) -> u32 {
+        self.ids.len() as u32
+    }
+
+    /// As a session reads it.
+    pub fn inputs<'a>(&'a self, features: &'a Tensor) -> PromptInputs<'a> {
+        PromptInputs { ids: &self.on_device, features, places: &self.places }
+    }
+}
+
+/// What to measure a language model with.
+pub struct Timer<'a> {
+    pub device: &'a Device,
+    pub language: &'a Language,
+    /// Measurements of one thing at least.
+    pub runs: usize,
+    /// Tokens that T5's encoder has read when its decoder is timed.
+    pub encoded: u32,
+}
+
+/// A step is short: it is measured again until this has passed, or so many times for each run.
+const STEPS_TIME: Duration = Duration::from_millis(300);
+const STEPS_PER_RUN: usize = 20;
+
+impl Timer<'_> {
+    /// A prompt, as a question waits for it: recorded, run, and its logits read. With `labels` the time by label, too.
+    pub fn prefill(&self, features: &Tensor, prompt: &Prompt, labels: bool) -> Result<(PrefillRow, Vec<LabelRow>)> {
+        let tokens = prompt.len();
+        let session = Session::new(self.device, self.language, Room::of(self.language, &[tokens], 1, 1))?;
+        let placed = Session::place(self.language, &[tokens])[0];
+        let request = Request { rows: 1, choose: true, ..Request::default() };
+        let once = || {
+            milliseconds(|| {
+                let pass = session.prefill(self.language, &prompt.inputs(features), placed, request)?;
+                pass.submit()?;
+                self.device.wait()?;
+                Ok(pass)
+            })
+        };
+        let (pass, _) = once()?;
+        finite(self.device, &pass.logits, "the language model")?;
+        let ms = median((0..self.runs).map(|_| Ok(once()?.1)).collect::<Result<Vec<f64>>>()?);
+        let rows = if labels { profile("prefill", &pass.plan, self.runs)? } else { Vec::new() };
+        let dry = self.dry(Room::of(self.language, &[tokens], 1, 1), tokens, features.rows());
+        let row = PrefillRow {
+            tokens,
+            ms,
+            tokens_per_s: f64::from(tokens) * 1e3 / ms,
+            gflop_per_s: dry.prefill.flops() as f64 / ms / 1e6,
+        };
+        Ok((row, rows))
+    }
+
+    fn dry(&self, room: Room, tokens: u32, features: u32) -> DrySession {
+        DrySession::new(self.device.caps(), self.language, room, tokens, features)
+    }
+
+    /// A step of `rows` sequences with `keys` keys each, the step's own included. With `labels` the time by label, too.
+    pub fn decode(&self, rows: u32, keys: u32, labels: bool) -> Result<(DecodeRow, Vec<LabelRow>)> {
+        let t5 = self.language.as_t5().is_some();
+        let encoded = if t5 { self.encoded } else { 1 };
+        let room = Room { rows, positions: keys, pages: rows * keys, encoded, encoded_pages: encoded };
+        let session = Session::new(self.device, self.language, room)?;
+        // Every row has keys of its own; those of T5's encoder are shared, as beams share them.
+        let place = |row| {
+            let encoded = if t5 { encoded } else { 0 };
+            Placed { positions: keys - 1, page: row * (keys - 1), encoded, encoded_page: 0 }
+        };
+        session.continue_from(&(0..rows).map(place).collect::<Vec<_>>());
+        let plan = session.decode_plan();
+        let once = || -> Result<(f64, f64)> {
+            let start = (Instant::now(), thread_us());
+            session.submit(0)?;
+            let encode_us = thread_us() - start.1;
+            plan.read_token()?;
+            Ok((start.0.elapsed().as_secs_f64() * 1e3, encode_us))
+        };
+        once()?;
+        let (mut times, start) = (Vec::new(), Instant::now());
+        while times.len() < self.runs || (times.len() < STEPS_PER_RUN * self.runs && start.elapsed() < STEPS_TIME) {
+            times.push(once()?);
+        }
+        for logits in session.read_logits()? {
+            anyhow::ensure!(logits.iter().all(|v| v.is_finite()), "decoding gives values that are not finite");
+        }
+        let (ms, encode_us): (Vec<f64>, Vec<f64>) = times.into_iter().unzip();
+        let ms = median(ms);
+        let row = DecodeRow {
+            rows,
+            keys,
+            ms,
+            tokens_per_s: f64::from(rows) * 1e3 / ms,
+            encode_us: median(encode_us),
+            dispatches: plan.len() as u32,
+            bytes: self.step_bytes(room, keys, if t5 { encoded } else { 0 }),
+            bandwidth_share: 0.0, // the ceiling is measured afterwards
+        };
+        let labels = if labels { profile("decode", plan, self.runs)? } else { Vec::new() };
+        Ok((row, labels))
+    }
+
+    /// Bytes that a step has to read: weights once, a row of the embedding, keys and values of every row.
+    fn step_bytes(&self, room: Room, keys: u32, encoded: u32) -> u64 {
+        let session = self.dry(room, 1, 1);
+        let mut seen = Vec::new();
+        let mut weights = 0;
+        let of_weights = |kernel: &str| kernel.starts_with("linear") || kernel.starts_with("norm");
+        for dispatch in session.decode.dispatches().iter().filter(|dispatch| of_weights(dispatch.kernel.name)) {
+            for binding in &dispatch.bindings {
+                if let Binding::Buffer(buffer) = binding
+                    && !seen.contains(&Arc::as_ptr(buffer))
+                {
+                    seen.push(Arc::as_ptr(buffer));
+                    weights += buffer.bytes();
+                }
+            }
+        }
+        let heads = self.language.heads();
+        let values = 2 * self.language.num_layers() as u64 * u64::from(heads.key_value * heads.dim);
+        let embedding = 2 * u64::from(self.language.width());
+        weights + embedding + 4 * values * u64::from(room.rows) * u64::from(keys + encoded)
+    }
+}

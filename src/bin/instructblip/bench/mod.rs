@@ -1,0 +1,151 @@
+//! `instructblip bench`: what kernels and models take, pictures of it and comparisons.
+
+mod append;
+pub mod cases;
+mod ceilings;
+mod check;
+mod kernels;
+mod labels;
+mod language;
+mod model;
+mod report;
+mod results;
+mod run;
+pub mod time;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::args::Common;
+use crate::files;
+pub use kernels::BOUND;
+use results::Results;
+pub use run::today;
+
+/// Columns of what is drawn in a terminal: wider ones are rare, and files have no width.
+const WIDTH: usize = 80;
+
+/// Arguments of `bench`.
+#[derive(Args, Debug)]
+pub struct Bench {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Time every kernel at the shapes of published models, beside what the GPU can do at most
+    ///
+    /// Every kernel is first compared with 64-bit references; one that is wrong is not timed. Bandwidth and arithmetic
+    /// are measured in the same run, and what lies above them is refused. `cold` has operands that no cache holds,
+    /// `hot` the same ones again and again.
+    Kernels(kernels::Kernels),
+    /// Time a model stage by stage: loading, picture, vision tower, Q-Former, prompts and steps of decoding
+    ///
+    /// Nothing is timed before it is checked: the embedded model's answer, step-by-step decoding against one long prompt,
+    /// finite values. A published shape needs no files: its weights are made on the GPU.
+    Model(model::Model),
+    /// Show results as tables and pictures
+    Report(Report),
+    /// Compare two runs, row by row
+    ///
+    /// A difference within the spreads of both runs is called noise, and so is one below 5 % of a stage, whose spread is not
+    /// measured.
+    Compare(Compare),
+}
+
+/// Arguments of `bench report`.
+#[derive(Args, Debug)]
+pub struct Report {
+    /// Results of a benchmark
+    pub results: PathBuf,
+    /// Folder to write results.json, results.csv, results.md, report.html and its pictures to
+    #[arg(long, short, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+}
+
+/// Arguments of `bench compare`.
+#[derive(Args, Debug)]
+pub struct Compare {
+    /// Results of the run to compare with
+    pub before: PathBuf,
+    /// Results of the other run
+    pub after: PathBuf,
+    /// Form of the comparison
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+    /// File to write to instead of standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// Form of a comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Columns for a terminal.
+    Table,
+    /// One JSON object.
+    Json,
+    /// A page for a browser.
+    Html,
+}
+
+/// What no benchmark may pass over: kernels that are wrong, and figures that cannot be.
+#[derive(Debug)]
+pub struct Refused(Vec<String>);
+
+impl std::fmt::Display for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Refused {}
+
+pub fn run(common: &Common, arguments: &Bench) -> Result<()> {
+    match &arguments.command {
+        Command::Kernels(kernels::Kernels { output, .. }) | Command::Model(model::Model { output, .. }) => {
+            output.append.as_deref().map_or(Ok(()), append::check)?;
+        }
+        _ => {}
+    }
+    match &arguments.command {
+        Command::Kernels(arguments) => kernels::run(common, arguments),
+        Command::Model(arguments) => model::run(common, arguments),
+        Command::Report(arguments) => show(arguments),
+        Command::Compare(arguments) => compare(arguments),
+    }
+}
+
+fn show(arguments: &Report) -> Result<()> {
+    let results = Results::read(&arguments.results)?;
+    if let Some(folder) = &arguments.output {
+        files::check_folder(folder)?;
+        report::write_all(folder, &results)?;
+    }
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{}", report::table(&results))?;
+    write!(out, "{}", report::sketch(&results, WIDTH))?;
+    Ok(())
+}
+
+fn compare(arguments: &Compare) -> Result<()> {
+    if let Some(path) = &arguments.output {
+        files::check_target(path)?;
+    }
+    let comparison = report::compare(&Results::read(&arguments.before)?, &Results::read(&arguments.after)?);
+    let text = match arguments.format {
+        Format::Table => comparison.text(),
+        Format::Json => format!("{:#}\n", comparison.json()),
+        Format::Html => comparison.html(),
+    };
+    match &arguments.output {
+        Some(path) => files::write_bytes(path, text.as_bytes()),
+        None => Ok(std::io::stdout().lock().write_all(text.as_bytes())?),
+    }
+}

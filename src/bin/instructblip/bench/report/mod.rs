@@ -1,0 +1,74 @@
+//! Results as pages, pictures, tables and comparisons. All of it is text built here: no font, script or picture is
+//! fetched when a page is opened.
+
+mod bars;
+mod compare;
+mod compare_page;
+mod decode;
+mod family;
+mod numbers;
+mod page;
+mod place;
+mod roofline;
+mod sketch;
+mod svg;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::results::Results;
+use crate::files;
+
+pub use compare::compare;
+pub use page::html;
+pub use sketch::sketch;
+pub use table::{csv, csv_cell, markdown, table};
+
+use svg::Size;
+
+/// Pictures as files of their own, with their names.
+pub fn svgs(results: &Results) -> Vec<(String, String)> {
+    let mut pictures = Vec::new();
+    if let Some(roofline) = roofline::draw(results, Size::Wide) {
+        pictures.push(("roofline.svg".to_string(), roofline.file()));
+    }
+    let Some(model) = &results.model else { return pictures };
+    for stage in bars::stages(model) {
+        pictures.push((format!("labels-{}.svg", file_name(stage)), bars::draw(model, stage, Size::Wide).file()));
+    }
+    if let Some(chart) = decode::draw(model, Size::Wide) {
+        pictures.push(("decode.svg".to_string(), chart.file()));
+    }
+    pictures
+}
+
+/// Writes everything into `folder`, which is made where it is not there.
+///
+/// # Errors
+/// `Error::Io`, with the path.
+pub fn write_all(folder: &Path, results: &Results) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| files::unwritable(folder, e))?;
+    let json = format!("{}\n", serde_json::to_string_pretty(results)?);
+    let texts = [
+        ("results.json", json),
+        ("results.csv", csv(results)),
+        ("results.md", markdown(results)),
+        ("report.html", html(results)),
+    ];
+    for (name, text) in texts {
+        files::write_bytes(&folder.join(name), text.as_bytes())?;
+    }
+    for (name, text) in svgs(results) {
+        files::write_bytes(&folder.join(name), text.as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Results may come from elsewhere: what names a stage does not name a folder.
+fn file_name(stage: &str) -> String {
+    stage.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' }).collect()
+}

@@ -1,0 +1,198 @@
+//! What a benchmark found, as it is written to files and read back for reports and comparisons.
+
+use std::path::Path;
+
+use anyhow::Result;
+use instructblip::Error;
+use serde::{Deserialize, Serialize};
+
+/// Of the layout of the file. A reader refuses others.
+pub const FORMAT: u32 = 1;
+
+/// One run of `bench kernels` or `bench model` on one adapter.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Results {
+    /// [`FORMAT`].
+    pub format: u32,
+    /// The program's version.
+    pub version: String,
+    /// The commit it was built from, where it is known.
+    pub commit: Option<String>,
+    /// Day of the run, as 2026-11-25.
+    pub date: String,
+    /// The command line, for doing it again.
+    pub command: String,
+    /// The adapter.
+    pub adapter: Adapter,
+    /// Processor, memory and system, as `doctor` tells them.
+    pub machine: serde_json::Value,
+    /// What the adapter can do at most, measured in the same run.
+    pub ceilings: Ceilings,
+    /// Of kernels; empty for a model.
+    #[serde(default)]
+    pub kernels: Vec<KernelRow>,
+    /// Of a model.
+    #[serde(default)]
+    pub model: Option<ModelResults>,
+}
+
+/// What was measured on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Adapter {
+    /// The driver's name for it.
+    pub name: String,
+    /// Vulkan, Metal or Dx12.
+    pub backend: String,
+    /// Driver name and version.
+    pub driver: String,
+    /// DiscreteGpu, IntegratedGpu, Cpu, …
+    pub kind: String,
+}
+
+/// Measured ceilings; what an adapter lacks is `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Ceilings {
+    /// Bytes read and written by a copy kernel, in GB/s.
+    pub copy_gb_s: f64,
+    /// Bytes read by a kernel that writes almost nothing, in GB/s.
+    pub read_gb_s: f64,
+    /// f32 multiply-adds, two operations each, in GFLOP/s.
+    pub f32_gflop_s: f64,
+    /// f16 multiply-adds in GFLOP/s.
+    pub f16_gflop_s: Option<f64>,
+    /// Cooperative matrices, f16 into f32, in GFLOP/s.
+    pub matrix_gflop_s: Option<f64>,
+}
+
+/// One kernel at one shape.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct KernelRow {
+    /// The operation, and for linear layers the weights' format: `linear q4`.
+    pub op: String,
+    /// For linear layers MxNxK.
+    pub shape: String,
+    /// The kernel's name.
+    pub kernel: String,
+    /// How it came to be chosen: `auto`, `portable`, or `custom` for a user's own.
+    pub variant: String,
+    /// Error against f64, relative (L2).
+    pub error: f64,
+    /// Median time on the device with operands rotated past the last cache, in microseconds; wall time where the
+    /// device has no clock.
+    pub cold_us: f64,
+    /// The same operands again and again.
+    pub hot_us: f64,
+    /// Median wall time with rotated operands.
+    pub wall_us: f64,
+    /// Half of the distance between the quartiles of the cold time, in per cent of the median.
+    pub spread_percent: f64,
+    /// Least traffic in bytes: every operand once.
+    pub bytes: u64,
+    /// Least arithmetic, a multiply-add counting two.
+    pub flops: u64,
+    /// Of the cold time.
+    pub gb_per_s: f64,
+    /// Of the cold time.
+    pub gflop_per_s: f64,
+    /// Share of the ceiling that binds at this intensity: the roofline, from 0 to 1.
+    pub share: f64,
+    /// Which ceiling that is: `memory` or `arithmetic`.
+    pub bound: String,
+}
+
+/// A model, stage by stage.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ModelResults {
+    /// Name of the shape, or of the checkpoint.
+    pub name: String,
+    /// Layers of vision tower, Q-Former and language model.
+    pub layers: [u32; 3],
+    /// Format of the language model's weights.
+    pub weights: String,
+    /// Peak of device memory in bytes.
+    pub peak_bytes: u64,
+    /// Load, image, vision, Q-Former, in order, in milliseconds.
+    pub stages: Vec<Stage>,
+    /// Prompts of several lengths.
+    pub prefill: Vec<PrefillRow>,
+    /// Decoding at several lengths and numbers of rows.
+    pub decode: Vec<DecodeRow>,
+    /// Time by kernel and label of each stage, largest first.
+    pub labels: Vec<LabelRow>,
+}
+
+/// A stage's time.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stage {
+    /// `load`, `image`, `vision` or `qformer`.
+    pub name: String,
+    /// Median wall time in milliseconds.
+    pub ms: f64,
+}
+
+/// A prompt read at once.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PrefillRow {
+    /// Tokens, those of the picture included.
+    pub tokens: u32,
+    /// Median wall time in milliseconds.
+    pub ms: f64,
+    /// Tokens in a second.
+    pub tokens_per_s: f64,
+    /// Arithmetic of the plan in a second, in GFLOP/s.
+    pub gflop_per_s: f64,
+}
+
+/// One step of decoding.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DecodeRow {
+    /// Sequences side by side, beams or a batch.
+    pub rows: u32,
+    /// Keys in the cache.
+    pub keys: u32,
+    /// Median wall time of a step in milliseconds.
+    pub ms: f64,
+    /// Tokens in a second, of all rows together.
+    pub tokens_per_s: f64,
+    /// CPU time of the program's thread a step, to encode and submit it, in microseconds; wall time where the system
+    /// does not tell.
+    pub encode_us: f64,
+    /// Kernels launched a step.
+    pub dispatches: u32,
+    /// Bytes a step must read: weights once, keys and values of every row.
+    pub bytes: u64,
+    /// Of the read bandwidth measured in the same run, from 0 to 1.
+    pub bandwidth_share: f64,
+}
+
+/// Time of one stage under one label.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LabelRow {
+    /// `vision`, `qformer`, `prefill` or `decode`.
+    pub stage: String,
+    /// The op's label without the layer's number: `self_attn.qkv`.
+    pub label: String,
+    /// The kernel.
+    pub kernel: String,
+    /// Launches.
+    pub count: u32,
+    /// Time on the device in microseconds, all launches together.
+    pub us: f64,
+}
+
+impl Results {
+    /// Reads a file that `bench --output` wrote.
+    ///
+    /// # Errors
+    /// [`Error::Io`], or [`Error::Request`] when it is no such file.
+    pub fn read(path: &Path) -> Result<Results> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })?;
+        let refused = |problem: String| Error::Request { problem: format!("{}: {problem}", path.display()) };
+        let results: Results =
+            serde_json::from_str(&text).map_err(|e| refused(format!("no results of a benchmark ({e})")))?;
+        match results.format {
+            FORMAT => Ok(results),
+            other => Err(refused(format!("results of format {other}; this version reads {FORMAT}")).into()),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! A user's own kernels in a model, and the clock that ends what nobody has proved to end.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+use instructblip::runtime::Replacement;
+use instructblip::{GenerateOptions, Image, InstructBlip};
+
+use crate::progress::say;
+use crate::session::read_text;
+
+/// Options about a user's own kernels.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Kernels of your own")]
+pub struct Overrides {
+    /// A WGSL file that runs in the place of the kernel of this name, as `--kernels` knows it; may be repeated. `ask` answers
+    /// with our kernels first and says whether yours change the answer; `bench kernels --wgsl` checks and times one alone
+    #[arg(long = "wgsl-override", value_name = "NAME=FILE", value_parser = pair)]
+    pub files: Vec<Override>,
+    /// Seconds a kernel of yours may keep the GPU before the program gives up, with exit code 7
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, requires = "files",
+          value_parser = clap::value_parser!(u64).range(1..))]
+    pub time_out: u64,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Override {
+    /// The kernel that is not run.
+    pub name: String,
+    /// The text that is.
+    pub file: PathBuf,
+}
+
+fn pair(text: &str) -> Result<Override, String> {
+    match text.split_once('=') {
+        Some((name, file)) if !name.is_empty() && !file.is_empty() => {
+            Ok(Override { name: name.into(), file: file.into() })
+        }
+        _ => Err("give a kernel's name and a file, as norm=my_norm.wgsl".into()),
+    }
+}
+
+impl Overrides {
+    /// Whether there are any.
+    pub fn any(&self) -> bool {
+        !self.files.is_empty()
+    }
+
+    /// The kernels that are replaced.
+    pub fn names(&self) -> Vec<&str> {
+        self.files.iter().map(|one| one.name.as_str()).collect()
+    }
+
+    /// The files, read and compiled.
+    ///
+    /// # Errors
+    /// [`instructblip::Error::Io`], and whatever [`Replacement::of`] refuses.
+    pub fn replacements(&self) -> instructblip::Result<Vec<&'static Replacement>> {
+        let mut all = Vec::new();
+        for Override { name, file } in &self.files {
+            all.extend(Replacement::of(name, &file.display().to_string(), &read_text(file)?)?);
+        }
+        Ok(all)
+    }
+
+    /// Ends the program unless the GPU is heard of within the limit, again and again.
+    pub fn watch(&self) -> Watch {
+        let files: Vec<_> = self.files.iter().map(|one| Path::display(&one.file).to_string()).collect();
+        Watch::start(&files.join(", "), Duration::from_secs(self.time_out))
+    }
+
+    /// Two tokens about a grey picture with an eye on the clock. What goes wrong with them goes wrong in earnest, too.
+    pub fn try_once(&self, model: &mut InstructBlip) -> Result<()> {
+        let _watch = self.watch();
+        let image = Image::from_rgb(32, 32, vec![128; 32 * 32 * 3])?;
+        let options = GenerateOptions { max_new_tokens: Some(2), ..GenerateOptions::default() };
+        drop(model.ask(&image, "a", &options));
+        Ok(())
+    }
+}
+
+/// Ends the program with exit code 7 when it hears nothing for too long. Ends itself when it is dropped.
+pub struct Watch {
+    alive: Sender<()>,
+}
+
+impl Watch {
+    fn start(files: &str, limit: Duration) -> Watch {
+        let line = format!(
+            "error: {files}: its kernels did not end within {} s; a loop may have no end, or --time-out gives it longer",
+            limit.as_secs()
+        );
+        let (alive, heard) = mpsc::channel();
+        std::thread::spawn(move || {
+            loop {
+                match heard.recv_timeout(limit) {
+                    Ok(()) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                    Err(RecvTimeoutError::Timeout) => {
+                        say(&line);
+                        // Nothing can end a kernel but the end of the process.
+                        std::process::exit(7);
+                    }
+                }
+            }
+        });
+        Watch { alive }
+    }
+
+    /// The GPU has been heard of.
+    pub fn beat(&self) {
+        // The other end lives as long as this one.
+        let _ = self.alive.send(());
+    }
+}

@@ -1,0 +1,112 @@
+//! A user's own WGSL in the place of a kernel of ours.
+
+use naga::front::wgsl;
+
+use super::kernels::{self, Interface, Kernel};
+use super::tuning::form;
+use crate::error::{Error, Result};
+
+/// A user's kernel, and whose place it takes.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Replacement {
+    /// The name of the kernel that is not run.
+    pub name: &'static str,
+    /// The kernel that is.
+    pub kernel: Kernel,
+    /// Rows and columns of y that one workgroup makes, where the text says so: `const TILE_ROWS`, `const TILE_COLUMNS`.
+    pub tile: Option<(u32, u32)>,
+}
+
+impl Replacement {
+    /// `text` in the place of the kernel `name` in all its weight formats. `file` is what error messages call it.
+    ///
+    /// The pieces of `shaders/shared` that stand in front of our kernel stand in front of `text`, too, unless it declares
+    /// the bindings that they have, or compiles without them. It must have the same bindings, `Params` and entry point as the kernel it replaces, and gets the
+    /// same constants and grid; in the linear family `const TILE_ROWS` and `const TILE_COLUMNS` set the grid. A text lives
+    /// as long as the program.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for a name that no kernel has; [`Error::Kernel`] with the place in the text if it does not
+    /// compile or has another interface.
+    pub fn of(name: &str, file: &str, text: &str) -> Result<Vec<&'static Replacement>> {
+        let form = form(name)?;
+        let text: &'static str = text.to_string().leak();
+        let file: &'static str = file.to_string().leak();
+        let ours = kernels::all().filter(|kernel| kernel.form == form);
+        ours.map(|ours| Ok(&*Box::leak(Box::new(replace(ours, file, text)?)))).collect()
+    }
+}
+
+fn replace(ours: &'static Kernel, file: &'static str, text: &'static str) -> Result<Replacement> {
+    let pieces = &ours.sources[..ours.sources.len() - 1];
+    let declares = |text: &str| text.contains("@binding");
+    // A text with bindings of its own may stand alone, or want our functions; never our bindings as well.
+    let mut front: &[&str] = pieces;
+    if declares(text) && (pieces.iter().any(|piece| declares(piece)) || wgsl::parse_str(text).is_ok()) {
+        front = &[];
+    }
+    let sources: &'static [&'static str] = [front, &[text]].concat().leak();
+    let module = wgsl::parse_str(&sources.concat()).map_err(|e| {
+        let at = e.location(&sources.concat());
+        refused(file, text, front, at, e.message())
+    })?;
+    // Formats of weights have kernels of their own, which must not pass for each other.
+    let name = format!("{file}{}", ours.name.strip_prefix(ours.form).unwrap_or_default()).leak();
+    let kernel = Kernel { name, form: file, file, sources, ..*ours };
+    let validated = kernels::validated(&module, &kernel);
+    validated.map_err(|e| {
+        let at = e.location(&sources.concat());
+        refused(file, text, front, at, &innermost(e.as_inner()))
+    })?;
+    let (want, have) = (ours.interface(&[])?, kernel.interface(&[])?);
+    if let Some(problem) = difference(&want, &have) {
+        return Err(Error::Kernel { file: file.into(), line: None, problem, excerpt: None });
+    }
+    let tile = kernels::constant(&module, "TILE_ROWS").zip(kernels::constant(&module, "TILE_COLUMNS"));
+    if tile.is_some_and(|(rows, columns)| rows == 0 || columns == 0) {
+        let problem = "TILE_ROWS and TILE_COLUMNS must be at least 1".into();
+        return Err(Error::Kernel { file: file.into(), line: None, problem, excerpt: None });
+    }
+    Ok(Replacement { name: ours.name, kernel, tile })
+}
+
+/// What naga complains of, with the line of the user's text and not of what stands in front of it.
+fn refused(file: &str, text: &str, front: &[&str], at: Option<naga::SourceLocation>, problem: &str) -> Error {
+    let before: usize = front.iter().map(|piece| piece.lines().count()).sum();
+    // A mistake in front can only be ours, or the absence of something it needs.
+    let line = at.and_then(|at| (at.line_number as usize).checked_sub(before)).filter(|&line| line > 0);
+    let excerpt = line.and_then(|line| text.lines().nth(line - 1)).map(|line| line.trim().to_string());
+    Error::Kernel { file: file.into(), line: line.map(|line| line as u32), problem: problem.into(), excerpt }
+}
+
+/// The last of a chain of causes: the one that says what is wrong.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut messages = vec![error.to_string()];
+    let mut source = error.source();
+    while let Some(cause) = source {
+        messages.push(cause.to_string());
+        source = cause.source();
+    }
+    messages.pop().unwrap_or_default()
+}
+
+/// How an interface is not the one it has to be.
+fn difference(want: &Interface, have: &Interface) -> Option<String> {
+    let shape = |interface: &Interface| -> Vec<String> {
+        interface.bindings.iter().enumerate().map(|(i, (_, kind))| format!("{i}: {kind:?}")).collect()
+    };
+    if shape(want) != shape(have) {
+        let names: Vec<String> =
+            want.bindings.iter().enumerate().map(|(i, (n, kind))| format!("{i} {n} {kind:?}")).collect();
+        return Some(format!("its bindings must be {}, and are {}", names.join(", "), shape(have).join(", ")));
+    }
+    let missing: Vec<&str> =
+        want.constants.iter().filter(|name| !have.constants.contains(name)).map(String::as_str).collect();
+    if !missing.is_empty() {
+        return Some(format!(
+            "it must declare the override constants {} as the kernel it replaces",
+            missing.join(", ")
+        ));
+    }
+    None
+}

@@ -1,0 +1,325 @@
+//! Compiled pipelines, one for each kernel and set of constants.
+
+use std::borrow::Cow;
+use std::cmp::Reverse;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use super::device::{Device, first_line};
+use super::kept::Kept;
+use super::kernels::{self, BindingKind, Kernel, Parsed};
+use super::parallel;
+use crate::error::{Error, Result};
+
+/// A compiled kernel variant.
+pub(super) struct Pipeline {
+    pub gpu: wgpu::ComputePipeline,
+    pub layout: wgpu::BindGroupLayout,
+}
+
+/// How far compiling is; see [`DeviceOptions::compiling`](super::device::DeviceOptions::compiling).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Compiling {
+    /// Kernels compiled so far of those the plan needs.
+    pub done: usize,
+    /// Kernels to compile, one for each set of constants.
+    pub total: usize,
+    /// Time since the first was begun.
+    pub elapsed: Duration,
+    /// The kernel that has been compiling longest, and how long. `None` at the last call of a plan: nothing compiles
+    /// any more, be it that all is done or that one failed.
+    pub longest: Option<(&'static str, Duration)>,
+}
+
+/// Called while kernels compile; see [`DeviceOptions::compiling`](super::device::DeviceOptions::compiling).
+#[derive(Clone)]
+pub struct CompileHook(Arc<dyn Fn(&Compiling) + Send + Sync>);
+
+impl CompileHook {
+    /// A hook that calls `hook`.
+    pub fn new(hook: impl Fn(&Compiling) + Send + Sync + 'static) -> CompileHook {
+        CompileHook(Arc::new(hook))
+    }
+}
+
+impl std::fmt::Debug for CompileHook {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("CompileHook")
+    }
+}
+
+/// A kernel and the values of its override constants.
+pub(super) type Variant<'a> = (&'static Kernel, &'a [(&'static str, f64)]);
+
+type Key = (&'static str, Vec<(&'static str, u64)>);
+
+fn key(&(kernel, constants): &Variant<'_>) -> Key {
+    (kernel.name, constants.iter().map(|&(name, value)| (name, value.to_bits())).collect())
+}
+
+/// Compiled variants by kernel and constants.
+pub(super) struct Pipelines {
+    checked: bool,
+    hook: Option<CompileHook>,
+    kept: Option<Kept>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    texts: HashMap<&'static str, Text>,
+    compiled: HashMap<Key, Arc<Pipeline>>,
+}
+
+/// What the variants of a kernel have in common.
+struct Text {
+    parsed: Parsed,
+    module: wgpu::ShaderModule,
+    bind_group: wgpu::BindGroupLayout,
+    layout: wgpu::PipelineLayout,
+}
+
+impl Pipelines {
+    pub fn new(checked: bool, hook: Option<CompileHook>, kept: Option<Kept>) -> Self {
+        Pipelines { checked, hook, kept, known: Mutex::default() }
+    }
+
+    /// The pipelines of `variants`, in their order. Those nobody asked for before are compiled, several at once.
+    ///
+    /// # Errors
+    /// Of one that does not compile; it is named. The ones that do are kept.
+    pub fn get(&self, device: &Device, variants: &[Variant<'_>]) -> Result<Vec<Arc<Pipeline>>> {
+        // Held throughout, so that no two threads compile the same.
+        let mut known = self.known.lock().expect("no panic while pipelines are held");
+        let mut seen = HashSet::new();
+        let new = |variant: &&Variant<'_>| !known.compiled.contains_key(&key(variant)) && seen.insert(key(variant));
+        let mut missing: Vec<Variant<'_>> = variants.iter().filter(new).copied().collect();
+        // Long texts first, so that no thread is left alone with one at the end.
+        missing.sort_by_key(|(kernel, _)| Reverse(kernel.sources.iter().map(|text| text.len()).sum::<usize>()));
+        if !missing.is_empty() {
+            self.compile(device, &missing, &mut known)?;
+        }
+        Ok(variants.iter().map(|variant| known.compiled[&key(variant)].clone()).collect())
+    }
+
+    fn compile(&self, device: &Device, missing: &[Variant<'_>], known: &mut Known) -> Result<()> {
+        let started = Instant::now();
+        let mut seen: HashSet<&str> = known.texts.keys().copied().collect();
+        let kernels = missing.iter().map(|&(kernel, _)| kernel).filter(|kernel| seen.insert(kernel.name));
+        let kernels: Vec<&'static Kernel> = kernels.collect();
+        let texts = parallel::each(&kernels, |kernel| Text::new(device, kernel, self.checked), |_| {});
+        for (kernel, text) in kernels.iter().zip(texts.into_iter().map_while(|text| text)) {
+            known.texts.insert(kernel.name, text?);
+        }
+        let texts = &known.texts;
+        let cache = self.kept.as_ref().map(Kept::cache);
+        let work = |&(kernel, constants): &Variant<'_>| texts[kernel.name].compile(device, kernel, constants, cache);
+        let results = parallel::each(missing, work, |now| {
+            let longest = now.oldest.map(|(index, at)| (missing[index].0.name, at.elapsed()));
+            // Between the end of one and the beginning of the next there is nothing to say.
+            if longest.is_some() {
+                self.tell(&Compiling { done: now.done, total: missing.len(), elapsed: started.elapsed(), longest });
+            }
+        });
+        let compiled = |result: &Option<Result<_>>| matches!(result, Some(Ok(_)));
+        let done = results.iter().filter(|result| compiled(result)).count();
+        self.tell(&Compiling { done, total: missing.len(), elapsed: started.elapsed(), longest: None });
+        device.inner.counters.count_pipelines(done as u64);
+        let mut failed = None;
+        for (variant, result) in missing.iter().zip(results) {
+            match result {
+                Some(Ok(pipeline)) => {
+                    known.compiled.insert(key(variant), Arc::new(pipeline));
+                }
+                Some(Err(e)) => {
+                    failed.get_or_insert(e);
+                }
+                None => {}
+            }
+        }
+        if let Some(kept) = &self.kept {
+            kept.save();
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn tell(&self, now: &Compiling) {
+        if let Some(CompileHook(hook)) = &self.hook {
+            hook(now);
+        }
+    }
+}
+
+/// What `make` gives, or what the graphics layer has against it. Both happen on one thread: error scopes are a thread's.
+fn scoped<T>(device: &Device, name: &str, make: impl FnOnce(&wgpu::Device) -> T) -> Result<T> {
+    let gpu = &device.inner.gpu;
+    let scope = gpu.push_error_scope(wgpu::ErrorFilter::Validation);
+    let made = make(gpu);
+    match pollster::block_on(scope.pop()) {
+        None => Ok(made),
+        Some(e) => Err(Error::Gpu { what: format!("compiling kernel {name}"), problem: first_line(&e.to_string()) }),
+    }
+}
+
+impl Text {
+    fn new(device: &Device, kernel: &'static Kernel, checked: bool) -> Result<Text> {
+        let parsed = kernels::parse(kernel)?;
+        let bindings = kernels::bindings(&parsed)?;
+        scoped(device, kernel.name, |gpu| {
+            let module = shader_module(gpu, kernel, &parsed, checked);
+            let bind_group = bind_group_layout(gpu, kernel.name, &bindings);
+            let layout = gpu.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(kernel.name),
+                bind_group_layouts: &[Some(&bind_group)],
+                immediate_size: 0,
+            });
+            Text { parsed, module, bind_group, layout }
+        })
+    }
+
+    fn compile(
+        &self,
+        device: &Device,
+        kernel: &'static Kernel,
+        constants: &[(&'static str, f64)],
+        cache: Option<&wgpu::PipelineCache>,
+    ) -> Result<Pipeline> {
+        let interface = kernels::reflect(&self.parsed, constants)?;
+        // The graphics layer does not check this one, and drivers crash on it.
+        let have = device.caps().max_workgroup_bytes;
+        if interface.workgroup_bytes > have {
+            return Err(Error::DoesNotFit {
+                what: format!("workgroup memory of kernel {} in bytes", kernel.name),
+                need: interface.workgroup_bytes.into(),
+                have: have.into(),
+            });
+        }
+        let descriptor = wgpu::ComputePipelineDescriptor {
+            label: Some(kernel.name),
+            layout: Some(&self.layout),
+            module: &self.module,
+            entry_point: Some("main"),
+            // Kernels write workgroup memory before they read it.
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants,
+                zero_initialize_workgroup_memory: false,
+            },
+            cache,
+        };
+        let gpu = scoped(device, kernel.name, |gpu| gpu.create_compute_pipeline(&descriptor))?;
+        Ok(Pipeline { gpu, layout: self.bind_group.clone() })
+    }
+}
+
+#[allow(unsafe_code)]
+fn shader_module(gpu: &wgpu::Device, kernel: &Kernel, parsed: &Parsed, checked: bool) -> wgpu::ShaderModule {
+    let descriptor = wgpu::ShaderModuleDescriptor {
+        label: Some(kernel.name),
+        source: wgpu::ShaderSource::Naga(Cow::Owned(parsed.module.clone())),
+    };
+    if checked {
+        return gpu.create_shader_module(descriptor);
+    }
+    // A user's own kernel may index what it wants; that its loops end is its own business.
+    let checks =
+        wgpu::ShaderRuntimeChecks { bounds_checks: kernel.is_custom(), ..wgpu::ShaderRuntimeChecks::unchecked() };
+    // Loop bounding alone doubles the time of a tiled matmul.
+    // SAFETY: every kernel of ours keeps its indices in bounds and its loops finite by construction; the test suite
+    // runs each over its table of shapes with the checks on and requires equal results.
+    unsafe { gpu.create_shader_module_trusted(descriptor, checks) }
+}
+
+fn bind_group_layout(gpu: &wgpu::Device, label: &str, bindings: &[(String, BindingKind)]) -> wgpu::BindGroupLayout {
+    let entry = |(binding, (_, kind)): (usize, &(String, BindingKind))| wgpu::BindGroupLayoutEntry {
+        binding: binding as u32,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty: match kind {
+                BindingKind::Read => wgpu::BufferBindingType::Storage { read_only: true },
+                BindingKind::ReadWrite => wgpu::BufferBindingType::Storage { read_only: false },
+                BindingKind::Uniform(_) => wgpu::BufferBindingType::Uniform,
+            },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    };
+    let entries: Vec<_> = bindings.iter().enumerate().map(entry).collect();
+    gpu.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: Some(label), entries: &entries })
+}
+
+/// Counts one more bind group and makes it.
+pub(super) fn bind_group(
+    device: &Device,
+    pipeline: &Pipeline,
+    label: &str,
+    resources: &[wgpu::BindingResource<'_>],
+) -> wgpu::BindGroup {
+    device.inner.counters.count_bind_group();
+    let entries: Vec<_> = resources
+        .iter()
+        .enumerate()
+        .map(|(i, resource)| wgpu::BindGroupEntry { binding: i as u32, resource: resource.clone() })
+        .collect();
+    device.inner.gpu.create_bind_group(&wgpu::BindGroupDescriptor {
+        label: Some(label),
+        layout: &pipeline.layout,
+        entries: &entries,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::DeviceOptions;
+    use crate::runtime::kernels::tests::{named, refusal};
+
+    /// Valid by itself; what refuses it is the device's limit, as a driver would.
+    static HUGE: Kernel = named("huge", &["@compute @workgroup_size(1024, 64) fn main() {}"]);
+
+    fn portable() -> Option<Device> {
+        match Device::open(&DeviceOptions { portable: true, ..Default::default() }) {
+            Ok(device) => Some(device),
+            Err(_) if std::env::var_os("INSTRUCTBLIP_TEST_WITHOUT_GPU").is_some() => None,
+            Err(e) => panic!("{e}"),
+        }
+    }
+
+    #[test]
+    fn a_pipeline_that_does_not_compile_is_named_in_one_line() {
+        let Some(device) = portable() else { return };
+        for _ in 0..2 {
+            let result = device.inner.pipelines.get(&device, &[(&HUGE, &[])]);
+            let problem = refusal(result.map(|_| ()), "compiling kernel huge");
+            assert!(!problem.contains("Validation Error"), "a heading says nothing: {problem}");
+            device.check().expect("the device is as it was");
+        }
+    }
+
+    #[test]
+    fn of_kernels_compiled_at_once_the_one_that_does_not_compile_is_named_and_the_others_are_kept() {
+        let Some(device) = portable() else { return };
+        static TYPO: Kernel = named("typo", &["fn main( {"]);
+        let pipelines = &device.inner.pipelines;
+        let good: [Variant<'_>; 2] = [(&kernels::ARGMAX, &[]), (&kernels::FILL, &[])];
+        refusal(pipelines.get(&device, &[good[0], good[1], (&HUGE, &[])]).map(|_| ()), "compiling kernel huge");
+        assert_eq!(device.counters().pipelines_compiled(), 2);
+        refusal(pipelines.get(&device, &[good[0], (&TYPO, &[]), (&HUGE, &[])]).map(|_| ()), "kernel typo");
+        let twice = pipelines.get(&device, &[good[1], good[0], good[1]]).expect("pipelines");
+        assert!(Arc::ptr_eq(&twice[0], &twice[2]) && !Arc::ptr_eq(&twice[0], &twice[1]));
+        assert_eq!(device.counters().pipelines_compiled(), 2);
+    }
+
+    #[test]
+    fn constants_that_differ_make_another_pipeline() {
+        let Some(device) = portable() else { return };
+        static SIZED: Kernel = named("sized", &["override size: u32; @compute @workgroup_size(size) fn main() {}"]);
+        let variants: [Variant<'_>; 3] =
+            [(&SIZED, &[("size", 8.0)]), (&SIZED, &[("size", 16.0)]), (&SIZED, &[("size", 8.0)])];
+        let got = device.inner.pipelines.get(&device, &variants).expect("pipelines");
+        assert!(Arc::ptr_eq(&got[0], &got[2]) && !Arc::ptr_eq(&got[0], &got[1]));
+        assert_eq!(device.counters().pipelines_compiled(), 2);
+    }
+}
