@@ -136,7 +136,7 @@ fn doctor_tells_what_would_be_used_and_that_it_is_ready() {
     let output = doctor(&["--json"]);
     assert!(!text(&output.stdout).contains("hf_secret"));
     let json = json(&output, 0);
-    let wanted = "adapters cache compiled_kernels embedded_model environment fix_first kernels machine model ready version warnings";
+    let wanted = "adapters cache compiled_kernels embedded_model environment fix_first kernels machine model ready tuned version warnings";
     assert_eq!(keys(&json), wanted);
     assert_eq!((json["ready"].as_bool(), json["kernels"]["failed"].as_u64()), (Some(true), Some(0)));
     assert_eq!((json["cache"]["bytes"].as_u64(), json["environment"]["HF_TOKEN"].is_string()), (Some(1000), true));

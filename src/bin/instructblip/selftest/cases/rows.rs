@@ -1,6 +1,6 @@
 //! Norms, copies, rows by index, patches, the largest column, synthetic weights.
 
-use instructblip::runtime::{Matrix, WeightFormat};
+use instructblip::runtime::{AdapterClass, Caps, Matrix, Recorder, WeightFormat};
 
 use super::super::case::{Case, Recording};
 use super::super::oracle::{self, wide};
@@ -19,7 +19,9 @@ pub fn cases() -> Vec<Case> {
     cases.extend([(224, 224, 14), (28, 28, 14), (8, 24, 8), (45, 31, 14)].map(patches));
     cases.extend([32_064, 1, 2, 255, 257].map(argmax));
     cases.extend([(7, 1408), (64, 64)].map(fill));
-    cases.extend([multiply_adds(), read_sums()]);
+    // Workgroups, and what is in an output, differ from class to class.
+    let classes = [AdapterClass::Gpu, AdapterClass::Cpu];
+    cases.extend(classes.into_iter().flat_map(|class| [multiply_adds(class), read_sums(class)]));
     cases
 }
 
@@ -41,10 +43,10 @@ fn norm((t, d): (u32, u32), center: bool, [mean, deviation]: [f32; 2]) -> Case {
 }
 
 /// Chains with another factor than the benchmarks', so that they move.
-fn multiply_adds() -> Case {
-    Case::new("multiply_adds of 3 groups", BOUND, move |place| {
+fn multiply_adds(class: AdapterClass) -> Case {
+    Case::new(format!("multiply_adds of 3 groups for a {class:?}"), BOUND, move |place| {
         let (groups, steps) = (3, 2);
-        let mut r = place.recorder();
+        let mut r = Recorder::new(Caps { class, ..place.caps });
         let y = r.multiply_adds(&place.tensor(1, 2, &[0.75, 0.5])?, groups, steps);
         let count = y.len();
         let chain = move |start: f64| (0..8 * steps).fold(start, |s, _| 0.75 * s + 0.5);
@@ -53,10 +55,10 @@ fn multiply_adds() -> Case {
     })
 }
 
-fn read_sums() -> Case {
-    Case::new("read_sums of 64x1024", BOUND, move |place| {
+fn read_sums(class: AdapterClass) -> Case {
+    Case::new(format!("read_sums of 64x1024 for a {class:?}"), BOUND, move |place| {
         let x = Rng::new(9).normals(64 * 1024);
-        let mut r = place.recorder();
+        let mut r = Recorder::new(Caps { class, ..place.caps });
         let y = r.read_sums(&place.tensor(64, 1024, &x)?);
         let lanes = y.cols() as usize;
         // Invocation i of a group reads eights i, i + lanes, …, four of them.

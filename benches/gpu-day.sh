@@ -1,0 +1,152 @@
+#!/bin/sh
+# All there is to know about a GPU in ten minutes, from the program alone: no cargo, no model files, no network.
+#
+#     benches/gpu-day.sh [path/to/instructblip] [OUT_DIR]
+#
+# Writes one folder named by the adapter, with a summary.md to begin with. A step that fails or takes too long is told at
+# the end, and the others run all the same. INSTRUCTBLIP_ADAPTER chooses the GPU, QUICK=1 tries the script out.
+set -u
+
+here=$(cd "$(dirname "$0")" && pwd)
+program=${1:-instructblip}
+parent=${2:-gpu-day}
+quick=${QUICK:-}
+
+if ! "$program" --version >/dev/null 2>&1; then
+    echo "$0: $program does not run; give the path of the program: $0 path/to/instructblip [OUT_DIR]" >&2
+    exit 2
+fi
+
+# The adapter that would be used, as part of a file name.
+adapter=$("$program" devices --json 2>/dev/null | awk '{
+    count = split($0, all, /\},\{/)
+    for (i = 1; i <= count; i++)
+        if (all[i] ~ /"chosen":true/ && match(all[i], /"name":"[^"]*"/)) print substr(all[i], RSTART + 8, RLENGTH - 9)
+}')
+name=$(printf '%s' "${adapter:-no adapter}" | tr -cs 'A-Za-z0-9' '-' | cut -c 1-60)
+name=${name%-}
+out=$parent/$name
+mkdir -p "$out" || exit 2
+out=$(cd "$out" && pwd)
+# Not the user's own: what is found here is for the results, and what was found before is not.
+INSTRUCTBLIP_CACHE=${INSTRUCTBLIP_CACHE:-$out/cache}
+export INSTRUCTBLIP_CACHE
+rm -f "$out/runs.csv" "$out/steps.md"
+failed=
+begun=$(date +%s)
+
+# limited SECONDS COMMAND...: 124 when it takes longer.
+limited() {
+    seconds=$1
+    shift
+    rm -f "$out/.late"
+    "$@" &
+    job=$!
+    (
+        sleep "$seconds" &
+        nap=$!
+        trap 'kill "$nap"; exit 0' TERM
+        wait "$nap"
+        : >"$out/.late"
+        kill "$job"
+        sleep 5
+        kill -9 "$job"
+    ) >/dev/null 2>&1 &
+    dog=$!
+    wait "$job"
+    code=$?
+    kill "$dog" 2>/dev/null
+    wait "$dog" 2>/dev/null
+    if [ -e "$out/.late" ]; then
+        rm -f "$out/.late"
+        return 124
+    fi
+    return "$code"
+}
+
+# step NAME SECONDS FILE COMMAND...: what it prints goes to FILE, what it says beside it to NAME.log.
+step() {
+    title=$1
+    limit=$2
+    file=$3
+    shift 3
+    printf '%-24s ' "$title" >&2
+    start=$(date +%s)
+    limited "$limit" "$@" >"$out/$file" 2>"$out/$title.log"
+    code=$?
+    took=$(($(date +%s) - start))
+    case $code in
+        0) verdict=ok ;;
+        124) verdict="took longer than $limit s" ;;
+        *) verdict="exit code $code" ;;
+    esac
+    [ -s "$out/$title.log" ] || rm -f "$out/$title.log"
+    echo "$verdict, $took s" >&2
+    echo "| $title | $verdict | $took | [$file]($file) |" >>"$out/steps.md"
+    if [ "$code" -ne 0 ]; then
+        failed="$failed
+- $title: $verdict: $(tail -n 1 "$out/$title.log" 2>/dev/null)"
+    fi
+}
+
+# model NAME SECONDS ARGUMENTS...: a model stage by stage.
+model() {
+    of=$1
+    limit=$2
+    shift 2
+    step "model-$of" "$limit" "model-$of.txt" "$program" bench model "$@" --output "$out/model-$of" \
+        --append "$out/runs.csv"
+}
+
+step devices 60 devices.json "$program" devices --json
+step doctor 120 doctor.json "$program" doctor --json
+step selftest 120 selftest.json "$program" selftest --json ${quick:+--filter norm}
+step tune 90 tune.json "$program" tune --json
+step kernels 180 kernels.txt "$program" bench kernels --output "$out/kernels" --append "$out/runs.csv" \
+    ${quick:+--filter norm --runs 2}
+model embedded 60 --shape embedded ${quick:+--runs 1 --rows 1 --keys 32 --prompt-tokens 64}
+few=${quick:+--layers 1 --vision-layers 1 --qformer-layers 1 --runs 1 --rows 1 --keys 32 --prompt-tokens 64}
+for weights in f16 q8 q4; do
+    # shellcheck disable=SC2086 # several words
+    model "vicuna-7b-$weights" 90 --shape vicuna-7b --weights "$weights" $few
+done
+[ -n "$quick" ] || model flan-t5-xl 90 --shape flan-t5-xl
+
+peer=$here/peers/transformers_speed.py
+if [ -f "$peer" ] && python3 -c 'import torch, transformers; assert torch.cuda.is_available()' 2>/dev/null; then
+    for shape in vicuna-7b flan-t5-xl; do
+        step "transformers-$shape" 120 "transformers-$shape.json" python3 "$peer" --shape "$shape"
+    done
+fi
+
+{
+    echo "# ${adapter:-No adapter}"
+    echo
+    echo "$("$program" --version), $(date -u +%Y-%m-%d), $(uname -sm), $(($(date +%s) - begun)) s in all${quick:+, QUICK}."
+    echo
+    echo "| step | | s | output |"
+    echo "| --- | --- | --- | --- |"
+    cat "$out/steps.md"
+    for results in "$out"/kernels "$out"/model-*; do
+        [ -f "$results/results.md" ] || continue
+        folder=$(basename "$results")
+        printf '\n## %s\n\nPictures: [report.html](%s/report.html)\n\n' "$folder" "$folder"
+        # Its headings are two levels below this one's.
+        sed 's/^#/###/' "$results/results.md"
+    done
+    for results in "$out"/transformers-*.json; do
+        [ -s "$results" ] || continue
+        # shellcheck disable=SC2016 # a fence of code, no command
+        printf '\n## %s\n\n```json\n%s\n```\n' "$(basename "$results" .json)" "$(cat "$results")"
+    done
+    if [ -n "$failed" ]; then
+        printf '\n## Failed\n%s\n' "$failed"
+    fi
+} >"$out/summary.md"
+rm -f "$out/steps.md"
+
+echo "$out/summary.md" >&2
+if [ -n "$failed" ]; then
+    echo "failed:$failed" >&2
+    exit 1
+fi
