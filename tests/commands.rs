@@ -588,7 +588,9 @@ fn tune_keeps_what_it_finds_and_answers_stay_the_same() {
         steps.iter().map(|s| str_of(&s["name"])).collect::<Vec<_>>(),
         ["linear_vec", "rows", "norm", "attention"]
     );
-    assert!(steps.iter().all(|step| step["candidates"][0]["relative"] == 1.0), "{steps:?}");
+    // A machine that does other things as well may have no time for all.
+    let is_timed = |step: &Value| step["candidates"][0]["relative"] == 1.0 || step["note"].is_string();
+    assert!(steps.iter().all(is_timed), "{steps:?}");
     let file = str_of(&found["file"]);
     let kept = std::fs::read_to_string(file).expect("the file");
     let doctor = || -> Value { serde_json::from_str(&with_cache(&["doctor", "--json"])).expect("one JSON object") };

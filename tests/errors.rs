@@ -517,6 +517,7 @@ fn prompts_that_do_not_fit_are_refused_with_both_numbers() {
     ));
 }
 
+#[cfg(feature = "embedded-model")]
 #[test]
 fn a_refused_request_leaves_the_model_as_it_was() {
     let Some(device) = support::device() else { return };
@@ -531,6 +532,7 @@ fn a_refused_request_leaves_the_model_as_it_was() {
     assert_eq!(model.ask(&image, "What is this?", &options).expect("an answer").token_ids, before);
 }
 
+#[cfg(feature = "embedded-model")]
 #[test]
 fn an_unknown_tap_is_refused() {
     let Some(device) = support::device() else { return };

@@ -143,6 +143,7 @@ fn check_taps(device: &Device) {
     }
 }
 
+#[cfg(feature = "embedded-model")]
 #[test]
 fn embedded_model_matches_transformers() {
     let Some(device) = support::device() else { return };
