@@ -2,7 +2,7 @@
 
 use naga::front::wgsl;
 
-use super::kernels::{self, Interface, Kernel};
+use super::kernels::{self, Interface, Kernel, Parsed};
 use super::tuning::form;
 use crate::error::{Error, Result};
 
@@ -46,26 +46,22 @@ fn replace(ours: &'static Kernel, file: &'static str, text: &'static str) -> Res
         front = &[];
     }
     let sources: &'static [&'static str] = [front, &[text]].concat().leak();
-    let module = wgsl::parse_str(&sources.concat()).map_err(|e| {
-        let at = e.location(&sources.concat());
-        refused(file, text, front, at, e.message())
-    })?;
+    let whole = sources.concat();
+    let refused = |at, problem: &str| refused(file, text, front, at, problem);
+    let module = wgsl::parse_str(&whole).map_err(|e| refused(e.location(&whole), e.message()))?;
     // Formats of weights have kernels of their own, which must not pass for each other.
     let name = format!("{file}{}", ours.name.strip_prefix(ours.form).unwrap_or_default()).leak();
     let kernel = Kernel { name, form: file, file, sources, ..*ours };
-    let validated = kernels::validated(&module, &kernel);
-    validated.map_err(|e| {
-        let at = e.location(&sources.concat());
-        refused(file, text, front, at, &innermost(e.as_inner()))
-    })?;
-    let (want, have) = (ours.interface(&[])?, kernel.interface(&[])?);
-    if let Some(problem) = difference(&want, &have) {
-        return Err(Error::Kernel { file: file.into(), line: None, problem, excerpt: None });
+    let info = kernels::validated(&module, &kernel);
+    let info = info.map_err(|e| refused(e.location(&whole), &innermost(e.as_inner())))?;
+    let parsed = Parsed { name, module, info };
+    if let Some(problem) = difference(&ours.interface(&[])?, &kernels::reflect(&parsed, &[])?) {
+        return Err(refused(None, &problem));
     }
-    let tile = kernels::constant(&module, "TILE_ROWS").zip(kernels::constant(&module, "TILE_COLUMNS"));
+    let constant = |name| kernels::constant(&parsed.module, name);
+    let tile = constant("TILE_ROWS").zip(constant("TILE_COLUMNS"));
     if tile.is_some_and(|(rows, columns)| rows == 0 || columns == 0) {
-        let problem = "TILE_ROWS and TILE_COLUMNS must be at least 1".into();
-        return Err(Error::Kernel { file: file.into(), line: None, problem, excerpt: None });
+        return Err(refused(None, "TILE_ROWS and TILE_COLUMNS must be at least 1"));
     }
     Ok(Replacement { name: ours.name, kernel, tile })
 }

@@ -115,6 +115,11 @@ impl Caps {
         self.class == AdapterClass::Cpu && self.int64 && self.subgroup_size == Some(8)
     }
 
+    /// Invocations of the workgroups that share a row or a head through workgroup memory, as a kernel's constant.
+    pub(super) fn row_workgroup(&self) -> f64 {
+        if self.class == AdapterClass::Gpu { 64.0 } else { 8.0 }
+    }
+
     /// The same device, on which the forms run that every GPU can run.
     #[must_use]
     pub fn portable(self) -> Caps {

@@ -138,9 +138,9 @@ impl Kernel {
 
 /// A kernel's valid text, to be looked at with one set of constants after another.
 pub(super) struct Parsed {
-    name: &'static str,
+    pub name: &'static str,
     pub module: naga::Module,
-    info: naga::valid::ModuleInfo,
+    pub info: naga::valid::ModuleInfo,
 }
 
 /// What a binding holds.

@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::runtime::buffers::Tensor;
-use crate::runtime::device::{AdapterClass, Caps};
+use crate::runtime::device::Caps;
 use crate::runtime::kernels::{self, Kernel};
 use crate::runtime::recorder::{Binding, Dispatch, Recorder};
 
@@ -236,7 +236,7 @@ impl Recorder {
         let biased = f64::from(u8::from(a.bias.is_some()));
         let mut constants = vec![("HEAD_DIM", f64::from(heads.dim)), ("MODE", a.mode), ("BIAS", biased)];
         if !software {
-            let workgroup = if self.caps().class == AdapterClass::Gpu { 64.0 } else { 8.0 };
+            let workgroup = self.caps().row_workgroup();
             constants.insert(0, ("WG", workgroup));
         }
         let label = self.label(op);
@@ -271,7 +271,7 @@ impl Recorder {
         }
         let tile = a.params(heads);
         let out = self.empty(heads.query * tile.t, tile.s);
-        let workgroup = if self.caps().class == AdapterClass::Gpu { 64.0 } else { 8.0 };
+        let workgroup = self.caps().row_workgroup();
         let TileParams { t, s, group, q_offset, q_stride, k_offset, k_row_stride, k_head_stride, .. } = tile;
         let TileParams { index_offset, heads: all, far, scale, .. } = tile;
         let d = heads.dim;
@@ -346,7 +346,7 @@ impl Recorder {
             ("BIAS", f64::from(u8::from(bias.is_some()))),
         ];
         if !software {
-            let workgroup = if self.caps().class == AdapterClass::Gpu { 64.0 } else { 8.0 };
+            let workgroup = self.caps().row_workgroup();
             constants.extend([("WG", workgroup), ("SPLITS", f64::from(splits))]);
         }
         self.push(Dispatch {

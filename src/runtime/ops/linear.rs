@@ -132,19 +132,6 @@ struct Epilogue {
     gated: bool,
 }
 
-/// What a linear layer reads: rows, and the norm that they go through on the way.
-#[derive(Clone, Copy)]
-struct Input<'a> {
-    x: &'a Tensor,
-    norm: Option<&'a Norm>,
-}
-
-impl<'a> From<&'a Tensor> for Input<'a> {
-    fn from(x: &'a Tensor) -> Self {
-        Input { x, norm: None }
-    }
-}
-
 impl Recorder {
     /// `x Wᵀ + b`: `[M, K] -> [M, N]`.
     pub fn linear(&mut self, x: &Tensor, layer: &Linear) -> Tensor {
@@ -174,10 +161,10 @@ impl Recorder {
         let form = choose(x.rows(), layer.weight.format, self.caps());
         // The kernel norms what it reads as a whole, and the gains are no part of a larger tensor.
         if self.caps().tuning.fuse_norm && form.is_vec() && !self.is_tapped(&norm.label) {
-            self.launch_linear(&mut y, Input { x, norm: Some(norm) }, layer, epilogue);
+            self.launch_linear(&mut y, x, Some(norm), layer, epilogue);
         } else {
             let h = self.rms_norm(x, norm);
-            self.launch_linear(&mut y, (&h).into(), layer, epilogue);
+            self.launch_linear(&mut y, &h, None, layer, epilogue);
         }
         y
     }
@@ -185,19 +172,19 @@ impl Recorder {
     /// `act(x Wᵀ + b)`: `[M, K] -> [M, N]`.
     pub fn linear_act(&mut self, x: &Tensor, layer: &Linear, activation: Activation) -> Tensor {
         let mut y = self.empty(x.rows(), layer.weight.rows);
-        self.launch_linear(&mut y, x.into(), layer, Epilogue { activation, ..Default::default() });
+        self.launch_linear(&mut y, x, None, layer, Epilogue { activation, ..Default::default() });
         y
     }
 
     /// `y += x Wᵀ + b`: the residual connection.
     pub fn linear_add(&mut self, y: &mut Tensor, x: &Tensor, layer: &Linear) {
-        self.launch_linear(y, x.into(), layer, Epilogue { add: true, ..Default::default() });
+        self.launch_linear(y, x, None, layer, Epilogue { add: true, ..Default::default() });
     }
 
     /// `act(x Wgᵀ) * (x Wuᵀ)`: `[M, K] -> [M, F]`, rows of gate and up alternating in the `[2F, K]` weight.
     pub fn gated(&mut self, x: &Tensor, gate_up: &Linear, activation: Activation) -> Tensor {
         let mut y = self.empty(x.rows(), gate_up.weight.rows / 2);
-        self.launch_linear(&mut y, x.into(), gate_up, Epilogue { activation, gated: true, ..Default::default() });
+        self.launch_linear(&mut y, x, None, gate_up, Epilogue { activation, gated: true, ..Default::default() });
         y
     }
 
@@ -206,8 +193,8 @@ impl Recorder {
         self.gated(x, gate_up, Activation::Silu)
     }
 
-    fn launch_linear(&mut self, y: &mut Tensor, input: Input<'_>, layer: &Linear, epilogue: Epilogue) {
-        let Input { x, norm } = input;
+    /// With a norm the rows of `x` go through it on the way.
+    fn launch_linear(&mut self, y: &mut Tensor, x: &Tensor, norm: Option<&Norm>, layer: &Linear, epilogue: Epilogue) {
         let (w, label) = (&layer.weight, &layer.weight.label);
         let outputs = if epilogue.gated { w.rows / 2 } else { w.rows };
         assert_eq!(x.cols(), w.cols, "{label}: input columns");

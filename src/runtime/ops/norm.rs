@@ -3,7 +3,6 @@
 use bytemuck::{Pod, Zeroable};
 
 use crate::runtime::buffers::{Norm, Tensor};
-use crate::runtime::device::AdapterClass;
 use crate::runtime::kernels;
 use crate::runtime::recorder::{Dispatch, Recorder};
 
@@ -43,7 +42,7 @@ impl Recorder {
         assert_eq!(x.cols(), norm.weight.cols(), "{}: columns", norm.label);
         assert_eq!((y.rows(), y.cols()), (x.rows(), x.cols()), "{}: output shape", norm.label);
         let params = Params { d: x.cols(), x_offset: x.offset, y_offset: y.offset, eps: norm.eps };
-        let workgroup = if self.caps().class == AdapterClass::Gpu { 64.0 } else { 8.0 };
+        let workgroup = self.caps().row_workgroup();
         let bias = norm.bias.as_ref().unwrap_or(&norm.weight);
         self.push(Dispatch {
             label: norm.label.clone(),

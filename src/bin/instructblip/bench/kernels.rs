@@ -10,7 +10,7 @@ use instructblip::runtime::ops::linear;
 use instructblip::runtime::{AdapterSummary, Caps, Plan, Recorder, Replacement, list_adapters, tuning};
 use instructblip::{Device, DeviceOptions, Error};
 
-use super::cases::{Case, Entry, Lab};
+use super::cases::{Case, Entry, Lab, Prepared};
 use super::ceilings;
 use super::results::{Ceilings, KernelRow, Results};
 use super::run::Output;
@@ -116,7 +116,8 @@ fn once(common: &Common, kernels: &Kernels) -> Result<()> {
     for options in wanted {
         let device = Device::open(&options)?;
         let outcome = measure(kernels, &device, &options, common.quiet)?;
-        let results = Results { kernels: outcome.rows, ..Results::new(common, &device, outcome.ceilings) };
+        let results =
+            Results { kernels: outcome.rows, ..Results::new(common, &device, outcome.ceilings) };
         results.deliver(common, &kernels.output)?;
         refused.extend(outcome.refused);
     }
@@ -307,15 +308,22 @@ fn variants(entry: &Entry<'_>, options: &Kernels, device: &Device, custom: Optio
     variants
 }
 
+/// A variant that is right.
 struct Ready<'a> {
     variant: &'a Variant,
-    /// The kernel and its constants.
-    launch: (String, Vec<(&'static str, u64)>),
-    error: f64,
-    flops: u64,
-    cold: Plan,
+    prepared: Prepared,
     hot: Plan,
 }
+
+impl Ready<'_> {
+    /// The first that is launched: what the row is called by.
+    fn kernel(&self) -> &'static str {
+        self.prepared.launch[0].0
+    }
+}
+
+/// Calls with the same operands, one after the other, in what is timed as hot.
+const HOT_CALLS: usize = 4;
 
 /// Checks every variant, then times them in turn, so that what the machine does meanwhile befalls all.
 fn time_variants(
@@ -328,15 +336,20 @@ fn time_variants(
     let mut out = Vec::new();
     let mut ready: Vec<Ready<'_>> = Vec::new();
     for variant in variants {
-        let made = prepare(lab, case, variant).with_context(|| format!("{} {}", entry.op, entry.shape))?;
-        match made {
-            made if made.error > BOUND || made.error.is_nan() => out.push(Err(format!(
-                "{} {} {}: wrong by {:.1e} relative to f64; the bound is {BOUND:.0e}",
-                entry.op, entry.shape, made.launch.0, made.error
-            ))),
-            // The same kernel in the same way is one row: portable devices choose what they must.
-            made if ready.iter().any(|r| r.launch == made.launch) => {}
-            made => ready.push(made),
+        let of_entry = || format!("{} {}", entry.op, entry.shape);
+        let prepared = lab.prepare(case, variant.caps).with_context(of_entry)?;
+        let hot = lab.repeated(case, variant.caps, std::iter::repeat_n(0, HOT_CALLS)).with_context(of_entry)?;
+        let made = Ready { variant, prepared, hot };
+        let error = made.prepared.error;
+        if error > BOUND || error.is_nan() {
+            out.push(Err(format!(
+                "{} {}: wrong by {error:.1e} relative to f64; the bound is {BOUND:.0e}",
+                of_entry(),
+                made.kernel()
+            )));
+        // The same kernels in the same way are one row: portable devices choose what they must.
+        } else if !ready.iter().any(|r| r.prepared.launch == made.prepared.launch) {
+            ready.push(made);
         }
     }
     let clock = Clock::new(lab.device);
@@ -348,7 +361,7 @@ fn time_variants(
             break;
         }
         for (i, made) in ready.iter().enumerate() {
-            cold[i].push(clock.time(&made.cold)?);
+            cold[i].push(clock.time(&made.prepared.cold)?);
             hot[i].push(clock.time(&made.hot)?);
         }
     }
@@ -358,42 +371,20 @@ fn time_variants(
         out.push(Ok(KernelRow {
             op: entry.op.into(),
             shape: entry.shape.clone(),
-            kernel: made.launch.0,
+            kernel: made.kernel().into(),
             variant: made.variant.name.clone(),
-            error: made.error,
+            error: made.prepared.error,
             cold_us,
             hot_us: median(hot.iter().map(|t| t.device_us / HOT_CALLS as f64)),
             wall_us: median(cold.iter().map(|t| t.wall_us / calls)),
             spread_percent: spread_percent(cold.iter().map(|t| t.device_us)),
             bytes: case.bytes,
-            flops: made.flops,
+            flops: made.prepared.flops,
             gb_per_s: case.bytes as f64 / cold_us / 1e3,
-            gflop_per_s: made.flops as f64 / cold_us / 1e3,
+            gflop_per_s: made.prepared.flops as f64 / cold_us / 1e3,
             share: 0.0,
             bound: String::new(),
         }));
     }
     Ok(out)
-}
-
-/// Calls with the same operands, one after the other, in what is timed as hot.
-const HOT_CALLS: usize = 4;
-
-fn prepare<'a>(lab: &Lab<'_>, case: &Case<'_>, variant: &'a Variant) -> Result<Ready<'a>> {
-    let mut r = Recorder::new(variant.caps);
-    let out = (case.record)(&mut r, 0);
-    let first = &r.dispatches()[0];
-    let constants = first.constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
-    let launch = (first.kernel.name.to_string(), constants);
-    let flops = case.flops.unwrap_or(r.flops());
-    let plan = lab.run(r, case.step)?;
-    let error = (case.check)(&lab.device.read(&plan.output(&out))?)?;
-    let repeated = |copies: &mut dyn Iterator<Item = usize>| -> Result<_> {
-        let mut r = Recorder::new(variant.caps);
-        copies.for_each(|copy| drop((case.record)(&mut r, copy)));
-        lab.run(r, case.step)
-    };
-    let cold = repeated(&mut (0..case.copies))?;
-    let hot = repeated(&mut std::iter::repeat_n(0, HOT_CALLS))?;
-    Ok(Ready { variant, launch, error, flops, cold, hot })
 }

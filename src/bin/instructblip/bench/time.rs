@@ -51,7 +51,7 @@ impl<'a> Clock<'a> {
 }
 
 /// The least time on the device.
-pub fn best(times: &[Times]) -> Result<f64> {
+pub fn least(times: &[Times]) -> Result<f64> {
     times.iter().map(|t| t.device_us).min_by(f64::total_cmp).context("nothing was timed")
 }
 

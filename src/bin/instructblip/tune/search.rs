@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use instructblip::Device;
-use instructblip::runtime::{AdapterClass, Caps, Plan, Recorder, Tuning};
+use instructblip::runtime::{AdapterClass, Caps, Plan, Tuning};
 use serde::Serialize;
 
 use crate::bench::BOUND;
-use crate::bench::cases::{Case, Entry, Lab};
+use crate::bench::cases::{Entry, Lab, Launch, Prepared};
 use crate::bench::time::{Clock, median};
 
 /// Time for everything.
@@ -158,7 +158,7 @@ fn compare(lab: &Lab<'_>, plans: &Plans<'_>, until: Instant) -> Result<Step> {
         let mut ready: Vec<Ready> = Vec::new();
         for (number, (_, tuning)) in plans.candidates.iter().enumerate() {
             let caps = Caps { tuning: *tuning, ..lab.caps };
-            let (launch, plan, error) = prepare(lab, &case, caps)?;
+            let Prepared { launch, error, cold: plan, .. } = lab.prepare(&case, caps)?;
             let candidate = &mut candidates[number];
             candidate.error = if error.is_nan() { f64::INFINITY } else { candidate.error.max(error) };
             // The same kernels in the same way take the same time.
@@ -205,25 +205,6 @@ fn best_of(candidates: &[Candidate]) -> usize {
         Some((i, relative)) if relative <= WORTH => i,
         _ => 0,
     }
-}
-
-/// Kernels with their constants and grids.
-type Launch = Vec<(&'static str, Vec<u64>, [u32; 3])>;
-
-/// A plan over all copies of the operands, and the error of the first.
-fn prepare(lab: &Lab<'_>, case: &Case<'_>, caps: Caps) -> Result<(Launch, Plan, f64)> {
-    let mut r = Recorder::new(caps);
-    let out = (case.record)(&mut r, 0);
-    let launch = r
-        .dispatches()
-        .iter()
-        .map(|d| (d.kernel.name, d.constants.iter().map(|&(_, value)| value.to_bits()).collect(), d.grid));
-    let launch = launch.collect();
-    let plan = lab.run(r, case.step)?;
-    let error = (case.check)(&lab.device.read(&plan.output(&out))?)?;
-    let mut r = Recorder::new(caps);
-    (0..case.copies).for_each(|copy| drop((case.record)(&mut r, copy)));
-    Ok((launch, lab.run(r, case.step)?, error))
 }
 
 #[cfg(test)]

@@ -3,10 +3,7 @@
 use anyhow::Result;
 use instructblip::runtime::{AdapterClass, Category, Linear, Matrix, Recorder, Step, WeightFormat};
 
-use super::{Case, Entry, Lab, ROTATED_BYTES, entry, filled_value, noise, relative, spread};
-
-/// Outputs of a linear layer that are checked.
-const SAMPLES: u32 = 64;
+use super::{Case, Entry, Lab, ROTATED_BYTES, SAMPLES, entry, filled_value, noise, relative, spread};
 
 impl<'a> Lab<'a> {
     /// Linear layers of these shapes, else of the published models.

@@ -12,6 +12,9 @@ use instructblip::runtime::{Caps, Category, Plan, Recorder, Rows, Step, Tensor, 
 /// Copies of a case's weights are made until they hold this many bytes together: no GPU has such a cache.
 const ROTATED_BYTES: u64 = 128 << 20;
 
+/// Outputs of a linear layer that are checked.
+const SAMPLES: u32 = 64;
+
 /// Records the op over one copy of its weights.
 type Record<'a> = Box<dyn Fn(&mut Recorder, usize) -> Tensor + 'a>;
 /// The relative error of an output.
@@ -51,6 +54,21 @@ pub struct Case<'a> {
     pub check: Check<'a>,
 }
 
+/// Kernels with their constants and grids: what is launched in the same way takes the same time.
+pub type Launch = Vec<(&'static str, Vec<u64>, [u32; 3])>;
+
+/// A case as some forms of kernels run it.
+pub struct Prepared {
+    /// What is launched.
+    pub launch: Launch,
+    /// Arithmetic of one call.
+    pub flops: u64,
+    /// Against f64.
+    pub error: f64,
+    /// A call for each copy of the operands.
+    pub cold: Plan,
+}
+
 /// Makes cases on a device.
 pub struct Lab<'a> {
     /// The device.
@@ -80,10 +98,30 @@ impl<'a> Lab<'a> {
         Ok(plan)
     }
 
+    /// Checks the op over the first copy of its operands and makes a plan over all of them.
+    pub fn prepare(&self, case: &Case<'_>, caps: Caps) -> Result<Prepared> {
+        let mut r = Recorder::new(caps);
+        let out = (case.record)(&mut r, 0);
+        let bits = |&(_, value): &(&str, f64)| value.to_bits();
+        let launch = r.dispatches().iter().map(|d| (d.kernel.name, d.constants.iter().map(bits).collect(), d.grid));
+        let (launch, flops) = (launch.collect(), case.flops.unwrap_or(r.flops()));
+        let plan = self.run(r, case.step)?;
+        let error = (case.check)(&self.device.read(&plan.output(&out))?)?;
+        Ok(Prepared { launch, flops, error, cold: self.repeated(case, caps, 0..case.copies)? })
+    }
+
+    /// The op over each of these copies, one after the other.
+    pub fn repeated(&self, case: &Case<'_>, caps: Caps, copies: impl Iterator<Item = usize>) -> Result<Plan> {
+        let mut r = Recorder::new(caps);
+        copies.for_each(|copy| drop((case.record)(&mut r, copy)));
+        self.run(r, case.step)
+    }
+
     fn tensor(&self, seed: u64, rows: u32, cols: u32) -> Result<(Tensor, Vec<f32>)> {
         let values = noise(seed, rows * cols);
         Ok((self.device.tensor(Category::Io, "bench", rows, cols, &values)?, values))
     }
+
     /// `t` rows of one sequence, or each of its own, whose pages lie in order.
     fn rows(&self, t: u32, sequences: u32, pages: u32) -> Result<Rows> {
         let places: Vec<u32> = (0..t).flat_map(|i| if sequences == 1 { [i, 0] } else { [0, i] }).collect();

@@ -4,10 +4,7 @@ use anyhow::Result;
 use instructblip::runtime::{Norm, Step, WeightFormat};
 
 use super::rows::normalised;
-use super::{Case, Entry, Lab, ROTATED_BYTES, entry, relative, spread};
-
-/// Outputs that are checked.
-const SAMPLES: u32 = 64;
+use super::{Case, Entry, Lab, ROTATED_BYTES, SAMPLES, entry, relative, spread};
 
 impl<'a> Lab<'a> {
     /// One row through both, as in a step of decoding.
