@@ -117,7 +117,7 @@ fn once(common: &Common, kernels: &Kernels) -> Result<()> {
         let device = Device::open(&options)?;
         let outcome = measure(kernels, &device, &options, common.quiet)?;
         let results =
-            Results { kernels: outcome.rows, ..Results::new(common, &device, outcome.ceilings) };
+            Results { kernels: outcome.rows, ..Results::new(options.adapter.as_deref(), &device, outcome.ceilings) };
         results.deliver(common, &kernels.output)?;
         refused.extend(outcome.refused);
     }

@@ -111,6 +111,7 @@ pub fn run(common: &Common, arguments: &Bench) -> Result<()> {
     match &arguments.command {
         Command::Kernels(kernels::Kernels { output, .. }) | Command::Model(model::Model { output, .. }) => {
             output.append.as_deref().map_or(Ok(()), append::check)?;
+            output.output.as_deref().map_or(Ok(()), files::check_folder)?;
         }
         _ => {}
     }

@@ -182,7 +182,7 @@ pub fn run(common: &Common, arguments: &Model) -> Result<()> {
     let bench = Bench { common, arguments, subject: &subject, device: &device, prompts, keys };
     let mut model = bench.measure()?;
     // The model is gone by now: the ceilings need room of their own, which is not the model's.
-    let mut results = Results::new(common, &device, ceilings::measure(&device)?);
+    let mut results = Results::new(common.adapter.as_deref(), &device, ceilings::measure(&device)?);
     let read = results.ceilings.read_gb_s;
     let share = |bytes: u64, ms: f64| if read > 0.0 { bytes as f64 / ms / 1e6 / read } else { 0.0 };
     model.decode.iter_mut().for_each(|row| row.bandwidth_share = share(row.bytes, row.ms));

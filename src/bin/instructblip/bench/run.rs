@@ -43,9 +43,9 @@ pub enum Format {
 }
 
 impl Results {
-    /// Results of this run, without any measurement.
-    pub fn new(common: &Common, device: &Device, ceilings: Ceilings) -> Results {
-        let adapter = list_adapters(common.adapter.as_deref()).into_iter().find(|adapter| adapter.chosen);
+    /// Results of this run on the device that asking for `adapter` opened, without any measurement.
+    pub fn new(adapter: Option<&str>, device: &Device, ceilings: Ceilings) -> Results {
+        let adapter = list_adapters(adapter).into_iter().find(|adapter| adapter.chosen);
         let unknown = || Adapter {
             name: device.name().into(),
             backend: String::new(),
