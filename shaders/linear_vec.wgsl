@@ -1,6 +1,6 @@
 // y[m, n] = act(Σ_k x[m, k] W[n, k] + b[n]), for up to 8 rows of x: bandwidth-bound. With NORM, of the RMSNorm of x.
 //
-// Bindings: shared/linear.wgsl.
+// Bindings: shared/linear.wgsl, or shared/linear_rope.wgsl.
 // Grid: x = groups of COLUMNS weight rows, y = groups of ROWS rows of x.
 // Workgroup memory: none with shared/sum_subgroup.wgsl, 16 * WG bytes with sum_workgroup.wgsl.
 // Numerics: each invocation sums every WG-th element of w, then a tree: f32 throughout. The norm's factor is applied to
@@ -74,14 +74,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let row = group.y * ROWS;
     let elements = p.k / PACK;
     // Rows past the end repeat the last one; their outputs are not stored.
-    let last = p.n - 1u;
-    let n1 = min(n0 + 1u, last);
-    let n2 = min(n0 + 2u, last);
-    let n3 = min(n0 + 3u, last);
-    let n4 = min(n0 + 4u, last);
-    let n5 = min(n0 + 5u, last);
-    let n6 = min(n0 + 6u, last);
-    let n7 = min(n0 + 7u, last);
+    let r0 = weight_row(n0 + 0u);
+    let r1 = weight_row(n0 + 1u);
+    let r2 = weight_row(n0 + 2u);
+    let r3 = weight_row(n0 + 3u);
+    let r4 = weight_row(n0 + 4u);
+    let r5 = weight_row(n0 + 5u);
+    let r6 = weight_row(n0 + 6u);
+    let r7 = weight_row(n0 + 7u);
     let x0 = (p.x_offset + min(row + 0u, p.m - 1u) * p.k) / 8u;
     let x1 = (p.x_offset + min(row + 1u, p.m - 1u) * p.k) / 8u;
     let x2 = (p.x_offset + min(row + 2u, p.m - 1u) * p.k) / 8u;
@@ -115,16 +115,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var t7 = vec4<f32>();
     var v7 = 0.0;
     for (var c = lane; c < elements; c += WG) {
-        let w0 = w_packed(n0 * elements + c);
-        let w1 = w_packed(n1 * elements + c);
-        let w2 = w_packed(n2 * elements + c);
-        let w3 = w_packed(n3 * elements + c);
+        let w0 = w_packed(r0 * elements + c);
+        let w1 = w_packed(r1 * elements + c);
+        let w2 = w_packed(r2 * elements + c);
+        let w3 = w_packed(r3 * elements + c);
         var first = Four();
         var second = Four();
-        let e0 = scale_of(n0, c);
-        let e1 = scale_of(n1, c);
-        let e2 = scale_of(n2, c);
-        let e3 = scale_of(n3, c);
+        let e0 = scale_of(r0, c);
+        let e1 = scale_of(r1, c);
+        let e2 = scale_of(r2, c);
+        let e3 = scale_of(r3, c);
         first.scale = vec4<f32>(e0.x, e1.x, e2.x, e3.x);
         first.offset = vec4<f32>(e0.y, e1.y, e2.y, e3.y);
         var w4 = vec4<u32>();
@@ -132,14 +132,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var w6 = vec4<u32>();
         var w7 = vec4<u32>();
         if COLUMNS > 4u {
-            w4 = w_packed(n4 * elements + c);
-            w5 = w_packed(n5 * elements + c);
-            w6 = w_packed(n6 * elements + c);
-            w7 = w_packed(n7 * elements + c);
-            let e4 = scale_of(n4, c);
-            let e5 = scale_of(n5, c);
-            let e6 = scale_of(n6, c);
-            let e7 = scale_of(n7, c);
+            w4 = w_packed(r4 * elements + c);
+            w5 = w_packed(r5 * elements + c);
+            w6 = w_packed(r6 * elements + c);
+            w7 = w_packed(r7 * elements + c);
+            let e4 = scale_of(r4, c);
+            let e5 = scale_of(r5, c);
+            let e6 = scale_of(r6, c);
+            let e7 = scale_of(r7, c);
             second.scale = vec4<f32>(e4.x, e5.x, e6.x, e7.x);
             second.offset = vec4<f32>(e4.y, e5.y, e6.y, e7.y);
         }

@@ -2,43 +2,30 @@
 // for every head of q and k; then k and v join the cache.
 //
 // qkv    [T, (H + 2G) * d]   f32: q heads, k heads, v heads
-// angles [positions, d / 2]  vec2 f32: cos θ, sin θ
-// places [T]                 vec2 u32: how far row t is past step.pos, and its row of pages
-// pages  [sequences, S]      u32: the page that a sequence's position lies on
-// step                       position
+// turns  [T, 1 + d / 2]      vec2 u32, from turns.wgsl: the row's page, then bits of cos θ and sin θ
 // q      [T, H * d]          f32, rotated
 // keys   [G, capacity, d]    f32, rotated
 // values [G, capacity, d]    f32
 //
 // Grid: x, y = pairs (row, head, j) in groups of 64, folded.
 // Workgroup memory: none.
-// Limits: positions have pages and angles; pages are below capacity.
-// Why: one pass over qkv instead of three; the cache layout gives each head contiguous keys.
+// Limits: pages are below capacity.
+// Why: one pass over qkv instead of three; the cache layout gives each head contiguous keys. Steps of few rows do the
+// same in the linear layer itself (shared/linear_rope.wgsl).
 struct Params {
     t: u32,
     heads: u32,
     kv_heads: u32,
     d: u32,
     capacity: u32,
-    pages_offset: u32,
-    pages_stride: u32,
-}
-
-struct Step {
-    pos: u32,
-    len: u32,
-    reserved: vec2<u32>,
 }
 
 @group(0) @binding(0) var<storage, read> qkv: array<f32>;
-@group(0) @binding(1) var<storage, read> angles: array<vec2<f32>>;
-@group(0) @binding(2) var<storage, read> places: array<vec2<u32>>;
-@group(0) @binding(3) var<storage, read> pages: array<u32>;
-@group(0) @binding(4) var<uniform> step: Step;
-@group(0) @binding(5) var<storage, read_write> q: array<f32>;
-@group(0) @binding(6) var<storage, read_write> keys: array<f32>;
-@group(0) @binding(7) var<storage, read_write> values: array<f32>;
-@group(0) @binding(8) var<uniform> p: Params;
+@group(0) @binding(1) var<storage, read> turns: array<vec2<u32>>;
+@group(0) @binding(2) var<storage, read_write> q: array<f32>;
+@group(0) @binding(3) var<storage, read_write> keys: array<f32>;
+@group(0) @binding(4) var<storage, read_write> values: array<f32>;
+@group(0) @binding(5) var<uniform> p: Params;
 
 @compute @workgroup_size(64)
 fn main(
@@ -55,12 +42,11 @@ fn main(
     let j = index % half;
     let head = (index / half) % heads;
     let row = index / (half * heads);
-    let place = places[row];
-    let position = step.pos + place.x;
-    let page = pages[p.pages_offset + place.y * p.pages_stride + position];
+    let turn = row * (1u + half);
+    let page = turns[turn].x;
     let start = (row * heads + head) * p.d + j;
     let pair = vec2<f32>(qkv[start], qkv[start + half]);
-    let angle = angles[position * half + j];
+    let angle = bitcast<vec2<f32>>(turns[turn + 1u + j]);
     let rotated = vec2<f32>(pair.x * angle.x - pair.y * angle.y, pair.y * angle.x + pair.x * angle.y);
     if head < p.heads {
         let to = (row * p.heads + head) * p.d + j;

@@ -629,6 +629,37 @@ fn attention_cached_matches_oracle() {
     }
 }
 
+/// Angles of `positions` positions for heads of `d` channels: cos and sin alternating.
+fn angles(place: &Place, positions: u32, d: u32) -> Tensor {
+    let angle = |p: u32, j: u32| f64::from(p) * THETA.powf(-2.0 * f64::from(j) / f64::from(d));
+    let row = |p| (0..d / 2).flat_map(move |j| [angle(p, j).cos() as f32, angle(p, j).sin() as f32]);
+    place.tensor(positions, d, &(0..positions).flat_map(row).collect::<Vec<_>>())
+}
+
+const THETA: f64 = 10_000.0;
+
+/// Whether `q` and the new rows of an empty cache are those of `qkv`, from position `pos` on, and nothing else was
+/// written.
+fn assert_turned(label: &str, place: &Place, q: &[f32], kv: &KvLayer, qkv: &[f64], heads: Heads, pos: u32) {
+    let Heads { query: h, key_value: g, dim: d, .. } = heads;
+    let (width, capacity) = (((h + 2 * g) * d) as usize, kv.capacity);
+    let t = (qkv.len() / width) as u32;
+    let [want_q, want_k, want_v] = [(0, h), (h, g), (h + g, g)].map(|(first, n)| -> Vec<f64> {
+        qkv.chunks(width).flat_map(|row| row[(first * d) as usize..][..(n * d) as usize].to_vec()).collect()
+    });
+    let rotated = |x: &[f64], n: u32| oracle::rope::rope(x, (n as usize, d as usize), pos as usize, THETA);
+    assert_close(&format!("{label}: q"), q, &rotated(&want_q, h), BOUND);
+    for (name, tensor, want) in [("k", &kv.keys, rotated(&want_k, g)), ("v", &kv.values, want_v)] {
+        let stored = place.device.read::<f32>(tensor).expect("the cache");
+        let at = |s: usize, head: usize| (head * capacity as usize + page(capacity, s)) * d as usize;
+        let rows = (pos as usize..(pos + t) as usize).flat_map(|s| (0..g as usize).map(move |head| (s, head)));
+        let got: Vec<f32> = rows.flat_map(|(s, head)| stored[at(s, head)..][..d as usize].to_vec()).collect();
+        assert_close(&format!("{label}: {name}"), &got, &want, BOUND);
+        let untouched = stored.iter().filter(|&&value| value == 1e9).count();
+        assert_eq!(untouched, ((capacity - t) * g * d) as usize, "{label}: {name} elsewhere");
+    }
+}
+
 #[test]
 fn rope_store_rotates_and_fills_the_cache() {
     for place in places() {
@@ -637,31 +668,61 @@ fn rope_store_rotates_and_fills_the_cache() {
             let heads = Heads::grouped(h, g, d);
             let capacity = pos + t + 2;
             let width = (h + 2 * g) * d;
-            let theta = 10_000f64;
-            let angle = |p: u32, j: u32| f64::from(p) * theta.powf(-2.0 * f64::from(j) / f64::from(d));
-            let angles: Vec<f32> = (0..capacity)
-                .flat_map(|p| (0..d / 2).flat_map(move |j| [angle(p, j).cos() as f32, angle(p, j).sin() as f32]))
-                .collect();
             let qkv = rng.normals(t * width);
             let kv = cache(&place, heads, capacity, &[], &[]);
             let mut r = place.recorder();
-            let (input, angles) = (place.tensor(t, width, &qkv), place.tensor(capacity, d, &angles));
-            let q = r.rope_store(&input, &angles, &kv, heads, &rows(&place, t, capacity));
+            let turns = r.turns(&angles(&place, capacity, d), &rows(&place, t, capacity));
+            let q = r.rope_store(&place.tensor(t, width, &qkv), &turns, &kv, heads);
             let plan = place.run(r, Step::new(pos, t));
-            let [want_q, want_k, want_v] = [(0, h), (h, g), (h + g, g)]
-                .map(|(first, n)| columns(&qkv, width as usize, (first * d) as usize, (n * d) as usize));
-            let label = format!("{} {t} rows at {pos}", place.name);
-            let rotated = |x: &[f64], n: u32| oracle::rope::rope(x, (n as usize, d as usize), pos as usize, theta);
-            let got = place.device.read::<f32>(&plan.output(&q)).expect("q");
-            assert_close(&format!("{label}: q"), &got, &rotated(&want_q, h), BOUND);
-            for (name, tensor, want) in [("k", &kv.keys, rotated(&want_k, g)), ("v", &kv.values, want_v)] {
-                let stored = place.device.read::<f32>(tensor).expect("the cache");
-                let at = |s: usize, head: usize| (head * capacity as usize + page(capacity, s)) * d as usize;
-                let rows = (pos as usize..(pos + t) as usize).flat_map(|s| (0..g as usize).map(move |head| (s, head)));
-                let got: Vec<f32> = rows.flat_map(|(s, head)| stored[at(s, head)..][..d as usize].to_vec()).collect();
-                assert_close(&format!("{label}: {name}"), &got, &want, BOUND);
-                let untouched = stored.iter().filter(|&&value| value == 1e9).count();
-                assert_eq!(untouched, ((capacity - t) * g * d) as usize, "{label}: {name} elsewhere");
+            let q = place.device.read::<f32>(&plan.output(&q)).expect("q");
+            assert_turned(&format!("{} {t} rows at {pos}", place.name), &place, &q, &kv, &wide(&qkv), heads, pos);
+        }
+    }
+}
+
+/// A norm, a linear layer, rotation and store as one dispatch of `linear_vec`, or as several where it cannot be.
+#[test]
+fn norm_rope_store_matches_oracle_in_one_dispatch_and_in_several() {
+    // Rows, position of the first, inputs, query heads, key-value heads, channels.
+    let shapes = [
+        (1, 0, 64, 1, 1, 8),
+        (1, 511, 96, 6, 2, 24),
+        (1, 9, 32, 1, 1, 4),
+        (2, 5, 160, 3, 1, 20),
+        (5, 3, 1408, 2, 2, 64),
+        (8, 30, 128, 2, 1, 128),
+        (1, 2, 64, 4, 4, 6), // channels that no two pairs of neighbours hold
+        (9, 1, 64, 2, 2, 16),
+    ];
+    for place in places() {
+        for (i, (t, pos, k, h, g, d)) in shapes.into_iter().enumerate() {
+            for (f, form) in ["linear_vec", "linear_vec_subgroup", "linear_tile"].into_iter().enumerate() {
+                let mut rng = Rng::new(200 + i as u64);
+                let (heads, capacity) = (Heads::grouped(h, g, d), pos + t + 2);
+                let format = WeightFormat::ALL[(i + f) % 3];
+                let (layer, w, _) = place.linear_in(format, &mut rng, (h + 2 * g) * d, k, false);
+                let (norm, gain, _) = place.norm(&mut rng, k, 1e-5, false);
+                let x = rng.normals(t * k);
+                let vec_columns = if i % 2 == 0 { 4 } else { 8 };
+                let tuning = Tuning { vec_columns, fuse_norm: true, ..place.caps.tuning };
+                let kv = cache(&place, heads, capacity, &[], &[]);
+                let mut r = Recorder::new(Caps { preferred: Some(form), tuning, ..place.caps });
+                let turns = r.turns(&angles(&place, capacity, d), &rows(&place, t, capacity));
+                let before = r.len();
+                let q = r.norm_rope_store(&place.tensor(t, k, &x), &norm, &layer, &turns, &kv, heads);
+                let vec = form != "linear_tile";
+                let expected = if !vec { 3 } else { 1 + usize::from(d % 4 != 0) };
+                let label = format!("{} {form} {format} {t}x{k} at {pos}, {heads:?}", place.name);
+                // A device without subgroups of one size takes its usual form.
+                if form != "linear_vec_subgroup" || place.caps.subgroup_size.is_some() {
+                    assert_eq!(r.len() - before, expected, "{label}: dispatches");
+                }
+                let plan = place.run(r, Step::new(pos, t));
+                let q = place.device.read::<f32>(&plan.output(&q)).expect("q");
+                let normed = oracle::norm::rms_norm(&wide(&x), &gain, 1e-5);
+                let n = layer.weight.rows as usize;
+                let qkv = oracle::linear::linear(&normed, &w, &[], t as usize, n, k as usize);
+                assert_turned(&label, &place, &q, &kv, &qkv, heads, pos);
             }
         }
     }

@@ -12,7 +12,8 @@ use instructblip::model::Parts;
 use instructblip::runtime::kernels::{self, BindingKind, Kernel, Needs};
 use instructblip::runtime::recorder::{Binding, Dispatch};
 use instructblip::runtime::{
-    Activation, AdapterClass, Caps, Heads, Linear, Mask, Matrix, MatrixSize, Recorder, Tensor, WeightFormat,
+    Activation, AdapterClass, Caps, Heads, KvLayer, Linear, Mask, Matrix, MatrixSize, Norm, Recorder, Tensor,
+    WeightFormat,
 };
 use instructblip::shapes::{Layers, Shape};
 use instructblip::weights::Loader;
@@ -88,6 +89,13 @@ fn record(caps: Caps) -> Vec<Dispatch> {
                 }
             }
         }
+    }
+    for format in WeightFormat::ALL {
+        let weight = Matrix::unbacked("qkv", 96, 64, format, caps.max_binding_bytes);
+        let norm = Norm { label: "norm".into(), weight: Tensor::unbacked(1, 64), bias: None, eps: 1e-6 };
+        let kv = KvLayer { keys: Tensor::unbacked(9, 32), values: Tensor::unbacked(9, 32), capacity: 9 };
+        let (x, turns) = (Tensor::unbacked(5, 64), Tensor::unbacked(5, 34));
+        r.norm_rope_store(&x, &norm, &Linear { weight, bias: None }, &turns, &kv, Heads::full(1, 32));
     }
     r.multiply_adds(&Tensor::unbacked(1, 2), 4, 1);
     r.read_sums(&Tensor::unbacked(64, 256));
@@ -246,8 +254,11 @@ fn params_have_twins_with_the_same_members_in_the_same_order() {
         let interface = kernel.interface(&[]).expect("a valid kernel");
         let names: Vec<String> = interface.params.iter().map(|(name, _)| name.clone()).collect();
         assert!(interface.params.iter().enumerate().all(|(i, (_, offset))| *offset == 4 * i as u32), "{}", kernel.name);
-        let wanted =
-            if kernel.name.starts_with("linear") { "shared/linear" } else { kernel.file.trim_end_matches("_software") };
+        let wanted = match kernel.form {
+            form if form.starts_with("linear_vec_rope") => "shared/linear_rope",
+            form if form.starts_with("linear") => "shared/linear",
+            _ => kernel.file.trim_end_matches("_software"),
+        };
         let (_, twin) = twins.iter().find(|(file, _)| file == wanted).unwrap_or_else(|| panic!("no twin of {wanted}"));
         assert_eq!(&names, twin, "{}", kernel.name);
     }

@@ -45,6 +45,11 @@ override GATED: bool = false;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 @group(0) @binding(6) var<uniform> p: Params;
 
+// The row of this part of w that output n is made with; for outputs past the end the last.
+fn weight_row(n: u32) -> u32 {
+    return min(n, p.n - 1u);
+}
+
 fn with_bias(sum: f32, n: u32) -> f32 {
     if BIAS && n < p.n {
         return sum + bias[p.column0 + n];

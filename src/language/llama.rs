@@ -83,9 +83,10 @@ impl Llama {
 
     /// Records all blocks over `x [T, D]`, and the logits of its last `rows` rows.
     pub fn record(&self, r: &mut Recorder, own: Cached<'_>, mut x: Tensor, rows: u32) -> Tensor {
+        let turns = r.turns(&self.angles, own.rows); // [T, 2 + d]
         for (i, block) in self.blocks.iter().enumerate() {
             r.scope(format!("model.layers.{i}"), |r| {
-                self.self_attention(r, block, own.cache.layer(i), own.rows, &mut x);
+                self.self_attention(r, block, own.cache.layer(i), own.rows, &turns, &mut x);
                 mlp(r, block, &mut x);
             });
         }
@@ -93,9 +94,9 @@ impl Llama {
         r.norm_linear(&last, &self.norm, &self.lm_head) // [rows, V]
     }
 
-    fn self_attention(&self, r: &mut Recorder, w: &Block, kv: &KvLayer, rows: &Rows, x: &mut Tensor) {
-        let qkv = r.norm_linear(x, &w.input_layernorm, &w.qkv); // [T, (H + 2G) d]
-        let q = r.rope_store(&qkv, &self.angles, kv, self.heads, rows); // [T, H d]; rotated k and v join the cache
+    fn self_attention(&self, r: &mut Recorder, w: &Block, kv: &KvLayer, rows: &Rows, turns: &Tensor, x: &mut Tensor) {
+        // [T, H d]; k, rotated as q is, and v join the cache
+        let q = r.norm_rope_store(x, &w.input_layernorm, &w.qkv, turns, kv, self.heads);
         let a = r.attention_cached(&q, kv, self.heads, rows, None); // [T, H d], causal
         r.linear_add(x, &a, &w.o_proj); // x += a Wᵀ
     }

@@ -79,6 +79,9 @@ weight_kernels! {
     LINEAR_VEC = "linear_vec" "linear_vec" ["activation", "operands", "linear", "sum_workgroup"] Nothing;
     LINEAR_VEC_SUBGROUP = "linear_vec_subgroup" "linear_vec"
         ["activation", "operands", "linear", "sum_subgroup"] Subgroups;
+    LINEAR_VEC_ROPE = "linear_vec_rope" "linear_vec" ["operands", "linear_rope", "sum_workgroup"] Nothing;
+    LINEAR_VEC_ROPE_SUBGROUP = "linear_vec_rope_subgroup" "linear_vec"
+        ["operands", "linear_rope", "sum_subgroup"] Subgroups;
     LINEAR_VEC_SOFTWARE = "linear_vec_software" "linear_vec_software"
         ["activation", "wide", "w_wide", "x_scalar", "linear"] Software;
     LINEAR_TILE = "linear_tile" "linear_tile" ["activation", "operands", "linear"] Nothing;
@@ -98,6 +101,7 @@ kernels! {
     ATTENTION_WEIGHTS = "attention_weights" "attention_weights" ["reduce"] Nothing;
     NORM = "norm" "norm" ["reduce"] Nothing;
     ROPE = "rope" "rope" [] Nothing;
+    TURNS = "turns" "turns" [] Nothing;
     STORE = "store" "store" [] Nothing;
     POSITIONS = "positions" "positions" [] Nothing;
     EMBED = "embed" "embed" [] Nothing;

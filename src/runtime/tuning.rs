@@ -17,8 +17,8 @@ pub struct Tuning {
     pub vec_columns: u32,
     /// Most rows of x that go through `linear_vec`, up to 8; more go through tiles.
     pub vec_rows: u32,
-    /// Whether an RMSNorm before a linear layer is done on the way, which reads the gains once for every workgroup and
-    /// saves a dispatch.
+    /// Whether `linear_vec` does an RMSNorm before and a rotation and store after it on the way, which reads the gains once
+    /// for every workgroup and saves dispatches.
     pub fuse_norm: bool,
     /// Workgroups that share the keys of one head in a step of decoding.
     pub decode_splits: u32,

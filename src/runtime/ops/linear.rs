@@ -43,7 +43,7 @@ impl Form {
     }
 
     /// The sizes that the kernel leaves open.
-    fn sizes(&self) -> impl Iterator<Item = (&'static str, u32)> {
+    pub(super) fn sizes(&self) -> impl Iterator<Item = (&'static str, u32)> {
         let rows = self.workgroup.is_some() || self.kernel.file == "linear_vec_software";
         let all = [("WG", self.workgroup), ("ROWS", rows.then_some(self.rows))];
         let columns = self.workgroup.map(|_| ("COLUMNS", self.columns));

@@ -1,58 +1,89 @@
-//! Rotary position embedding, joined with the store into the cache.
+//! Rotary position embedding, joined with the store into the cache and, in steps of few rows, with the linear layer before.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::attention::{Heads, KvLayer, Rows};
-use crate::runtime::buffers::Tensor;
-use crate::runtime::kernels;
+use super::linear::choose;
+use crate::runtime::buffers::{Linear, Norm, Tensor};
+use crate::runtime::kernels::{self, Kernel};
 use crate::runtime::recorder::{Binding, Dispatch, Recorder, fold};
+
+/// `Params` of `shaders/turns.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct TurnsParams {
+    half: u32,
+    pages_offset: u32,
+    pages_stride: u32,
+}
 
 /// `Params` of `shaders/rope.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
-struct Params {
+struct RopeParams {
     t: u32,
     heads: u32,
     kv_heads: u32,
     d: u32,
     capacity: u32,
-    pages_offset: u32,
-    pages_stride: u32,
+}
+
+/// `Params` of `shaders/shared/linear_rope.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct LinearParams {
+    m: u32,
+    n: u32,
+    k: u32,
+    x_offset: u32,
+    eps: f32,
+    heads: u32,
+    kv_heads: u32,
+    d: u32,
+    capacity: u32,
 }
 
 impl Recorder {
-    /// Rotates q and k of packed `qkv [T, (H + 2G) d]` by the angles of the rows' positions, stores
-    /// k and v in the cache and returns q `[T, H d]`. `angles` is `[positions, d]`: cos and sin alternating.
-    pub fn rope_store(&mut self, qkv: &Tensor, angles: &Tensor, kv: &KvLayer, heads: Heads, rows: &Rows) -> Tensor {
-        let width = (heads.query + 2 * heads.key_value) * heads.dim;
-        assert_eq!((qkv.cols(), qkv.offset, angles.cols()), (width, 0, heads.dim), "rope_store: shapes");
-        assert!(angles.rows() >= rows.pages.cols(), "rope_store: angles for every position");
-        assert_eq!(rows.places.rows(), qkv.rows(), "rope_store: one place per row");
-        let q = self.empty(qkv.rows(), heads.query * heads.dim);
-        let params = Params {
+    /// What the rows turn by and which pages they go to, `[T, 2 + d]`: for all layers of a step. `angles` is
+    /// `[positions, d]`: cos and sin alternating.
+    pub fn turns(&mut self, angles: &Tensor, rows: &Rows) -> Tensor {
+        assert!(angles.rows() >= rows.pages.cols(), "turns: angles for every position");
+        let (t, half) = (rows.places.rows(), angles.cols() / 2);
+        let out = self.empty(t, 2 + angles.cols());
+        let params = TurnsParams { half, pages_offset: rows.pages.offset, pages_stride: rows.pages.cols() };
+        let label = self.label("turns");
+        self.push(Dispatch {
+            label,
+            kernel: &kernels::TURNS,
+            constants: Vec::new(),
+            bindings: vec![angles.into(), (&rows.places).into(), (&rows.pages).into(), Binding::Step, (&out).into()],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: [(1 + half).div_ceil(64), t, 1],
+            flops: 0,
+            needs: None,
+        });
+        out
+    }
+
+    /// Rotates q and k of packed `qkv [T, (H + 2G) d]` as [`Recorder::turns`] say, stores k and v in the cache and returns
+    /// q `[T, H d]`.
+    pub fn rope_store(&mut self, qkv: &Tensor, turns: &Tensor, kv: &KvLayer, heads: Heads) -> Tensor {
+        assert_eq!((qkv.cols(), qkv.offset), (packed_width(heads), 0), "rope_store: shapes");
+        assert_eq!((turns.rows(), turns.cols()), (qkv.rows(), 2 + heads.dim), "rope_store: one turn per row");
+        let q = self.empty(qkv.rows(), heads.width());
+        let params = RopeParams {
             t: qkv.rows(),
             heads: heads.query,
             kv_heads: heads.key_value,
             d: heads.dim,
             capacity: kv.capacity,
-            pages_offset: rows.pages.offset,
-            pages_stride: rows.pages.cols(),
         };
         let label = self.label("rope_store");
         self.push(Dispatch {
             label: label.clone(),
             kernel: &kernels::ROPE,
             constants: Vec::new(),
-            bindings: vec![
-                qkv.into(),
-                angles.into(),
-                (&rows.places).into(),
-                (&rows.pages).into(),
-                Binding::Step,
-                (&q).into(),
-                (&kv.keys).into(),
-                (&kv.values).into(),
-            ],
+            bindings: vec![qkv.into(), turns.into(), (&q).into(), (&kv.keys).into(), (&kv.values).into()],
             params: bytemuck::bytes_of(&params).to_vec(),
             grid: fold(u64::from(qkv.len() / 2), 64),
             flops: 3 * u64::from(qkv.len()),
@@ -61,4 +92,97 @@ impl Recorder {
         self.tap(&label, &q);
         q
     }
+
+    /// [`Recorder::rope_store`] of `norm(x) Wᵀ + b` with an RMSNorm: `[T, K] -> [T, H d]`. In one dispatch for few rows,
+    /// where nobody asked for what is between.
+    pub fn norm_rope_store(
+        &mut self,
+        x: &Tensor,
+        norm: &Norm,
+        qkv: &Linear,
+        turns: &Tensor,
+        kv: &KvLayer,
+        heads: Heads,
+    ) -> Tensor {
+        if let Some(kernel) = self.turning_kernel(x, norm, qkv, heads) {
+            return self.launch_turning(kernel, x, norm, qkv, turns, kv, heads);
+        }
+        let qkv = self.norm_linear(x, norm, qkv);
+        self.rope_store(&qkv, turns, kv, heads)
+    }
+
+    /// The kernel that turns what it makes, where it can: `linear_vec` itself, over weights in one part, without a bias.
+    fn turning_kernel(&self, x: &Tensor, norm: &Norm, qkv: &Linear, heads: Heads) -> Option<&'static Kernel> {
+        let weight = &qkv.weight;
+        let whole = weight.parts.len() == 1 && qkv.bias.is_none() && heads.dim.is_multiple_of(4);
+        let chosen = choose(x.rows(), weight.format, self.caps()).kernel;
+        let kernels = match chosen.form {
+            "linear_vec" => &kernels::LINEAR_VEC_ROPE,
+            "linear_vec_subgroup" => &kernels::LINEAR_VEC_ROPE_SUBGROUP,
+            _ => return None,
+        };
+        // A user's linear layer is to run here, too.
+        let ours = !self.caps().replaced.iter().any(|replacement| replacement.name == chosen.name);
+        let wanted = self.caps().tuning.fuse_norm && !self.is_tapped(&norm.label) && !self.is_tapped(&weight.label);
+        (whole && ours && wanted).then_some(&kernels[weight.format as usize])
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn launch_turning(
+        &mut self,
+        kernel: &'static Kernel,
+        x: &Tensor,
+        norm: &Norm,
+        qkv: &Linear,
+        turns: &Tensor,
+        kv: &KvLayer,
+        heads: Heads,
+    ) -> Tensor {
+        assert!(norm.bias.is_none(), "{}: RMSNorm has no bias", norm.label);
+        let (w, t) = (&qkv.weight, x.rows());
+        assert_eq!((w.rows, w.cols), (packed_width(heads), x.cols()), "{}: shapes", w.label);
+        assert_eq!((turns.rows(), turns.cols()), (t, 2 + heads.dim), "{}: one turn per row", w.label);
+        let q = self.empty(t, heads.width());
+        let form = choose(t, w.format, self.caps());
+        let (packed, scales) = (w.parts[0].packed(), w.parts[0].scales());
+        let params = LinearParams {
+            m: t,
+            n: w.rows,
+            k: w.cols,
+            x_offset: x.offset,
+            eps: norm.eps,
+            heads: heads.query,
+            kv_heads: heads.key_value,
+            d: heads.dim,
+            capacity: kv.capacity,
+        };
+        let sizes = form.sizes().map(|(name, size)| (name, f64::from(size)));
+        self.push(Dispatch {
+            label: w.label.clone(),
+            kernel,
+            constants: sizes.chain([("NORM", 1.0)]).collect(),
+            bindings: vec![
+                x.into(),
+                (&packed).into(),
+                scales.as_ref().unwrap_or(x).into(),
+                (&norm.weight).into(),
+                turns.into(),
+                (&q).into(),
+                (&kv.keys).into(),
+                (&kv.values).into(),
+            ],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: [w.rows.div_ceil(form.columns), t.div_ceil(form.rows), 1],
+            flops: 2 * u64::from(t) * u64::from(w.rows) * u64::from(w.cols),
+            needs: w.streamed.clone(),
+        });
+        let label = self.label("rope_store");
+        self.tap(&label, &q);
+        q
+    }
+}
+
+/// Columns of q, k and v side by side.
+fn packed_width(heads: Heads) -> u32 {
+    (heads.query + 2 * heads.key_value) * heads.dim
 }

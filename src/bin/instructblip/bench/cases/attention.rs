@@ -1,7 +1,7 @@
 //! Attention and the cache it reads.
 
 use anyhow::Result;
-use instructblip::runtime::{Category, Heads, KvLayer, Mask, Step};
+use instructblip::runtime::{Category, Heads, KvLayer, Mask, Recorder, Step};
 
 use super::{Case, Entry, Lab, entry, relative, unequal};
 
@@ -130,7 +130,9 @@ impl<'a> Lab<'a> {
         let angles = self.device.tensor(Category::Io, "angles", capacity, d, &table)?;
         let room = || self.device.zeros(Category::Io, "cache", h * capacity, d);
         let kv = KvLayer { keys: room()?, values: room()?, capacity };
-        let rows = self.rows(t, 1, capacity)?;
+        let mut r = Recorder::new(self.caps);
+        let turns = r.turns(&angles, &self.rows(t, 1, capacity)?);
+        let turns = self.run(r, Step::new(first, t))?.output(&turns);
         let (keys, cached) = (kv.keys.clone(), kv.values.clone());
         let (half, width) = ((d / 2) as usize, (h * d) as usize);
         let check = move |got: &[f32]| {
@@ -158,7 +160,7 @@ impl<'a> Lab<'a> {
             flops: None,
             copies: 4,
             step: Step::new(first, t),
-            record: Box::new(move |r, _| r.rope_store(&qkv, &angles, &kv, Heads::full(h, d), &rows)),
+            record: Box::new(move |r, _| r.rope_store(&qkv, &turns, &kv, Heads::full(h, d))),
             check: Box::new(check),
         })
     }

@@ -82,7 +82,7 @@ impl<'a> Lab<'a> {
     pub fn cases(&'a self, shapes: &[(u32, u32, u32)]) -> Vec<Entry<'a>> {
         let mut cases = self.linear_cases(shapes);
         if shapes.is_empty() {
-            cases.push(self.normed_case(12288, 4096));
+            cases.extend([self.normed_case(12288, 4096), self.turned_case(32, 128)]);
             cases.extend(self.attention_cases());
             cases.extend(self.row_cases());
         }

@@ -1,13 +1,17 @@
 //! What reads and writes the paged cache, and learned positions.
 
-use instructblip::runtime::{Heads, Rows, Step};
+use std::rc::Rc;
+
+use instructblip::runtime::{Caps, Heads, KvLayer, Recorder, Rows, Step, Tensor, Tuning, WeightFormat};
 
 use super::super::case::{Case, Recording};
 use super::super::oracle::attention::{attention, biased};
+use super::super::oracle::linear::linear;
+use super::super::oracle::norm::rms_norm;
 use super::super::oracle::rope::rope;
 use super::super::oracle::wide;
 use super::super::place::{Pages, Rng};
-use super::{BOUND, columns};
+use super::BOUND;
 
 /// New rows, position of the first, query heads, key-value heads, channels. One row takes the split form on a GPU.
 const SHAPES: [(u32, u32, u32, u32, u32); 9] = [
@@ -30,6 +34,9 @@ pub fn cases() -> Vec<Case> {
     cases.extend([(1, 30, 3, 64, 9), (9, 0, 2, 64, 3), (1, 0, 1, 64, 4)].map(cached_bias));
     cases.extend([(6, 2, 64), (1, 1, 64), (4, 4, 128)].map(sequences));
     cases.extend([(65, 100, 4, 1, 128), (1, 0, 1, 1, 8), (1, 511, 6, 2, 24), (7, 3, 2, 2, 32)].map(rope_store));
+    for format in WeightFormat::ALL {
+        cases.extend([(1, 511, 6, 2, 24), (5, 3, 2, 2, 64)].map(|shape| norm_rope_store(format, shape)));
+    }
     cases.extend([(33, 100, 2, 80), (1, 0, 1, 8), (7, 3, 3, 24)].map(store));
     cases.extend([(33, 2560), (1, 8), (3, 40)].map(positions));
     cases
@@ -111,33 +118,77 @@ fn sequences((h, g, d): (u32, u32, u32)) -> Case {
     })
 }
 
+const THETA: f64 = 10_000.0;
+
+/// cos and sin of every angle of `positions` positions, alternating.
+fn angles(positions: u32, d: u32) -> Vec<f32> {
+    let angle = |p: u32, j: u32| f64::from(p) * THETA.powf(-2.0 * f64::from(j) / f64::from(d));
+    let row = |p| (0..d / 2).flat_map(move |j| [angle(p, j).cos() as f32, angle(p, j).sin() as f32]);
+    (0..positions).flat_map(row).collect()
+}
+
+/// What becomes of `qkv`: q rotated, and the cache's keys and values after the store.
+fn turned(recording: Recording, q: &Tensor, kv: &KvLayer, heads: Heads, pages: Pages, pos: u32, qkv: Qkv) -> Recording {
+    let Heads { query: h, key_value: g, dim: d, .. } = heads;
+    let width = (h + 2 * g) * d;
+    let part = move |first: u32, n: u32| {
+        let qkv = qkv.clone();
+        let (first, width, count) = ((first * d) as usize, width as usize, (n * d) as usize);
+        move || -> Vec<f64> { qkv().chunks(width).flat_map(|row| row[first..][..count].to_vec()).collect() }
+    };
+    let rotated = move |x: Vec<f64>, n: u32| rope(&x, (n as usize, d as usize), pos as usize, THETA);
+    let stored = move |rows: Vec<f64>| {
+        let rows: Vec<f32> = rows.into_iter().map(|v| v as f32).collect();
+        wide(&pages.lay_out_from(pos, &rows))
+    };
+    let (of_q, of_k, of_v) = (part(0, h), part(h, g), part(h + g, g));
+    recording
+        .gives(q, move || rotated(of_q(), h))
+        .gives(&kv.keys, move || stored(rotated(of_k(), g)))
+        .gives(&kv.values, move || stored(of_v()))
+}
+
+/// Computes packed rows of q, k and v.
+type Qkv = Rc<dyn Fn() -> Vec<f64>>;
+
 fn rope_store((t, pos, h, g, d): (u32, u32, u32, u32, u32)) -> Case {
     Case::new(format!("rope_store {t} rows at {pos}, {h} over {g} heads of {d}"), BOUND, move |place| {
-        let (theta, width) = (10_000f64, (h + 2 * g) * d);
+        let (width, heads) = ((h + 2 * g) * d, Heads::grouped(h, g, d));
         // The whole cache is compared, so what lies on other pages must not outweigh what was stored.
         let pages = Pages { heads: g, dim: d, capacity: pos + t + 2, garbage: 0.5 };
-        let angle = |p: u32, j: u32| f64::from(p) * theta.powf(-2.0 * f64::from(j) / f64::from(d));
-        let angles: Vec<f32> = (0..pages.capacity)
-            .flat_map(|p| (0..d / 2).flat_map(move |j| [angle(p, j).cos() as f32, angle(p, j).sin() as f32]))
-            .collect();
         let qkv = Rng::new(4).normals(t * width);
-        let (input, angles) = (place.tensor(t, width, &qkv)?, place.tensor(pages.capacity, d, &angles)?);
-        let (kv, rows) = (place.cache(&pages, &[], &[])?, place.rows(t, &pages)?);
+        let (input, kv) = (place.tensor(t, width, &qkv)?, place.cache(&pages, &[], &[])?);
         let mut r = place.recorder();
-        let q = r.rope_store(&input, &angles, &kv, Heads::grouped(h, g, d), &rows);
-        let rotated = move |qkv: &[f32], first: u32, heads: u32| {
-            rope(&columns(qkv, width, first * d, heads * d), (heads as usize, d as usize), pos as usize, theta)
+        let angles = place.tensor(pages.capacity, d, &angles(pages.capacity, d))?;
+        let turns = r.turns(&angles, &place.rows(t, &pages)?);
+        let q = r.rope_store(&input, &turns, &kv, heads);
+        let recording = Recording::new(r).at(Step::new(pos, t));
+        Ok(turned(recording, &q, &kv, heads, pages, pos, Rc::new(move || wide(&qkv))))
+    })
+}
+
+/// A norm, the layer that makes q, k and v, and [`rope_store`] in one dispatch.
+fn norm_rope_store(format: WeightFormat, (t, pos, h, g, d): (u32, u32, u32, u32, u32)) -> Case {
+    let shape = format!("norm_rope_store {format} {t} rows at {pos}, {h} over {g} heads of {d}");
+    Case::new(shape, BOUND, move |place| {
+        let (mut rng, k, n, heads) = (Rng::new(9), 160, (h + 2 * g) * d, Heads::grouped(h, g, d));
+        let pages = Pages { heads: g, dim: d, capacity: pos + t + 2, garbage: 0.5 };
+        let (layer, w, _) = place.linear(&mut rng, format, (n, k), false)?;
+        let (norm, gain, _) = place.norm(&mut rng, k, 1e-5, false)?;
+        let x = rng.normals(t * k);
+        let kv = place.cache(&pages, &[], &[])?;
+        // By vectors, whatever the adapter likes best.
+        let tuning = Tuning { fuse_norm: true, ..place.caps.tuning };
+        let mut r = Recorder::new(Caps { preferred: Some("linear_vec"), tuning, ..place.caps });
+        let angles = place.tensor(pages.capacity, d, &angles(pages.capacity, d))?;
+        let turns = r.turns(&angles, &place.rows(t, &pages)?);
+        let q = r.norm_rope_store(&place.tensor(t, k, &x)?, &norm, &layer, &turns, &kv, heads);
+        let qkv = move || {
+            let h = rms_norm(&wide(&x), &gain, 1e-5);
+            linear(&h, &w, &[], t as usize, n as usize, k as usize)
         };
-        let (of_q, of_k, of_v) = (qkv.clone(), qkv.clone(), qkv);
-        let stored = move |rows: Vec<f64>| {
-            let rows: Vec<f32> = rows.into_iter().map(|v| v as f32).collect();
-            wide(&pages.lay_out_from(pos, &rows))
-        };
-        Ok(Recording::new(r)
-            .at(Step::new(pos, t))
-            .gives(&q, move || rotated(&of_q, 0, h))
-            .gives(&kv.keys, move || stored(rotated(&of_k, h, g)))
-            .gives(&kv.values, move || stored(columns(&of_v, width, (h + g) * d, g * d))))
+        let recording = Recording::new(r).at(Step::new(pos, t));
+        Ok(turned(recording, &q, &kv, heads, pages, pos, Rc::new(qkv)))
     })
 }
 
