@@ -224,7 +224,7 @@ impl Device {
         };
         if let Some(matrix) = matrix_size(adapter).filter(|_| !options.portable)
             && let Ok(device) = Device::from_adapter(adapter, options, Some(matrix))
-            // On a processor no form is chosen by matrices: they are for tests.
+            // On a processor no form by matrices runs that was not asked for.
             && (device.caps.class == AdapterClass::Cpu || matrix_check::is_right(&device))
         {
             return Ok(device);

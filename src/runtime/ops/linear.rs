@@ -96,7 +96,7 @@ pub fn forms(m: u32, format: WeightFormat, caps: &Caps) -> Vec<Form> {
         vecs.insert(first, tile(&kernels::LINEAR_VEC_SOFTWARE, m.clamp(1, MAX_VEC_ROWS), 32));
         tiles.insert(0, tile(&kernels::LINEAR_TILE_SOFTWARE, 16, 64));
     }
-    if let (Some(size), Some(lanes), AdapterClass::Gpu) = (caps.matrix, caps.subgroup_size, caps.class)
+    if let (Some(size), Some(lanes)) = (caps.matrix, caps.subgroup_size)
         && m >= MATRIX_ROWS
     {
         let kernels = match size {
@@ -105,7 +105,9 @@ pub fn forms(m: u32, format: WeightFormat, caps: &Caps) -> Vec<Form> {
         };
         let (rows, columns) = matrix_tile(m);
         let workgroup = Some(rows * columns / MATRIX_BLOCK * lanes);
-        tiles.insert(0, Form { workgroup, ..tile(kernels, rows, columns) });
+        // A processor has no faster way to multiply them: there they run only where they are asked for.
+        let at = if caps.class == AdapterClass::Gpu { 0 } else { tiles.len() };
+        tiles.insert(at, Form { workgroup, ..tile(kernels, rows, columns) });
     }
     match m <= tuning.vec_rows {
         true => [vecs, tiles].concat(),

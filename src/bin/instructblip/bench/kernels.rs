@@ -20,8 +20,6 @@ use crate::progress::{Progress, say};
 use crate::session::{device_options, read_text};
 use crate::tune::tuned;
 
-/// Most that an output may be off, relative (L2).
-pub const BOUND: f64 = 1e-4;
 /// How far above a measured ceiling a result may lie before it is taken for a mistake.
 const IMPOSSIBLE: f64 = 1.15;
 
@@ -340,10 +338,10 @@ fn time_variants(
         let prepared = lab.prepare(case, variant.caps).with_context(of_entry)?;
         let hot = lab.repeated(case, variant.caps, std::iter::repeat_n(0, HOT_CALLS)).with_context(of_entry)?;
         let made = Ready { variant, prepared, hot };
-        let error = made.prepared.error;
-        if error > BOUND || error.is_nan() {
+        if !made.prepared.is_right() {
+            let Prepared { error, bound, .. } = made.prepared;
             out.push(Err(format!(
-                "{} {}: wrong by {error:.1e} relative to f64; the bound is {BOUND:.0e}",
+                "{} {}: wrong by {error:.1e} relative to f64; the bound is {bound:.0e}",
                 of_entry(),
                 made.kernel()
             )));

@@ -21,7 +21,6 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::args::Common;
 use crate::files;
-pub use kernels::BOUND;
 use results::Results;
 pub use run::today;
 

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use instructblip::runtime::kernels::Needs;
 use instructblip::runtime::{Recorder, Step, Tensor};
 use instructblip::{Error, Result};
 
@@ -12,9 +11,6 @@ use super::place::Place;
 type Record = Box<dyn Fn(&Place) -> Result<Recording>>;
 /// Computes what an output must be.
 type Wanted = Box<dyn FnOnce() -> Want>;
-
-/// The least bound for kernels by matrices: they round inputs to f16, which the references do not.
-const MATRIX_BOUND: f64 = 1e-3;
 
 /// One op at one shape.
 pub struct Case {
@@ -87,9 +83,9 @@ impl Recording {
         self
     }
 
-    /// Whether a kernel by matrices takes part.
-    fn rounds(&self) -> bool {
-        self.recorder.dispatches().iter().any(|dispatch| dispatch.kernel.needs == Needs::Matrices)
+    /// The largest error that is right of what these kernels make, where the op's own is `bound`.
+    fn bound(&self, bound: f64) -> f64 {
+        self.recorder.dispatches().iter().fold(bound, |bound, dispatch| dispatch.kernel.needs.bound(bound))
     }
 
     /// Names of the kernels, each once, in order.
@@ -195,9 +191,7 @@ fn try_case(
     let started = Instant::now();
     let error = (case.record)(place).and_then(|recording| {
         row.kernels = recording.kernels();
-        if recording.rounds() {
-            row.bound = row.bound.max(MATRIX_BOUND);
-        }
+        row.bound = recording.bound(case.bound);
         row.kernel = recording.about.map_or_else(|| row.kernels.join("+"), str::to_string);
         if !is_wanted(&row) {
             return Ok(None);

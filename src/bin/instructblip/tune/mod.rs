@@ -76,10 +76,10 @@ pub fn run(common: &Common, tune: &Tune) -> Result<()> {
 fn print(out: &mut impl Write, step: &Step) -> std::io::Result<()> {
     let note = step.note.as_ref().map_or(String::new(), |note| format!(" ({note})"));
     writeln!(out, "\n{}{note}", step.name)?;
-    for (i, Candidate { name, relative, error }) in step.candidates.iter().enumerate() {
+    for (i, Candidate { name, relative, error, right }) in step.candidates.iter().enumerate() {
         let time = match relative {
             Some(relative) => format!("{relative:.2} of the time"),
-            None if *error > crate::bench::BOUND => format!("wrong by {error:.1e}"),
+            None if !right => format!("wrong by {error:.1e}"),
             None => "not timed".into(),
         };
         writeln!(out, "  {} {name:<32}  {time}", if i == step.chosen { '*' } else { ' ' })?;

@@ -7,7 +7,6 @@ use instructblip::Device;
 use instructblip::runtime::{AdapterClass, Caps, Plan, Tuning};
 use serde::Serialize;
 
-use crate::bench::BOUND;
 use crate::bench::cases::{Entry, Lab, Launch, Prepared};
 use crate::bench::time::{Clock, median};
 
@@ -44,6 +43,8 @@ pub struct Candidate {
     pub relative: Option<f64>,
     /// Largest error against f64.
     pub error: f64,
+    /// Whether it was right at every shape.
+    pub right: bool,
 }
 
 /// A step: the sizes that are tried, each on what is best so far, and where they matter.
@@ -140,7 +141,7 @@ struct Ready {
 fn compare(lab: &Lab<'_>, plans: &Plans<'_>, until: Instant) -> Result<Step> {
     let names = plans.candidates.iter();
     let mut candidates: Vec<Candidate> =
-        names.map(|(name, _)| Candidate { name: name.clone(), relative: None, error: 0.0 }).collect();
+        names.map(|(name, _)| Candidate { name: name.clone(), relative: None, error: 0.0, right: true }).collect();
     // Logarithms of times relative to the first, by shape.
     let mut logs: Vec<Vec<f64>> = vec![Vec::new(); candidates.len()];
     let mut shapes = 0;
@@ -158,11 +159,14 @@ fn compare(lab: &Lab<'_>, plans: &Plans<'_>, until: Instant) -> Result<Step> {
         let mut ready: Vec<Ready> = Vec::new();
         for (number, (_, tuning)) in plans.candidates.iter().enumerate() {
             let caps = Caps { tuning: *tuning, ..lab.caps };
-            let Prepared { launch, error, cold: plan, .. } = lab.prepare(&case, caps)?;
+            let prepared = lab.prepare(&case, caps)?;
+            let right = prepared.is_right();
+            let Prepared { launch, error, cold: plan, .. } = prepared;
             let candidate = &mut candidates[number];
             candidate.error = if error.is_nan() { f64::INFINITY } else { candidate.error.max(error) };
+            candidate.right &= right;
             // The same kernels in the same way take the same time.
-            if error <= BOUND && !seen.iter().any(|(other, _)| *other == launch) {
+            if right && !seen.iter().any(|(other, _)| *other == launch) {
                 ready.push(Ready { candidate: number, plan, times: Vec::new() });
             }
             seen.push((launch, number));
@@ -189,7 +193,7 @@ fn compare(lab: &Lab<'_>, plans: &Plans<'_>, until: Instant) -> Result<Step> {
     }
     for (candidate, logs) in candidates.iter_mut().zip(&logs) {
         // One that was wrong anywhere has fewer.
-        if shapes > 0 && logs.len() == shapes && candidate.error <= BOUND {
+        if shapes > 0 && logs.len() == shapes && candidate.right {
             candidate.relative = Some((logs.iter().sum::<f64>() / shapes as f64).exp());
         }
     }
@@ -214,7 +218,8 @@ mod tests {
     #[test]
     fn another_size_must_be_worth_it() {
         let candidates = |relative: &[Option<f64>]| -> Vec<Candidate> {
-            relative.iter().map(|&relative| Candidate { name: String::new(), relative, error: 0.0 }).collect()
+            let candidate = |&relative| Candidate { name: String::new(), relative, error: 0.0, right: true };
+            relative.iter().map(candidate).collect()
         };
         assert_eq!(best_of(&candidates(&[Some(1.0), Some(0.98), Some(1.2)])), 0);
         assert_eq!(best_of(&candidates(&[Some(1.0), Some(0.9), Some(0.8), None])), 2);

@@ -15,6 +15,9 @@ const ROTATED_BYTES: u64 = 128 << 20;
 /// Outputs of a linear layer that are checked.
 const SAMPLES: u32 = 64;
 
+/// Most that an output may be off, relative (L2), where kernels do not round their inputs.
+const BOUND: f64 = 1e-4;
+
 /// Records the op over one copy of its weights.
 type Record<'a> = Box<dyn Fn(&mut Recorder, usize) -> Tensor + 'a>;
 /// The relative error of an output.
@@ -65,8 +68,17 @@ pub struct Prepared {
     pub flops: u64,
     /// Against f64.
     pub error: f64,
+    /// Most that it may be off.
+    pub bound: f64,
     /// A call for each copy of the operands.
     pub cold: Plan,
+}
+
+impl Prepared {
+    /// Whether it computes what it should.
+    pub fn is_right(&self) -> bool {
+        self.error <= self.bound
+    }
 }
 
 /// Makes cases on a device.
@@ -105,9 +117,10 @@ impl<'a> Lab<'a> {
         let bits = |&(_, value): &(&str, f64)| value.to_bits();
         let launch = r.dispatches().iter().map(|d| (d.kernel.name, d.constants.iter().map(bits).collect(), d.grid));
         let (launch, flops) = (launch.collect(), case.flops.unwrap_or(r.flops()));
+        let bound = r.dispatches().iter().fold(BOUND, |bound, dispatch| dispatch.kernel.needs.bound(bound));
         let plan = self.run(r, case.step)?;
         let error = (case.check)(&self.device.read(&plan.output(&out))?)?;
-        Ok(Prepared { launch, flops, error, cold: self.repeated(case, caps, 0..case.copies)? })
+        Ok(Prepared { launch, flops, error, bound, cold: self.repeated(case, caps, 0..case.copies)? })
     }
 
     /// The op over each of these copies, one after the other.
