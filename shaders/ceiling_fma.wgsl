@@ -1,11 +1,13 @@
-// What an adapter can do at most: chains of f32 multiply-adds that nothing else slows down.
+// What an adapter can do at most: chains of multiply-adds that nothing else slows down.
 //
 // seed  [2]            f32: the factor and the summand
 // out   [WG * groups]  f32: the sum of an invocation's chains
 //
-// Grid: x = groups. Each invocation does 96 multiply-adds in each of p.steps.
+// Chains are of f32, or of two f16: shared/chain_f32.wgsl or chain_f16.wgsl.
+// Grid: x = groups. Each invocation does 96 multiply-adds of Chains in each of p.steps.
 // Workgroup memory: none.
-// Numerics: chain c of invocation i starts at i + c; with factor 1 and summand 0 it stays there, so the result is known.
+// Numerics: chain c of invocation i starts at i % 256 + c, the second half of a pair at 1 more, which f16 holds exactly;
+// with factor 1 and summand 0 they stay there, so the result is known.
 // Why: twelve chains cover the latency of an addition on every adapter met so far, eight steps of each the loop's cost.
 struct Params {
     steps: u32,
@@ -19,22 +21,22 @@ override WG: u32 = 64u;
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let a = seed[0];
-    let b = seed[1];
+    let a = splat(seed[0]);
+    let b = splat(seed[1]);
     let i = group.x * WG + lane;
-    let first = f32(i);
-    var s0 = first + 0.0;
-    var s1 = first + 1.0;
-    var s2 = first + 2.0;
-    var s3 = first + 3.0;
-    var s4 = first + 4.0;
-    var s5 = first + 5.0;
-    var s6 = first + 6.0;
-    var s7 = first + 7.0;
-    var s8 = first + 8.0;
-    var s9 = first + 9.0;
-    var s10 = first + 10.0;
-    var s11 = first + 11.0;
+    let first = f32(i % 256u);
+    var s0 = splat(first + 0.0) + APART;
+    var s1 = splat(first + 1.0) + APART;
+    var s2 = splat(first + 2.0) + APART;
+    var s3 = splat(first + 3.0) + APART;
+    var s4 = splat(first + 4.0) + APART;
+    var s5 = splat(first + 5.0) + APART;
+    var s6 = splat(first + 6.0) + APART;
+    var s7 = splat(first + 7.0) + APART;
+    var s8 = splat(first + 8.0) + APART;
+    var s9 = splat(first + 9.0) + APART;
+    var s10 = splat(first + 10.0) + APART;
+    var s11 = splat(first + 11.0) + APART;
     for (var step = 0u; step < p.steps; step++) {
         s0 = fma(s0, a, b);
         s1 = fma(s1, a, b);
@@ -133,5 +135,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         s10 = fma(s10, a, b);
         s11 = fma(s11, a, b);
     }
-    out[i] = s0 + s1 + s2 + s3 + s4 + s5 + s6 + s7 + s8 + s9 + s10 + s11;
+    out[i] = total(s0) + total(s1) + total(s2) + total(s3) + total(s4) + total(s5)
+        + total(s6) + total(s7) + total(s8) + total(s9) + total(s10) + total(s11);
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::process::Output;
 
 use instructblip::runtime::kernels::{self, Kernel, Needs};
-use instructblip::runtime::{AdapterClass, Device, MatrixSize};
+use instructblip::runtime::{AdapterClass, Device};
 use instructblip::{Checkpoint, Error, InstructBlip};
 use serde_json::Value;
 use support::fixtures::Fixture;
@@ -42,12 +42,8 @@ fn selftest_reaches_every_kernel_in_every_form_and_all_are_right() {
         Needs::Nothing => true,
         Needs::Subgroups => caps.subgroup_size.is_some(),
         Needs::Software => caps.class == AdapterClass::Cpu && caps.int64 && caps.subgroup_size == Some(8),
-        Needs::Matrices => caps.matrix.is_some_and(|size| {
-            kernel.name.starts_with(match size {
-                MatrixSize::Eight => "linear_matrix8",
-                MatrixSize::Sixteen => "linear_matrix16",
-            })
-        }),
+        Needs::Halves => caps.f16,
+        Needs::Matrices => caps.matrix.is_some_and(|size| kernel.form.ends_with(&format!("matrix{}", size.edge()))),
     };
     let not_run = report["not_run"].as_array().expect("forms");
     let matrix_not_run = not_run.iter().any(|form| form["form"] == "matrix");

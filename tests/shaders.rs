@@ -98,6 +98,12 @@ fn record(caps: Caps) -> Vec<Dispatch> {
         r.norm_rope_store(&x, &norm, &Linear { weight, bias: None }, &turns, &kv, Heads::full(1, 32));
     }
     r.multiply_adds(&Tensor::unbacked(1, 2), 4, 1);
+    if caps.f16 {
+        r.multiply_adds_f16(&Tensor::unbacked(1, 2), 4, 1);
+    }
+    if let Some(size) = caps.matrix {
+        r.matrix_multiply_adds(&Tensor::unbacked(64, size.edge()), 4, 1);
+    }
     r.read_sums(&Tensor::unbacked(64, 256));
     // The largest head there may be.
     r.attention(&Tensor::unbacked(9, 3 * 256), Heads::full(1, 256), Mask::None);
@@ -114,6 +120,7 @@ fn variants() -> Vec<Dispatch> {
     let matrix = |size| Caps { subgroup_size: Some(32), matrix: Some(size), ..Caps::PORTABLE };
     let classes = [
         Caps::PORTABLE,
+        Caps { f16: true, ..Caps::PORTABLE },
         matrix(MatrixSize::Eight),
         matrix(MatrixSize::Sixteen),
         Caps { subgroup_size: Some(32), ..Caps::PORTABLE },
@@ -140,6 +147,7 @@ fn resolve(kernel: &Kernel, constants: &[(&str, f64)]) -> Translated {
         Needs::Nothing => plain,
         Needs::Subgroups => plain | Can::SUBGROUP,
         Needs::Software => plain | Can::SUBGROUP | Can::SHADER_INT64,
+        Needs::Halves => plain | Can::SHADER_FLOAT16,
         Needs::Matrices => plain | Can::SUBGROUP | Can::SHADER_FLOAT16 | Can::COOPERATIVE_MATRIX,
     };
     let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
@@ -171,7 +179,7 @@ fn to_msl(name: &str, t: &Translated) {
 
 fn to_hlsl(name: &str, t: &Translated) {
     let options = naga::back::hlsl::Options {
-        shader_model: naga::back::hlsl::ShaderModel::V6_0,
+        shader_model: naga::back::hlsl::ShaderModel::V6_2,
         fake_missing_bindings: true,
         zero_initialize_workgroup_memory: false,
         ..Default::default()
@@ -187,7 +195,7 @@ fn to_hlsl(name: &str, t: &Translated) {
 /// The languages a kernel is for: all, but of matrices Metal has those of 8 x 8 only, and Direct3D none.
 fn languages(kernel: &Kernel) -> &'static [fn(&str, &Translated)] {
     match kernel.needs {
-        Needs::Matrices if kernel.name.starts_with("linear_matrix16") => &[to_spirv],
+        Needs::Matrices if kernel.form.ends_with("matrix16") => &[to_spirv],
         Needs::Matrices => &[to_spirv, to_msl],
         _ => &[to_spirv, to_msl, to_hlsl],
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::buffers::{Counters, Pool};
 use super::custom::Replacement;
 use super::kept::Kept;
-use super::matrix_check;
+use super::matrix_check::{self, MATRIX_FEATURES, MatrixSize, matrix_size};
 use super::pipelines::{CompileHook, Pipelines};
 use super::tuning::{Forms, Tuning};
 use crate::error::{Error, Result};
@@ -46,15 +46,6 @@ pub enum AdapterClass {
     Cpu,
 }
 
-/// Square matrices that a subgroup multiplies: f16 times f16, summed in f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MatrixSize {
-    /// 8 x 8: Metal.
-    Eight,
-    /// 16 x 16: Vulkan.
-    Sixteen,
-}
-
 /// The facts about a device that kernels and memory plans depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caps {
@@ -76,6 +67,8 @@ pub struct Caps {
     pub shares_memory: bool,
     /// Whether shaders may use 64-bit integers.
     pub int64: bool,
+    /// Whether shaders may use 16-bit floats.
+    pub f16: bool,
     /// Sizes by which kernels are launched.
     pub tuning: Tuning,
     /// The form of kernel that runs wherever it can.
@@ -96,6 +89,7 @@ impl Caps {
         uniform_alignment: 256,
         shares_memory: false,
         int64: false,
+        f16: false,
         tuning: Tuning::of(AdapterClass::Gpu),
         preferred: None,
         replaced: &[],
@@ -123,8 +117,8 @@ impl Caps {
     /// The same device, on which the forms run that every GPU can run.
     #[must_use]
     pub fn portable(self) -> Caps {
-        let Caps { class, subgroup_size, matrix, int64, tuning, .. } = Caps::PORTABLE;
-        Caps { class, subgroup_size, matrix, int64, tuning, ..self }
+        let Caps { class, subgroup_size, matrix, int64, f16, tuning, .. } = Caps::PORTABLE;
+        Caps { class, subgroup_size, matrix, int64, f16, tuning, ..self }
     }
 
     /// The same device, on which these forms run.
@@ -238,7 +232,8 @@ impl Device {
         let (features, limits) = if options.portable {
             (wgpu::Features::empty(), wgpu::Limits::default())
         } else {
-            let mut useful = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY;
+            // No form that a model runs has 16-bit floats without matrices; what they can do at most is measured.
+            let mut useful = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16;
             // Only the forms for software adapters read 64 bits at a time.
             useful.set(wgpu::Features::SHADER_INT64, info.device_type == wgpu::DeviceType::Cpu);
             // On a card of its own this would put weights into the slow memory both can see.
@@ -478,33 +473,8 @@ fn shortfall(limits: &wgpu::Limits) -> Option<String> {
     short.map(|(what, have, need)| format!("allows {have} {what}, {need} are needed"))
 }
 
-/// What kernels by matrices use.
-const MATRIX_FEATURES: wgpu::Features =
-    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
-
-/// Workgroup memory that kernels by matrices may take, in bytes.
-const MATRIX_WORKGROUP_BYTES: u32 = 32 << 10;
-
-/// The matrices that kernels may use on this adapter.
-fn matrix_size(adapter: &wgpu::Adapter) -> Option<MatrixSize> {
-    let offered = adapter.cooperative_matrix_properties();
-    let has = |edge| {
-        let types = (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
-        offered.iter().any(|p| [p.m_size, p.n_size, p.k_size] == [edge; 3] && (p.ab_type, p.cr_type) == types)
-    };
-    let fits = adapter.features().contains(MATRIX_FEATURES)
-        && adapter.limits().max_compute_workgroup_storage_size >= MATRIX_WORKGROUP_BYTES
-        // Six subgroups are a workgroup of at most 256.
-        && fixed_subgroup_size(&adapter.get_info(), adapter.features()).is_some_and(|lanes| lanes <= 32);
-    match fits {
-        true if has(16) => Some(MatrixSize::Sixteen),
-        true if has(8) => Some(MatrixSize::Eight),
-        _ => None,
-    }
-}
-
 /// Lanes in every subgroup, where it is known that they are the same.
-fn fixed_subgroup_size(info: &wgpu::AdapterInfo, features: wgpu::Features) -> Option<u32> {
+pub(super) fn fixed_subgroup_size(info: &wgpu::AdapterInfo, features: wgpu::Features) -> Option<u32> {
     // Metal does not tell; Apple's own GPUs, which are those that multiply matrices, have 32.
     if info.backend == wgpu::Backend::Metal && features.contains(MATRIX_FEATURES) {
         return Some(32);
@@ -525,6 +495,7 @@ fn caps(info: &wgpu::AdapterInfo, features: wgpu::Features, limits: &wgpu::Limit
         uniform_alignment: limits.min_uniform_buffer_offset_alignment,
         shares_memory: features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
         int64: features.contains(wgpu::Features::SHADER_INT64),
+        f16: features.contains(wgpu::Features::SHADER_F16),
         tuning: Tuning::of(class),
         preferred: None,
         replaced: &[],

@@ -27,6 +27,8 @@ pub enum Needs {
     Subgroups,
     /// Subgroup operations and 64-bit integers, as software adapters have them.
     Software,
+    /// 16-bit floats.
+    Halves,
     /// Subgroups that multiply matrices of f16.
     Matrices,
 }
@@ -39,7 +41,7 @@ impl Needs {
     pub fn bound(self, bound: f64) -> f64 {
         match self {
             Needs::Matrices => bound.max(1e-3),
-            Needs::Nothing | Needs::Subgroups | Needs::Software => bound,
+            Needs::Nothing | Needs::Subgroups | Needs::Software | Needs::Halves => bound,
         }
     }
 }
@@ -123,7 +125,10 @@ kernels! {
     ELEMENTWISE = "elementwise" "elementwise" [] Nothing;
     ARGMAX = "argmax" "argmax" [] Nothing;
     FILL = "fill" "fill" [] Nothing;
-    CEILING_FMA = "ceiling_fma" "ceiling_fma" [] Nothing;
+    CEILING_FMA = "ceiling_fma" "ceiling_fma" ["chain_f32"] Nothing;
+    CEILING_FMA_F16 = "ceiling_fma_f16" "ceiling_fma" ["chain_f16"] Halves;
+    CEILING_MATRIX16 = "ceiling_matrix16" "ceiling_matrix" ["matrix16"] Matrices;
+    CEILING_MATRIX8 = "ceiling_matrix8" "ceiling_matrix" ["matrix8"] Matrices;
     CEILING_READ = "ceiling_read" "ceiling_read" ["stream"] Nothing;
     CEILING_READ_SOFTWARE = "ceiling_read_software" "ceiling_read" ["wide", "stream_wide"] Software;
 }
@@ -229,6 +234,7 @@ fn capabilities(needs: Needs) -> naga::valid::Capabilities {
             Needs::Nothing => Can::empty(),
             Needs::Subgroups => Can::SUBGROUP,
             Needs::Software => Can::SUBGROUP | Can::SHADER_INT64,
+            Needs::Halves => Can::SHADER_FLOAT16,
             Needs::Matrices => Can::SUBGROUP | Can::SHADER_FLOAT16 | Can::COOPERATIVE_MATRIX,
         }
 }

@@ -19,7 +19,8 @@ pub mod weight_format;
 
 pub use buffers::{Category, Counters, DryPool, Linear, Matrix, Norm, Tensor};
 pub use custom::Replacement;
-pub use device::{AdapterClass, AdapterSummary, Caps, Device, DeviceOptions, MatrixSize, list_adapters};
+pub use device::{AdapterClass, AdapterSummary, Caps, Device, DeviceOptions, list_adapters};
+pub use matrix_check::MatrixSize;
 pub use ops::Activation;
 pub use ops::attention::{Heads, KvLayer, Mask, Rows};
 pub use pipelines::{CompileHook, Compiling};

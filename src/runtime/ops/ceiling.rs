@@ -4,13 +4,21 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::runtime::buffers::Tensor;
 use crate::runtime::device::AdapterClass;
-use crate::runtime::kernels;
+use crate::runtime::kernels::{self, Kernel};
+use crate::runtime::matrix_check::MatrixSize;
 use crate::runtime::recorder::{Dispatch, Recorder, fold};
 
 /// `Params` of `shaders/ceiling_fma.wgsl`.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct FmaParams {
+    steps: u32,
+}
+
+/// `Params` of `shaders/ceiling_matrix.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct MatrixParams {
     steps: u32,
 }
 
@@ -24,19 +32,57 @@ struct ReadParams {
 /// Multiply-adds of one invocation in one step of `ceiling_fma`.
 const FMAS: u64 = 96;
 
+/// Rows of x, and of W, that a subgroup of `ceiling_matrix` multiplies.
+const MATRIX_ROWS: u64 = 32;
+
 impl Recorder {
     /// `[groups, WG]` sums of twelve chains of multiply-adds by `seed [1, 2]`, factor and summand, over `steps` steps.
     pub fn multiply_adds(&mut self, seed: &Tensor, groups: u32, steps: u32) -> Tensor {
+        self.chains(&kernels::CEILING_FMA, 1, seed, groups, steps)
+    }
+
+    /// The same with chains of two f16, where shaders may use them.
+    pub fn multiply_adds_f16(&mut self, seed: &Tensor, groups: u32, steps: u32) -> Tensor {
+        assert!(self.caps().f16, "multiply_adds_f16 needs 16-bit floats");
+        self.chains(&kernels::CEILING_FMA_F16, 2, seed, groups, steps)
+    }
+
+    fn chains(&mut self, kernel: &'static Kernel, width: u64, seed: &Tensor, groups: u32, steps: u32) -> Tensor {
         let workgroup = self.ceiling_workgroup();
         let out = self.empty(groups, workgroup);
         self.push(Dispatch {
             label: self.label("multiply_adds"),
-            kernel: &kernels::CEILING_FMA,
+            kernel,
             constants: vec![("WG", f64::from(workgroup))],
             bindings: vec![seed.into(), (&out).into()],
             params: bytemuck::bytes_of(&FmaParams { steps }).to_vec(),
             grid: [groups, 1, 1],
-            flops: 2 * FMAS * u64::from(steps) * u64::from(groups * workgroup),
+            flops: 2 * FMAS * width * u64::from(steps) * u64::from(groups * workgroup),
+            needs: None,
+        });
+        out
+    }
+
+    /// `[groups, WG]` sums of what the subgroups of a workgroup have after adding x Wᵀ of `seed [64, edge]` `steps` times,
+    /// where subgroups multiply matrices.
+    pub fn matrix_multiply_adds(&mut self, seed: &Tensor, groups: u32, steps: u32) -> Tensor {
+        let (size, lanes) =
+            self.caps().matrix.zip(self.caps().subgroup_size).expect("matrix_multiply_adds needs matrices");
+        let subgroups = if self.caps().class == AdapterClass::Gpu { 4 } else { 1 };
+        let workgroup = subgroups * lanes;
+        let out = self.empty(groups, workgroup);
+        let products = MATRIX_ROWS * MATRIX_ROWS * u64::from(size.edge());
+        self.push(Dispatch {
+            label: self.label("matrix_multiply_adds"),
+            kernel: match size {
+                MatrixSize::Eight => &kernels::CEILING_MATRIX8,
+                MatrixSize::Sixteen => &kernels::CEILING_MATRIX16,
+            },
+            constants: vec![("WG", f64::from(workgroup)), ("SUBGROUPS", f64::from(subgroups))],
+            bindings: vec![seed.into(), (&out).into()],
+            params: bytemuck::bytes_of(&MatrixParams { steps }).to_vec(),
+            grid: [groups, 1, 1],
+            flops: 2 * products * u64::from(steps) * u64::from(groups * subgroups),
             needs: None,
         });
         out

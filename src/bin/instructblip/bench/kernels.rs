@@ -172,11 +172,7 @@ fn measure(options: &Kernels, device: &Device, opened: &DeviceOptions, quiet: bo
     }
     progress.clear();
     // Measured again: what else ran meanwhile must not make a kernel look better than its machine.
-    let again = ceilings::measure(device)?;
-    let c = &mut outcome.ceilings;
-    c.copy_gb_s = c.copy_gb_s.max(again.copy_gb_s);
-    c.read_gb_s = c.read_gb_s.max(again.read_gb_s);
-    c.f32_gflop_s = c.f32_gflop_s.max(again.f32_gflop_s);
+    outcome.ceilings = outcome.ceilings.max(ceilings::measure(device)?);
     outcome.judge();
     Ok(outcome)
 }
@@ -197,7 +193,7 @@ impl Outcome {
                 row.gb_per_s,
                 row.gflop_per_s,
                 memory(&ceilings),
-                ceilings.f32_gflop_s
+                arithmetic(row, &ceilings)
             )
         }));
     }
@@ -208,11 +204,15 @@ fn memory(ceilings: &Ceilings) -> f64 {
     ceilings.copy_gb_s.max(ceilings.read_gb_s)
 }
 
+/// Operations a second that a kernel may hope for: of the others than those by matrices, in f32.
+fn arithmetic(row: &KernelRow, ceilings: &Ceilings) -> f64 {
+    ceilings.matrix_gflop_s.filter(|_| row.matrices).unwrap_or(ceilings.f32_gflop_s)
+}
+
 /// The roofline: what binds is the ceiling that takes longer.
 fn with_share(mut row: KernelRow, ceilings: &Ceilings) -> KernelRow {
-    let arithmetic = ceilings.matrix_gflop_s.unwrap_or(0.0).max(ceilings.f32_gflop_s);
     let of_memory = row.gb_per_s / memory(ceilings);
-    let of_arithmetic = row.gflop_per_s / arithmetic;
+    let of_arithmetic = row.gflop_per_s / arithmetic(&row, ceilings);
     (row.share, row.bound) = match of_memory > of_arithmetic {
         true => (of_memory, "memory".into()),
         false => (of_arithmetic, "arithmetic".into()),
@@ -380,9 +380,46 @@ fn time_variants(
             flops: made.prepared.flops,
             gb_per_s: case.bytes as f64 / cold_us / 1e3,
             gflop_per_s: made.prepared.flops as f64 / cold_us / 1e3,
+            matrices: made.prepared.matrices,
             share: 0.0,
             bound: String::new(),
         }));
     }
     Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_of_the_ceiling_that_a_kernel_could_reach() {
+        let row = |matrices: bool, gb_per_s: f64| -> KernelRow {
+            serde_json::from_value(serde_json::json!({
+                "op": "linear", "shape": "64x64x64", "kernel": "a kernel", "variant": "auto", "error": 0.0, "cold_us": 1.0,
+                "hot_us": 1.0, "wall_us": 1.0, "spread_percent": 0.0, "bytes": 1, "flops": 1, "gb_per_s": gb_per_s,
+                "gflop_per_s": 80.0, "matrices": matrices, "share": 0.0, "bound": "",
+            }))
+            .expect("a row")
+        };
+        let (copy_gb_s, read_gb_s) = (5.0, 10.0);
+        let plain =
+            Ceilings { copy_gb_s, read_gb_s, f32_gflop_s: 100.0, f16_gflop_s: Some(200.0), matrix_gflop_s: None };
+        let ceilings = plain.max(Ceilings { matrix_gflop_s: Some(400.0), ..Ceilings::default() });
+        assert_eq!(ceilings, Ceilings { matrix_gflop_s: Some(400.0), ..plain });
+        let share = |row, ceilings| -> (f64, String) {
+            let row = with_share(row, ceilings);
+            (row.share, row.bound)
+        };
+        assert_eq!(share(row(false, 1.0), &ceilings), (0.8, "arithmetic".into()));
+        assert_eq!(share(row(true, 1.0), &ceilings), (0.2, "arithmetic".into()));
+        assert_eq!(share(row(true, 5.0), &ceilings), (0.5, "memory".into()));
+        let mut outcome = Outcome { ceilings: plain, rows: vec![row(false, 12.0)], refused: Vec::new() };
+        outcome.judge();
+        assert!(
+            outcome.rows.is_empty() && outcome.refused[0].contains("10.0 GB/s, 100.0 GFLOP/s"),
+            "{:?}",
+            outcome.refused
+        );
+    }
 }

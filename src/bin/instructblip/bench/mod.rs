@@ -21,6 +21,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::args::Common;
 use crate::files;
+pub use ceilings::MatrixProbe;
 use results::Results;
 pub use run::today;
 

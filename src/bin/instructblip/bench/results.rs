@@ -94,6 +94,9 @@ pub struct KernelRow {
     pub gb_per_s: f64,
     /// Of the cold time.
     pub gflop_per_s: f64,
+    /// Whether it multiplies by cooperative matrices, whose ceiling is another one.
+    #[serde(default)]
+    pub matrices: bool,
     /// Share of the ceiling that binds at this intensity: the roofline, from 0 to 1.
     pub share: f64,
     /// Which ceiling that is: `memory` or `arithmetic`.

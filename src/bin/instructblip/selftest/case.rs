@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use instructblip::runtime::{Recorder, Step, Tensor};
+use instructblip::runtime::{Caps, Recorder, Step, Tensor};
 use instructblip::{Error, Result};
 
 use super::place::Place;
@@ -18,13 +18,20 @@ pub struct Case {
     pub shape: String,
     /// Largest relative L2 error that is right.
     pub bound: f64,
+    /// Where it can run.
+    can_run: fn(&Caps) -> bool,
     record: Record,
 }
 
 impl Case {
     /// A case that `record` sets up.
     pub fn new(shape: impl Into<String>, bound: f64, record: impl Fn(&Place) -> Result<Recording> + 'static) -> Case {
-        Case { shape: shape.into(), bound, record: Box::new(record) }
+        Case { shape: shape.into(), bound, can_run: |_| true, record: Box::new(record) }
+    }
+
+    /// Runs only where `can_run` says so.
+    pub fn only(self, can_run: fn(&Caps) -> bool) -> Case {
+        Case { can_run, ..self }
     }
 }
 
@@ -171,13 +178,16 @@ pub fn run(cases: &[Case], places: &[Place], selection: Selection<'_>, progress:
     outcome
 }
 
-/// A row, or nothing where it is not wanted; an error only if the device is lost.
+/// A row, or nothing where it is not wanted or cannot run; an error only if the device is lost.
 fn try_case(
     case: &Case,
     place: &Place,
     is_wanted: &dyn Fn(&Row) -> bool,
     wants: &mut Option<Vec<Want>>,
 ) -> Result<Option<Row>> {
+    if !(case.can_run)(&place.caps) {
+        return Ok(None);
+    }
     let mut row = Row {
         kernel: "(not recorded)".into(),
         kernels: Vec::new(),

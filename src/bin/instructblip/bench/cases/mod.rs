@@ -7,6 +7,7 @@ mod rows;
 
 use anyhow::Result;
 use instructblip::Device;
+use instructblip::runtime::kernels::Needs;
 use instructblip::runtime::{Caps, Category, Plan, Recorder, Rows, Step, Tensor, WeightFormat};
 
 /// Copies of a case's weights are made until they hold this many bytes together: no GPU has such a cache.
@@ -66,6 +67,8 @@ pub struct Prepared {
     pub launch: Launch,
     /// Arithmetic of one call.
     pub flops: u64,
+    /// Whether it multiplies by cooperative matrices.
+    pub matrices: bool,
     /// Against f64.
     pub error: f64,
     /// Most that it may be off.
@@ -117,10 +120,11 @@ impl<'a> Lab<'a> {
         let bits = |&(_, value): &(&str, f64)| value.to_bits();
         let launch = r.dispatches().iter().map(|d| (d.kernel.name, d.constants.iter().map(bits).collect(), d.grid));
         let (launch, flops) = (launch.collect(), case.flops.unwrap_or(r.flops()));
+        let matrices = r.dispatches().iter().any(|dispatch| dispatch.kernel.needs == Needs::Matrices);
         let bound = r.dispatches().iter().fold(BOUND, |bound, dispatch| dispatch.kernel.needs.bound(bound));
         let plan = self.run(r, case.step)?;
         let error = (case.check)(&self.device.read(&plan.output(&out))?)?;
-        Ok(Prepared { launch, flops, error, bound, cold: self.repeated(case, caps, 0..case.copies)? })
+        Ok(Prepared { launch, flops, matrices, error, bound, cold: self.repeated(case, caps, 0..case.copies)? })
     }
 
     /// The op over each of these copies, one after the other.

@@ -50,6 +50,7 @@ fn kernel(op: &str, shape: &str, kernel: &str, variant: &str, cold_us: f64) -> K
         flops,
         gb_per_s: bytes as f64 / cold_us / 1e3,
         gflop_per_s: flops as f64 / cold_us / 1e3,
+        matrices: false,
         share: 1.0 / cold_us,
         bound: "memory".into(),
     }

@@ -6,6 +6,7 @@ use super::super::case::{Case, Recording};
 use super::super::oracle::{self, wide};
 use super::super::place::Rng;
 use super::BOUND;
+use crate::bench::MatrixProbe;
 
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
@@ -21,7 +22,9 @@ pub fn cases() -> Vec<Case> {
     cases.extend([(7, 1408), (64, 64)].map(fill));
     // Workgroups, and what is in an output, differ from class to class.
     let classes = [AdapterClass::Gpu, AdapterClass::Cpu];
-    cases.extend(classes.into_iter().flat_map(|class| [multiply_adds(class), read_sums(class)]));
+    cases.extend(classes.into_iter().flat_map(|class| {
+        [multiply_adds(class), multiply_adds_f16(class), matrix_multiply_adds(class), read_sums(class)]
+    }));
     cases
 }
 
@@ -50,9 +53,33 @@ fn multiply_adds(class: AdapterClass) -> Case {
         let y = r.multiply_adds(&place.tensor(1, 2, &[0.75, 0.5])?, groups, steps);
         let count = y.len();
         let chain = move |start: f64| (0..8 * steps).fold(start, |s, _| 0.75 * s + 0.5);
-        let one = move |i: u32| (0..12).map(|c| chain(f64::from(i + c))).sum();
+        let one = move |i: u32| (0..12).map(|c| chain(f64::from(i % 256 + c))).sum();
         Ok(Recording::new(r).gives(&y, move || (0..count).map(one).collect()))
     })
+}
+
+/// Chains of pairs that add 1 at each of their steps, which f16 holds exactly.
+fn multiply_adds_f16(class: AdapterClass) -> Case {
+    let case = Case::new(format!("multiply_adds_f16 of 3 groups for a {class:?}"), BOUND, move |place| {
+        let (groups, steps) = (3, 2);
+        let mut r = Recorder::new(Caps { class, ..place.caps });
+        let y = r.multiply_adds_f16(&place.tensor(1, 2, &[1.0, 1.0])?, groups, steps);
+        let count = y.len();
+        let one = move |i: u32| (0..12).map(|c| 2.0 * f64::from(i % 256 + c + 8 * steps) + 1.0).sum();
+        Ok(Recording::new(r).gives(&y, move || (0..count).map(one).collect()))
+    });
+    case.only(|caps| caps.f16)
+}
+
+fn matrix_multiply_adds(class: AdapterClass) -> Case {
+    let case = Case::new(format!("matrix_multiply_adds of 3 groups for a {class:?}"), BOUND, move |place| {
+        let mut r = Recorder::new(Caps { class, ..place.caps });
+        let probe = MatrixProbe::of(&place.caps).expect("a place with matrices");
+        let y = r.matrix_multiply_adds(&place.tensor(64, probe.edge, &probe.seed())?, 3, 5);
+        let (groups, workgroup) = (y.rows(), y.cols());
+        Ok(Recording::new(r).gives(&y, move || (0..groups).flat_map(|_| probe.sums(workgroup, 5)).collect()))
+    });
+    case.only(|caps| MatrixProbe::of(caps).is_some())
 }
 
 fn read_sums(class: AdapterClass) -> Case {
