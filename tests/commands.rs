@@ -562,6 +562,34 @@ fn bench_kernels_times_a_users_right_kernel_and_refuses_others() {
 }
 
 #[test]
+fn bench_kernels_of_all_adapters_has_a_folder_for_each() {
+    if support::device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let lab = folder.path().join("lab");
+    let given = lab.display().to_string();
+    let bench = ["bench", "kernels", "--all-adapters", "--filter", "argmax", "--runs", "2", "-q", "--output", &given];
+    stdout(&bench);
+    let entries = || std::fs::read_dir(&lab).expect("the folder").map(|entry| entry.expect("an entry").path());
+    let adapters = json(&["devices", "--json"]);
+    let usable = adapters.as_array().expect("a list").iter().filter(|adapter| adapter["problem"].is_null());
+    assert_eq!(entries().count(), usable.count());
+    for of_one in entries() {
+        let name = of_one.file_name().expect("a name").to_string_lossy().into_owned();
+        assert!(name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-'), "{name}");
+        assert!(of_one.join("results.json").is_file() && of_one.join("report.html").is_file(), "{name}");
+    }
+    // A file in the place of such a folder is told before anything is measured.
+    let of_one = entries().next().expect("one adapter");
+    std::fs::remove_dir_all(&of_one).expect("removed");
+    std::fs::write(&of_one, "").expect("written");
+    let output = run(&bench);
+    assert!(!output.status.success() && output.stdout.is_empty(), "{}", text(&output.stdout));
+    assert!(text(&output.stderr).contains("is not a folder"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn tune_keeps_what_it_finds_and_answers_stay_the_same() {
     if support::device().is_none() {
         return;

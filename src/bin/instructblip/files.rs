@@ -57,6 +57,35 @@ pub fn check_folder(path: &Path) -> Result<()> {
     }
 }
 
+/// A name for each of these that can be a folder's on every system: letters and digits, with dashes for what is between,
+/// and a number where another would have the same.
+pub fn folder_names<'a>(titles: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for title in titles {
+        let words = title.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+        let joined = words.collect::<Vec<_>>().join("-");
+        let name = if joined.is_empty() { "unnamed" } else { &joined[..joined.len().min(60)] };
+        let free = |name: &String| !names.iter().any(|other| other.eq_ignore_ascii_case(name));
+        let mut numbered = (2..).map(|i| format!("{name}-{i}"));
+        let name = Some(name.to_string()).filter(free).or_else(|| numbered.find(free));
+        names.extend(name);
+    }
+    names
+}
+
 pub fn unwritable(path: &Path, source: std::io::Error) -> anyhow::Error {
     Error::Io { path: path.into(), source }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_have_safe_names_of_their_own() {
+        let titles = ["llvmpipe (LLVM 15.0.6, 256 bits)", "../RTX 4090", "rtx/4090", "RTX 4090", "…", &"a".repeat(99)];
+        let names = folder_names(titles.into_iter());
+        assert_eq!(names[..3], ["llvmpipe-LLVM-15-0-6-256-bits", "RTX-4090", "rtx-4090-2"]);
+        assert_eq!(names[3..], ["RTX-4090-3".to_string(), "unnamed".into(), "a".repeat(60)]);
+    }
 }

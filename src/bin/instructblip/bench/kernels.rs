@@ -16,6 +16,7 @@ use super::results::{Ceilings, KernelRow, Results};
 use super::run::Output;
 use super::time::{Clock, Times, median, spread_percent};
 use crate::args::Common;
+use crate::files;
 use crate::progress::{Progress, say};
 use crate::session::{device_options, read_text};
 use crate::tune::tuned;
@@ -37,7 +38,7 @@ pub struct Kernels {
     /// run if left out
     #[arg(long = "variant", value_name = "NAME")]
     pub variants: Vec<String>,
-    /// Every GPU there is, one after the other
+    /// Every GPU there is, one after the other; with --output each has a folder of its own there
     #[arg(long)]
     pub all_adapters: bool,
     /// Runs of each kernel; the median counts
@@ -98,25 +99,30 @@ fn wait_for_change(file: &Path) {
 
 fn once(common: &Common, kernels: &Kernels) -> Result<()> {
     let options = device_options(common)?;
-    let wanted: Vec<DeviceOptions> = match kernels.all_adapters {
-        false => vec![options],
+    let wanted: Vec<(DeviceOptions, Output)> = match kernels.all_adapters {
+        false => vec![(options, kernels.output.clone())],
         true => {
-            let usable = list_adapters(None).into_iter().filter(|adapter| adapter.problem.is_none());
-            let opened = |adapter: AdapterSummary| DeviceOptions {
-                tuning: tuned::of(&adapter).map(|tuned| tuned.tuning),
-                adapter: Some(adapter.name),
-                ..options.clone()
+            let mut usable = list_adapters(None);
+            usable.retain(|adapter| adapter.problem.is_none());
+            let names = files::folder_names(usable.iter().map(|adapter| adapter.name.as_str()));
+            let opened = |(adapter, name): (AdapterSummary, String)| {
+                let tuning = tuned::of(&adapter).map(|tuned| tuned.tuning);
+                let output = kernels.output.output.as_ref().map(|folder| folder.join(name));
+                let options = DeviceOptions { tuning, adapter: Some(adapter.name), ..options.clone() };
+                (options, Output { output, ..kernels.output.clone() })
             };
-            usable.map(opened).collect()
+            usable.into_iter().zip(names).map(opened).collect()
         }
     };
+    let folders = wanted.iter().filter_map(|(_, output)| output.output.as_deref());
+    folders.into_iter().try_for_each(files::check_folder)?;
     let mut refused = Vec::new();
-    for options in wanted {
+    for (options, output) in wanted {
         let device = Device::open(&options)?;
         let outcome = measure(kernels, &device, &options, common.quiet)?;
         let results =
             Results { kernels: outcome.rows, ..Results::new(options.adapter.as_deref(), &device, outcome.ceilings) };
-        results.deliver(common, &kernels.output)?;
+        results.deliver(common, &output)?;
         refused.extend(outcome.refused);
     }
     match refused.is_empty() {

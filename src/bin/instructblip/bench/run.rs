@@ -16,7 +16,7 @@ use crate::machine::Machine;
 use crate::progress::say;
 
 /// Where results go.
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub struct Output {
     /// How to print them
     #[arg(long, value_enum, default_value_t = Format::Table)]
