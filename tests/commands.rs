@@ -562,6 +562,30 @@ fn bench_kernels_times_a_users_right_kernel_and_refuses_others() {
 }
 
 #[test]
+fn bench_kernels_times_the_variants_that_are_asked_for() {
+    if support::device().is_none() {
+        return;
+    }
+    let shape = ["--shape", "33,64,96", "--runs", "2", "--format", "json", "-q"];
+    let bench = |variant: &str| -> Vec<(String, String)> {
+        let results = json(&[&["bench", "kernels", "--variant", variant][..], &shape].concat());
+        let rows = results["kernels"].as_array().expect("a list").iter();
+        rows.map(|row| (str_of(&row["variant"]).to_owned(), str_of(&row["kernel"]).to_owned())).collect()
+    };
+    let named = |variant: &str| -> Vec<(String, String)> {
+        ["linear_tile", "linear_tile_q8", "linear_tile_q4"].map(|kernel| (variant.into(), kernel.into())).into()
+    };
+    for variant in ["portable", "linear_tile"] {
+        assert_eq!(bench(variant), named(variant));
+    }
+    // The adapter's own choice has its name, too.
+    let own: Vec<String> = bench("auto").into_iter().map(|(_, kernel)| kernel).collect();
+    let again = bench(&own[0]);
+    assert!(again.len() == 3 && again.iter().all(|(variant, _)| variant == &own[0]), "{again:?}");
+    refused(&["bench", "kernels", "--variant", "fast"], 3, &["\"fast\"", "linear_tile"]);
+}
+
+#[test]
 fn bench_kernels_of_all_adapters_has_a_folder_for_each() {
     if support::device().is_none() {
         return;

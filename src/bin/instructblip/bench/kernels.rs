@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use instructblip::runtime::ops::linear;
-use instructblip::runtime::{AdapterSummary, Caps, Plan, Recorder, Replacement, list_adapters, tuning};
+use instructblip::runtime::{AdapterSummary, Caps, Forms, Plan, Recorder, Replacement, list_adapters, tuning};
 use instructblip::{Device, DeviceOptions, Error};
 
 use super::cases::{Case, Entry, Lab, Prepared};
@@ -99,6 +99,7 @@ fn wait_for_change(file: &Path) {
 
 fn once(common: &Common, kernels: &Kernels) -> Result<()> {
     let options = device_options(common)?;
+    kernels.variants.iter().try_for_each(|name| Forms::parse(name).map(drop))?;
     let wanted: Vec<(DeviceOptions, Output)> = match kernels.all_adapters {
         false => vec![(options, kernels.output.clone())],
         true => {
@@ -297,15 +298,20 @@ impl Custom {
 /// The kernels to compare: the adapter's choice, the others that can run, and a user's own.
 fn variants(entry: &Entry<'_>, options: &Kernels, device: &Device, custom: Option<&Custom>) -> Vec<Variant> {
     let caps = device.caps();
+    let is_asked = |name: &str| options.variants.iter().any(|asked| asked == name);
     let mut variants = vec![Variant { name: "auto".into(), caps }];
-    if let Some((m, format)) = entry.linear {
-        for form in linear::forms(m, format, &caps).into_iter().skip(1).map(|form| form.kernel.form) {
-            variants.push(Variant { name: form.into(), caps: Caps { preferred: Some(form), ..caps } });
-        }
-    } else {
+    // All forms of linear layers go by their kernels' names; the one that every GPU runs is this as well for who asks.
+    if entry.linear.is_none() || is_asked("portable") {
         variants.push(Variant { name: "portable".into(), caps: caps.portable() });
     }
-    variants.retain(|v| options.variants.is_empty() || options.variants.contains(&v.name));
+    if let Some((m, format)) = entry.linear {
+        // The first is the adapter's own choice, and needs its name only where it is asked for by that.
+        let forms = linear::forms(m, format, &caps).into_iter().skip(usize::from(options.variants.is_empty()));
+        for form in forms.map(|form| form.kernel.form) {
+            variants.push(Variant { name: form.into(), caps: Caps { preferred: Some(form), ..caps } });
+        }
+    }
+    variants.retain(|variant| options.variants.is_empty() || is_asked(&variant.name));
     if let Some(custom) = custom {
         variants.push(Variant { name: "custom".into(), caps: custom.caps(caps) });
     }
