@@ -4,6 +4,8 @@ mod support;
 
 use std::path::Path;
 
+use instructblip::runtime::WeightFormat;
+use instructblip::runtime::ops::linear::choose;
 use serde_json::Value;
 use support::golden::{Golden, checkpoint_folder, golden_image, tests_folder};
 use support::program::{program, refused, run, sample, text};
@@ -489,6 +491,25 @@ fn a_users_kernel_takes_part_in_answers_and_is_told_of() {
     assert!(other.status.success(), "{}", text(&other.stderr));
     assert_ne!(text(&other.stdout), "green star\n");
     assert!(text(&other.stderr).contains("ANOTHER ANSWER"), "{}", text(&other.stderr));
+}
+
+#[test]
+fn a_users_kernel_that_does_not_run_is_told_with_what_makes_it_run() {
+    let Some(device) = support::device() else { return };
+    let (image, (_folder, file)) = (sample("11.png"), kernel_file(NAIVE));
+    // The adapter may have a better form of its own.
+    let is_idle = choose(33, WeightFormat::F16, &device.caps()).kernel.form != "linear_tile";
+    let told = |arguments: &[&str]| {
+        let output = run(&[arguments, &["--wgsl-override", &format!("linear_tile={file}")]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let line = "your linear_tile did not run for this; --kernels linear_tile makes it run";
+        text(&output.stderr).lines().filter(|said| said.starts_with(line)).count()
+    };
+    let ask = ["ask", &image, "What is left of the cross, and what is the smallest shape?"];
+    assert_eq!(told(&ask), usize::from(is_idle));
+    assert_eq!(told(&["score", &image, "a", "--choice", "b"]), usize::from(is_idle));
+    assert_eq!(told(&[&ask[..], &["-q"]].concat()), 0);
+    assert_eq!(told(&[&ask[..], &["--kernels", "linear_tile"]].concat()), 0);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use naga::front::wgsl;
 
+use super::device::Device;
 use super::kernels::{self, Interface, Kernel, Parsed};
 use super::tuning::form;
 use crate::error::{Error, Result};
@@ -34,6 +35,15 @@ impl Replacement {
         let file: &'static str = file.to_string().leak();
         let ours = kernels::all().filter(|kernel| kernel.form == form);
         ours.map(|ours| Ok(&*Box::leak(Box::new(replace(ours, file, text)?)))).collect()
+    }
+}
+
+impl Device {
+    /// Whether plans of this device run a kernel in the place of one of this form, of any weight format.
+    pub fn runs_replaced(&self, form: &str) -> bool {
+        let is_of_form = |name: &str| kernels::all().any(|kernel| kernel.form == form && kernel.name == name);
+        let mut replaced = self.caps().replaced.iter();
+        replaced.any(|replacement| is_of_form(replacement.name) && self.inner.pipelines.has(&replacement.kernel))
     }
 }
 

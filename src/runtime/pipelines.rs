@@ -104,6 +104,12 @@ impl Pipelines {
         Ok(variants.iter().map(|variant| known.compiled[&key(variant)].clone()).collect())
     }
 
+    /// Whether some variant of this kernel has been asked for, and compiles.
+    pub fn has(&self, kernel: &Kernel) -> bool {
+        let known = self.known.lock().expect("no panic while pipelines are held");
+        known.compiled.keys().any(|(name, _)| *name == kernel.name)
+    }
+
     fn compile(&self, device: &Device, missing: &[Variant<'_>], known: &mut Known) -> Result<()> {
         let started = Instant::now();
         let mut seen: HashSet<&str> = known.texts.keys().copied().collect();

@@ -75,6 +75,7 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
         let words = question.qformer_prompt.unwrap_or(&prompt);
         write_attention(common, &mut model, &images[0], words, folder)?;
     }
+    overrides.tell_unused(common, model.device());
     Ok(())
 }
 

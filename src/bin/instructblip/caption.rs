@@ -35,5 +35,6 @@ pub fn run(common: &Common, caption: &Caption) -> Result<()> {
         }
         out.flush()?;
     }
+    caption.model.overrides.tell_unused(common, model.device());
     Ok(())
 }

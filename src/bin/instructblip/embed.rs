@@ -37,6 +37,7 @@ pub fn run(common: &Common, embed: &Embed) -> Result<()> {
         ("model".to_string(), model.name().to_string()),
     ]);
     write_tensors(&embed.output, &joined, about)?;
+    embed.model.overrides.tell_unused(common, model.device());
     if !common.quiet {
         joined.iter().for_each(|tensor| say(&format!("{} {:?}", tensor.name, tensor.shape)));
     }

@@ -99,6 +99,7 @@ fn ask(
         progress.count((first + batch.len()) as u64);
     }
     progress.clear();
+    eval.model.overrides.tell_unused(common, model.device());
     Ok(())
 }
 

@@ -32,6 +32,7 @@ pub fn run(common: &Common, forward: &Forward) -> Result<()> {
         ("program".to_string(), concat!("instructblip ", env!("CARGO_PKG_VERSION")).to_string()),
     ]);
     write_tensors(&forward.output, &tensors, about)?;
+    forward.model.overrides.tell_unused(common, model.device());
     if !common.quiet {
         for tensor in &tensors {
             match (&tensor.values, tensor.name.as_str()) {

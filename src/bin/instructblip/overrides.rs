@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use instructblip::runtime::Replacement;
-use instructblip::{GenerateOptions, Image, InstructBlip};
+use instructblip::{Device, GenerateOptions, Image, InstructBlip};
 
+use crate::args::Common;
 use crate::progress::say;
 use crate::session::read_text;
 
@@ -65,6 +66,14 @@ impl Overrides {
             all.extend(Replacement::of(name, &file.display().to_string(), &read_text(file)?)?);
         }
         Ok(all)
+    }
+
+    /// Says which of them no plan of `device` runs, now that all is done: the adapter may choose other kernels.
+    pub fn tell_unused(&self, common: &Common, device: &Device) {
+        let unused = self.names().into_iter().filter(|name| !common.quiet && !device.runs_replaced(name));
+        for name in unused {
+            say(&format!("your {name} did not run for this; --kernels {name} makes it run where it can"));
+        }
     }
 
     /// Ends the program unless the GPU is heard of within the limit, again and again.

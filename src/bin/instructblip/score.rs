@@ -22,6 +22,7 @@ pub fn run(common: &Common, score: &Score) -> Result<()> {
     let question = Question { images: &images, prompt: &prompt, qformer_prompt };
     let choices: Vec<&str> = score.wording.choices.iter().map(String::as_str).collect();
     let scores = model.score(&question, &choices)?;
+    score.model.overrides.tell_unused(common, model.device());
     // Shares of the choices among themselves, by log-probability per token as the paper ranks.
     let total: f64 = scores.iter().map(|s| s.mean.exp()).sum();
     let mut ranked: Vec<_> = choices.iter().zip(&scores).collect();
