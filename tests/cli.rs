@@ -201,6 +201,7 @@ fn devices_lists_adapters_and_marks_one() {
         }
         assert!(adapter["limits"]["max_binding_bytes"].as_u64().is_some_and(|bytes| bytes >= 128 << 20));
         assert!(adapter["features"]["shader_f16"].is_boolean());
+        assert!([Value::Null, 8.into(), 16.into()].contains(&adapter["features"]["matrix_edge"]), "{adapter}");
     }
 }
 

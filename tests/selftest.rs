@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::process::Output;
 
 use instructblip::runtime::kernels::{self, Kernel, Needs};
-use instructblip::runtime::{AdapterClass, Device};
+use instructblip::runtime::{AdapterClass, Device, MatrixSize};
 use instructblip::{Checkpoint, Error, InstructBlip};
 use serde_json::Value;
 use support::fixtures::Fixture;
@@ -107,9 +107,7 @@ fn selftest_is_filtered_by_kernel_form_and_shape() {
 
 #[test]
 fn doctor_tells_what_would_be_used_and_that_it_is_ready() {
-    if support::device().is_none() {
-        return;
-    }
+    let Some(device) = support::device() else { return };
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("blob"), [0; 1000]).expect("a file");
     let kept = tempfile::tempdir().expect("a folder");
@@ -132,8 +130,10 @@ fn doctor_tells_what_would_be_used_and_that_it_is_ready() {
     let output = doctor(&["--json"]);
     assert!(!text(&output.stdout).contains("hf_secret"));
     let json = json(&output, 0);
-    let wanted = "adapters cache compiled_kernels embedded_model environment fix_first kernels machine model ready tuned version warnings";
+    let wanted = "adapters cache compiled_kernels embedded_model environment fix_first kernels machine matrix_edge model ready tuned version warnings";
     assert_eq!(keys(&json), wanted);
+    assert_eq!(json["matrix_edge"], Value::from(device.caps().matrix.map(MatrixSize::edge)));
+    assert!(page.contains("\n    matrices "), "{page}");
     assert_eq!((json["ready"].as_bool(), json["kernels"]["failed"].as_u64()), (Some(true), Some(0)));
     assert_eq!((json["cache"]["bytes"].as_u64(), json["environment"]["HF_TOKEN"].is_string()), (Some(1000), true));
     assert!(json["cache"]["free_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{json}");

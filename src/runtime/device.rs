@@ -152,6 +152,8 @@ pub struct AdapterSummary {
     pub driver: String,
     /// Whether 16-bit floats may be used in shaders.
     pub shader_f16: bool,
+    /// Matrices that its subgroups multiply, says its driver. A device does without where a known product comes out wrong.
+    pub matrix: Option<MatrixSize>,
     /// Smallest and largest subgroup, when subgroup operations exist.
     pub subgroup_sizes: Option<(u32, u32)>,
     /// Whether kernels can be timed on the device.
@@ -373,6 +375,7 @@ fn summarise(adapter: &wgpu::Adapter, chosen: bool) -> AdapterSummary {
         kind: format!("{:?}", info.device_type),
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
         shader_f16: features.contains(wgpu::Features::SHADER_F16),
+        matrix: matrix_size(adapter),
         subgroup_sizes: features
             .contains(wgpu::Features::SUBGROUP)
             .then_some((info.subgroup_min_size, info.subgroup_max_size)),

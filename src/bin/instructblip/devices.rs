@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::Result;
 use instructblip::error::Bytes;
-use instructblip::runtime::{AdapterSummary, list_adapters};
+use instructblip::runtime::{AdapterSummary, MatrixSize, list_adapters};
 use serde_json::json;
 
 use crate::args::{Common, Devices};
@@ -31,6 +31,7 @@ pub fn to_json(a: &AdapterSummary) -> serde_json::Value {
         "problem": a.problem,
         "features": {
             "shader_f16": a.shader_f16,
+            "matrix_edge": a.matrix.map(MatrixSize::edge),
             "subgroup_sizes": a.subgroup_sizes.map(|(low, high)| [low, high]),
             "timestamps": a.timestamps,
         },
@@ -45,6 +46,11 @@ pub fn to_json(a: &AdapterSummary) -> serde_json::Value {
     })
 }
 
+/// Matrices in words.
+pub fn by_edge(size: MatrixSize) -> String {
+    format!("{0} x {0}", size.edge())
+}
+
 /// An adapter in a few lines.
 pub fn describe(a: &AdapterSummary) -> String {
     let yes = |has: bool| if has { "yes" } else { "no" };
@@ -55,7 +61,7 @@ pub fn describe(a: &AdapterSummary) -> String {
     };
     let problem = a.problem.as_ref().map_or(String::new(), |problem| format!("    cannot be used: {problem}\n"));
     format!(
-        "{} {} ({}, {}, {})\n    16-bit floats {}, subgroups {subgroups}, timestamps {}\n    \
+        "{} {} ({}, {}, {})\n    16-bit floats {}, matrices {}, subgroups {subgroups}, timestamps {}\n    \
          {}bindings to {} MiB, buffers to {} MiB, {} KiB of workgroup memory\n{problem}",
         if a.chosen { "*" } else { " " },
         a.name,
@@ -63,6 +69,7 @@ pub fn describe(a: &AdapterSummary) -> String {
         a.backend,
         a.driver,
         yes(a.shader_f16),
+        a.matrix.map_or("no".into(), by_edge),
         yes(a.timestamps),
         a.memory_bytes.map_or(String::new(), |bytes| format!("{} of memory, ", Bytes(bytes))),
         a.max_binding_bytes >> 20,

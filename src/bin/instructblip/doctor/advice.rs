@@ -1,9 +1,10 @@
 //! What to do about what is wrong, or not as good as it could be.
 
 use instructblip::error::Bytes;
-use instructblip::runtime::AdapterSummary;
+use instructblip::runtime::{AdapterSummary, MatrixSize};
 
 use super::Page;
+use crate::devices::by_edge;
 use crate::tune::{self, tuned::Tuned};
 
 /// Below this there is room for hardly any published model.
@@ -24,8 +25,20 @@ pub fn reason(adapters: &[AdapterSummary], wanted: Option<&str>) -> String {
     }
 }
 
-/// What features and limits of the chosen adapter mean for this program.
-pub fn meaning(a: &AdapterSummary) -> Vec<(&'static str, String)> {
+/// Whether matrices that an adapter offers are multiplied on the device that was opened.
+fn matrices(a: &AdapterSummary, opened: Option<MatrixSize>) -> String {
+    match (a.matrix.map(by_edge), opened) {
+        (None, _) => "no; fine, faster for linear layers where there are some".into(),
+        (Some(size), Some(_)) if a.kind == "Cpu" => format!("{size}; a software adapter is faster without"),
+        (Some(size), Some(_)) => format!("{size}; linear layers of 16 rows and more use them"),
+        (Some(size), None) => {
+            format!("{size}; not used: --portable, no device, or a known product that comes out wrong")
+        }
+    }
+}
+
+/// What features and limits of the chosen adapter mean for this program, and the matrices of the device that was opened.
+pub fn meaning(a: &AdapterSummary, opened: Option<MatrixSize>) -> Vec<(&'static str, String)> {
     let f16 = if a.shader_f16 { "yes; not needed" } else { "no; fine, not needed" };
     let subgroups = match a.subgroup_sizes {
         None => "no; fine, only one form for software adapters uses them".into(),
@@ -38,6 +51,7 @@ pub fn meaning(a: &AdapterSummary) -> Vec<(&'static str, String)> {
     let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
     vec![
         ("16-bit floats in shaders", format!("{f16}: kernels unpack halves themselves")),
+        ("matrices", matrices(a, opened)),
         ("subgroups", subgroups),
         ("timestamps", timestamps.into()),
         ("largest binding", format!("{}; larger weights are split", mib(a.max_binding_bytes))),
@@ -129,6 +143,7 @@ mod tests {
             kind: kind.into(),
             driver: "a driver".into(),
             shader_f16: false,
+            matrix: None,
             subgroup_sizes: None,
             timestamps: false,
             max_binding_bytes: 128 << 20,
@@ -169,10 +184,24 @@ mod tests {
 
     #[test]
     fn optional_features_that_are_absent_are_said_to_be_fine() {
-        let texts = meaning(&adapter("DiscreteGpu", None));
+        let texts = meaning(&adapter("DiscreteGpu", None), None);
         assert!(
             texts.iter().any(|(name, text)| name.starts_with("16-bit") && text.starts_with("no; fine, not needed"))
         );
-        assert!(texts.iter().any(|(name, text)| *name == "subgroups" && text.starts_with("no; fine")));
+        for feature in ["subgroups", "matrices"] {
+            assert!(texts.iter().any(|(name, text)| *name == feature && text.starts_with("no; fine")), "{feature}");
+        }
+    }
+
+    #[test]
+    fn matrices_are_told_with_whether_they_are_used() {
+        let of = |kind, opened| {
+            let offered = AdapterSummary { matrix: Some(MatrixSize::Sixteen), ..adapter(kind, None) };
+            meaning(&offered, opened).into_iter().find(|(name, _)| *name == "matrices").expect("a line").1
+        };
+        let size = Some(MatrixSize::Sixteen);
+        assert!(of("DiscreteGpu", size).starts_with("16 x 16; linear layers"));
+        assert!(of("DiscreteGpu", None).starts_with("16 x 16; not used"));
+        assert!(of("Cpu", size).contains("without"));
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use instructblip::error::Bytes;
-use instructblip::runtime::{AdapterSummary, list_adapters};
+use instructblip::runtime::{AdapterSummary, MatrixSize, list_adapters};
 use instructblip::{Error, InstructBlip};
 use serde_json::{Value, json};
 
@@ -79,6 +79,11 @@ impl Page {
         }
     }
 
+    /// The matrices that the device multiplies which was opened for the test.
+    fn matrix(&self) -> Option<MatrixSize> {
+        self.kernels.as_ref().ok().and_then(|report| report.matrix)
+    }
+
     /// What to fix first, if anything.
     fn first(&self) -> Option<String> {
         match (&self.kernels, &self.model) {
@@ -125,7 +130,7 @@ impl Page {
                 chosen.name,
                 advice::reason(&self.adapters, self.wanted.as_deref())
             )?;
-            for (name, text) in advice::meaning(chosen) {
+            for (name, text) in advice::meaning(chosen, self.matrix()) {
                 writeln!(out, "    {name:<24}  {text}")?;
             }
         }
@@ -188,6 +193,7 @@ impl Page {
             },
             "model": self.model.as_ref().map(model),
             "kernels": self.kernels.as_ref().ok().map(Report::summary_json),
+            "matrix_edge": self.matrix().map(MatrixSize::edge),
             "compiled_kernels": {
                 "folder": &self.pipelines,
                 "bytes": self.pipelines.as_deref().map_or(0, surroundings::folder_bytes),

@@ -57,7 +57,8 @@ fn try_cases(common: &Common, places: &[Place], not_run: Vec<NotRun>, selection:
     let outcome = case::run(&cases, places, selection, &mut |done| progress.count(done));
     progress.clear();
     let adapter = list_adapters(common.adapter.as_deref()).into_iter().find(|a| a.chosen);
-    Report { adapter, not_run, outcome, ms: started.elapsed().as_secs_f64() * 1e3 }
+    let matrix = places.first().and_then(|place| place.caps.matrix);
+    Report { adapter, matrix, not_run, outcome, ms: started.elapsed().as_secs_f64() * 1e3 }
 }
 
 #[cfg(test)]
@@ -92,7 +93,7 @@ mod tests {
     }
 
     fn report(outcome: Outcome) -> Report {
-        Report { adapter: None, not_run: Vec::new(), outcome, ms: 1.0 }
+        Report { adapter: None, matrix: None, not_run: Vec::new(), outcome, ms: 1.0 }
     }
 
     #[test]

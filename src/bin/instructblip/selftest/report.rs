@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use anyhow::Result;
-use instructblip::runtime::AdapterSummary;
+use instructblip::runtime::{AdapterSummary, MatrixSize};
 use serde_json::{Value, json};
 
 use super::case::{Outcome, Row};
@@ -35,6 +35,8 @@ impl std::error::Error for Failed {}
 pub struct Report {
     /// The adapter that was tested.
     pub adapter: Option<AdapterSummary>,
+    /// Matrices that it multiplies, as far as the first device is used for them.
+    pub matrix: Option<MatrixSize>,
     /// Forms that could not be tried.
     pub not_run: Vec<NotRun>,
     /// What became of the cases.

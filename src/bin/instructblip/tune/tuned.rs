@@ -120,6 +120,7 @@ mod tests {
             kind: "DiscreteGpu".into(),
             driver: driver.into(),
             shader_f16: false,
+            matrix: None,
             subgroup_sizes: None,
             timestamps: false,
             max_binding_bytes: 128 << 20,
