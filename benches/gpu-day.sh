@@ -1,21 +1,31 @@
 #!/bin/sh
 # All there is to know about a GPU in ten minutes, from the program alone: no cargo, no model files, no network.
+# What is worth most comes first; what there is no time for is left out and told.
 #
 #     benches/gpu-day.sh [path/to/instructblip] [OUT_DIR]
 #
 # Writes one folder named by the adapter, with a summary.md to begin with. A step that fails or takes too long is told at
-# the end, and the others run all the same. INSTRUCTBLIP_ADAPTER chooses the GPU, QUICK=1 tries the script out.
+# the end, and the others run all the same. INSTRUCTBLIP_ADAPTER chooses the GPU, BUDGET is the seconds for everything
+# (600 if it is not set), QUICK=1 tries the script out.
 set -u
 
 here=$(cd "$(dirname "$0")" && pwd)
 program=${1:-instructblip}
 parent=${2:-gpu-day}
 quick=${QUICK:-}
+budget=${BUDGET:-600}
 
 if ! "$program" --version >/dev/null 2>&1; then
     echo "$0: $program does not run; give the path of the program: $0 path/to/instructblip [OUT_DIR]" >&2
     exit 2
 fi
+
+case $budget in
+    '' | *[!0-9]*)
+        echo "$0: BUDGET is a number of seconds, not $budget" >&2
+        exit 2
+        ;;
+esac
 
 # The adapter that would be used, as part of a file name.
 adapter=$("$program" devices --json 2>/dev/null | awk '{
@@ -31,9 +41,18 @@ out=$(cd "$out" && pwd)
 # Not the user's own: what is found here is for the results, and what was found before is not.
 INSTRUCTBLIP_CACHE=${INSTRUCTBLIP_CACHE:-$out/cache}
 export INSTRUCTBLIP_CACHE
-rm -f "$out/runs.csv" "$out/steps.md"
+# Of an earlier run: what is skipped in this one must not seem to be of it.
+rm -f "$out/runs.csv" "$out/steps.md" "$out"/*.log "$out"/transformers-*.json
+rm -rf "$out/kernels" "$out/kernels-first" "$out"/model-*
 failed=
+skipped=
 begun=$(date +%s)
+
+# Seconds of the budget that nobody has used.
+left() {
+    rest=$((begun + budget - $(date +%s)))
+    echo $((rest > 0 ? rest : 0))
+}
 
 # limited SECONDS COMMAND...: 124 when it takes longer.
 limited() {
@@ -49,7 +68,9 @@ limited() {
         wait "$nap"
         : >"$out/.late"
         kill "$job"
-        sleep 5
+        sleep 5 &
+        nap=$!
+        wait "$nap"
         kill -9 "$job"
     ) >/dev/null 2>&1 &
     dog=$!
@@ -64,13 +85,22 @@ limited() {
     return "$code"
 }
 
-# step NAME SECONDS FILE COMMAND...: what it prints goes to FILE, what it says beside it to NAME.log.
+# step NAME SECONDS FILE COMMAND...: what it prints goes to FILE, what it says beside it to NAME.log. It gets no more
+# seconds than are left, and does not begin when none are.
 step() {
     title=$1
     limit=$2
     file=$3
     shift 3
     printf '%-24s ' "$title" >&2
+    rest=$(left)
+    if [ "$rest" -eq 0 ]; then
+        echo "skipped" >&2
+        echo "| $title | skipped: the $budget s are spent | 0 | |" >>"$out/steps.md"
+        skipped="$skipped $title"
+        return
+    fi
+    [ "$limit" -le "$rest" ] || limit=$rest
     start=$(date +%s)
     limited "$limit" "$@" >"$out/$file" 2>"$out/$title.log"
     code=$?
@@ -99,21 +129,32 @@ model() {
 }
 
 step devices 60 devices.json "$program" devices --json
-step doctor 120 doctor.json "$program" doctor --json
 step selftest 120 selftest.json "$program" selftest --json ${quick:+--filter norm}
 step tune 90 tune.json "$program" tune --json
-step kernels 180 kernels.txt "$program" bench kernels --output "$out/kernels" --append "$out/runs.csv" \
-    ${quick:+--filter norm --runs 2}
+# A layer of the vision tower, a step of decoding and a prompt, in every format and form.
+shapes="--shape 257x1408x1408 --shape 1x4096x4096 --shape 64x4096x4096"
+[ -z "$quick" ] || shapes="--shape 64x64x64 --runs 2"
+# shellcheck disable=SC2086 # several words
+step kernels-first 60 kernels-first.txt "$program" bench kernels $shapes \
+    --output "$out/kernels-first" --append "$out/runs.csv"
 model embedded 60 --shape embedded ${quick:+--runs 1 --rows 1 --keys 32 --prompt-tokens 64}
 few=${quick:+--layers 1 --vision-layers 1 --qformer-layers 1 --runs 1 --rows 1 --keys 32 --prompt-tokens 64}
-for weights in f16 q8 q4; do
+for weights in f16 q4; do
     # shellcheck disable=SC2086 # several words
     model "vicuna-7b-$weights" 90 --shape vicuna-7b --weights "$weights" $few
 done
+step kernels 180 kernels.txt "$program" bench kernels --output "$out/kernels" --append "$out/runs.csv" \
+    ${quick:+--filter norm --runs 2}
+step doctor 60 doctor.json "$program" doctor --json
+# shellcheck disable=SC2086 # several words
+model vicuna-7b-q8 90 --shape vicuna-7b --weights q8 $few
 [ -n "$quick" ] || model flan-t5-xl 90 --shape flan-t5-xl
 
 peer=$here/peers/transformers_speed.py
-if [ -f "$peer" ] && python3 -c 'import torch, transformers; assert torch.cuda.is_available()' 2>/dev/null; then
+has_peer() {
+    [ -f "$peer" ] && limited "$(left)" python3 -c 'import torch, transformers; assert torch.cuda.is_available()' 2>/dev/null
+}
+if [ "$(left)" -gt 0 ] && has_peer; then
     for shape in vicuna-7b flan-t5-xl; do
         step "transformers-$shape" 120 "transformers-$shape.json" python3 "$peer" --shape "$shape"
     done
@@ -127,7 +168,7 @@ fi
     echo "| step | | s | output |"
     echo "| --- | --- | --- | --- |"
     cat "$out/steps.md"
-    for results in "$out"/kernels "$out"/model-*; do
+    for results in "$out"/kernels-first "$out"/kernels "$out"/model-*; do
         [ -f "$results/results.md" ] || continue
         folder=$(basename "$results")
         printf '\n## %s\n\nPictures: [report.html](%s/report.html)\n\n' "$folder" "$folder"
@@ -139,6 +180,9 @@ fi
         # shellcheck disable=SC2016 # a fence of code, no command
         printf '\n## %s\n\n```json\n%s\n```\n' "$(basename "$results" .json)" "$(cat "$results")"
     done
+    if [ -n "$skipped" ]; then
+        printf '\n## Skipped\n\nFor want of time:%s. BUDGET=SECONDS gives more than %s.\n' "$skipped" "$budget"
+    fi
     if [ -n "$failed" ]; then
         printf '\n## Failed\n%s\n' "$failed"
     fi
@@ -146,6 +190,7 @@ fi
 rm -f "$out/steps.md"
 
 echo "$out/summary.md" >&2
+[ -z "$skipped" ] || echo "skipped for want of time:$skipped" >&2
 if [ -n "$failed" ]; then
     echo "failed:$failed" >&2
     exit 1
