@@ -57,6 +57,18 @@ fn linear_places() -> Vec<Place> {
     places
 }
 
+/// The same, and the portable forms of attention where this device has others.
+fn attention_places() -> Vec<Place> {
+    let mut places = places();
+    let Some(device) = places.first().map(|place| place.device.clone()) else { return places };
+    for (name, form) in
+        [("attention_tile preferred", "attention_tile"), ("attention_decode preferred", "attention_decode")]
+    {
+        places.push(Place { name, caps: Caps { preferred: Some(form), ..device.caps() }, device: device.clone() });
+    }
+    places
+}
+
 impl Place {
     /// `values` as the form for `m` rows takes them: matrices in f16, after division by `scale`.
     fn seen(&self, m: u32, format: WeightFormat, scale: f32, values: &[f64]) -> Vec<f64> {
@@ -503,7 +515,7 @@ fn columns(rows: &[f32], width: usize, first: usize, count: usize) -> Vec<f64> {
 
 #[test]
 fn attention_matches_oracle_with_and_without_mask() {
-    // Rows, heads, channels; 325 keys need a second chunk.
+    // Rows, heads, channels; 325 keys need a second chunk; 20 channels are not for the wide form, whose tile is 16 rows.
     let shapes = [
         (1, 1, 8),
         (2, 3, 24),
@@ -514,8 +526,14 @@ fn attention_matches_oracle_with_and_without_mask() {
         (325, 1, 16),
         (9, 1, 256),
         (5, 2, 6),
+        (15, 2, 88),
+        (16, 2, 88),
+        (17, 2, 88),
+        (15, 3, 20),
+        (16, 3, 20),
+        (17, 3, 20),
     ];
-    for place in places() {
+    for place in attention_places() {
         for (i, (t, h, d)) in shapes.into_iter().enumerate() {
             let mut rng = Rng::new(i as u64);
             let width = h * d;
@@ -535,6 +553,34 @@ fn attention_matches_oracle_with_and_without_mask() {
             let want = oracle::attention::attention(&q, &k, &v, sizes, |_, j| hidden[j] != 0);
             assert_close(&format!("{label}, masked"), &read(&masked), &want, BOUND);
         }
+    }
+}
+
+/// Which forms the rows above run in, so that each is compared.
+#[test]
+fn choice_of_attention_form_follows_channels_and_adapter() {
+    let kernels = |caps: Caps, d: u32| {
+        let (heads, kv) = (Heads::full(2, d), Tensor::unbacked(2 * 32, d));
+        let kv = KvLayer { keys: kv.clone(), values: kv, capacity: 32 };
+        let rows = |t| Rows { places: Tensor::unbacked(t, 2), pages: Tensor::unbacked(1, 32) };
+        let mut r = Recorder::new(caps);
+        r.attention(&Tensor::unbacked(17, 6 * d), heads, Mask::None);
+        r.attention_cached(&Tensor::unbacked(17, 2 * d), &kv, heads, &rows(17), None);
+        r.attention_cached(&Tensor::unbacked(1, 2 * d), &kv, heads, &rows(1), None);
+        [0, 1, 2].map(|i: usize| r.dispatches()[i].kernel.name)
+    };
+    let software = |kernel: &str| format!("{kernel}_software");
+    let preferred = |form| Caps { preferred: Some(form), ..Caps::SOFTWARE };
+    let (tile, decode) = ("attention_tile", "attention_decode");
+    let (wide_tile, wide_decode) = (software(tile), software(decode));
+    for (caps, d, want) in [
+        (Caps::SOFTWARE, 80, [&*wide_tile, &wide_tile, &wide_decode]),
+        (Caps::SOFTWARE, 20, [tile, tile, decode]),
+        (preferred(tile), 80, [tile, tile, &wide_decode]),
+        (preferred(decode), 80, [&wide_tile, &wide_tile, decode]),
+        (Caps::PORTABLE, 80, [tile, tile, decode]),
+    ] {
+        assert_eq!(kernels(caps, d), want, "{d} channels on {caps:?}");
     }
 }
 
@@ -610,8 +656,18 @@ fn attention_cached_matches_oracle() {
         (7, 3, 6, 3, 88),
         (33, 310, 4, 1, 16),
         (5, 11, 1, 1, 256),
+        (15, 0, 2, 2, 80),
+        (16, 0, 2, 2, 80),
+        (17, 0, 2, 2, 80),
+        (15, 18, 4, 2, 80),
+        (16, 33, 4, 2, 80),
+        (17, 31, 4, 2, 80),
+        (1, 40, 4, 2, 80),
+        (16, 0, 2, 1, 20),
+        (17, 9, 2, 1, 20),
+        (1, 9, 2, 1, 20),
     ];
-    for place in places() {
+    for place in attention_places() {
         for (i, (t, pos, h, g, d)) in shapes.into_iter().enumerate() {
             let mut rng = Rng::new(i as u64);
             let heads = Heads::grouped(h, g, d);
