@@ -1,8 +1,10 @@
 //! Whole answers: the recorded ones of the embedded model, the cache against one long prompt, stopping, streaming.
 
+mod oracle;
 mod support;
 
-use instructblip::generate::processors::log_softmax;
+use instructblip::generate::processors::{CANDIDATES, Processors, log_softmax};
+use instructblip::generate::scores::Scores;
 use instructblip::generate::session::Request;
 use instructblip::generate::{Limits, PromptInputs, Prompted, Room, Session};
 use instructblip::model::{ForwardOptions, Parts};
@@ -268,6 +270,44 @@ fn scores_are_log_probabilities_and_rank_as_well_as_answers() {
     assert!(model.score(&question, &[]).is_err() && model.score(&question, &["yes", ""]).is_err());
 }
 
+/// Candidates found on the device give the answers that all scores give, alone, with company, and piece by piece. A growth
+/// of 1 changes no score, but it looks at single tokens, so that all scores are read.
+#[test]
+fn drawn_answers_are_the_same_from_few_and_from_all_scores() {
+    for device in [support::device(), support::portable_device()] {
+        let Some(device) = device else { continue };
+        let mut model = embedded(&device);
+        let few = GenerateOptions {
+            do_sample: true,
+            temperature: 3.0, // or the likeliest token would be drawn nearly always
+            top_p: 0.95,
+            eos_token_ids: Some(Vec::new()),
+            ..GenerateOptions::up_to(12)
+        };
+        let all = GenerateOptions { exponential_decay_length_penalty: Some((0, 1.0)), ..few.clone() };
+        let image = sample("11.png");
+        let mut different = std::collections::BTreeSet::new();
+        for seed in 0..4 {
+            let mut ask = |options: &GenerateOptions, num_return_sequences| {
+                let options = GenerateOptions { seed, num_return_sequences, ..options.clone() };
+                let reply = model.ask(&image, "Which is the smallest shape?", &options).expect("an answer");
+                reply.sequences.into_iter().map(|answer| answer.token_ids).collect::<Vec<_>>()
+            };
+            let (one, three) = (ask(&few, 1), ask(&few, 3));
+            assert_eq!((&one, &three), (&ask(&all, 1), &ask(&all, 3)), "seed {seed}");
+            assert_eq!(one[0], three[0]);
+            different.extend(three);
+            let mut stream = |options: &GenerateOptions| {
+                let options = GenerateOptions { seed, ..options.clone() };
+                let pieces = model.generate(&image, "Which is the smallest shape?", &options).expect("an answer");
+                pieces.map(|piece| piece.expect("a piece")).collect::<String>()
+            };
+            assert_eq!(stream(&few), stream(&all), "seed {seed}");
+        }
+        assert!(different.len() > 3, "{different:?}");
+    }
+}
+
 /// The cache filled by a prompt and continued token by token gives the logits of the whole text at once.
 #[test]
 fn prefill_and_decode_equal_one_long_prefill() {
@@ -301,6 +341,21 @@ fn prefill_and_decode_equal_one_long_prefill() {
     for (i, &token) in generated.iter().enumerate() {
         let at = (prompt.len() - 1 + i) * columns;
         assert_eq!(argmax(&values[at..at + columns]), Some(token as usize), "token {i}");
+    }
+    // A step's largest logits are what is read back for draws among few, and all where one of them may not be enough.
+    let logits = session.read_logits().expect("logits").swap_remove(0);
+    let processors = |options: GenerateOptions| Processors::new(&options, &[], 1);
+    let read = |p: &Processors| session.read_scores(&[p]).expect("scores").swap_remove(0);
+    let drawn = GenerateOptions { do_sample: true, ..GenerateOptions::default() };
+    let few = processors(drawn.clone());
+    let pairs = oracle::top_k::top_k(&logits, columns, CANDIDATES as usize);
+    let want = Scores::of_largest(&pairs, columns, &few).expect("no equals");
+    assert_ne!(want, Scores::of_all(logits.clone()));
+    assert_eq!(read(&few), want);
+    // So cold that all the largest are infinite, and equal.
+    let cold = processors(GenerateOptions { temperature: 1e-39, ..drawn.clone() });
+    for all in [cold, processors(GenerateOptions { top_k: 0, ..drawn })] {
+        assert_eq!(read(&all), Scores::of_all(logits.clone()));
     }
     // And the same rows come out whatever follows them.
     let short = forward(&ids);

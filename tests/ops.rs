@@ -1050,6 +1050,54 @@ fn argmax_takes_the_lowest_of_equals() {
     }
 }
 
+/// Rows of numbers without order, in order, of few different numbers (zeros of both signs among them), of one, and with
+/// what are no numbers: gathered at once, after halving values, and after halving columns.
+#[test]
+fn top_k_gives_the_largest_in_order() {
+    for place in places() {
+        for (n, k) in [
+            (1, 1),
+            (2, 1),
+            (7, 7),
+            (255, 64),
+            (256, 256),
+            (257, 64),
+            (640, 64),
+            (5000, 256),
+            (32_064, 64),
+            (256_000, 64),
+        ] {
+            let mut rng = Rng::new(u64::from(n + k));
+            let first: Vec<f32> = rng.normals(n);
+            let mut falling = first.clone();
+            falling.sort_by(|a, b| b.total_cmp(a));
+            let few: Vec<f32> = first.iter().map(|v| v.round()).collect();
+            // The largest values all in one group, more of them than can be gathered.
+            let crowded: Vec<f32> =
+                (0..n).map(|i| if i % 256 < 70 { 1e6 + first[i as usize] } else { first[i as usize] }).collect();
+            let mut odd = first.clone();
+            for value in [f32::NEG_INFINITY, f32::INFINITY, -f32::NAN, f32::NAN, f32::from_bits(1), f32::MAX, f32::MIN]
+            {
+                odd[rng.below(n) as usize] = value;
+            }
+            let rows = [first.clone(), falling, few, crowded, odd, vec![-0.25; n as usize], vec![f32::NAN; n as usize]];
+            let x = rows.concat();
+            let whole = place.tensor(8, n, &[first, x.clone()].concat());
+            let mut r = place.recorder();
+            // Where the result will lie, so that none of an earlier one is left.
+            let mut before = r.empty(7, 2 * k);
+            r.copy(&mut before, &place.tensor(7, 2 * k, &vec![1.0; 14 * k as usize]));
+            drop(before);
+            let out = r.top_k(&whole.slice_rows(1, 7), k);
+            let plan = place.run(r, Step::default());
+            let got = place.device.read::<u32>(&plan.output(&out)).expect("pairs");
+            let want = oracle::top_k::top_k(&x, n as usize, k as usize);
+            let off = got.iter().zip(&want).position(|(got, want)| got != want);
+            assert!(got == want, "{} {k} of {n}: word {off:?}, {} a row", place.name, 2 * k);
+        }
+    }
+}
+
 #[test]
 fn fill_is_deterministic_spread_and_in_range() {
     for place in places() {

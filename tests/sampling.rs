@@ -1,10 +1,13 @@
 //! Choosing tokens: the processors against transformers' own, draws against their distribution. No device.
 
+mod oracle;
 mod support;
 
-use instructblip::generate::processors::{Processors, draw, softmax};
+use instructblip::generate::processors::{CANDIDATES, Processors, draw, softmax};
+use instructblip::generate::scores::Scores;
 use instructblip::{Error, GenerateOptions};
 use serde_json::Value;
+use support::Rng;
 use support::golden::tests_folder;
 
 const EOS: [u32; 2] = [2, 5];
@@ -58,6 +61,86 @@ fn processors_leave_the_distribution_that_transformers_leaves() {
         }
     }
     assert!(text.lines().count() > 200 && narrowed > 2000, "{narrowed} tokens are impossible");
+}
+
+/// Options that draw among few, with everything that narrows further.
+fn narrow(rng: &mut Rng) -> GenerateOptions {
+    let mut options = GenerateOptions { do_sample: true, top_k: 1 + rng.below(CANDIDATES - 1), ..Default::default() };
+    options.temperature = [1.0, 0.7, 1.9, 1e-20][rng.below(4) as usize];
+    match rng.below(6) {
+        0 => options.top_p = 0.9,
+        1 => options.min_p = Some(0.05),
+        2 => options.typical_p = 0.8,
+        3 => options.epsilon_cutoff = 0.02,
+        4 => options.eta_cutoff = 0.1,
+        _ => {}
+    }
+    options
+}
+
+/// Rows without order, of scores in steps (so that equals lie on both sides of the end), peaked, of one score, of few
+/// tokens, with zeros of both signs, and with what is no number.
+fn row(kind: u32, rng: &mut Rng) -> Vec<f32> {
+    let n = if kind == 4 { 1 + rng.below(100) } else { 500 };
+    let mut row = rng.normals(n);
+    match kind {
+        1 => row.iter_mut().for_each(|v| *v = (*v * 8.0).round() / 8.0),
+        2 => row.iter_mut().for_each(|v| *v = *v * 12.0 - 100.0),
+        3 => row.fill(2.5),
+        5 => row.iter_mut().for_each(|v| *v = if *v > 1.5 { *v } else { 0.0 * *v }),
+        6 => row[rng.below(n) as usize] = [f32::NAN, -f32::NAN, f32::INFINITY][rng.below(3) as usize],
+        _ => {}
+    }
+    row
+}
+
+#[test]
+fn draws_from_the_largest_scores_are_the_draws_from_all() {
+    let mut rng = Rng::new(21);
+    let mut short = [[0; 2]; 7];
+    for i in 0..2800 {
+        let kind = i % 7;
+        let (options, row) = (narrow(&mut rng), row(kind, &mut rng));
+        let processors = Processors::new(&options, &EOS, 1);
+        assert!(processors.draw_among_few());
+        let (n, k) = (row.len(), row.len().min(CANDIDATES as usize));
+        let largest = Scores::of_largest(&oracle::top_k::top_k(&row, n, k), n, &processors);
+        short[kind as usize][usize::from(largest.is_some())] += 1;
+        let Some(largest) = largest else { continue };
+        for seed in 0..20 {
+            let draw = |scores: &Scores| {
+                let mut random = fastrand::Rng::with_seed(seed);
+                let tokens = [(); 3].map(|()| scores.clone().choose(&processors, &[7, 8], 0, &mut random));
+                (tokens, random.u64(..))
+            };
+            assert_eq!(draw(&largest), draw(&Scores::of_all(row.clone())), "{options:?}: {row:?}");
+        }
+    }
+    // Numbers in any order do; of scores in steps some have equals past the end; of one score all do.
+    let [any, steps, peaked, one, tiny, zeros, odd] = short;
+    assert!(any[1] > 380 && peaked[1] > 280 && tiny[1] > 380, "{short:?}");
+    assert!(steps[0] > 20 && steps[1] > 100 && zeros[0] > 100 && zeros[1] > 50, "{short:?}");
+    assert_eq!((one[1], odd[1]), (0, 0), "{short:?}");
+}
+
+#[test]
+fn all_scores_count_where_single_tokens_are_treated() {
+    let base = || GenerateOptions { do_sample: true, ..Default::default() };
+    let few = |options: GenerateOptions| Processors::new(&options, &EOS, 3).draw_among_few();
+    assert!(few(base()) && few(GenerateOptions { top_k: CANDIDATES - 1, min_length: 3, ..base() }));
+    for options in [
+        GenerateOptions::default(),
+        GenerateOptions { top_k: 0, ..base() },
+        GenerateOptions { top_k: CANDIDATES, ..base() },
+        GenerateOptions { num_beams: 2, ..base() },
+        GenerateOptions { repetition_penalty: 1.1, ..base() },
+        GenerateOptions { no_repeat_ngram_size: 2, ..base() },
+        GenerateOptions { min_length: 4, ..base() },
+        GenerateOptions { min_new_tokens: 1, ..base() },
+        GenerateOptions { exponential_decay_length_penalty: Some((9, 1.1)), ..base() },
+    ] {
+        assert!(!few(options.clone()), "{options:?}");
+    }
 }
 
 #[test]

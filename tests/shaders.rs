@@ -97,6 +97,7 @@ fn record(caps: Caps) -> Vec<Dispatch> {
         let (x, turns) = (Tensor::unbacked(5, 64), Tensor::unbacked(5, 34));
         r.norm_rope_store(&x, &norm, &Linear { weight, bias: None }, &turns, &kv, Heads::full(1, 32));
     }
+    r.top_k(&Tensor::unbacked(2, 640), 64);
     r.multiply_adds(&Tensor::unbacked(1, 2), 4, 1);
     if caps.f16 {
         r.multiply_adds_f16(&Tensor::unbacked(1, 2), 4, 1);

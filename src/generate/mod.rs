@@ -1,12 +1,14 @@
 //! Generation: a prompt through the language model once, then one token after another.
 //!
 //! The plain case, one likeliest token after another, never leaves the device: the chosen token stays in a buffer, where
-//! the next step reads it, and the host reads it back one step later. Everything else (penalties, drawing, beams) looks
-//! at a step's logits on the host and writes the tokens that the next step reads.
+//! the next step reads it, and the host reads it back one step later. Where a token is drawn from the few likeliest, the
+//! device finds these, and the host draws. Everything else (penalties, beams, draws from all tokens) looks at all of a
+//! step's logits on the host; either way it writes the tokens that the next step reads.
 
 pub mod beam;
 pub mod options;
 pub mod processors;
+pub mod scores;
 pub mod session;
 
 use std::rc::Rc;
@@ -18,7 +20,8 @@ use crate::error::{Error, Result};
 use crate::language::Language;
 use crate::runtime::plan::Plan;
 use beam::BeamSearch;
-use processors::{Processors, argmax, draw, log_softmax, softmax};
+use processors::{Processors, log_softmax};
+use scores::Scores;
 use session::{Placed, Request};
 
 /// Why generation ended.
@@ -129,7 +132,8 @@ impl Session {
                 let logits = self.device().read(&prefill.logits)?;
                 check_finite(&logits)?;
                 let random = fastrand::Rng::with_seed(options.seed);
-                Chooser::Host { row: Row::new(prompt), processors: Box::new(processors), random, logits }
+                let scores = Scores::of_all(logits);
+                Chooser::Host { row: Row::new(prompt), processors: Box::new(processors), random, scores }
             }
         };
         Ok(Tokens { session: self, chooser, tokens: Vec::new(), limits, finish: None, failed: false })
@@ -183,7 +187,8 @@ impl Session {
         let mut random: Vec<_> = (0..of_row.len()).map(|r| fastrand::Rng::with_seed(seed(r))).collect();
         let mut rows: Vec<Row> = of_row.iter().map(|&b| Row::new(&prompts[b])).collect();
         let mut finished: Vec<Option<FinishReason>> = vec![None; rows.len()];
-        let mut logits: Vec<Vec<f32>> = of_row.iter().map(|&b| first[b].clone()).collect();
+        let of_rows: Vec<&Processors> = of_row.iter().map(|&b| &processors[b]).collect();
+        let mut scores: Vec<Scores> = of_row.iter().map(|&b| Scores::of_all(first[b].clone())).collect();
         // Where nothing changes the scores a step has found the likeliest tokens already.
         let on_device = processors.iter().all(Processors::are_idle);
         let mut tokens = vec![0; rows.len()];
@@ -192,7 +197,7 @@ impl Session {
             for r in unfinished {
                 match on_device && n > 0 {
                     true => rows[r].sequence.push(tokens[r]),
-                    false => tokens[r] = rows[r].choose(&processors[of_row[r]], &mut random[r], &mut logits[r]),
+                    false => tokens[r] = rows[r].choose(of_rows[r], &mut random[r], &mut scores[r]),
                 }
                 finished[r] = limits.reason(rows[r].new_tokens());
             }
@@ -204,7 +209,7 @@ impl Session {
             self.submit(n)?;
             match on_device {
                 true => tokens = self.read_tokens()?,
-                false => logits = self.read_logits()?,
+                false => scores = self.read_scores(&of_rows)?,
             }
         }
         let mut answers = rows.iter().zip(&finished).map(|(row, finished)| Sequence {
@@ -291,9 +296,8 @@ impl Row {
         &self.sequence[self.prompt_len..]
     }
 
-    fn choose(&mut self, processors: &Processors, random: &mut fastrand::Rng, logits: &mut [f32]) -> u32 {
-        processors.process(&self.sequence, self.counted, logits);
-        let token = if processors.draws() { draw(&softmax(logits), random) } else { argmax(logits) };
+    fn choose(&mut self, processors: &Processors, random: &mut fastrand::Rng, scores: &mut Scores) -> u32 {
+        let token = scores.choose(processors, &self.sequence, self.counted, random);
         self.sequence.push(token);
         token
     }
@@ -307,8 +311,8 @@ enum Chooser {
         prefill: Option<Box<Plan>>,
         submitted: u32,
     },
-    /// The host, from logits.
-    Host { row: Row, processors: Box<Processors>, random: fastrand::Rng, logits: Vec<f32> },
+    /// The host, from scores.
+    Host { row: Row, processors: Box<Processors>, random: fastrand::Rng, scores: Scores },
 }
 
 /// The tokens of one answer, in order; the end-of-text token is the last one.
@@ -339,13 +343,13 @@ impl Tokens<'_> {
                 }
                 prefill.take().as_deref().unwrap_or(session.decode_plan()).read_token()?
             }
-            Chooser::Host { row, processors, random, logits } => {
+            Chooser::Host { row, processors, random, scores } => {
                 if read > 0 {
                     session.write_tokens(&self.tokens[read as usize - 1..]);
                     session.submit(read - 1)?;
-                    *logits = session.read_logits()?.swap_remove(0);
+                    *scores = session.read_scores(&[&**processors])?.swap_remove(0);
                 }
-                row.choose(processors, random, logits)
+                row.choose(processors, random, scores)
             }
         };
         self.tokens.push(token);

@@ -124,6 +124,7 @@ kernels! {
     PATCH_EMBED = "patch_embed" "patch_embed" [] Nothing;
     ELEMENTWISE = "elementwise" "elementwise" [] Nothing;
     ARGMAX = "argmax" "argmax" [] Nothing;
+    TOP_K = "top_k" "top_k" [] Nothing;
     FILL = "fill" "fill" [] Nothing;
     CEILING_FMA = "ceiling_fma" "ceiling_fma" ["chain_f32"] Nothing;
     CEILING_FMA_F16 = "ceiling_fma_f16" "ceiling_fma" ["chain_f16"] Halves;

@@ -12,6 +12,7 @@ pub mod norm;
 pub mod patch_embed;
 pub mod quantised;
 pub mod rope;
+pub mod top_k;
 
 /// Widens a slice.
 pub fn wide(values: &[f32]) -> Vec<f64> {

@@ -13,6 +13,7 @@ pub mod patch_embed;
 pub mod positions;
 pub mod rope;
 pub mod store;
+pub mod top_k;
 
 /// The function applied to a linear layer's output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -17,6 +17,7 @@ impl<'a> Lab<'a> {
             entry("add_positions", "64x2560".into(), || self.add_positions(64, 2560)),
             entry("put_rows", "32x4096".into(), || self.put_rows(32, 4096)),
             entry("argmax", "32064".into(), || self.argmax(32064)),
+            entry("top_k", "64 of 32064".into(), || self.top_k(32064, 64)),
         ]
     }
 
@@ -156,6 +157,24 @@ impl<'a> Lab<'a> {
                 out
             }),
             check: Box::new(move |got| Ok(if Some(got[0].to_bits()) == largest { 0.0 } else { 1.0 })),
+        })
+    }
+
+    fn top_k(&self, n: u32, k: u32) -> Result<Case<'_>> {
+        let (x, values) = self.tensor(13, 1, n)?;
+        let mut order: Vec<u32> = (0..n).collect();
+        order.sort_by(|&a, &b| values[b as usize].total_cmp(&values[a as usize]).then(a.cmp(&b)));
+        order.truncate(k as usize);
+        let want: Vec<u32> = order.into_iter().flat_map(|i| [values[i as usize].to_bits(), i]).collect();
+        Ok(Case {
+            bytes: 8 * u64::from(n),
+            flops: None,
+            copies: 8,
+            step: Step::default(),
+            record: Box::new(move |r, _| r.top_k(&x, k)),
+            check: Box::new(move |got| {
+                Ok(if got.iter().map(|v| v.to_bits()).eq(want.iter().copied()) { 0.0 } else { 1.0 })
+            }),
         })
     }
 }

@@ -19,6 +19,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend([(32, 768, 32), (9, 40, 3), (3, 1, 1)].map(put_rows));
     cases.extend([(224, 224, 14), (28, 28, 14), (8, 24, 8), (45, 31, 14)].map(patches));
     cases.extend([32_064, 1, 2, 255, 257].map(argmax));
+    cases.extend([(32_064, 64), (1, 1), (255, 64), (257, 256)].map(top_k));
     cases.extend([(7, 1408), (64, 64)].map(fill));
     // Workgroups, and what is in an output, differ from class to class.
     let classes = [AdapterClass::Gpu, AdapterClass::Cpu];
@@ -165,6 +166,20 @@ fn argmax(n: u32) -> Case {
         let mut r = place.recorder();
         r.argmax(&mut out, &place.tensor(3, n, &x)?);
         Ok(Recording::new(r).gives_exactly(&out, move || oracle::argmax::argmax(&wide(&x), n as usize)))
+    })
+}
+
+/// Rows of numbers, of few different ones, and of one only: what is gathered at once, by halving values and columns.
+fn top_k((n, k): (u32, u32)) -> Case {
+    Case::new(format!("top_k {k} of 3x{n}"), 0.0, move |place| {
+        let mut rng = Rng::new(7);
+        let mut x = rng.normals(3 * n);
+        let (few, one) = x[n as usize..].split_at_mut(n as usize);
+        few.iter_mut().for_each(|v| *v = v.round());
+        one.fill(-0.5);
+        let mut r = place.recorder();
+        let out = r.top_k(&place.tensor(3, n, &x)?, k);
+        Ok(Recording::new(r).gives_exactly(&out, move || oracle::top_k::top_k(&x, n as usize, k as usize)))
     })
 }
 

@@ -1,0 +1,47 @@
+//! What a token is chosen from: all scores of a row, or the few largest where no other can be drawn.
+
+use super::processors::{Processors, argmax, draw, softmax};
+
+/// Scores of the next token of one sequence.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Scores {
+    values: Vec<f32>,
+    /// Whose scores they are, in rising order; of all tokens if there is none.
+    tokens: Option<Vec<u32>>,
+}
+
+impl Scores {
+    /// Of all tokens.
+    pub fn of_all(values: Vec<f32>) -> Scores {
+        Scores { values, tokens: None }
+    }
+
+    /// Of the tokens with the largest ones among `all`, from `(bits, token)` in falling order as
+    /// [`top_k`](crate::runtime::Recorder::top_k) gives them; `None` if `processors` might draw another token.
+    ///
+    /// What is drawn is the same as from all scores, to the bit: the others would have weight 0 in every sum, and tokens
+    /// stay in their order.
+    pub fn of_largest(pairs: &[u32], all: usize, processors: &Processors) -> Option<Scores> {
+        let mut found: Vec<(u32, f32)> = pairs.chunks(2).map(|pair| (pair[1], f32::from_bits(pair[0]))).collect();
+        let largest: Vec<f32> = found.iter().map(|&(_, value)| value).collect();
+        if !processors.draw_among(&largest, all) {
+            return None;
+        }
+        found.sort_unstable_by_key(|&(token, _)| token);
+        let (tokens, values) = found.into_iter().unzip();
+        Some(Scores { values, tokens: Some(tokens) })
+    }
+
+    /// Processes them and draws or takes the token that follows `sequence`; for `counted` see [`Processors::process`].
+    pub fn choose(
+        &mut self,
+        processors: &Processors,
+        sequence: &[u32],
+        counted: usize,
+        random: &mut fastrand::Rng,
+    ) -> u32 {
+        processors.process(sequence, counted, &mut self.values);
+        let chosen = if processors.draws() { draw(&softmax(&self.values), random) } else { argmax(&self.values) };
+        self.tokens.as_ref().map_or(chosen, |tokens| tokens[chosen as usize])
+    }
+}
