@@ -7,16 +7,22 @@
 // pages   [sequences, S]       u32: the page that key s of a sequence lies on
 // bias    [2M+1, H]            f32 by key's minus row's position, clamped to -M ..= M = far (BIAS); bound to q otherwise
 // step                         position
-// out     [R, H, SPLITS, d + 2] f32: Σ weight * v, then the largest score and Σ weight of the share; with one share
-//         [R, H, d]             the attention itself
+// out     [R, H, SPLITS, d + 4] f32: Σ weight * v, then the largest score, Σ weight of the share and two zeros; with one
+//         [R, H, d]             share the attention itself
 //
 // CAUSAL: row r sees keys 0 ..= step.pos + places[r].x; else the first places[r].x keys.
 // Grid: x = query heads, y = SPLITS, z = rows. Fixed, whatever the number of keys: the plan is replayed.
-// Workgroup memory: 4 * (2 * CHUNK + 2 * HEAD_DIM + WG) bytes.
-// Limits: HEAD_DIM = d <= 256.
-// Numerics: online softmax in f32; a share without keys leaves largest = -1e30 and weight 0.
+// Workgroup memory: 2,752 bytes.
+// Limits: HEAD_DIM = d <= 256; d, q_offset and q_stride are multiples of 4.
+// Numerics: online softmax in f32 over chunks of 64 keys; a share without keys leaves largest = -1e30 and weight 0.
 // Why: one row has only H heads to spread; splitting the keys fills the GPU. attention_combine joins the shares.
-// Pages let many sequences share a prompt's keys and change places without a copy; they are looked up once a chunk.
+// Keys and values are read once and are all that is read, so it is about loads: 16 bytes each, neighbouring
+// invocations side by side, many in flight. Scores: 8 invocations a key read 128 bytes in a row, and 4 keys each
+// make 16 loads in flight for d = 128; 16 such groups are a chunk. Values: d / 4 invocations read a row together, as
+// many rows at a time as fit, 8 loads in flight each; what they sum up is joined once, after the last chunk. Every
+// invocation finds the largest score and the weights it needs itself, which takes less time than one more barrier.
+// Pages let many sequences share a prompt's keys and change places without a copy; a chunk's are looked up while the
+// chunk before it is at work.
 struct Params {
     heads: u32,
     group: u32,
@@ -36,37 +42,57 @@ struct Step {
 }
 
 override SPLITS: u32 = 4u;
-override CHUNK: u32 = 128u;
 override HEAD_DIM: u32 = 64u;
 override CAUSAL: bool = true;
 override BIAS: bool = false;
 
-@group(0) @binding(0) var<storage, read> q: array<f32>;
-@group(0) @binding(1) var<storage, read> k: array<f32>;
-@group(0) @binding(2) var<storage, read> v: array<f32>;
+@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> places: array<vec2<u32>>;
 @group(0) @binding(4) var<storage, read> pages: array<u32>;
 @group(0) @binding(5) var<storage, read> bias: array<f32>;
 @group(0) @binding(6) var<uniform> step: Step;
-@group(0) @binding(7) var<storage, read_write> out: array<f32>;
+@group(0) @binding(7) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(8) var<uniform> p: Params;
 
-const HIDDEN: f32 = -1e30;
+override QUADS: u32 = HEAD_DIM / 4u;    // elements of 4 channels
 
-var<workgroup> q_row: array<f32, HEAD_DIM>;
-var<workgroup> sums: array<f32, HEAD_DIM>;
-var<workgroup> weights: array<f32, CHUNK>;
-var<workgroup> starts: array<u32, CHUNK>;
+const HIDDEN: f32 = -1e30;
+const CHUNK: u32 = 64u;
+const FOURS: u32 = 16u;     // keys of a chunk, four by four
+const STRIDE: u32 = 17u;    // elements between the parts of a score: 8 side by side lie in different banks
+
+// Parts of scores [8, 16 and one of padding], later the sums of values, teams of QUADS.
+var<workgroup> parts: array<vec4<f32>, 136>;
+var<workgroup> scores: array<vec4<f32>, FOURS>;
+var<workgroup> starts: array<vec4<u32>, FOURS>;
+var<workgroup> totals: array<f32, FOURS>;
+
+// The pages of keys s ..= s + 3; those past the end of the share repeat its last.
+fn pages_of(page0: u32, s: u32, end: u32) -> vec4<u32> {
+    let i = page0 + min(s + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(max(end, 1u) - 1u));
+    return vec4<u32>(pages[i.x], pages[i.y], pages[i.z], pages[i.w]);
+}
 
 fn bias_of(distance: i32, head: u32) -> f32 {
-    if !BIAS {
-        return 0.0;
-    }
     let far = i32(p.far);
     return bias[u32(clamp(distance, -far, far) + far) * p.heads + head];
 }
 
-@compute @workgroup_size(WG)
+// This invocation's part of the products of the row with four keys: every eighth quad of channels.
+fn products(q0: u32, at: vec4<u32>, part: u32) -> vec4<f32> {
+    var sums = vec4<f32>();
+    for (var i = 0u; i < (QUADS + 7u) / 8u; i++) {
+        // Quads past the head's end repeat the last, times 0, so that the loop has one length and no branch.
+        let c = min(8u * i + part, QUADS - 1u);
+        let a = select(vec4<f32>(), q[q0 + c], 8u * i + part < QUADS);
+        sums += vec4<f32>(dot(a, k[at.x + c]), dot(a, k[at.y + c]), dot(a, k[at.z + c]), dot(a, k[at.w + c]));
+    }
+    return sums;
+}
+
+@compute @workgroup_size(128)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let head = workgroup.x;
     let split = workgroup.y;
@@ -78,63 +104,101 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     if CAUSAL {
         len += step.pos + 1u;
     }
-    for (var d = lane; d < HEAD_DIM; d += WG) {
-        q_row[d] = p.scale * q[p.q_offset + row * p.q_stride + head * HEAD_DIM + d];
-        sums[d] = 0.0;
-    }
-    workgroupBarrier();
+    let q0 = (p.q_offset + row * p.q_stride) / 4u + head * QUADS;
     let share = (len + SPLITS - 1u) / SPLITS;
     let first = split * share;
-    let keys = min(first + share, len);
+    let end = min(first + share, len);
+    // For the scores: which four keys of a chunk, and which quads of their channels.
+    let four = lane / 8u;
+    let part = lane % 8u;
+    // For the values: which quad of channels, and which fours of keys: every one of `teams`.
+    let quad = lane % QUADS;
+    let team = lane / QUADS;
+    let teams = min(128u / QUADS, FOURS);
     var largest = HIDDEN;
     var total = 0.0;
-    for (var start = first; start < keys; start += CHUNK) {
-        let end = min(start + CHUNK, keys);
-        var chunk_max = HIDDEN;
-        for (var s = start + lane; s < end; s += WG) {
-            let at = (base + pages[page0 + s]) * HEAD_DIM;
-            starts[s - start] = at;
-            var score = 0.0;
-            for (var d = 0u; d < HEAD_DIM; d++) {
-                score += q_row[d] * k[at + d];
-            }
-            score += bias_of(i32(s) + 1 - i32(len), head);
-            weights[s - start] = score;
-            chunk_max = max(chunk_max, score);
+    var sum = vec4<f32>();
+    var page = pages_of(page0, first + 4u * four, end);
+    for (var start = first; start < end; start += CHUNK) {
+        let s = start + 4u * four + vec4<u32>(0u, 1u, 2u, 3u);
+        let at = (base + page) * QUADS;
+        page = pages_of(page0, s.x + CHUNK, end);
+        var score = vec4<f32>();
+        if s.x < end {
+            score = products(q0, at, part);
         }
-        let new_max = max(largest, workgroup_max(chunk_max, lane));
-        let shrink = exp(largest - new_max);
-        largest = new_max;
-        var chunk_sum = 0.0;
-        for (var s = start + lane; s < end; s += WG) {
-            let weight = exp(weights[s - start] - largest);
-            weights[s - start] = weight;
-            chunk_sum += weight;
-        }
-        // The reduction's barriers also make the weights and starts visible to every lane.
-        total = total * shrink + workgroup_sum(chunk_sum, lane);
-        for (var d = lane; d < HEAD_DIM; d += WG) {
-            var sum = sums[d] * shrink;
-            for (var s = start; s < end; s++) {
-                sum += weights[s - start] * v[starts[s - start] + d];
+        parts[part * STRIDE + four] = score;
+        workgroupBarrier();
+        if part == 0u {
+            for (var i = 1u; i < 8u; i++) {
+                score += parts[i * STRIDE + four];
             }
-            sums[d] = sum;
+            score *= p.scale;
+            if BIAS {
+                let d = vec4<i32>(s) + 1 - i32(len);
+                score += vec4<f32>(bias_of(d.x, head), bias_of(d.y, head), bias_of(d.z, head), bias_of(d.w, head));
+            }
+            scores[four] = select(vec4<f32>(HIDDEN), score, s < vec4<u32>(end));
+            starts[four] = at;
         }
         workgroupBarrier();
-    }
-    let share_index = (row * p.heads + head) * SPLITS + split;
-    if SPLITS == 1u {
-        for (var d = lane; d < HEAD_DIM; d += WG) {
-            out[share_index * HEAD_DIM + d] = select(sums[d] / total, 0.0, total == 0.0);
+        var most = scores[0];
+        for (var i = 1u; i < FOURS; i++) {
+            most = max(most, scores[i]);
         }
+        let new_max = max(largest, max(max(most.x, most.y), max(most.z, most.w)));
+        let shrink = exp(largest - new_max);
+        largest = new_max;
+        total *= shrink;
+        sum *= shrink;
+        let fours = (min(end - start, CHUNK) + 3u) / 4u;
+        if team < teams {
+            // Two fours of keys at a time; a second one past the end repeats the last with weight 0.
+            for (var i = team; i < fours; i += 2u * teams) {
+                let j = min(i + teams, fours - 1u);
+                let w = exp(scores[i] - largest);
+                let x = select(vec4<f32>(), exp(scores[j] - largest), i + teams < fours);
+                let a = starts[i] + quad;
+                let b = starts[j] + quad;
+                let v0 = v[a.x];
+                let v1 = v[a.y];
+                let v2 = v[a.z];
+                let v3 = v[a.w];
+                let v4 = v[b.x];
+                let v5 = v[b.y];
+                let v6 = v[b.z];
+                let v7 = v[b.w];
+                sum += w.x * v0 + w.y * v1 + w.z * v2 + w.w * v3;
+                sum += x.x * v4 + x.y * v5 + x.z * v6 + x.w * v7;
+                total += dot(w + x, vec4<f32>(1.0));
+            }
+        }
+        // No barrier here: what the next chunk writes before its first one, nobody reads any more.
+    }
+    if team < teams {
+        parts[lane] = sum;
+        if quad == 0u {
+            totals[team] = total;
+        }
+    }
+    workgroupBarrier();
+    if lane >= QUADS {
         return;
     }
-    let to = share_index * (HEAD_DIM + 2u);
-    for (var d = lane; d < HEAD_DIM; d += WG) {
-        out[to + d] = sums[d];
+    for (var i = 1u; i < teams; i++) {
+        sum += parts[i * QUADS + lane];
     }
+    total = totals[0];
+    for (var i = 1u; i < teams; i++) {
+        total += totals[i];
+    }
+    let index = (row * p.heads + head) * SPLITS + split;
+    if SPLITS == 1u {
+        out[index * QUADS + lane] = select(sum / total, vec4<f32>(), total == 0.0);
+        return;
+    }
+    out[index * (QUADS + 1u) + lane] = sum;
     if lane == 0u {
-        out[to + HEAD_DIM] = largest;
-        out[to + HEAD_DIM + 1u] = total;
+        out[index * (QUADS + 1u) + QUADS] = vec4<f32>(largest, total, 0.0, 0.0);
     }
 }

@@ -115,6 +115,7 @@ fn hostile_sizes_are_refused_with_the_field_and_its_range() {
     let Some(device) = support::device() else { return };
     for (field, value) in [
         ("vision_config/num_attention_heads", json!(0)),
+        ("vision_config/num_attention_heads", json!(8)),
         ("vision_config/num_hidden_layers", json!(1_000_000_000)),
         ("vision_config/image_size", json!(0)),
         ("vision_config/image_size", json!(2_147_483_647)),
@@ -125,12 +126,14 @@ fn hostile_sizes_are_refused_with_the_field_and_its_range() {
         ("vision_config/layer_norm_eps", json!(-1.5)),
         ("qformer_config/cross_attention_frequency", json!(0)),
         ("qformer_config/num_attention_heads", json!(7)),
+        ("qformer_config/num_attention_heads", json!(8)),
         ("qformer_config/max_position_embeddings", json!(0)),
         ("qformer_config/vocab_size", json!(4_000_000_000u32)),
         ("text_config/num_attention_heads", json!(0)),
         ("text_config/num_key_value_heads", json!(3)),
         ("text_config/num_key_value_heads", json!(8)),
         ("text_config/head_dim", json!(3)),
+        ("text_config/head_dim", json!(6)),
         ("text_config/head_dim", json!(4096)),
         ("text_config/max_position_embeddings", json!(4_000_000_000u32)),
         ("text_config/rms_norm_eps", json!(-0.5)),

@@ -525,13 +525,13 @@ fn attention_matches_oracle_with_and_without_mask() {
         (257, 1, 88),
         (325, 1, 16),
         (9, 1, 256),
-        (5, 2, 6),
         (15, 2, 88),
         (16, 2, 88),
         (17, 2, 88),
         (15, 3, 20),
         (16, 3, 20),
         (17, 3, 20),
+        (5, 2, 12),
     ];
     for place in attention_places() {
         for (i, (t, h, d)) in shapes.into_iter().enumerate() {
@@ -652,6 +652,16 @@ fn attention_cached_matches_oracle() {
         (1, 5, 6, 2, 24),
         (1, 399, 4, 4, 128),
         (1, 700, 2, 1, 64),
+        // In one share or several: no key but the row's own, part of a chunk, just one, just over one and over two.
+        (1, 2, 1, 1, 4),
+        (1, 14, 2, 2, 12),
+        (1, 15, 2, 1, 20),
+        (1, 62, 3, 3, 36),
+        (1, 63, 2, 2, 80),
+        (1, 64, 2, 2, 88),
+        (1, 128, 128, 128, 4),
+        (1, 130, 2, 1, 100),
+        (1, 257, 2, 2, 256),
         (4, 0, 2, 2, 32),
         (7, 3, 6, 3, 88),
         (33, 310, 4, 1, 16),
@@ -789,9 +799,9 @@ fn norm_rope_store_matches_oracle_in_one_dispatch_and_in_several() {
 #[test]
 fn rows_of_several_sequences_see_their_own_keys() {
     for place in places() {
-        for (h, g, d) in [(1, 1, 8), (6, 2, 24), (4, 4, 128)] {
+        for (h, g, d, capacity) in [(1, 1, 8, 40), (6, 2, 24, 40), (4, 4, 128, 40), (6, 2, 20, 150)] {
             let mut rng = Rng::new(u64::from(h));
-            let (heads, capacity, lens) = (Heads::grouped(h, g, d), 40u32, [1usize, 7, 30]);
+            let (heads, lens) = (Heads::grouped(h, g, d), [1usize, 7, capacity as usize - 10]);
             let (k, v) = (rng.normals(capacity * g * d), rng.normals(capacity * g * d));
             let q = rng.normals(3 * h * d);
             let kv = cache(&place, heads, capacity, &k, &v);
@@ -827,6 +837,60 @@ fn rows_of_several_sequences_see_their_own_keys() {
                 }
             }
         }
+    }
+}
+
+/// A row that sees no key at all gives zeros, in one share and in several; so do the keys that the other shares lack.
+#[test]
+fn rows_without_keys_give_zeros() {
+    for place in places() {
+        for capacity in [30u32, 300] {
+            let (heads, width) = (Heads::full(3, 20), 60);
+            let mut rng = Rng::new(8);
+            let (q, k, v) = (rng.normals(2 * width), rng.normals(capacity * width), rng.normals(capacity * width));
+            let kv = cache(&place, heads, capacity, &k, &v);
+            // The first row sees one key, the second none.
+            let places = place.device.tensor(Category::Io, "places", 2, 2, &[1u32, 0, 0, 0]).expect("a tensor");
+            let rows = Rows { places, pages: rows(&place, 2, capacity).pages };
+            let mut r = place.recorder();
+            let out = r.cross_attention_cached(&place.tensor(2, width, &q), &kv, heads, &rows);
+            let mut want = wide(&v[..width as usize]);
+            want.resize(2 * width as usize, 0.0);
+            assert_close(&format!("{} {capacity} pages", place.name), &place.read(r, &out), &want, BOUND);
+        }
+    }
+}
+
+/// Shares of at least a chunk of keys, and none where rows and heads fill a GPU: then nothing has to be joined.
+#[test]
+fn shares_of_the_keys_follow_the_room_and_the_rows() {
+    let eight = Caps { tuning: Tuning { decode_splits: 8, ..Caps::PORTABLE.tuning }, ..Caps::PORTABLE };
+    let sixteen = Caps { tuning: Tuning { decode_splits: 16, ..eight.tuning }, ..eight };
+    for (caps, rows, heads, keys, shares) in [
+        (eight, 1, 32, 1, 1),
+        (eight, 1, 32, 64, 1),
+        (eight, 1, 32, 65, 2),
+        (eight, 1, 32, 300, 5),
+        (eight, 1, 32, 2048, 8),
+        (sixteen, 1, 32, 2048, 16),
+        (eight, 3, 32, 300, 5),
+        (eight, 4, 32, 300, 1),
+        (eight, 5, 32, 2048, 1),
+        (Caps::SOFTWARE, 1, 32, 2048, 1),
+    ] {
+        let mut r = Recorder::new(caps);
+        let unbacked = |pages| KvLayer {
+            keys: Tensor::unbacked(heads * pages, 64),
+            values: Tensor::unbacked(heads * pages, 64),
+            capacity: pages,
+        };
+        let at = Rows { places: Tensor::unbacked(rows, 2), pages: Tensor::unbacked(rows, keys) };
+        let q = Tensor::unbacked(rows, heads * 64);
+        r.attention_cached(&q, &unbacked(keys), Heads::full(heads, 64), &at, None);
+        let grids: Vec<[u32; 3]> = r.dispatches().iter().map(|d| d.grid).collect();
+        let what = format!("{rows} rows of {heads} heads over {keys} keys");
+        assert_eq!(grids[0], [heads, shares, rows], "{what}");
+        assert_eq!(grids.len(), if shares > 1 { 2 } else { 1 }, "{what}");
     }
 }
 

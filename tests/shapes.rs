@@ -1,8 +1,9 @@
 //! The published shapes, against what is known of the published checkpoints: parameters by part, and tensors.
 
-use instructblip::config::{Family, TextConfig};
+use instructblip::config::{Config, Family, TextConfig};
 use instructblip::shapes::{Layers, PUBLISHED, Shape};
 use instructblip::synthesize::tensors;
+use serde_json::json;
 
 const VISION: u64 = 985_952_256;
 const QUERIES: u64 = 24_576;
@@ -60,6 +61,30 @@ fn configurations_say_what_sets_the_families_apart() {
     assert_eq!((t5.dense_act_fn.as_str(), t5.is_gated_act, t5.scale_decoder_outputs), ("gelu", true, false));
 }
 
+/// Attention reads four channels of a head at a time; none that was published has another number.
+#[test]
+fn heads_are_a_multiple_of_four_channels_wide() {
+    for (name, part, fields) in [
+        ("vicuna-7b", "vision_config", json!({"hidden_size": 1424, "num_attention_heads": 8})),
+        ("vicuna-7b", "qformer_config", json!({"num_attention_heads": 128})),
+        ("vicuna-7b", "text_config", json!({"head_dim": 66})),
+        (
+            "opt-2.7b",
+            "text_config",
+            json!({"hidden_size": 2640, "word_embed_proj_dim": 2640, "num_attention_heads": 40}),
+        ),
+        ("flan-t5-xl", "text_config", json!({"d_kv": 66})),
+    ] {
+        let mut document = Shape::named(name).expect("a shape").document();
+        for (field, value) in fields.as_object().expect("an object") {
+            document[part][field] = value.clone();
+        }
+        let config = Config::parse("config.json".as_ref(), document.to_string().as_bytes());
+        let problem = config.expect_err(name).to_string();
+        assert!(problem.contains(part) && problem.contains("a multiple of 4"), "{name}: {problem}");
+    }
+}
+
 #[test]
 fn layers_change_what_they_name() {
     for shape in PUBLISHED {
@@ -68,7 +93,7 @@ fn layers_change_what_they_name() {
         assert_eq!(document, shape.document());
         Layers { language: Some(3), vision: Some(2), qformer: Some(1) }.put_into(&mut document);
         let json = document.to_string();
-        let config = instructblip::config::Config::parse("config.json".as_ref(), json.as_bytes()).expect("valid");
+        let config = Config::parse("config.json".as_ref(), json.as_bytes()).expect("valid");
         let language = match config.text {
             TextConfig::Llama(c) => [c.num_hidden_layers; 2],
             TextConfig::Opt(c) => [c.num_hidden_layers; 2],

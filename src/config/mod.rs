@@ -256,8 +256,11 @@ impl Config {
             ("qformer_config", q.hidden_size, q.num_attention_heads),
         ];
         for (name, width, heads) in heads {
-            if width % heads != 0 || width / heads > 256 {
-                return Err(format!("{name}: {heads} heads do not divide {width} into heads of at most 256 channels"));
+            let (of, rest) = (width / heads, width % heads);
+            if rest != 0 || of > 256 || of % 4 != 0 {
+                return Err(format!(
+                    "{name}: {heads} heads do not divide {width} into heads of at most 256 channels, a multiple of 4"
+                ));
             }
         }
         Ok(())

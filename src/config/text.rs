@@ -195,7 +195,7 @@ impl LlamaConfig {
             ("num_hidden_layers", self.num_hidden_layers, 1, 1_000),
             ("num_attention_heads", self.num_attention_heads, 1, 1_000),
             ("num_key_value_heads", self.num_key_value_heads, 1, self.num_attention_heads),
-            ("head_dim", self.head_dim, 2, 256),
+            ("head_dim", self.head_dim, 4, 256),
             ("vocab_size", self.vocab_size, 1, 10_000_000),
             ("max_position_embeddings", self.max_position_embeddings, 1, 1 << 18),
         ])?;
@@ -204,12 +204,13 @@ impl LlamaConfig {
             ("intermediate_size", self.intermediate_size),
             ("num_attention_heads * head_dim", self.num_attention_heads * self.head_dim),
         ])?;
-        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) || !self.head_dim.is_multiple_of(2) {
+        if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return Err(format!(
-                "text_config: {} heads of {} channels over {} key-value heads do not divide evenly",
-                self.num_attention_heads, self.head_dim, self.num_key_value_heads
+                "text_config: {} heads over {} key-value heads do not divide evenly",
+                self.num_attention_heads, self.num_key_value_heads
             ));
         }
+        in_fours("head_dim", self.head_dim)?;
         // A smaller base would make frequencies that grow, without bound as it nears 0.
         if !(1.0..=f64::MAX).contains(&self.rope_theta) {
             return Err(format!("text_config.rope_theta is {}; it must be at least 1", self.rope_theta));
@@ -228,8 +229,10 @@ impl OptConfig {
         ])?;
         widths(&[("hidden_size", self.hidden_size), ("ffn_dim", self.ffn_dim)])?;
         let (width, heads) = (self.hidden_size, self.num_attention_heads);
-        if !width.is_multiple_of(heads) || width / heads > 256 {
-            return Err(format!("text_config: {heads} heads do not divide {width} into heads of at most 256 channels"));
+        if !width.is_multiple_of(heads) || width / heads > 256 || !(width / heads).is_multiple_of(4) {
+            return Err(format!(
+                "text_config: {heads} heads do not divide {width} into heads of at most 256 channels, a multiple of 4"
+            ));
         }
         activation("activation_function", &self.activation_function)
     }
@@ -241,7 +244,7 @@ impl T5Config {
             ("num_layers", self.num_layers, 1, 1_000),
             ("num_decoder_layers", self.num_decoder_layers, 1, 1_000),
             ("num_heads", self.num_heads, 1, 1_000),
-            ("d_kv", self.d_kv, 1, 256),
+            ("d_kv", self.d_kv, 4, 256),
             ("vocab_size", self.vocab_size, 1, 10_000_000),
             ("relative_attention_num_buckets", self.relative_attention_num_buckets, 4, 1_024),
             (
@@ -252,6 +255,7 @@ impl T5Config {
             ),
             ("decoder_start_token_id", self.decoder_start_token_id, 0, self.vocab_size.saturating_sub(1)),
         ])?;
+        in_fours("d_kv", self.d_kv)?;
         widths(&[("d_model", self.d_model), ("d_ff", self.d_ff), ("num_heads * d_kv", self.num_heads * self.d_kv)])?;
         activation("dense_act_fn", &self.dense_act_fn)?;
         epsilon("layer_norm_epsilon", self.layer_norm_epsilon)
@@ -264,6 +268,14 @@ fn in_range(counts: &[(&str, u32, u32, u32)]) -> Result<(), String> {
             Err(format!("text_config.{name} is {value}; it must be from {low} to {high}"))
         }
         None => Ok(()),
+    }
+}
+
+/// The channels of a head: attention reads four at a time.
+fn in_fours(name: &str, value: u32) -> Result<(), String> {
+    match value.is_multiple_of(4) {
+        true => Ok(()),
+        false => Err(format!("text_config.{name} is {value}; it must be a multiple of 4")),
     }
 }
 

@@ -74,8 +74,17 @@ struct CombineParams {
 /// Rows of q that a workgroup of `attention_tile_software` takes.
 const SOFTWARE_ROWS: u32 = 16;
 
-/// Largest head the kernels keep in workgroup memory.
+/// Keys that a workgroup of `attention_decode` takes at once: a share of fewer leaves some of it idle.
+const DECODE_KEYS: u32 = 64;
+
+/// Workgroups of `attention_decode` that fill a GPU without shares: most have fewer processors than this.
+const DECODE_WORKGROUPS: u32 = 128;
+
+/// Largest head the kernels take.
 pub const MAX_HEAD_DIM: u32 = 256;
+
+/// What the channels of a head are a multiple of: kernels read four at a time.
+pub const HEAD_DIM_STEP: u32 = 4;
 
 /// How attention heads are laid out.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -110,6 +119,11 @@ impl Heads {
     /// Columns of q: `H d`.
     pub fn width(&self) -> u32 {
         self.query * self.dim
+    }
+
+    fn check(&self, op: &str) {
+        let fits = self.dim <= MAX_HEAD_DIM && self.dim.is_multiple_of(HEAD_DIM_STEP);
+        assert!(fits && self.query.is_multiple_of(self.key_value), "{op}: heads {self:?}");
     }
 }
 
@@ -226,7 +240,7 @@ impl Recorder {
     }
 
     fn launch_tile(&mut self, op: &str, a: &Attention<'_>, heads: Heads) -> Tensor {
-        assert!(heads.dim <= MAX_HEAD_DIM && heads.query.is_multiple_of(heads.key_value), "{op}: heads {heads:?}");
+        heads.check(op);
         let rows = a.q.tensor.rows();
         let out = self.empty(rows, heads.width());
         let params = a.params(heads);
@@ -321,13 +335,14 @@ impl Recorder {
         bias: Option<&Tensor>,
         causal: bool,
     ) -> Tensor {
-        assert!(heads.dim <= MAX_HEAD_DIM && heads.query.is_multiple_of(heads.key_value), "{op}: heads {heads:?}");
+        heads.check(op);
         assert_eq!(rows.places.rows(), q.rows(), "{op}: one place per row");
         let software = wide(&kernels::ATTENTION_DECODE, self.caps(), heads, &[q.offset, q.cols()]);
         // One subgroup is all that works on a head there, and there are few threads to fill.
-        let splits = if software { 1 } else { self.caps().tuning.decode_splits };
+        let most = if software { 1 } else { self.caps().tuning.decode_splits };
+        let splits = shares(q.rows() * heads.query, rows.pages.cols(), most);
         let out = self.empty(q.rows(), heads.width());
-        let shares = if splits > 1 { self.empty(q.rows() * heads.query * splits, heads.dim + 2) } else { out.clone() };
+        let shares = if splits > 1 { self.empty(q.rows() * heads.query * splits, heads.dim + 4) } else { out.clone() };
         let label = self.label(op);
         let params = DecodeParams {
             heads: heads.query,
@@ -346,8 +361,7 @@ impl Recorder {
             ("BIAS", f64::from(u8::from(bias.is_some()))),
         ];
         if !software {
-            let workgroup = self.caps().row_workgroup();
-            constants.extend([("WG", workgroup), ("SPLITS", f64::from(splits))]);
+            constants.push(("SPLITS", f64::from(splits)));
         }
         self.push(Dispatch {
             label: label.clone(),
@@ -425,6 +439,12 @@ fn wide(portable: &Kernel, caps: &Caps, heads: Heads, places: &[u32]) -> bool {
         && caps.preferred != Some(portable.form)
         && heads.dim.is_multiple_of(8)
         && places.iter().all(|place| place.is_multiple_of(8))
+}
+
+/// Shares to split the keys into: as many as there are chunks of keys, at most `most`. None where rows and heads fill a
+/// GPU by themselves: a second dispatch that joins the shares would take longer than it saves.
+fn shares(rows_and_heads: u32, keys: u32, most: u32) -> u32 {
+    if rows_and_heads >= DECODE_WORKGROUPS { 1 } else { keys.div_ceil(DECODE_KEYS).clamp(1, most) }
 }
 
 /// M of a bias `[2M + 1, H]`.

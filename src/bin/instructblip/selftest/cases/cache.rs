@@ -13,9 +13,13 @@ use super::super::oracle::wide;
 use super::super::place::{Pages, Rng};
 use super::BOUND;
 
-/// New rows, position of the first, query heads, key-value heads, channels. One row takes the split form on a GPU.
-const SHAPES: [(u32, u32, u32, u32, u32); 9] = [
+/// New rows, position of the first, query heads, key-value heads, channels. One row takes the split form on a GPU, where
+/// a share takes 64 keys at a time: as many, and one more; and 128 heads need no shares.
+const SHAPES: [(u32, u32, u32, u32, u32); 12] = [
     (1, 399, 4, 4, 128),
+    (1, 63, 2, 2, 128),
+    (1, 128, 4, 2, 128),
+    (1, 64, 128, 16, 64),
     (1, 5, 6, 2, 128),
     (1, 45, 4, 4, 80),
     (1, 700, 2, 1, 64),
