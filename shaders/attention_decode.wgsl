@@ -44,7 +44,6 @@ struct Step {
 override SPLITS: u32 = 4u;
 override HEAD_DIM: u32 = 64u;
 override CAUSAL: bool = true;
-override BIAS: bool = false;
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
@@ -58,7 +57,6 @@ override BIAS: bool = false;
 
 override QUADS: u32 = HEAD_DIM / 4u;    // elements of 4 channels
 
-const HIDDEN: f32 = -1e30;
 const CHUNK: u32 = 64u;
 const FOURS: u32 = 16u;     // keys of a chunk, four by four
 const STRIDE: u32 = 17u;    // elements between the parts of a score: 8 side by side lie in different banks
@@ -73,11 +71,6 @@ var<workgroup> totals: array<f32, FOURS>;
 fn pages_of(page0: u32, s: u32, end: u32) -> vec4<u32> {
     let i = page0 + min(s + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(max(end, 1u) - 1u));
     return vec4<u32>(pages[i.x], pages[i.y], pages[i.z], pages[i.w]);
-}
-
-fn bias_of(distance: i32, head: u32) -> f32 {
-    let far = i32(p.far);
-    return bias[u32(clamp(distance, -far, far) + far) * p.heads + head];
 }
 
 // This invocation's part of the products of the row with four keys: every eighth quad of channels.
@@ -135,8 +128,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
             }
             score *= p.scale;
             if BIAS {
-                let d = vec4<i32>(s) + 1 - i32(len);
-                score += vec4<f32>(bias_of(d.x, head), bias_of(d.y, head), bias_of(d.z, head), bias_of(d.w, head));
+                score += bias_of(vec4<i32>(s) + 1 - i32(len), head);
             }
             scores[four] = select(vec4<f32>(HIDDEN), score, s < vec4<u32>(end));
             starts[four] = at;

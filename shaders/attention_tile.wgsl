@@ -1,4 +1,4 @@
-// out[t, h] = softmax_s(scale * q[t, h] · k[s, h / group] + bias + mask) v[s, h / group], four rows t per workgroup.
+// out[t, h] = softmax_s(scale * q[t, h] · k[s, h / group] + bias + mask) v[s, h / group], 16 or 32 rows t per workgroup.
 //
 // q     [T, ...]  f32: head h of row t starts at q_offset + t * q_stride + h * d
 // k, v  [S, ...]  f32: head g of key s starts at offset + row(s) * row_stride + g * head_stride
@@ -8,13 +8,16 @@
 // out   [T, H*d]  f32
 //
 // MODE: 0 all p.s keys, 1 those the mask shows, 2 causal over a cache: row t sees keys 0 ..= step.pos + t.
-// Grid: x = groups of 4 rows, y = query heads.
-// Workgroup memory: 16 * (CHUNK + 2 * HEAD_DIM + WG) bytes.
-// Limits: HEAD_DIM = d <= 256. A row that sees no key at all gives zeros.
-// Numerics: online softmax in f32 over chunks of CHUNK keys; hidden keys have weight 0, never -inf.
-// Why: a lane per key for the scores and a lane per channel for the values need no exchange but two reductions a
-// chunk; the four rows are one vec4, so every key and value is loaded once for four dot products, and four keys or
-// channels a lane share each read of workgroup memory (1.7 times as fast on a software adapter).
+// Grid: x = groups of ROWS rows, y = query heads.
+// Workgroup memory: 10,560 bytes with 16 rows, 16,000 with 32.
+// Limits: HEAD_DIM = d <= 256; d and all offsets and strides of q, k, v and out are multiples of 4. A row that sees no
+// key at all gives zeros.
+// Numerics: online softmax in f32 over steps of 64 keys; hidden keys have weight 0, never -inf.
+// Why: both products are tiles through workgroup memory, as in linear_tile. An invocation makes scores of 4 rows x 4
+// keys by 16 channels, then values of 4 rows x 4 channels by 16 keys: each 256 multiply-adds for 32 loads of 16 bytes
+// from different banks, while the next part is on its way from memory to registers, 64 or 256 bytes in a row. Largest
+// scores are exchanged once a step, sums of weights once at the end. Sums of more than 64 channels are spelled out and
+// cut off by constants: they stay in registers. 32 rows read k and v half as often, 16 make twice as many workgroups.
 struct Params {
     t: u32,
     s: u32,
@@ -40,209 +43,208 @@ struct Step {
     reserved: vec2<u32>,
 }
 
-override WG: u32 = 64u;
-override CHUNK: u32 = 320u;
+override ROWS: u32 = 16u;                   // 16 or 32
 override HEAD_DIM: u32 = 64u;
 override MODE: u32 = 0u;
-override BIAS: bool = false;
 
-@group(0) @binding(0) var<storage, read> q: array<f32>;
-@group(0) @binding(1) var<storage, read> k: array<f32>;
-@group(0) @binding(2) var<storage, read> v: array<f32>;
+@group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> index: array<u32>;
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
 @group(0) @binding(5) var<uniform> step: Step;
-@group(0) @binding(6) var<storage, read_write> out: array<f32>;
+@group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;
 @group(0) @binding(7) var<uniform> p: Params;
 
-const HIDDEN: f32 = -1e30;
+override QUADS: u32 = HEAD_DIM / 4u;        // elements of 4 channels
+override WG: u32 = 4u * ROWS;               // 16 invocations for 4 rows
+override TILE: u32 = 5u * (ROWS + 64u);
+override WEIGHTS: u32 = 65u * (ROWS / 4u);  // 64 for 4 rows, and one of padding
 
-var<workgroup> q_rows: array<vec4<f32>, HEAD_DIM>;
-var<workgroup> sums: array<vec4<f32>, HEAD_DIM>;
-var<workgroup> weights: array<vec4<f32>, CHUNK>;
-var<workgroup> reduction: array<vec4<f32>, WG>;
+const KEYS: u32 = 64u;
+const STRIDE: u32 = 5u;         // elements between tile rows: 16 channels and one of padding
+const EXCHANGE: u32 = 256u;     // behind the values: 16 for 4 rows, and one of padding
 
-fn rows_max(value: vec4<f32>, lane: u32) -> vec4<f32> {
-    reduction[lane] = value;
-    workgroupBarrier();
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
-        if lane < half {
-            reduction[lane] = max(reduction[lane], reduction[lane + half]);
-        }
-        workgroupBarrier();
-    }
-    let largest = reduction[0];
-    workgroupBarrier();
-    return largest;
+// ROWS rows of q and 64 of k, 16 channels each; or 16 rows of v, 64 channels each, and what invocations exchange.
+var<workgroup> tile: array<vec4<f32>, TILE>;
+var<workgroup> weights: array<vec4<f32>, WEIGHTS>;
+
+// Where the rows start that this invocation loads, and what it loaded for the next part.
+var<private> q_row: u32;
+var<private> k_rows: vec4<u32>;
+var<private> next_q: vec4<f32>;
+var<private> next: Four;
+
+fn load_keys(s: u32, keys: u32, kv_head: u32) {
+    k_rows = (p.k_offset + kv_head * p.k_head_stride + rows_of(s, ROWS, keys) * p.k_row_stride) / 4u;
 }
 
-fn rows_sum(value: vec4<f32>, lane: u32) -> vec4<f32> {
-    reduction[lane] = value;
-    workgroupBarrier();
-    for (var half = WG / 2u; half > 0u; half /= 2u) {
-        if lane < half {
-            reduction[lane] += reduction[lane + half];
+// With 16 rows an invocation loads a quad of one row of q and four of k, with 32 rows two of k. Quads past the head's
+// end repeat the last, times q's 0.
+fn load_scores(c: u32) {
+    let at = k_rows + min(c, QUADS - 1u);
+    next_q = select(vec4<f32>(), q[q_row + min(c, QUADS - 1u)], c < QUADS);
+    next.a = k[at.x];
+    next.b = k[at.y];
+    if ROWS == 16u {
+        next.c = k[at.z];
+        next.d = k[at.w];
+    }
+}
+
+fn store_scores(lane: u32) {
+    let to = lane / 4u * STRIDE + lane % 4u;
+    tile[to] = next_q;
+    tile[to + ROWS * STRIDE] = next.a;
+    tile[to + 2u * ROWS * STRIDE] = next.b;
+    if ROWS == 16u {
+        tile[to + 3u * ROWS * STRIDE] = next.c;
+        tile[to + 4u * ROWS * STRIDE] = next.d;
+    }
+}
+
+// A quad of four keys' values, or of two.
+fn load_values(s: u32, keys: u32, kv_head: u32, c: u32) {
+    let rows = rows_of(s, ROWS / 4u, keys);
+    let at = (p.v_offset + kv_head * p.v_head_stride + rows * p.v_row_stride) / 4u + min(c, QUADS - 1u);
+    next.a = v[at.x];
+    next.b = v[at.y];
+    if ROWS == 16u {
+        next.c = v[at.z];
+        next.d = v[at.w];
+    }
+}
+
+fn store_values(lane: u32) {
+    tile[lane] = next.a;
+    tile[lane + WG] = next.b;
+    if ROWS == 16u {
+        tile[lane + 2u * WG] = next.c;
+        tile[lane + 3u * WG] = next.d;
+    }
+}
+
+// Four rows' sums of a quad of channels, 64 channels at a time from `first` on, with the values of a step of keys. The
+// part that comes next is of the same channels, of the next ones, or the first one of the next step.
+fn values(sum: Four, shrink: vec4<f32>, first: u32, start: u32, keys: u32, kv_head: u32, lane: u32) -> Four {
+    if first >= QUADS {
+        return sum;
+    }
+    var total = scaled(sum, shrink);
+    let end = min(start + KEYS, keys);
+    for (var s = start; s < end; s += 16u) {
+        store_values(lane);
+        workgroupBarrier();
+        if s + 16u < end {
+            load_values(s + 16u + lane / 16u, keys, kv_head, first + lane % 16u);
+        } else if first + 16u < QUADS {
+            load_values(start + lane / 16u, keys, kv_head, first + 16u + lane % 16u);
+        } else {
+            load_keys(start + KEYS + lane / 4u, keys, kv_head);
+            load_scores(lane % 4u);
+        }
+        let w0 = lane / 16u * 65u + s - start;
+        for (var i = 0u; i < 16u; i += 4u) {
+            let w = Four(weights[w0 + i], weights[w0 + i + 1u], weights[w0 + i + 2u], weights[w0 + i + 3u]);
+            let at = i * 16u + lane % 16u;
+            total = weighed(total, w, Four(tile[at], tile[at + 16u], tile[at + 32u], tile[at + 48u]));
         }
         workgroupBarrier();
     }
-    let total = reduction[0];
-    workgroupBarrier();
     return total;
 }
 
-// Which of the four rows from t0 on see key s.
-fn visible(s: u32, t0: u32) -> vec4<bool> {
-    if MODE == 1u {
-        return vec4<bool>(index[p.index_offset + s] != 0u);
-    }
-    if MODE == 2u {
-        return vec4<u32>(s) <= vec4<u32>(step.pos + t0) + vec4<u32>(0u, 1u, 2u, 3u);
-    }
-    return vec4<bool>(true);
-}
-
-// Which row of k and v holds key s.
-fn row_of(s: u32) -> u32 {
-    if MODE == 2u {
-        return index[p.index_offset + s];
-    }
-    return s;
-}
-
-fn bias_of(distance: i32, head: u32) -> f32 {
-    let far = i32(p.far);
-    return bias[u32(clamp(distance, -far, far) + far) * p.heads + head];
-}
-
-// The bias of key s for the four rows from t0 on.
-fn biases(s: u32, t0: u32, head: u32) -> vec4<f32> {
-    if !BIAS {
-        return vec4<f32>();
-    }
-    var distance = i32(s) - i32(t0);
-    if MODE == 2u {
-        distance -= i32(step.pos);
-    }
-    return vec4<f32>(
-        bias_of(distance, head),
-        bias_of(distance - 1, head),
-        bias_of(distance - 2, head),
-        bias_of(distance - 3, head),
-    );
-}
-
-// Puts down the scores of key s, hidden where a row does not see it. Gives them back for the maximum.
-fn keep(score: vec4<f32>, s: u32, start: u32, end: u32, t0: u32, head: u32) -> vec4<f32> {
-    if s >= end {
-        return vec4<f32>(HIDDEN);
-    }
-    let seen = select(vec4<f32>(HIDDEN), score + biases(s, t0, head), visible(s, t0));
-    weights[s - start] = seen;
-    return seen;
-}
-
-fn put(t: u32, column: u32, value: f32) {
-    if t < p.t {
-        out[t * p.out_stride + column] = value;
+fn put_quad(t: u32, head: u32, c: u32, value: vec4<f32>) {
+    if t < p.t && c < QUADS {
+        out[(t * p.out_stride + head * HEAD_DIM) / 4u + c] = value;
     }
 }
 
-fn add_channel(d: u32, shrink: vec4<f32>, sum: vec4<f32>) {
-    if d < HEAD_DIM {
-        sums[d] = sums[d] * shrink + sum;
-    }
+fn put(sum: Four, inverse: vec4<f32>, t: u32, head: u32, c: u32) {
+    let rows = scaled(sum, inverse);
+    put_quad(t, head, c, rows.a);
+    put_quad(t + 1u, head, c, rows.b);
+    put_quad(t + 2u, head, c, rows.c);
+    put_quad(t + 3u, head, c, rows.d);
 }
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let t0 = workgroup.x * 4u;
+    let t0 = workgroup.x * ROWS;
     let head = workgroup.y;
     let kv_head = head / p.group;
-    let last = p.t - 1u;
-    for (var d = lane; d < HEAD_DIM; d += WG) {
-        let at = p.q_offset + head * HEAD_DIM + d;
-        q_rows[d] = p.scale * vec4<f32>(
-            q[at + t0 * p.q_stride],
-            q[at + min(t0 + 1u, last) * p.q_stride],
-            q[at + min(t0 + 2u, last) * p.q_stride],
-            q[at + min(t0 + 3u, last) * p.q_stride],
-        );
-        sums[d] = vec4<f32>();
-    }
-    workgroupBarrier();
-    var keys = p.s;
-    if MODE == 2u {
-        keys = min(step.len, step.pos + t0 + 4u);
-    }
+    let tx = lane % 16u;
+    let ty = lane / 16u;
+    let t = t0 + 4u * ty;
+    // Rows past the end repeat the last one; they are not stored.
+    q_row = (p.q_offset + min(t0 + lane / 4u, p.t - 1u) * p.q_stride) / 4u + head * QUADS;
+    let keys = select(p.s, min(step.len, step.pos + t0 + ROWS), MODE == 2u);
+    let position = select(t, step.pos + t, MODE == 2u);
     var largest = vec4<f32>(HIDDEN);
     var total = vec4<f32>();
-    for (var start = 0u; start < keys; start += CHUNK) {
-        let end = min(start + CHUNK, keys);
-        var chunk_max = vec4<f32>(HIDDEN);
-        // Four keys at a time: each read of the queries serves sixteen products. Keys past the end repeat the last.
-        for (var s0 = start + lane; s0 < end; s0 += 4u * WG) {
-            let s = vec4<u32>(s0, s0 + WG, s0 + 2u * WG, s0 + 3u * WG);
-            let key = min(s, vec4<u32>(end - 1u));
-            let row = vec4<u32>(row_of(key.x), row_of(key.y), row_of(key.z), row_of(key.w));
-            let at = p.k_offset + kv_head * p.k_head_stride + row * p.k_row_stride;
-            var score0 = vec4<f32>();
-            var score1 = vec4<f32>();
-            var score2 = vec4<f32>();
-            var score3 = vec4<f32>();
-            for (var d = 0u; d < HEAD_DIM; d++) {
-                let rows = q_rows[d];
-                score0 += rows * k[at.x + d];
-                score1 += rows * k[at.y + d];
-                score2 += rows * k[at.z + d];
-                score3 += rows * k[at.w + d];
+    var sum0 = Four();
+    var sum1 = Four();
+    var sum2 = Four();
+    var sum3 = Four();
+    load_keys(lane / 4u, keys, kv_head);
+    load_scores(lane % 4u);
+    for (var start = 0u; start < keys; start += KEYS) {
+        var score = Four();
+        for (var c = 0u; c < QUADS; c += 4u) {
+            store_scores(lane);
+            workgroupBarrier();
+            if c + 4u < QUADS {
+                load_scores(c + 4u + lane % 4u);
+            } else {
+                load_values(start + lane / 16u, keys, kv_head, tx);
             }
-            chunk_max = max(chunk_max, keep(score0, s.x, start, end, t0, head));
-            chunk_max = max(chunk_max, keep(score1, s.y, start, end, t0, head));
-            chunk_max = max(chunk_max, keep(score2, s.z, start, end, t0, head));
-            chunk_max = max(chunk_max, keep(score3, s.w, start, end, t0, head));
-        }
-        let new_max = max(largest, rows_max(chunk_max, lane));
-        let shrink = exp(largest - new_max);
-        largest = new_max;
-        var chunk_sum = vec4<f32>();
-        for (var s = start + lane; s < end; s += WG) {
-            let score = weights[s - start];
-            let weight = select(exp(score - largest), vec4<f32>(), score == vec4<f32>(HIDDEN));
-            weights[s - start] = weight;
-            chunk_sum += weight;
-        }
-        // The reduction's barriers also make the weights visible to every lane.
-        total = total * shrink + rows_sum(chunk_sum, lane);
-        // Four channels at a time, for the same reason; those past the end repeat the last and are not kept.
-        for (var d0 = lane; d0 < HEAD_DIM; d0 += 4u * WG) {
-            let d = vec4<u32>(d0, d0 + WG, d0 + 2u * WG, d0 + 3u * WG);
-            let at = p.v_offset + kv_head * p.v_head_stride + min(d, vec4<u32>(HEAD_DIM - 1u));
-            var sum0 = vec4<f32>();
-            var sum1 = vec4<f32>();
-            var sum2 = vec4<f32>();
-            var sum3 = vec4<f32>();
-            for (var s = start; s < end; s++) {
-                let rows = weights[s - start];
-                let row = at + row_of(s) * p.v_row_stride;
-                sum0 += rows * v[row.x];
-                sum1 += rows * v[row.y];
-                sum2 += rows * v[row.z];
-                sum3 += rows * v[row.w];
+            for (var i = 0u; i < 4u; i++) {
+                let x = 4u * ty * STRIDE + i;
+                let y = (ROWS + tx) * STRIDE + i;
+                let rows = Four(tile[x], tile[x + 5u], tile[x + 10u], tile[x + 15u]);
+                score.a += dots(rows, tile[y]);
+                score.b += dots(rows, tile[y + 80u]);
+                score.c += dots(rows, tile[y + 160u]);
+                score.d += dots(rows, tile[y + 240u]);
             }
-            add_channel(d.x, shrink, sum0);
-            add_channel(d.y, shrink, sum1);
-            add_channel(d.z, shrink, sum2);
-            add_channel(d.w, shrink, sum3);
+            workgroupBarrier();
         }
+        let s = start + tx;
+        score.a = score_of(score.a, s, keys, position, head);
+        score.b = score_of(score.b, s + 16u, keys, position, head);
+        score.c = score_of(score.c, s + 32u, keys, position, head);
+        score.d = score_of(score.d, s + 48u, keys, position, head);
+        tile[EXCHANGE + 17u * ty + tx] = max(max(score.a, score.b), max(score.c, score.d));
         workgroupBarrier();
+        var most = largest;
+        for (var i = 0u; i < 16u; i++) {
+            most = max(most, tile[EXCHANGE + 17u * ty + i]);
+        }
+        let shrink = exp(largest - most);
+        largest = most;
+        let w = Four(
+            weight_of(score.a, most), weight_of(score.b, most), weight_of(score.c, most), weight_of(score.d, most),
+        );
+        total = total * shrink + w.a + w.b + w.c + w.d;
+        weights[65u * ty + tx] = w.a;
+        weights[65u * ty + tx + 16u] = w.b;
+        weights[65u * ty + tx + 32u] = w.c;
+        weights[65u * ty + tx + 48u] = w.d;
+        // The first barrier in there makes the weights visible to all.
+        sum0 = values(sum0, shrink, 0u, start, keys, kv_head, lane);
+        sum1 = values(sum1, shrink, 16u, start, keys, kv_head, lane);
+        sum2 = values(sum2, shrink, 32u, start, keys, kv_head, lane);
+        sum3 = values(sum3, shrink, 48u, start, keys, kv_head, lane);
+    }
+    tile[EXCHANGE + 17u * ty + tx] = total;
+    workgroupBarrier();
+    total = tile[EXCHANGE + 17u * ty];
+    for (var i = 1u; i < 16u; i++) {
+        total += tile[EXCHANGE + 17u * ty + i];
     }
     let inverse = select(1.0 / total, vec4<f32>(), total == vec4<f32>());
-    for (var d = lane; d < HEAD_DIM; d += WG) {
-        let value = sums[d] * inverse;
-        let column = head * HEAD_DIM + d;
-        put(t0, column, value.x);
-        put(t0 + 1u, column, value.y);
-        put(t0 + 2u, column, value.z);
-        put(t0 + 3u, column, value.w);
-    }
+    put(sum0, inverse, t, head, tx);
+    put(sum1, inverse, t, head, tx + 16u);
+    put(sum2, inverse, t, head, tx + 32u);
+    put(sum3, inverse, t, head, tx + 48u);
 }

@@ -515,23 +515,33 @@ fn columns(rows: &[f32], width: usize, first: usize, count: usize) -> Vec<f64> {
 
 #[test]
 fn attention_matches_oracle_with_and_without_mask() {
-    // Rows, heads, channels; 325 keys need a second chunk; 20 channels are not for the wide form, whose tile is 16 rows.
+    // Rows, heads, channels. A tile is 16 rows by 64 keys, in parts of 16 channels, or of 16 keys and 64 channels; the
+    // last three have tiles of 32 rows. 20 channels are not for the wide form.
     let shapes = [
         (1, 1, 8),
         (2, 3, 24),
+        (5, 2, 12),
         (7, 2, 88),
+        (9, 1, 256),
+        (15, 1, 4),
+        (16, 2, 64),
+        (17, 1, 36),
+        (31, 1, 100),
+        (32, 1, 128),
         (33, 4, 80),
+        (63, 1, 20),
+        (64, 1, 68),
         (65, 1, 64),
+        (66, 1, 132),
+        (129, 1, 196),
         (257, 1, 88),
         (325, 1, 16),
-        (9, 1, 256),
         (15, 2, 88),
-        (16, 2, 88),
-        (17, 2, 88),
-        (15, 3, 20),
         (16, 3, 20),
         (17, 3, 20),
-        (5, 2, 12),
+        (33, 128, 4),
+        (65, 86, 20),
+        (97, 64, 68),
     ];
     for place in attention_places() {
         for (i, (t, h, d)) in shapes.into_iter().enumerate() {
@@ -601,7 +611,9 @@ fn attention_survives_large_scores() {
 #[test]
 fn cross_attention_matches_oracle() {
     for place in places() {
-        for (t, s, h, d) in [(32, 257, 2, 64), (1, 1, 1, 8), (5, 19, 3, 20)] {
+        for (t, s, h, d) in
+            [(32, 257, 2, 64), (1, 1, 1, 8), (5, 19, 3, 20), (17, 63, 1, 4), (16, 64, 2, 100), (40, 65, 128, 8)]
+        {
             let mut rng = Rng::new(4);
             let width = h * d;
             let (q, kv) = (rng.normals(t * width), rng.normals(s * 2 * width));
@@ -667,15 +679,14 @@ fn attention_cached_matches_oracle() {
         (33, 310, 4, 1, 16),
         (5, 11, 1, 1, 256),
         (15, 0, 2, 2, 80),
-        (16, 0, 2, 2, 80),
-        (17, 0, 2, 2, 80),
-        (15, 18, 4, 2, 80),
         (16, 33, 4, 2, 80),
         (17, 31, 4, 2, 80),
-        (1, 40, 4, 2, 80),
-        (16, 0, 2, 1, 20),
-        (17, 9, 2, 1, 20),
-        (1, 9, 2, 1, 20),
+        // Rows whose last keys are in a step of their own, or the last of one.
+        (2, 62, 1, 1, 4),
+        (2, 63, 2, 2, 100),
+        (16, 48, 2, 1, 20),
+        (17, 48, 2, 1, 36),
+        (40, 90, 128, 2, 12),
     ];
     for place in attention_places() {
         for (i, (t, pos, h, g, d)) in shapes.into_iter().enumerate() {
@@ -840,6 +851,32 @@ fn rows_of_several_sequences_see_their_own_keys() {
     }
 }
 
+/// Keys may be hidden for longer than a step of the kernel takes, and from its first on; without any, there are zeros.
+#[test]
+fn a_mask_may_hide_a_step_of_keys_or_all() {
+    for place in places() {
+        for (shown, (t, h, d)) in
+            [(80..90u32, (90, 2, 12)), (0..1, (150, 2, 20)), (0..0, (90, 1, 8)), (70..71, (71, 1, 8))]
+        {
+            let width = h * d;
+            let qkv = Rng::new(9).normals(t * 3 * width);
+            let seen: Vec<u32> = (0..t).map(|j| u32::from(shown.contains(&j))).collect();
+            let mut r = place.recorder();
+            let input = place.tensor(t, 3 * width, &qkv);
+            let out = r.attention(&input, Heads::full(h, d), Mask::Keys(&place.ids(&seen)));
+            let got = place.read(r, &out);
+            let [q, k, v] = [0, 1, 2].map(|i| columns(&qkv, 3 * width as usize, i * width as usize, width as usize));
+            let want = match shown.is_empty() {
+                true => vec![0.0; (t * width) as usize],
+                false => {
+                    oracle::attention::attention(&q, &k, &v, (h as usize, h as usize, d as usize), |_, j| seen[j] != 0)
+                }
+            };
+            assert_close(&format!("{} {shown:?} of {t} keys", place.name), &got, &want, BOUND);
+        }
+    }
+}
+
 /// A row that sees no key at all gives zeros, in one share and in several; so do the keys that the other shares lack.
 #[test]
 fn rows_without_keys_give_zeros() {
@@ -894,11 +931,30 @@ fn shares_of_the_keys_follow_the_room_and_the_rows() {
     }
 }
 
+/// Tiles of 32 rows where they are enough to keep a GPU busy, else of 16.
+#[test]
+fn tiles_of_attention_follow_rows_and_heads() {
+    for (caps, rows, heads, tiles) in [
+        (Caps::PORTABLE, 257, 16, 17),
+        (Caps::PORTABLE, 44, 12, 3),
+        (Caps::PORTABLE, 224, 32, 14),
+        (Caps::PORTABLE, 225, 32, 8),
+        (Caps::PORTABLE, 577, 16, 19),
+        (Caps::SOFTWARE, 577, 16, 37),
+    ] {
+        let mut r = Recorder::new(caps);
+        r.attention(&Tensor::unbacked(rows, 3 * heads * 64), Heads::full(heads, 64), Mask::None);
+        assert_eq!(r.dispatches()[0].grid, [tiles, heads, 1], "{rows} rows of {heads} heads");
+    }
+}
+
 /// Scores without scale, with a bias by distance that is clamped, in every form: T5's attention.
 #[test]
 fn biased_attention_matches_oracle() {
     for place in places() {
-        for (t, pos, h, d, far) in [(1, 0, 1, 8, 4), (1, 30, 3, 24, 9), (9, 0, 2, 16, 3), (40, 0, 2, 64, 128)] {
+        for (t, pos, h, d, far) in
+            [(1, 0, 1, 8, 4), (1, 30, 3, 24, 9), (9, 0, 2, 16, 3), (40, 0, 2, 64, 128), (70, 0, 90, 12, 40)]
+        {
             let mut rng = Rng::new(u64::from(t + pos));
             let (width, len) = (h * d, pos + t);
             let heads = Heads::full(h, d).unscaled();

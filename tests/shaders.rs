@@ -106,8 +106,9 @@ fn record(caps: Caps) -> Vec<Dispatch> {
         r.matrix_multiply_adds(&Tensor::unbacked(64, size.edge()), 4, 1);
     }
     r.read_sums(&Tensor::unbacked(64, 256));
-    // The largest head there may be.
+    // The largest head there may be, in small tiles and in large ones.
     r.attention(&Tensor::unbacked(9, 3 * 256), Heads::full(1, 256), Mask::None);
+    r.attention(&Tensor::unbacked(33, 3 * 128 * 256), Heads::full(128, 256), Mask::None);
     for label in ATTENTIONS {
         let label = format!("{label}.weights");
         assert!(r.dispatches().iter().any(|d| d.label == label), "nothing is called {label}");

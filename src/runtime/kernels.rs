@@ -107,9 +107,9 @@ weight_kernels! {
 }
 
 kernels! {
-    ATTENTION_TILE = "attention_tile" "attention_tile" [] Nothing;
+    ATTENTION_TILE = "attention_tile" "attention_tile" ["attention", "attention_four"] Nothing;
     ATTENTION_TILE_SOFTWARE = "attention_tile_software" "attention_tile_software" ["wide", "attention_wide"] Software;
-    ATTENTION_DECODE = "attention_decode" "attention_decode" [] Nothing;
+    ATTENTION_DECODE = "attention_decode" "attention_decode" ["attention"] Nothing;
     ATTENTION_DECODE_SOFTWARE = "attention_decode_software" "attention_decode_software"
         ["wide", "attention_wide"] Software;
     ATTENTION_COMBINE = "attention_combine" "attention_combine" [] Nothing;

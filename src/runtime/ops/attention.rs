@@ -74,6 +74,9 @@ struct CombineParams {
 /// Rows of q that a workgroup of `attention_tile_software` takes.
 const SOFTWARE_ROWS: u32 = 16;
 
+/// Workgroups of `attention_tile` with 32 rows that keep a GPU busy: about two for each processor of a large one.
+const TILE_WORKGROUPS: u32 = 256;
+
 /// Keys that a workgroup of `attention_decode` takes at once: a share of fewer leaves some of it idle.
 const DECODE_KEYS: u32 = 64;
 
@@ -246,12 +249,13 @@ impl Recorder {
         let params = a.params(heads);
         let TileParams { q_offset, q_stride, k_offset, k_row_stride, k_head_stride, v_offset, .. } = params;
         let places = [q_offset, q_stride, k_offset, k_row_stride, k_head_stride, v_offset];
+        assert!(places.iter().all(|place| place.is_multiple_of(HEAD_DIM_STEP)), "{op}: starts {places:?}");
         let software = wide(&kernels::ATTENTION_TILE, self.caps(), heads, &places);
         let biased = f64::from(u8::from(a.bias.is_some()));
         let mut constants = vec![("HEAD_DIM", f64::from(heads.dim)), ("MODE", a.mode), ("BIAS", biased)];
+        let tile = if software { SOFTWARE_ROWS } else { tile_rows(rows, heads.query) };
         if !software {
-            let workgroup = self.caps().row_workgroup();
-            constants.insert(0, ("WG", workgroup));
+            constants.push(("ROWS", f64::from(tile)));
         }
         let label = self.label(op);
         self.push(Dispatch {
@@ -268,7 +272,7 @@ impl Recorder {
                 (&out).into(),
             ],
             params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [rows.div_ceil(if software { SOFTWARE_ROWS } else { 4 }), heads.query, 1],
+            grid: [rows.div_ceil(tile), heads.query, 1],
             flops: 4 * u64::from(rows) * u64::from(a.keys) * u64::from(heads.width()),
             needs: None,
         });
@@ -337,6 +341,7 @@ impl Recorder {
     ) -> Tensor {
         heads.check(op);
         assert_eq!(rows.places.rows(), q.rows(), "{op}: one place per row");
+        assert!([q.offset, q.cols()].iter().all(|place| place.is_multiple_of(HEAD_DIM_STEP)), "{op}: where q starts");
         let software = wide(&kernels::ATTENTION_DECODE, self.caps(), heads, &[q.offset, q.cols()]);
         // One subgroup is all that works on a head there, and there are few threads to fill.
         let most = if software { 1 } else { self.caps().tuning.decode_splits };
@@ -439,6 +444,12 @@ fn wide(portable: &Kernel, caps: &Caps, heads: Heads, places: &[u32]) -> bool {
         && caps.preferred != Some(portable.form)
         && heads.dim.is_multiple_of(8)
         && places.iter().all(|place| place.is_multiple_of(8))
+}
+
+/// Rows of q that a workgroup of `attention_tile` takes: 32, which read keys and values half as often, where they are
+/// enough to keep a GPU busy; else 16 make twice as many workgroups.
+fn tile_rows(rows: u32, heads: u32) -> u32 {
+    if rows.div_ceil(32) * heads >= TILE_WORKGROUPS { 32 } else { 16 }
 }
 
 /// Shares to split the keys into: as many as there are chunks of keys, at most `most`. None where rows and heads fill a

@@ -9,12 +9,15 @@ use super::super::place::Rng;
 use super::{BOUND, columns};
 
 /// Rows, heads, channels: 88 of the vision tower, 64 of the Q-Former, 80 of OPT, 128 of LLaMA, and the least and the most
-/// there can be; 325 keys are two chunks. Each number of channels is a pipeline, which takes longer than to run it.
-const SHAPES: [(u32, u32, u32); 9] = [
+/// there can be. A tile for GPUs is 16 rows by 64 keys, or 32 rows where many heads make enough of them. Each number of
+/// channels is a pipeline, which takes longer than to run it.
+const SHAPES: [(u32, u32, u32); 11] = [
     (257, 2, 88),
     (1, 1, 64),
     (32, 3, 64),
     (65, 1, 64),
+    (16, 2, 64),
+    (65, 86, 64),
     (33, 4, 80),
     (325, 1, 88),
     (33, 2, 128),
@@ -24,7 +27,7 @@ const SHAPES: [(u32, u32, u32); 9] = [
 
 pub fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = SHAPES.map(|shape| full(shape, false)).into();
-    cases.extend([(42, 2, 64), (1, 1, 64), (325, 1, 88)].map(|shape| full(shape, true)));
+    cases.extend([(42, 2, 64), (1, 1, 64), (33, 128, 64), (325, 1, 88)].map(|shape| full(shape, true)));
     cases.push(large_scores());
     cases.extend([(32, 257, 2, 64), (1, 1, 1, 64), (5, 19, 3, 64)].map(cross));
     cases.extend([(9, 2, 64, 3), (40, 2, 64, 128)].map(distance_bias));

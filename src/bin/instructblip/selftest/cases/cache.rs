@@ -13,9 +13,9 @@ use super::super::oracle::wide;
 use super::super::place::{Pages, Rng};
 use super::BOUND;
 
-/// New rows, position of the first, query heads, key-value heads, channels. One row takes the split form on a GPU, where
-/// a share takes 64 keys at a time: as many, and one more; and 128 heads need no shares.
-const SHAPES: [(u32, u32, u32, u32, u32); 12] = [
+/// New rows, position of the first, query heads, key-value heads, channels. One row takes the split form on a GPU, unless
+/// there are 128 heads, and several take tiles; both take 64 keys at a time: as many, and one more.
+const SHAPES: [(u32, u32, u32, u32, u32); 15] = [
     (1, 399, 4, 4, 128),
     (1, 63, 2, 2, 128),
     (1, 128, 4, 2, 128),
@@ -25,6 +25,9 @@ const SHAPES: [(u32, u32, u32, u32, u32); 12] = [
     (1, 700, 2, 1, 64),
     (1, 0, 1, 1, 64),
     (33, 310, 4, 1, 128),
+    (16, 48, 4, 2, 80),
+    (17, 48, 2, 2, 128),
+    (40, 90, 128, 16, 64),
     (7, 3, 6, 3, 80),
     (4, 0, 2, 2, 128),
     (5, 11, 1, 1, 128),
