@@ -202,10 +202,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
                 let x = 4u * ty * STRIDE + i;
                 let y = (ROWS + tx) * STRIDE + i;
                 let rows = Four(tile[x], tile[x + 5u], tile[x + 10u], tile[x + 15u]);
-                score.a += dots(rows, tile[y]);
-                score.b += dots(rows, tile[y + 80u]);
-                score.c += dots(rows, tile[y + 160u]);
-                score.d += dots(rows, tile[y + 240u]);
+                score.a = dots(score.a, rows, tile[y]);
+                score.b = dots(score.b, rows, tile[y + 80u]);
+                score.c = dots(score.c, rows, tile[y + 160u]);
+                score.d = dots(score.d, rows, tile[y + 240u]);
             }
             workgroupBarrier();
         }

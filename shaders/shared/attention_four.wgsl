@@ -7,8 +7,14 @@ struct Four {
     d: vec4<f32>,
 }
 
-fn dots(x: Four, y: vec4<f32>) -> vec4<f32> {
-    return vec4<f32>(dot(x.a, y), dot(x.b, y), dot(x.c, y), dot(x.d, y));
+// Sums, plus the products of rows x.a .. x.d with y. Four multiply-adds each, where `dot` starts a sum of its own and
+// needs an addition more.
+fn dots(sums: vec4<f32>, x: Four, y: vec4<f32>) -> vec4<f32> {
+    return sums
+        + y.x * vec4<f32>(x.a.x, x.b.x, x.c.x, x.d.x)
+        + y.y * vec4<f32>(x.a.y, x.b.y, x.c.y, x.d.y)
+        + y.z * vec4<f32>(x.a.z, x.b.z, x.c.z, x.d.z)
+        + y.w * vec4<f32>(x.a.w, x.b.w, x.c.w, x.d.w);
 }
 
 // Row i times factor[i].
