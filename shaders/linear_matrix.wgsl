@@ -1,13 +1,15 @@
 // y[m, n] = act(Σ_k x[m, k] W[n, k] + b[n]), for many rows on adapters whose subgroups multiply matrices.
 //
 // Bindings: shared/linear.wgsl.
-// Grid: x = tiles of COLUMNS weight rows, y = tiles of ROWS rows of x, both whole blocks of 32.
+// Grid: x = tiles of COLUMNS weight rows, y = tiles of ROWS rows of x, both whole blocks of 32, z = SPLITS shares of k.
 // Workgroup memory: tiles of (ROWS + COLUMNS) x 80 bytes, and 36 x EDGE x 4 bytes for each block of 32 x 32 outputs:
 // 26,624 bytes at 96 x 64 with EDGE 16. WG is one subgroup for each block; subgroups are of one size, all full.
 // Numerics: x / 16, kept within range, and weights after scaling are rounded to f16; sums in f32.
 // Why: each subgroup owns 32 x 32 outputs in matrices of shared/matrix16.wgsl or matrix8.wgsl, whose multiply is many
 // times the rate of scalar ones. Tile rows are 32 values of k and 8 of padding, so that rows begin in different banks.
 // Only whole matrices can be moved, so outputs pass through workgroup memory to the guarded epilogue.
+// With more shares than one, y is [SPLITS, m, y_stride] and gets sums alone; linear_sum adds them up and finishes them.
+override SPLITS: u32 = 1u;
 override ROWS: u32 = 64u;
 override COLUMNS: u32 = 64u;
 override WG: u32 = 128u;
@@ -27,6 +29,17 @@ fn in_range(values: vec4<f32>) -> vec4<f32> {
     return clamp(SCALE * values, vec4<f32>(-LARGEST), vec4<f32>(LARGEST));
 }
 
+fn store_share(share: u32, row: u32, n0: u32, sums: vec4<f32>) {
+    if row >= p.m || n0 >= p.y_stride {
+        return;
+    }
+    let at = (share * p.m + row) * p.y_stride + n0;
+    y[at] = sums.x;
+    y[at + 1u] = sums.y;
+    y[at + 2u] = sums.z;
+    y[at + 3u] = sums.w;
+}
+
 @compute @workgroup_size(WG)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -39,7 +52,9 @@ fn main(
     let block_row = block / across * BLOCK;
     let block_column = block % across * BLOCK;
     var sums: array<Sum, MATRICES_IN_BLOCK>;
-    for (var k0 = 0u; k0 < p.k; k0 += DEPTH) {
+    let share = (p.k + SPLITS * DEPTH - 1u) / (SPLITS * DEPTH) * DEPTH;
+    let end = min((group.z + 1u) * share, p.k);
+    for (var k0 = group.z * share; k0 < end; k0 += DEPTH) {
         // Rows past the end repeat the last one; their outputs are not stored. k past the end is zero.
         for (var i = lane; i < ROWS * (DEPTH / 4u); i += WG) {
             let row = i / (DEPTH / 4u);
@@ -86,11 +101,14 @@ fn main(
             let column = o % (BLOCK / 4u) * 4u;
             let first = strip_row * OUT_STRIDE + column;
             let b = strip_row / EDGE;
-            store4(
-                m0 + b / across * BLOCK + i * EDGE + strip_row % EDGE,
-                n0 + b % across * BLOCK + column,
-                vec4<f32>(strips[first], strips[first + 1u], strips[first + 2u], strips[first + 3u]) / SCALE,
-            );
+            let row = m0 + b / across * BLOCK + i * EDGE + strip_row % EDGE;
+            let n = n0 + b % across * BLOCK + column;
+            let sum = vec4<f32>(strips[first], strips[first + 1u], strips[first + 2u], strips[first + 3u]) / SCALE;
+            if SPLITS > 1u {
+                store_share(group.z, row, n, sum);
+            } else {
+                store4(row, n, sum);
+            }
         }
         workgroupBarrier();
     }

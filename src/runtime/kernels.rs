@@ -29,7 +29,7 @@ pub enum Needs {
     Software,
     /// 16-bit floats.
     Halves,
-    /// Subgroups that multiply matrices of f16.
+    /// Subgroups that multiply matrices of f16, itself or in the kernel whose work it finishes.
     Matrices,
 }
 
@@ -107,6 +107,7 @@ weight_kernels! {
 }
 
 kernels! {
+    LINEAR_SUM = "linear_sum" "linear_sum" ["activation", "operands", "linear"] Matrices;
     ATTENTION_TILE = "attention_tile" "attention_tile" ["attention", "attention_four"] Nothing;
     ATTENTION_TILE_SOFTWARE = "attention_tile_software" "attention_tile_software" ["wide", "attention_wide"] Software;
     ATTENTION_DECODE = "attention_decode" "attention_decode" ["attention"] Nothing;

@@ -43,6 +43,16 @@ impl Form {
         self.kernel.file == "linear_vec"
     }
 
+    /// Shares of K that workgroups of their own add up, for `m` rows, `n` outputs and `k` inputs: skinny layers have too few
+    /// tiles to fill a GPU.
+    fn splits(&self, m: u32, n: u32, k: u32) -> u32 {
+        let tiles = m.div_ceil(self.rows) * n.div_ceil(self.columns);
+        match self.kernel.file {
+            "linear_matrix" => (MATRIX_WORKGROUPS / tiles).min(k / MATRIX_SHARE).clamp(1, 8),
+            _ => 1,
+        }
+    }
+
     /// The sizes that the kernel leaves open.
     pub(super) fn sizes(&self) -> impl Iterator<Item = (&'static str, u32)> {
         let rows = self.workgroup.is_some() || self.kernel.file == "linear_vec_software";
@@ -60,6 +70,12 @@ const MATRIX_ROWS: u32 = 16;
 
 /// Outputs that one subgroup of `linear_matrix` owns.
 const MATRIX_BLOCK: u32 = 32 * 32;
+
+/// Workgroups that fill a GPU with some to spare. A layer of fewer is cut along K.
+const MATRIX_WORKGROUPS: u32 = 256;
+
+/// Least inputs that are worth a workgroup of their own.
+const MATRIX_SHARE: u32 = 512;
 
 /// Rows and columns of a tile of `linear_matrix` for `m` rows: the height that leaves fewer rows empty.
 fn matrix_tile(m: u32) -> (u32, u32) {
@@ -205,7 +221,8 @@ impl Recorder {
         let form = choose(x.rows(), w.format, self.caps());
         for part in &w.parts {
             let (packed, scales) = (part.packed(), part.scales());
-            let params = Params {
+            let splits = form.splits(x.rows(), part.rows, w.cols);
+            let finished = Params {
                 m: x.rows(),
                 n: part.rows,
                 k: w.cols,
@@ -215,18 +232,25 @@ impl Recorder {
                 column0: part.first_row,
                 eps: norm.map_or(0.0, |norm| norm.eps),
             };
-            let mut constants = vec![
+            let epilogue = vec![
                 ("ACT", f64::from(epilogue.activation as u32)),
                 ("BIAS", f64::from(u8::from(layer.bias.is_some()))),
                 ("ADD", f64::from(u8::from(epilogue.add))),
                 ("GATED", f64::from(u8::from(epilogue.gated))),
             ];
+            let bias = layer.bias.as_ref().unwrap_or(x);
+            let shares = (splits > 1).then(|| self.empty(splits * x.rows(), part.rows.next_multiple_of(4)));
+            let (params, mut constants, to) = match &shares {
+                None => (finished, epilogue.clone(), &*y),
+                Some(shares) => {
+                    let params = Params { y_offset: 0, y_stride: shares.cols(), column0: 0, ..finished };
+                    (params, vec![("SPLITS", f64::from(splits))], shares)
+                }
+            };
             constants.extend(form.sizes().map(|(name, size)| (name, f64::from(size))));
             if form.is_vec() {
                 constants.push(("NORM", f64::from(u8::from(norm.is_some()))));
             }
-            let bias = layer.bias.as_ref().unwrap_or(x);
-            let gain = norm.map_or(x, |norm| &norm.weight);
             self.push(Dispatch {
                 label: label.clone(),
                 kernel: form.kernel,
@@ -236,14 +260,29 @@ impl Recorder {
                     (&packed).into(),
                     scales.as_ref().unwrap_or(x).into(),
                     bias.into(),
-                    gain.into(),
-                    (&*y).into(),
+                    norm.map_or(x, |norm| &norm.weight).into(),
+                    to.into(),
                 ],
                 params: bytemuck::bytes_of(&params).to_vec(),
-                grid: [part.rows.div_ceil(form.columns), x.rows().div_ceil(form.rows), 1],
+                grid: [part.rows.div_ceil(form.columns), x.rows().div_ceil(form.rows), splits],
                 flops: 2 * u64::from(x.rows()) * u64::from(part.rows) * u64::from(w.cols),
                 needs: w.streamed.clone(),
             });
+            if let Some(shares) = shares {
+                let params = Params { k: splits, x_offset: 0, ..finished };
+                let bias = layer.bias.as_ref().unwrap_or(&shares);
+                let unread = || (&shares).into();
+                self.push(Dispatch {
+                    label: label.clone(),
+                    kernel: &kernels::LINEAR_SUM,
+                    constants: epilogue,
+                    bindings: vec![unread(), unread(), unread(), bias.into(), unread(), (&*y).into()],
+                    params: bytemuck::bytes_of(&params).to_vec(),
+                    grid: [part.rows.div_ceil(4 * 64), x.rows(), 1],
+                    flops: u64::from(splits) * u64::from(x.rows()) * u64::from(part.rows),
+                    needs: w.streamed.clone(),
+                });
+            }
         }
         self.tap(label, y);
     }
