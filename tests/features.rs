@@ -119,14 +119,14 @@ fn larger_pictures_have_interpolated_positions() {
     let tensors = model.forward(&question, &ForwardOptions::default()).expect("a forward pass");
     let logits = tensors.iter().find(|t| t.name == "logits").expect("logits");
     let error = relative_l2(&values(logits), &golden.tensor("interpolated_logits").1);
-    assert!(error <= 1e-4, "off by {error:e}");
+    assert!(error <= support::stage_bound(&device), "off by {error:e}");
     // Positions are always interpolated from the trained ones.
     let mut model = model.with_image_size(28).expect("a size");
     let question = Question::new(&image, golden.about("0.prompt"));
     let tensors = model.forward(&question, &ForwardOptions::default()).expect("a forward pass");
     let logits = tensors.iter().find(|t| t.name == "logits").expect("logits");
     let error = relative_l2(&values(logits), &golden.tensor("0.logits").1);
-    assert!(error <= 1e-4, "off by {error:e}");
+    assert!(error <= support::stage_bound(&device), "off by {error:e}");
     assert!(model.with_image_size(3).is_err());
 }
 

@@ -8,7 +8,7 @@ pub mod program;
 #[cfg(feature = "hub")]
 pub mod server;
 
-use instructblip::runtime::{Device, DeviceOptions};
+use instructblip::runtime::{AdapterClass, Device, DeviceOptions};
 
 /// The best adapter, or `None` with a loud note where the environment says that tests may run without one.
 pub fn device() -> Option<Device> {
@@ -23,6 +23,17 @@ pub fn portable_device() -> Option<Device> {
 /// A device whose shaders keep their bounds and loop checks.
 pub fn checked_device() -> Option<Device> {
     open(&DeviceOptions { checked: true, ..Default::default() })
+}
+
+/// How far a stage of a model may be from the reference, relative (L2).
+///
+/// Layers by matrices round what they multiply to f16; over the layers of the models in these tests that adds up to about
+/// 1e-3.
+pub fn stage_bound(device: &Device) -> f64 {
+    match (device.caps().class, device.caps().matrix) {
+        (AdapterClass::Gpu, Some(_)) => 2e-3,
+        _ => 1e-4,
+    }
 }
 
 fn open(options: &DeviceOptions) -> Option<Device> {
