@@ -42,7 +42,9 @@ pub fn cases() -> Vec<Case> {
     cases.extend([(6, 2, 64), (1, 1, 64), (4, 4, 128)].map(sequences));
     cases.extend([(65, 100, 4, 1, 128), (1, 0, 1, 1, 8), (1, 511, 6, 2, 24), (7, 3, 2, 2, 32)].map(rope_store));
     for format in WeightFormat::ALL {
-        cases.extend([(1, 511, 6, 2, 24), (5, 3, 2, 2, 64)].map(|shape| norm_rope_store(format, shape)));
+        for form in ["linear_vec", "linear_vec_subgroup"] {
+            cases.extend([(1, 511, 6, 2, 24), (5, 3, 2, 2, 64)].map(|shape| norm_rope_store(form, format, shape)));
+        }
     }
     cases.extend([(33, 100, 2, 80), (1, 0, 1, 8), (7, 3, 3, 24)].map(store));
     cases.extend([(33, 2560), (1, 8), (3, 40)].map(positions));
@@ -174,9 +176,9 @@ fn rope_store((t, pos, h, g, d): (u32, u32, u32, u32, u32)) -> Case {
     })
 }
 
-/// A norm, the layer that makes q, k and v, and [`rope_store`] in one dispatch.
-fn norm_rope_store(format: WeightFormat, (t, pos, h, g, d): (u32, u32, u32, u32, u32)) -> Case {
-    let shape = format!("norm_rope_store {format} {t} rows at {pos}, {h} over {g} heads of {d}");
+/// A norm, the layer that makes q, k and v, and [`rope_store`] in one dispatch, whatever the adapter likes best.
+fn norm_rope_store(form: &'static str, format: WeightFormat, (t, pos, h, g, d): (u32, u32, u32, u32, u32)) -> Case {
+    let shape = format!("norm_rope_store {format} {t} rows at {pos}, {h} over {g} heads of {d} by {form}");
     Case::new(shape, BOUND, move |place| {
         let (mut rng, k, n, heads) = (Rng::new(9), 160, (h + 2 * g) * d, Heads::grouped(h, g, d));
         let pages = Pages { heads: g, dim: d, capacity: pos + t + 2, garbage: 0.5 };
@@ -184,9 +186,8 @@ fn norm_rope_store(format: WeightFormat, (t, pos, h, g, d): (u32, u32, u32, u32,
         let (norm, gain, _) = place.norm(&mut rng, k, 1e-5, false)?;
         let x = rng.normals(t * k);
         let kv = place.cache(&pages, &[], &[])?;
-        // By vectors, whatever the adapter likes best.
         let tuning = Tuning { fuse_norm: true, ..place.caps.tuning };
-        let mut r = Recorder::new(Caps { preferred: Some("linear_vec"), tuning, ..place.caps });
+        let mut r = Recorder::new(Caps { preferred: Some(form), tuning, ..place.caps });
         let angles = place.tensor(pages.capacity, d, &angles(pages.capacity, d))?;
         let turns = r.turns(&angles, &place.rows(t, &pages)?);
         let q = r.norm_rope_store(&place.tensor(t, k, &x)?, &norm, &layer, &turns, &kv, heads);
