@@ -18,7 +18,7 @@ check:            ## formatting, lints, docs                       -> the comman
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
 bench: vulkan     ## kernel and stage benchmarks                   -> cargo bench
-	cargo bench
+	GIT_COMMIT=$$(git rev-parse --short HEAD) cargo bench
 
 vulkan:
 	@tools/ensure_vulkan.sh

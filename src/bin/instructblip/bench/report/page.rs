@@ -10,13 +10,13 @@ const STYLE: &str = "\
 *{box-sizing:border-box}\
 body{margin:0;background:var(--page);color:var(--text);font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,\
 'Helvetica Neue',Arial,sans-serif}\
-main{max-width:1240px;margin:0 auto;padding:28px 20px 56px}\
+main{max-width:1320px;margin:0 auto;padding:28px 20px 56px}\
 h1{font-size:26px;line-height:1.25;margin:0 0 4px}h2{font-size:18px;margin:36px 0 10px}h3{font-size:15px;margin:18px 0 6px}\
 p{margin:0 0 8px}.sub{color:var(--muted)}\
 code{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace}\
 .command{display:block;overflow-x:auto;white-space:pre;background:var(--ground);border:1px solid var(--grid);\
 border-radius:8px;padding:8px 12px;margin:12px 0}\
-.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(156px,1fr));gap:10px;margin:12px 0}\
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(172px,1fr));gap:10px;margin:12px 0}\
 .tile{background:var(--ground);border:1px solid var(--grid);border-radius:8px;padding:10px 14px}\
 .tile b{display:block;font-size:19px;font-weight:600;font-variant-numeric:tabular-nums;white-space:nowrap}\
 .tile span{color:var(--muted);font-size:13px}\
@@ -26,7 +26,7 @@ border-radius:8px;padding:8px 12px;margin:12px 0}\
 .legend i{display:inline-block;width:10px;height:10px;border-radius:2px;margin-right:6px}\
 .scroll{overflow-x:auto;background:var(--ground);border:1px solid var(--grid);border-radius:8px;margin:0 0 14px}\
 table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}\
-th,td{padding:4px 8px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--grid)}\
+th,td{padding:4px 6px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--grid)}\
 tbody tr:last-child td{border-bottom:0}th{color:var(--muted);font-weight:600}\
 th.l,td.l{text-align:left}tbody tr:hover td{background:var(--page)}\
 .fit .scroll{width:fit-content;max-width:100%}.fit td,.fit th{padding-left:28px}\
