@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::attention::{Heads, KvLayer, Rows};
-use super::linear::choose;
+use super::linear::{Form, choose, forms};
 use crate::runtime::buffers::{Linear, Norm, Tensor};
 use crate::runtime::kernels::{self, Kernel};
 use crate::runtime::recorder::{Binding, Dispatch, Recorder, fold};
@@ -104,32 +104,42 @@ impl Recorder {
         kv: &KvLayer,
         heads: Heads,
     ) -> Tensor {
-        if let Some(kernel) = self.turning_kernel(x, norm, qkv, heads) {
-            return self.launch_turning(kernel, x, norm, qkv, turns, kv, heads);
+        if let Some((form, kernel)) = self.turning_form(x, norm, qkv, heads) {
+            return self.launch_turning(form, kernel, x, norm, qkv, turns, kv, heads);
         }
         let qkv = self.norm_linear(x, norm, qkv);
         self.rope_store(&qkv, turns, kv, heads)
     }
 
-    /// The kernel that turns what it makes, where it can: `linear_vec` itself, over weights in one part, without a bias.
-    fn turning_kernel(&self, x: &Tensor, norm: &Norm, qkv: &Linear, heads: Heads) -> Option<&'static Kernel> {
-        let weight = &qkv.weight;
-        let whole = weight.parts.len() == 1 && qkv.bias.is_none() && heads.dim.is_multiple_of(4);
-        let chosen = choose(x.rows(), weight.format, self.caps()).kernel;
-        let kernels = match chosen.form {
-            "linear_vec" => &kernels::LINEAR_VEC_ROPE,
-            "linear_vec_subgroup" => &kernels::LINEAR_VEC_ROPE_SUBGROUP,
-            _ => return None,
+    /// The form of `linear_vec` that would make q, k and v, and the kernel that also norms and turns them, where there is
+    /// one: over weights in one part, without a bias, where that is the usual way or was asked for.
+    fn turning_form(&self, x: &Tensor, norm: &Norm, qkv: &Linear, heads: Heads) -> Option<(Form, &'static Kernel)> {
+        let (weight, caps) = (&qkv.weight, self.caps());
+        let kernel = |form: &Form| match form.kernel.form {
+            "linear_vec" => Some(&kernels::LINEAR_VEC_ROPE[weight.format as usize]),
+            "linear_vec_subgroup" => Some(&kernels::LINEAR_VEC_ROPE_SUBGROUP[weight.format as usize]),
+            _ => None,
         };
-        // A user's linear layer is to run here, too.
-        let ours = !self.caps().replaced.iter().any(|replacement| replacement.name == chosen.name);
-        let wanted = self.caps().tuning.fuse_norm && !self.is_tapped(&norm.label) && !self.is_tapped(&weight.label);
-        (whole && ours && wanted).then_some(&kernels[weight.format as usize])
+        let whole = weight.parts.len() == 1 && qkv.bias.is_none() && heads.dim.is_multiple_of(4);
+        if !whole || self.is_tapped(&norm.label) || self.is_tapped(&weight.label) {
+            return None;
+        }
+        let mut pairs =
+            forms(x.rows(), weight.format, caps).into_iter().filter_map(|form| Some((form, kernel(&form)?)));
+        let asked = pairs.find(|(_, kernel)| caps.preferred == Some(kernel.form));
+        let usual = || {
+            let form = choose(x.rows(), weight.format, caps);
+            // A user's linear layer is to run here, too.
+            let ours = !caps.replaced.iter().any(|replacement| replacement.name == form.kernel.name);
+            Some((form, kernel(&form)?)).filter(|_| caps.tuning.fuse_norm && ours)
+        };
+        asked.or_else(usual)
     }
 
     #[allow(clippy::too_many_arguments)]
     fn launch_turning(
         &mut self,
+        form: Form,
         kernel: &'static Kernel,
         x: &Tensor,
         norm: &Norm,
@@ -143,7 +153,6 @@ impl Recorder {
         assert_eq!((w.rows, w.cols), (packed_width(heads), x.cols()), "{}: shapes", w.label);
         assert_eq!((turns.rows(), turns.cols()), (t, 2 + heads.dim), "{}: one turn per row", w.label);
         let q = self.empty(t, heads.width());
-        let form = choose(t, w.format, self.caps());
         let (packed, scales) = (w.parts[0].packed(), w.parts[0].scales());
         let params = LinearParams {
             m: t,

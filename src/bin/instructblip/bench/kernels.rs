@@ -231,7 +231,8 @@ fn is_wanted(entry: &Entry<'_>, options: &Kernels) -> bool {
     let name = format!("{} {}", entry.op, entry.shape);
     let filtered = options.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()));
     // A user's linear kernel is for linear layers, any other for those of the other operations that run it.
-    filtered && (options.wgsl.is_none() || options.op.starts_with("linear") == entry.linear.is_some())
+    let for_layers = options.op.starts_with("linear") && !options.op.starts_with("linear_vec_rope");
+    filtered && (options.wgsl.is_none() || for_layers == entry.linear.is_some())
 }
 
 fn request(problem: String) -> Error {
