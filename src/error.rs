@@ -86,6 +86,8 @@ pub enum Error {
         names: Vec<String>,
         /// How many tensors the model needs in all.
         need: usize,
+        /// Names of the tensors it has that the model does not need.
+        unused: Vec<String>,
     },
     /// A stage of the model gave values that are not numbers, or infinite: its weights are damaged, or too large.
     NotFinite {
@@ -193,13 +195,12 @@ impl fmt::Display for Error {
                 excerpt.as_ref().map_or(Ok(()), |excerpt| write!(f, ": `{excerpt}`"))
             }
             Error::Checkpoint { file, problem } => write!(f, "{}: {problem}", file.display()),
-            Error::MissingTensors { file, names, need } => {
-                write!(f, "{}: missing {} of {need} tensors: ", file.display(), names.len())?;
-                write!(f, "{}", names.iter().take(10).map(String::as_str).collect::<Vec<_>>().join(", "))?;
-                if names.len() > 10 {
-                    write!(f, " and {} more", names.len() - 10)?;
+            Error::MissingTensors { file, names, need, unused } => {
+                write!(f, "{}: missing {} of {need} tensors: {}", file.display(), names.len(), some(names, 10))?;
+                match unused.len() {
+                    0 => Ok(()),
+                    n => write!(f, "; it has {n} that this model does not need: {}", some(unused, 5)),
                 }
-                Ok(())
             }
             Error::NotFinite { stage } => write!(
                 f,
@@ -217,6 +218,15 @@ impl fmt::Display for Error {
             Error::Download { what, problem, .. } => write!(f, "{what}: {problem}"),
             Error::Io { path, source } => write!(f, "{}: {source}", path.display()),
         }
+    }
+}
+
+/// The first names of a list, and how many more there are.
+fn some(names: &[String], most: usize) -> String {
+    let first = names.iter().take(most).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(most) {
+        0 => first,
+        more => format!("{first} and {more} more"),
     }
 }
 

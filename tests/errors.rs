@@ -9,7 +9,7 @@ use instructblip::model::{ForwardOptions, Parts};
 use instructblip::runtime::{Category, Device};
 use instructblip::weights::{Loader, Placement, TensorFiles};
 use instructblip::{Checkpoint, Error, GenerateOptions, Image, InstructBlip, Question};
-use safetensors::Dtype;
+use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 use support::fixtures::{Fixture, Stored};
 use support::models::load;
@@ -222,6 +222,15 @@ fn missing_tensors_are_listed_together() {
     let fixture = with(|f| f.edit_tensors(|name, tensor| (!name.starts_with("vision_model")).then_some(tensor)));
     let text = refusal(&device, fixture.path()).to_string();
     assert!(text.contains(" more") && text.len() < 1000, "{text}");
+    // What the file has instead is told, too: here the names that the model has inside another.
+    let fixture = with(|f| {
+        let bytes = f.read("model.safetensors");
+        let tensors = SafeTensors::deserialize(&bytes).expect("a valid file");
+        let inside = tensors.tensors().into_iter().map(|(name, view)| (format!("model.{name}"), view));
+        f.write("model.safetensors", safetensors::serialize(inside, None).expect("a file"));
+    });
+    let text = refusal(&device, fixture.path()).to_string();
+    assert!(text.contains("does not need: model.language_model") && text.len() < 1500, "{text}");
 }
 
 #[test]
@@ -300,18 +309,33 @@ fn an_index_may_name_plain_files_beside_it_only() {
     for name in
         ["../model.safetensors", "/etc/passwd", "C:\\x.safetensors", "a/b.safetensors", ".x.safetensors", "x.bin", ""]
     {
-        let fixture = with(|f| f.write(INDEX, json!({"weight_map": {"query_tokens": name}}).to_string()));
+        let fixture = with(|f| {
+            f.remove("model.safetensors");
+            f.write(INDEX, json!({"weight_map": {"query_tokens": name}}).to_string());
+        });
         expect_checkpoint(&refusal(&device, fixture.path()), INDEX, &["not a plain file name"]);
     }
-    let fixture = with(|f| f.write(INDEX, json!({"weight_map": {"a": "gone.safetensors"}}).to_string()));
-    expect_checkpoint(&refusal(&device, fixture.path()), "gone.safetensors", &["named by the index"]);
     let fixture = with(|f| {
-        f.write("copy.safetensors", f.read("model.safetensors"));
-        f.write(INDEX, json!({"weight_map": {"a": "copy.safetensors", "b": "model.safetensors"}}).to_string());
+        f.remove("model.safetensors");
+        f.write(INDEX, json!({"weight_map": {"a": "gone.safetensors"}}).to_string());
     });
-    expect_checkpoint(&refusal(&device, fixture.path()), "model.safetensors", &["in another shard too"]);
+    expect_checkpoint(
+        &refusal(&device, fixture.path()),
+        "gone.safetensors",
+        &["named by model.safetensors.index.json"],
+    );
+    let fixture = with(|f| {
+        f.write("first.safetensors", f.read("model.safetensors"));
+        f.write("second.safetensors", f.read("model.safetensors"));
+        f.remove("model.safetensors");
+        f.write(INDEX, json!({"weight_map": {"a": "first.safetensors", "b": "second.safetensors"}}).to_string());
+    });
+    expect_checkpoint(&refusal(&device, fixture.path()), "second.safetensors", &["a second time"]);
     for text in ["{", "[]", "{\"weight_map\": 3}"] {
-        let fixture = with(|f| f.write(INDEX, text));
+        let fixture = with(|f| {
+            f.remove("model.safetensors");
+            f.write(INDEX, text);
+        });
         expect_checkpoint(&refusal(&device, fixture.path()), INDEX, &[]);
     }
 }

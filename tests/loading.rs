@@ -1,5 +1,6 @@
 //! Loading in every way gives the same model: mapped or read, in place or staged, quantised on the way or beforehand.
-//! What is wrong with quantised files, and files that change while they are read, is told.
+//! What is wrong with quantised files, and files that change while they are read, is told. Tensors are found under every
+//! name that the reference finds them by, and adapters are merged into them as peft does.
 
 mod support;
 
@@ -13,8 +14,8 @@ use instructblip::weights::{Formats, TensorFiles};
 use instructblip::{Checkpoint, Error, GenerateOptions, Image, InstructBlip, Question};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
-use support::fixtures::{Fixture, Stored, narrow};
-use support::golden::{checkpoint_folder, tests_folder};
+use support::fixtures::{Fixture, Stored, copy, edit_tensors, narrow, rename_tensor};
+use support::golden::{Golden, checkpoint_folder, golden_image, relative_l2, tests_folder};
 use support::models::load;
 
 fn options(formats: Formats) -> LoadOptions {
@@ -75,7 +76,7 @@ fn a_quantised_checkpoint_gives_what_its_source_gives_quantised_on_the_way() {
         let target = folder.path().join("small");
         let formats = Formats { qformer: Some(format), ..Formats::usual(format) };
         let checkpoint = Checkpoint::directory(&source).expect("a folder");
-        let written = quantize(&checkpoint, &target, formats, 40_000, &mut |_, _| {}).expect("written");
+        let written = quantize(&checkpoint, None, &target, formats, 40_000, &mut |_, _| {}).expect("written");
         assert!(written.files > 1, "{name}: small shards");
         let on_the_way = logits(&mut open(&device, &source, &options(formats)).expect("a model"));
         let mut stored = open(&device, &target, &LoadOptions::default()).expect("a model");
@@ -93,6 +94,7 @@ fn quantised_files_have_the_documented_names_types_and_shapes() {
     let mut last = (0, 1);
     quantize(
         &instructblip::embedded::SHAPES,
+        None,
         &target,
         Formats::usual(WeightFormat::Q4),
         u64::MAX,
@@ -137,7 +139,8 @@ fn quantising_leaves_nothing_behind_when_it_fails_and_touches_no_other_folder() 
     let target = folder.path().join("small");
     let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
     let quantise = |target: &Path| {
-        quantize(&checkpoint, target, Formats::usual(WeightFormat::Q8), u64::MAX, &mut |_, _| {}).expect_err("refused")
+        quantize(&checkpoint, None, target, Formats::usual(WeightFormat::Q8), u64::MAX, &mut |_, _| {})
+            .expect_err("refused")
     };
     let error = quantise(&target);
     assert!(error.to_string().contains("up_proj.weight holds") && error.to_string().contains("not finite"), "{error}");
@@ -161,7 +164,7 @@ fn a_tied_matrix_is_written_once() {
     let target = folder.path().join("small");
     let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
     let formats = Formats::usual(WeightFormat::Q8);
-    quantize(&checkpoint, &target, formats, 1, &mut |_, _| {}).expect("written");
+    quantize(&checkpoint, None, &target, formats, 1, &mut |_, _| {}).expect("written");
     let on_the_way = logits(&mut open(&device, fixture.path(), &options(formats)).expect("a model"));
     assert_eq!(logits(&mut open(&device, &target, &LoadOptions::default()).expect("a model")), on_the_way);
 }
@@ -202,7 +205,7 @@ fn damaged_quantised_tensors_are_refused_by_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let small = folder.path().join("small");
     let source = Checkpoint::directory(checkpoint_folder("bf16-theta")).expect("a folder");
-    quantize(&source, &small, Formats::usual(WeightFormat::Q8), u64::MAX, &mut |_, _| {}).expect("written");
+    quantize(&source, None, &small, Formats::usual(WeightFormat::Q8), u64::MAX, &mut |_, _| {}).expect("written");
     let whole = std::fs::read(small.join("model.safetensors")).expect("a file");
     let matrix = "language_model.model.layers.0.self_attn.o_proj.weight";
     type Edit = fn(Stored) -> Option<Stored>;
@@ -313,4 +316,248 @@ fn what_was_seen_while_loading_is_reported() {
     assert_eq!((report.scan.flushed, report.scan.not_finite), (7, 0));
     assert_eq!((report.scan.max_abs, report.largest.as_str()), (123.5, "language_model.model.norm.weight"));
     assert!(report.bytes <= total && told <= total && report.bytes > total * 9 / 10);
+}
+
+/// Two models in one folder: where there is a single file, nobody looks at an index, whichever was saved first.
+#[test]
+fn a_single_file_counts_before_an_index() {
+    let Some(device) = support::device() else { return };
+    let fixture = Fixture::of("ib-llama");
+    let wanted = logits(&mut load(&device, fixture.path()));
+    let index = "model.safetensors.index.json";
+    fixture.write(index, json!({"weight_map": {"query_tokens": "model-00001-of-00002.safetensors"}}).to_string());
+    assert_eq!(logits(&mut load(&device, fixture.path())), wanted, "an index whose files are gone");
+    let other = Fixture::of("ib-llama");
+    other.edit_tensors(|_, tensor| Some(tensor.map(|value| value / 2.0)));
+    fixture.write("model-00001-of-00002.safetensors", other.read("model.safetensors"));
+    assert_eq!(logits(&mut load(&device, fixture.path())), wanted, "an index of another model");
+}
+
+#[test]
+fn tied_tensors_are_found_under_any_of_their_names() {
+    let Some(device) = support::device() else { return };
+    let cases: [(&str, &str, &[&str]); 3] = [
+        ("ib-t5-relu-tied", "shared", &["lm_head", "encoder.embed_tokens", "decoder.embed_tokens"]),
+        ("b2-opt", "model.decoder.embed_tokens", &["lm_head"]),
+        ("ib-llama", "model.embed_tokens", &["lm_head"]),
+    ];
+    let full = |name: &str| format!("language_model.{name}.weight");
+    for (name, embedding, others) in cases {
+        let fixture = Fixture::of(name);
+        if name == "ib-llama" {
+            fixture.set("config.json", "/text_config/tie_word_embeddings", json!(true));
+            fixture.edit_tensors(|name, tensor| (name != full("lm_head")).then_some(tensor));
+        }
+        let wanted = logits(&mut load(&device, fixture.path()));
+        let mut stored = embedding;
+        for other in others {
+            rename_tensor(fixture.path(), &full(stored), &full(other));
+            stored = other;
+            assert_eq!(logits(&mut load(&device, fixture.path())), wanted, "{name}: {other}");
+        }
+    }
+}
+
+/// transformers 5 calls every T5 tied, says apart from it whether the decoder's output is scaled, and saves no head.
+#[test]
+fn a_tied_t5_whose_output_is_not_scaled_loads() {
+    let Some(device) = support::device() else { return };
+    let fixture = Fixture::of("ib-t5-relu-tied");
+    let scaled = logits(&mut load(&device, fixture.path()));
+    fixture.set("config.json", "/text_config/tie_word_embeddings", json!(true));
+    fixture.set("config.json", "/text_config/scale_decoder_outputs", json!(false));
+    let plain = logits(&mut load(&device, fixture.path()));
+    let scale = (48f64).sqrt();
+    let wanted: Vec<f64> = scaled.iter().map(|&v| f64::from(v) * scale).collect();
+    let got: Vec<f64> = plain.iter().map(|&v| v.into()).collect();
+    assert!(relative_l2(&got, &wanted) < 1e-5);
+}
+
+/// An OPT whose head is its own, as the reference loads it.
+#[test]
+fn an_untied_opt_has_a_head_of_its_own() {
+    let Some(device) = support::device() else { return };
+    let fixture = Fixture::of("b2-opt");
+    let tied = logits(&mut load(&device, fixture.path()));
+    let folder = fixture.path();
+    edit_tensors(folder, |_, tensor| Some(tensor));
+    let file = fixture.read("model.safetensors");
+    let tensors = SafeTensors::deserialize(&file).expect("a valid file");
+    let embedding = tensors.tensor("language_model.model.decoder.embed_tokens.weight").expect("an embedding");
+    let halves = Stored { dtype: embedding.dtype(), shape: embedding.shape().into(), bytes: embedding.data().into() };
+    let halves = halves.map(|value| value / 2.0);
+    let head = safetensors::tensor::TensorView::new(halves.dtype, halves.shape, &halves.bytes).expect("a tensor");
+    let head = ("language_model.lm_head.weight".to_string(), head);
+    let all = tensors.tensors().into_iter().chain([head]);
+    fixture.write("model.safetensors", safetensors::serialize(all, None).expect("a file"));
+    for tie in [true, false] {
+        fixture.set("config.json", "/text_config/tie_word_embeddings", json!(tie));
+        // Both are stored and differ, so the reference ties nothing, whatever the configuration says.
+        let untied = logits(&mut load(&device, folder));
+        assert!(
+            untied.iter().zip(&tied).all(|(untied, tied)| (untied * 2.0 - tied).abs() < 1e-4 * tied.abs().max(1.0))
+        );
+    }
+}
+
+/// The prefix that the reference strips, and the names that norms had before 2020.
+#[test]
+fn names_that_the_reference_renames_are_renamed() {
+    let Some(device) = support::device() else { return };
+    let fixture = Fixture::of("ib-llama");
+    let wanted = logits(&mut load(&device, fixture.path()));
+    let bytes = fixture.read("model.safetensors");
+    let tensors = SafeTensors::deserialize(&bytes).expect("a valid file");
+    let old =
+        |name: &str| name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta");
+    let renamed = tensors.tensors().into_iter().map(|(name, view)| (format!("blip.{}", old(&name)), view));
+    fixture.write("model.safetensors", safetensors::serialize(renamed, None).expect("a file"));
+    assert_eq!(logits(&mut load(&device, fixture.path())), wanted);
+}
+
+/// The folder of a checkpoint with adapters, or of one of those.
+fn adapters(name: &str) -> std::path::PathBuf {
+    tests_folder().join("golden/adapters").join(name)
+}
+
+/// Relative distance of a model's last logits from the recorded ones, and whether its greedy answer is the recorded one.
+fn against(golden: &Golden, model: &mut InstructBlip) -> (f64, bool) {
+    let image = Image::open(golden_image(golden.about("image"))).expect("a picture");
+    let question = Question::new(&image, golden.about("prompt"));
+    let start = model.config().text.decoder_start_token_id();
+    let options = ForwardOptions { decoder_input_ids: start.into_iter().collect(), ..ForwardOptions::default() };
+    let tensors = model.forward(&question, &options).expect("a pass");
+    let logits = tensors.into_iter().find(|t| t.name == "logits").expect("logits");
+    let (_, wanted) = golden.tensor("logits");
+    let Values::F32(values) = logits.values else { panic!("logits are f32") };
+    let last: Vec<f64> = values[values.len() - wanted.len()..].iter().map(|&v| v.into()).collect();
+    let ids = golden.ids("greedy_ids");
+    let options = GenerateOptions { eos_token_ids: Some(Vec::new()), ..GenerateOptions::up_to(ids.len() as u32) };
+    let reply = model.answer(&[question], &options, &mut |_| {}).expect("an answer").swap_remove(0);
+    (relative_l2(&last, wanted), reply.token_ids == ids)
+}
+
+#[test]
+fn adapters_are_merged_as_peft_does() {
+    let Some(device) = support::device() else { return };
+    for base in ["llama", "opt", "t5"] {
+        let root = adapters(base);
+        let folder = root.join("base");
+        let unadapted = Golden::read(&folder.join("golden.safetensors"));
+        let bound = support::stage_bound(&device);
+        let (distance, same) = against(&unadapted, &mut load(&device, &folder));
+        assert!(distance <= bound && same, "{base}: {distance}");
+        let mut names: Vec<_> =
+            std::fs::read_dir(&root).expect("a folder").map(|e| e.expect("an entry").path()).collect();
+        names.retain(|path| *path != folder);
+        assert!(!names.is_empty());
+        for path in names {
+            let golden = Golden::read(&path.join("golden.safetensors"));
+            let adapter = Some(Checkpoint::directory(&path).expect("a folder"));
+            let options = LoadOptions { adapter, ..LoadOptions::default() };
+            let mut given = open(&device, &folder, &options).expect("a model");
+            let (distance, same) = against(&golden, &mut given);
+            assert!(distance <= bound && same, "{}: {distance}", path.display());
+            let (distance, same) = against(&unadapted, &mut given);
+            assert!(distance > 0.02 && !same, "{}: the adapter changes nothing", path.display());
+        }
+    }
+}
+
+/// An adapter given as the model brings its base; beside its base it is applied, as `from_pretrained` does both.
+#[test]
+fn an_adapter_in_the_models_folder_counts() {
+    let Some(device) = support::device() else { return };
+    let alone = adapters("llama/plain");
+    let golden = Golden::read(&alone.join("golden.safetensors"));
+    let bound = support::stage_bound(&device);
+    let (distance, same) = against(&golden, &mut load(&device, &alone));
+    assert!(distance <= bound && same, "alone: {distance}");
+    let both = tempfile::tempdir().expect("a folder");
+    copy(&adapters("llama/base"), both.path());
+    for name in ["adapter_config.json", "adapter_model.safetensors"] {
+        std::fs::copy(alone.join(name), both.path().join(name)).expect("copied");
+    }
+    let (distance, same) = against(&golden, &mut load(&device, both.path()));
+    assert!(distance <= bound && same, "beside its base: {distance}");
+    // Rounded once and for all, it is in the weights, and no adapter any more.
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = folder.path().join("small");
+    let checkpoint = Checkpoint::directory(both.path()).expect("a folder");
+    quantize(&checkpoint, None, &small, Formats::usual(WeightFormat::F16), u64::MAX, &mut |_, _| {}).expect("written");
+    assert!(!small.join("adapter_config.json").exists());
+    let (distance, same) = against(&golden, &mut load(&device, &small));
+    assert!(distance <= bound && same, "written: {distance}");
+    // Layers that take turns get it every time they come.
+    let options = LoadOptions { offload: true, ..LoadOptions::default() };
+    let (distance, same) = against(&golden, &mut open(&device, both.path(), &options).expect("a model"));
+    assert!(distance <= bound && same, "taking turns: {distance}");
+    let adapter = Some(Checkpoint::directory(&alone).expect("a folder"));
+    let options = LoadOptions { adapter, ..LoadOptions::default() };
+    let error = open(&device, both.path(), &options).map(|_| ()).expect_err("two adapters").to_string();
+    assert!(error.contains("holds an adapter already"), "{error}");
+}
+
+#[test]
+fn adapters_that_cannot_be_merged_are_refused_by_name() {
+    let refusal = |edit: &dyn Fn(&Path)| {
+        let folder = tempfile::tempdir().expect("a folder");
+        copy(&adapters("llama/plain"), folder.path());
+        edit(folder.path());
+        let base = Checkpoint::directory(adapters("llama/base")).expect("a folder");
+        let adapter = Checkpoint::directory(folder.path()).expect("a folder");
+        InstructBlip::check(&base, Some(&adapter)).expect_err("a refusal").to_string()
+    };
+    let set = |name: &'static str, value: Value| {
+        move |folder: &Path| {
+            let file = folder.join("adapter_config.json");
+            let mut json: Value = serde_json::from_slice(&std::fs::read(&file).expect("a file")).expect("JSON");
+            json[name] = value.clone();
+            std::fs::write(&file, json.to_string()).expect("written");
+        }
+    };
+    let tensors = |edit: fn(&str, Stored) -> Option<Stored>| {
+        move |folder: &Path| {
+            let (theirs, ours) = (folder.join("adapter_model.safetensors"), folder.join("model.safetensors"));
+            std::fs::rename(&theirs, &ours).expect("renamed");
+            edit_tensors(folder, edit);
+            std::fs::rename(&ours, &theirs).expect("renamed");
+        }
+    };
+    let cases: [(&dyn Fn(&Path), &str); 11] = [
+        (&set("use_dora", json!(true)), "DoRA is not supported"),
+        (&set("peft_type", json!("IA3")), "kind IA3"),
+        (&set("trainable_token_indices", json!([1])), "trained tokens"),
+        (&set("init_lora_weights", json!("pissa")), "pissa"),
+        (&set("alpha_pattern", json!({"(": 1})), "alpha_pattern"),
+        (
+            &|folder| std::fs::remove_file(folder.join("adapter_config.json")).expect("removed"),
+            "adapter_config.json: is missing",
+        ),
+        (
+            &|folder| std::fs::remove_file(folder.join("adapter_model.safetensors")).expect("removed"),
+            "safetensors: is missing",
+        ),
+        (
+            &tensors(|name, t| (!name.contains("layers.0.self_attn.q_proj.lora_B")).then_some(t)),
+            "one of the two factors",
+        ),
+        (
+            &tensors(|name, t| {
+                Some(if name.contains("q_proj.lora_A") { Stored { shape: vec![2, 96], ..t } } else { t })
+            }),
+            "[2, 96]",
+        ),
+        (&set("lora_alpha", json!("x")), "lora_alpha"),
+        (&|folder| std::fs::write(folder.join("adapter_config.json"), "{").expect("written"), "not valid JSON"),
+    ];
+    for (edit, part) in cases {
+        let error = refusal(edit);
+        assert!(error.contains(part), "no {part:?} in {error}");
+    }
+    // One that was made for another model changes what this one does not have.
+    let base = Checkpoint::directory(adapters("t5/base")).expect("a folder");
+    let adapter = Checkpoint::directory(adapters("llama/plain")).expect("a folder");
+    let error = InstructBlip::check(&base, Some(&adapter)).expect_err("a refusal").to_string();
+    assert!(error.contains("does not have") && error.contains("another model"), "{error}");
 }

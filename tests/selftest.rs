@@ -185,7 +185,7 @@ fn doctor_without_an_adapter_prints_the_rest() {
 
 #[test]
 fn checkpoints_are_checked_without_a_device() {
-    let check = |folder: &std::path::Path| InstructBlip::check(&Checkpoint::directory(folder).expect("a folder"));
+    let check = |folder: &std::path::Path| InstructBlip::check(&Checkpoint::directory(folder).expect("a folder"), None);
     check(&checkpoint_folder("mha-untied-d88")).expect("a good checkpoint");
     let fixture = Fixture::new();
     fixture.remove("config.json");

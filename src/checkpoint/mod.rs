@@ -13,6 +13,11 @@ use crate::error::{Error, Result};
 /// Largest configuration or tokenizer file that is read whole.
 const MAX_SMALL_FILE: u64 = 64 << 20;
 
+/// The settings of an adapter, as peft calls the file.
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// The weights of an adapter, as peft calls the file.
+pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+
 /// The files of one checkpoint.
 #[derive(Clone, Debug)]
 pub enum Checkpoint {
@@ -25,6 +30,15 @@ pub enum Checkpoint {
         /// File name (with `/` for folders) and contents.
         files: &'static [(&'static str, &'static [u8])],
     },
+}
+
+/// The model that an adapter was made for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdapterBase {
+    /// A folder on this machine.
+    Folder(PathBuf),
+    /// A name that is no folder here: of a repository on the hub, `owner/name`.
+    Repository(String),
 }
 
 /// A file that is read piece by piece.
@@ -57,6 +71,26 @@ impl Checkpoint {
             Checkpoint::Directory(path) => path,
             Checkpoint::Embedded { name, .. } => Path::new(name),
         }
+    }
+
+    /// The model that this adapter was made for (`base_model_name_or_path`): a folder, also one beside the adapter, or a
+    /// repository.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when this is no adapter, or one that does not name its model.
+    pub fn adapter_base(&self) -> Result<AdapterBase> {
+        let file = self.root().join(ADAPTER_CONFIG);
+        let wrong = |problem: &str| Error::checkpoint(&file, problem);
+        let bytes = self.read(ADAPTER_CONFIG)?.ok_or_else(|| wrong("is missing; give the folder that peft saved"))?;
+        let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|_| wrong("is not valid JSON"))?;
+        let name = json.get("base_model_name_or_path").and_then(|name| name.as_str()).filter(|name| !name.is_empty());
+        let name = name.ok_or_else(|| wrong("has no \"base_model_name_or_path\"; name the model it was made for"))?;
+        // An absolute path stays what it is.
+        let places = [self.root().join(name), PathBuf::from(name)];
+        Ok(match places.into_iter().find(|place| place.is_dir()) {
+            Some(folder) => AdapterBase::Folder(folder),
+            None => AdapterBase::Repository(name.into()),
+        })
     }
 
     /// The whole of a small file, or `None` when the checkpoint has no such file.

@@ -68,6 +68,8 @@ pub struct OptConfig {
     pub activation_function: String,
     /// Whether linear layers have a bias.
     pub enable_bias: bool,
+    /// Whether the output layer is the embedding when the file has no output layer.
+    pub tie_word_embeddings: bool,
     /// Ids and lengths for generation.
     pub generation: GenerationConfig,
 }
@@ -381,7 +383,7 @@ fn opt(json: &Value) -> Result<OptConfig, String> {
             "text_config.word_embed_proj_dim is {embedding}; only hidden_size {hidden_size} is supported"
         ));
     }
-    for name in ["do_layer_norm_before", "layer_norm_elementwise_affine", "tie_word_embeddings"] {
+    for name in ["do_layer_norm_before", "layer_norm_elementwise_affine"] {
         if !field(json, name, true)? {
             return Err(format!("text_config.{name} is false; supported are OPT models where it is true"));
         }
@@ -395,6 +397,7 @@ fn opt(json: &Value) -> Result<OptConfig, String> {
         max_position_embeddings: field(json, "max_position_embeddings", 2048)?,
         activation_function: field(json, "activation_function", "relu".into())?,
         enable_bias: field(json, "enable_bias", true)?,
+        tie_word_embeddings: field(json, "tie_word_embeddings", true)?,
         generation: generation(json, &[2], 2, &[1])?,
     })
 }

@@ -17,6 +17,11 @@ use crate::runtime::ops::attention::{Heads, Rows};
 use crate::runtime::recorder::Recorder;
 use crate::weights::Loader;
 
+/// Label of the output layer.
+const HEAD_LABEL: &str = "language_model.lm_head";
+/// Name of the output layer's weight.
+const HEAD: &str = "language_model.lm_head.weight";
+
 /// A language model of one of the three families.
 #[derive(Debug)]
 pub enum Language {
@@ -57,6 +62,19 @@ impl Language {
             TextConfig::Opt(config) => Language::Opt(Opt::load(w, config)?),
             TextConfig::T5(config) => Language::T5(T5::load(w, config)?),
         })
+    }
+
+    /// Names of the tensors that are one in a model of this configuration, whichever of them its files have
+    /// (`_tied_weights_keys` of the reference's classes).
+    pub fn tied_weights(config: &TextConfig) -> Vec<String> {
+        let names: &[&str] = match config {
+            TextConfig::Llama(config) if config.tie_word_embeddings => &["model.embed_tokens", "lm_head"],
+            TextConfig::Opt(config) if config.tie_word_embeddings => &["model.decoder.embed_tokens", "lm_head"],
+            // Always: its configuration only says whether the decoder's output is scaled.
+            TextConfig::T5(_) => &["shared", "encoder.embed_tokens", "decoder.embed_tokens", "lm_head"],
+            TextConfig::Llama(_) | TextConfig::Opt(_) => &[],
+        };
+        names.iter().map(|name| format!("language_model.{name}.weight")).collect()
     }
 
     /// The attention heads, which the cache is laid out by.
@@ -145,14 +163,11 @@ impl Language {
     }
 }
 
-/// The output layer: the file's own, or the embedding where the file has none and the model ties them.
+/// The output layer: the embedding, where files have them as one tensor (without files, where they are `tied`), or one of
+/// its own.
 fn load_head(w: &mut Loader<'_>, embedding: &Matrix, rows: u32, tied: bool) -> Result<Linear> {
-    let head = "language_model.lm_head";
-    let name = format!("{head}.weight");
-    // A recording without files follows the configuration.
-    // An embedding that is stored under the output layer's name is both.
-    match embedding.label == head || (tied && !(w.has_files() && w.has(&name))) {
-        true => Ok(Linear { weight: embedding.clone().relabelled(head), bias: None }),
-        false => w.output_layer(head, w.rows_of(&name, rows), embedding.cols),
+    match w.are_one(&format!("{}.weight", embedding.label), HEAD).unwrap_or(tied) {
+        true => Ok(Linear { weight: embedding.clone().relabelled(HEAD_LABEL), bias: None }),
+        false => w.output_layer(HEAD_LABEL, w.rows_of(HEAD, rows), embedding.cols),
     }
 }

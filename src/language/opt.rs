@@ -51,16 +51,14 @@ impl Opt {
         let d = config.hidden_size;
         let decoder = "language_model.model.decoder";
         let tokens = format!("{decoder}.embed_tokens");
-        // Either of two tied tensors may be the one that is stored.
-        let stored = if w.has(&format!("{tokens}.weight")) { tokens } else { "language_model.lm_head".into() };
-        let rows = w.rows_of(&format!("{stored}.weight"), config.vocab_size);
-        let embed_tokens = w.table(&stored, rows, d)?;
+        let rows = w.rows_of(&format!("{tokens}.weight"), config.vocab_size);
+        let embed_tokens = w.table(&tokens, rows, d)?;
         let positions = config.max_position_embeddings;
         let table = w.tensor(&format!("{decoder}.embed_positions.weight"), &[positions + POSITION_OFFSET, d])?;
         Ok(Opt {
             heads: Heads::full(config.num_attention_heads, d / config.num_attention_heads),
             activation: Activation::named(&config.activation_function).expect("validated with the configuration"),
-            lm_head: load_head(w, &embed_tokens, rows, true)?,
+            lm_head: load_head(w, &embed_tokens, rows, config.tie_word_embeddings)?,
             embed_tokens,
             embed_positions: table.slice_rows(POSITION_OFFSET, positions),
             blocks: (0..config.num_hidden_layers)

@@ -79,10 +79,9 @@ impl T5 {
     /// # Errors
     /// As [`Loader::linear`].
     pub fn load(w: &mut Loader<'_>, config: &T5Config) -> Result<T5> {
-        let names = ["shared", "encoder.embed_tokens", "decoder.embed_tokens"].map(|n| format!("language_model.{n}"));
-        let stored = names.iter().find(|name| w.has(&format!("{name}.weight"))).unwrap_or(&names[0]);
-        let rows = w.rows_of(&format!("{stored}.weight"), config.vocab_size);
-        let shared = w.table(stored, rows, config.d_model)?;
+        let embedding = "language_model.shared";
+        let rows = w.rows_of(&format!("{embedding}.weight"), config.vocab_size);
+        let shared = w.table(embedding, rows, config.d_model)?;
         Ok(T5 {
             heads: Heads::full(config.num_heads, config.d_kv).unscaled(),
             activation: Activation::named(&config.dense_act_fn).expect("validated with the configuration"),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::residence::Home;
+use super::sources::Sources;
 use super::{InstructBlip, MemoryPlan, Parts, Workload, milliseconds};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
@@ -28,12 +29,16 @@ pub struct LoadOptions {
     pub offload: bool,
     /// What will be asked at most: the budget has to hold for it.
     pub workload: Workload,
+    /// A LoRA adapter, as peft saves it, to be merged into the weights as they are read. Without one, an adapter that
+    /// the checkpoint's own folder holds is merged.
+    pub adapter: Option<Checkpoint>,
 }
 
 impl Default for LoadOptions {
     fn default() -> Self {
         let workload = Workload::default();
-        LoadOptions { formats: Formats::default(), mmap: true, budget_bytes: None, offload: false, workload }
+        let formats = Formats::default();
+        LoadOptions { formats, mmap: true, budget_bytes: None, offload: false, workload, adapter: None }
     }
 }
 
@@ -45,24 +50,25 @@ struct Checked {
 }
 
 /// Checks everything but the weights' values.
-fn check(checkpoint: &Checkpoint, config: &Config, files: &Arc<TensorFiles>, placement: Placement) -> Result<Checked> {
+fn check(sources: &Sources, config: &Config, files: &Arc<TensorFiles>, placement: Placement) -> Result<Checked> {
     let mut survey = Loader::survey(Some(files), placement);
     let shapes = Parts::load(&mut survey, config)?;
     let surveyed = survey.finish()?;
-    check_vocabulary(checkpoint, &shapes.language)?;
-    let processor = load_processor(checkpoint, config, &shapes)?;
+    check_vocabulary(sources.base(), &shapes.language)?;
+    let processor = load_processor(sources, config, &shapes)?;
     Ok(Checked { shapes, surveyed, processor })
 }
 
 impl InstructBlip {
     /// Checks a checkpoint as [`InstructBlip::load`] does, without a device: configuration, tokenizers, names, shapes
-    /// and sizes of all tensors. Only headers are read, so it takes no longer for a large model.
+    /// and sizes of all tensors, with those of `adapter` or its own. Only headers are read, so it takes no longer for a large model.
     ///
     /// # Errors
     /// [`Error::Checkpoint`], [`Error::MissingTensors`], [`Error::Io`].
-    pub fn check(checkpoint: &Checkpoint) -> Result<()> {
-        let (config, files) = open(checkpoint, false)?;
-        check(checkpoint, &config, &files, Placement::default()).map(|_| ())
+    pub fn check(checkpoint: &Checkpoint, adapter: Option<&Checkpoint>) -> Result<()> {
+        let sources = Sources::of(checkpoint, adapter)?;
+        let config = sources.config()?;
+        check(&sources, &config, &sources.files(&config, false)?, Placement::default()).map(|_| ())
     }
 
     /// Loads a checkpoint onto `device`, in the formats it is stored in. `progress` hears (bytes done, bytes in all) as
@@ -87,10 +93,12 @@ impl InstructBlip {
         progress: &mut dyn FnMut(u64, u64),
     ) -> Result<InstructBlip> {
         let start = Instant::now();
-        let (config, files) = open(checkpoint, options.mmap)?;
+        let sources = Sources::of(checkpoint, options.adapter.as_ref())?;
+        let config = sources.config()?;
+        let files = sources.files(&config, options.mmap)?;
         let bounded = LoadOptions { budget_bytes: options.budget_bytes.or(device.memory_bytes()), ..options.clone() };
         let memory = MemoryPlan::choose(&config, Some(&files), &bounded, &device.caps())?;
-        let Checked { shapes, surveyed, processor } = check(checkpoint, &config, &files, memory.placement)?;
+        let Checked { shapes, surveyed, processor } = check(&sources, &config, &files, memory.placement)?;
         let (mut done, total) = (0, surveyed.source_bytes);
         let home =
             Home { config: config.clone(), files, placement: memory.placement, surveyed, offload: options.offload };
@@ -138,17 +146,8 @@ impl InstructBlip {
     }
 }
 
-/// The configuration and the tensor files of a checkpoint.
-pub(super) fn open(checkpoint: &Checkpoint, mmap: bool) -> Result<(Config, Arc<TensorFiles>)> {
-    let file = checkpoint.root().join("config.json");
-    let bytes = checkpoint
-        .read("config.json")?
-        .ok_or_else(|| Error::checkpoint(&file, "is missing; give the folder save_pretrained wrote"))?;
-    Ok((Config::parse(&file, &bytes)?, Arc::new(TensorFiles::open(checkpoint, mmap)?)))
-}
-
 /// The processor, bounded by the model: `shapes` knows how many rows the embeddings really have.
-fn load_processor(checkpoint: &Checkpoint, config: &Config, shapes: &Parts) -> Result<Processor> {
+fn load_processor(sources: &Sources, config: &Config, shapes: &Parts) -> Result<Processor> {
     let limits = PromptLimits {
         image_token_id: config.image_token_id,
         num_query_tokens: config.num_query_tokens as usize,
@@ -156,14 +155,15 @@ fn load_processor(checkpoint: &Checkpoint, config: &Config, shapes: &Parts) -> R
         qformer_rows: shapes.qformer.vocab_rows() as usize,
         qformer_positions: config.qformer.max_position_embeddings as usize,
     };
-    let processor = Processor::from_files(&|name| checkpoint.read(name), checkpoint.root(), limits)?;
+    let root = sources.base().root();
+    let processor = Processor::from_files(&|name| sources.read(name), root, limits)?;
     let (width, height, side) = (processor.image().width(), processor.image().height(), config.vision.image_size);
     if (width, height) != (side, side) {
         let problem = format!(
             "the image processor's settings give pictures of {width}x{height} pixels, but vision_config.image_size in \
              config.json is {side}"
         );
-        return Err(Error::checkpoint(checkpoint.root(), problem));
+        return Err(Error::checkpoint(root, problem));
     }
     Ok(processor)
 }

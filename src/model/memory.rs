@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use super::load::{LoadOptions, open};
+use super::load::LoadOptions;
+use super::sources::Sources;
 use super::{MAX_RUN_ROWS, Parts};
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
@@ -88,6 +89,14 @@ pub struct MemoryPlan {
     pub file_bytes: u64,
 }
 
+/// What a plan looks at: the configuration, and the headers of the files.
+fn open(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<(Config, Arc<TensorFiles>)> {
+    let sources = Sources::of(checkpoint, options.adapter.as_ref())?;
+    let config = sources.config()?;
+    let files = sources.files(&config, false)?;
+    Ok((config, files))
+}
+
 impl MemoryPlan {
     /// The plan for a checkpoint, of which only `config.json` and the headers are read. A budget in `options` places
     /// the weights so that it holds.
@@ -95,7 +104,7 @@ impl MemoryPlan {
     /// # Errors
     /// [`Error::OverBudget`]; otherwise as [`super::InstructBlip::load`].
     pub fn of(checkpoint: &Checkpoint, options: &LoadOptions, caps: &Caps) -> Result<MemoryPlan> {
-        let (config, files) = open(checkpoint, false)?;
+        let (config, files) = open(checkpoint, options)?;
         MemoryPlan::choose(&config, Some(&files), options, caps)
     }
 
@@ -136,7 +145,7 @@ impl MemoryPlan {
     /// # Errors
     /// As [`MemoryPlan::of`].
     pub fn settings(checkpoint: &Checkpoint, options: &LoadOptions, caps: &Caps) -> Result<Vec<(String, MemoryPlan)>> {
-        let (config, files) = open(checkpoint, false)?;
+        let (config, files) = open(checkpoint, options)?;
         Planner { config: &config, files: Some(&files), caps, workload: options.workload }.settings(options)
     }
 

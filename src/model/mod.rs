@@ -7,6 +7,7 @@ mod quantize;
 mod reply;
 mod residence;
 mod score;
+mod sources;
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

@@ -7,7 +7,7 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use super::Parts;
-use super::load::open;
+use super::sources::Sources;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::runtime::WeightFormat;
@@ -27,7 +27,7 @@ pub struct Quantized {
     pub files: usize,
 }
 
-/// Writes `checkpoint` with its matrices in `formats` into `folder`, which must be empty or not there yet: the same
+/// Writes `checkpoint`, with `adapter` or its own merged, with its matrices in `formats` into `folder`, which must be empty or not there yet: the same
 /// files, but for the tensors, which go by the names that [`crate::weights`] documents, and `quantization_config` in
 /// `config.json`, by which other programs see that these weights are not for them. It loads like any other, and gives
 /// the same answers as the source loaded in these formats. `progress` hears (bytes done, bytes in all).
@@ -37,12 +37,15 @@ pub struct Quantized {
 /// that has no room left. Nothing is left in the folder then.
 pub fn quantize(
     checkpoint: &Checkpoint,
+    adapter: Option<&Checkpoint>,
     folder: &Path,
     formats: Formats,
     shard_bytes: u64,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Quantized> {
-    let (config, files) = open(checkpoint, true)?;
+    let sources = Sources::of(checkpoint, adapter)?;
+    let config = sources.config()?;
+    let files = sources.files(&config, true)?;
     let mut survey = Loader::survey(Some(&files), Placement { formats, ..Placement::default() });
     Parts::load(&mut survey, &config)?;
     let surveyed = survey.finish()?;
@@ -55,7 +58,7 @@ pub fn quantize(
     }
     let shards = Shards::new(order, shard_bytes, &[]);
     new_folder(folder)?;
-    let result = small_files(checkpoint, &surveyed.formats).and_then(|small| {
+    let result = small_files(&sources, &surveyed.formats).and_then(|small| {
         let produce = |tensor: &Written, put: &mut Put<'_>| {
             let Job { asked, half } = &jobs[&tensor.name];
             match asked.format {
@@ -103,14 +106,14 @@ fn jobs<'a>(files: &TensorFiles, asked: &'a Asked) -> Vec<(Written, Job<'a>)> {
 }
 
 /// Every file that is no tensor file, with what was done noted in the configuration.
-fn small_files(checkpoint: &Checkpoint, formats: &[WeightFormat; 3]) -> Result<Vec<(String, Vec<u8>)>> {
+fn small_files(sources: &Sources, formats: &[WeightFormat; 3]) -> Result<Vec<(String, Vec<u8>)>> {
     let mut small = Vec::new();
-    for name in checkpoint.small_files()? {
-        let Some(mut bytes) = checkpoint.read(&name)? else { continue };
+    for name in sources.small_files()? {
+        let Some(mut bytes) = sources.read(&name)? else { continue };
         let quantised = formats.iter().any(|&format| format != WeightFormat::F16);
         if name == "config.json" && quantised {
             let mut config: Value = serde_json::from_slice(&bytes)
-                .map_err(|_| Error::checkpoint(checkpoint.root().join(&name), "is not valid JSON"))?;
+                .map_err(|_| Error::checkpoint(sources.base().root().join(&name), "is not valid JSON"))?;
             let format = |part: Part| formats[part as usize].name();
             config["quantization_config"] = json!({
                 "quant_method": "instructblip", "group_size": 32, "vision": format(Part::Vision),

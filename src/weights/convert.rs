@@ -46,9 +46,11 @@ pub fn matrix(
     half: Half,
     put: &mut Put<'_>,
 ) -> Result<()> {
-    let Some(stored) = files.rows(name) else { return Ok(()) };
+    if files.rows(name).is_none() {
+        return Ok(());
+    }
     let (rows, width) = (shape[0] as usize, shape[1..].iter().product::<u32>());
-    let source = RowSource::unpadded(name, stored, width, format);
+    let source = RowSource::unpadded(files, name, width, format)?;
     let at_once = (PIECE_BYTES / (4 * width as usize)).max(1);
     let (mut room, mut packed, mut scales) = (Room::default(), Vec::new(), Vec::new());
     for first in (0..rows).step_by(at_once) {

@@ -8,6 +8,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
+use super::lora::Adapter;
 use crate::checkpoint::{Checkpoint, Source};
 use crate::error::{Error, Result};
 use crate::runtime::WeightFormat;
@@ -15,15 +16,22 @@ use crate::runtime::WeightFormat;
 /// Largest header accepted; a real shard's is well under 1 MB.
 const MAX_HEADER_BYTES: u64 = 8 << 20;
 
+/// The single file of weights; where there is one, `from_pretrained` does not look at an index.
+const SINGLE: &str = "model.safetensors";
+/// The list of the files of weights, where there are several.
+const INDEX: &str = "model.safetensors.index.json";
+
 /// The tensors of a checkpoint: where each one is.
 pub struct TensorFiles {
     pub(super) root: PathBuf,
     shards: Vec<Shard>,
     tensors: BTreeMap<String, Entry>,
+    pub(super) adapter: Adapter,
 }
 
+/// Where a tensor is.
 #[derive(Clone)]
-struct Entry {
+pub(super) struct Entry {
     shard: usize,
     info: TensorInfo,
 }
@@ -58,30 +66,80 @@ pub enum StoredRows<'a> {
 }
 
 impl TensorFiles {
-    /// Opens `model.safetensors`, or the shards `model.safetensors.index.json` names, and reads their headers.
+    /// Opens `model.safetensors`, or else the shards `model.safetensors.index.json` names, and reads their headers.
     /// With `mmap` files are mapped into memory where the system can; without, and elsewhere, they are read.
+    ///
+    /// Tensors get the names they have in the model: what `from_pretrained` renames is renamed.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when files are missing, damaged or only in pickle form; [`Error::Io`].
     pub fn open(checkpoint: &Checkpoint, mmap: bool) -> Result<TensorFiles> {
         let root = checkpoint.root().to_path_buf();
-        let mut files = TensorFiles { root: root.clone(), shards: Vec::new(), tensors: BTreeMap::new() };
+        let mut files = TensorFiles {
+            root: root.clone(),
+            shards: Vec::new(),
+            tensors: BTreeMap::new(),
+            adapter: Adapter::default(),
+        };
         for name in shard_names(checkpoint)? {
             let path = root.join(&name);
-            let (source, size) = checkpoint
-                .open(&name)?
-                .ok_or_else(|| Error::checkpoint(&path, "is named by the index but is not there; download it again"))?;
-            let (metadata, data_start) = read_header(&path, &source, size)?;
-            for (tensor, info) in metadata.tensors() {
-                let entry = Entry { shard: files.shards.len(), info: info.clone() };
+            let tensors = files.read_shard(checkpoint, &name, mmap)?;
+            let missing =
+                || Error::checkpoint(&path, format!("is named by {INDEX} but is not there; download it again"));
+            for (stored, entry) in tensors.ok_or_else(missing)? {
+                let tensor = model_name(&stored);
                 if files.tensors.insert(tensor.clone(), entry).is_some() {
-                    return Err(Error::checkpoint(path, format!("tensor {tensor} is in another shard too")));
+                    return Err(Error::checkpoint(path, format!("tensor {tensor} is stored here a second time")));
                 }
             }
-            let source = if mmap { source.mapped() } else { source };
-            files.shards.push(Shard { path, source, data_start });
         }
         Ok(files)
+    }
+
+    /// Opens a file of tensors and reads its header: the tensors' names in the file, and where they are. `None` when
+    /// there is no such file.
+    pub(super) fn read_shard(
+        &mut self,
+        checkpoint: &Checkpoint,
+        name: &str,
+        mmap: bool,
+    ) -> Result<Option<Vec<(String, Entry)>>> {
+        let path = checkpoint.root().join(name);
+        let Some((source, size)) = checkpoint.open(name)? else { return Ok(None) };
+        let (metadata, data_start) = read_header(&path, &source, size)?;
+        let shard = self.shards.len();
+        let entry = |(tensor, info): (String, &TensorInfo)| (tensor, Entry { shard, info: info.clone() });
+        let tensors = metadata.tensors().into_iter().map(entry).collect();
+        let source = if mmap { source.mapped() } else { source };
+        self.shards.push(Shard { path, source, data_start });
+        Ok(Some(tensors))
+    }
+
+    /// These tensors, where those of `names` are one in the model: under whichever of the names it is stored, it is found
+    /// under all of them. Names that are stored themselves keep their own.
+    #[must_use]
+    pub fn tied(mut self, names: &[String]) -> TensorFiles {
+        if let Some(entry) = names.iter().find_map(|name| self.tensors.get(name)).cloned() {
+            let absent: Vec<&String> = names.iter().filter(|name| self.rows(name).is_none()).collect();
+            absent.into_iter().for_each(|name| self.put(name, entry.clone()));
+        }
+        self
+    }
+
+    /// Whether two names are of the same tensor, and no adapter changes that.
+    pub(super) fn are_one(&self, first: &str, second: &str) -> bool {
+        let place = |name: &str| self.tensors.get(name).map(|entry| (entry.shard, entry.info.data_offsets));
+        place(first).is_some() && place(first) == place(second) && ![first, second].iter().any(|n| self.is_adapted(n))
+    }
+
+    /// Gives a tensor this name.
+    pub(super) fn put(&mut self, name: &str, entry: Entry) {
+        self.tensors.insert(name.into(), entry);
+    }
+
+    /// Names of all tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
     }
 
     /// Bytes of all tensors.
@@ -98,7 +156,12 @@ impl TensorFiles {
 
     /// The tensor of this name.
     pub fn stored(&self, name: &str) -> Option<Stored<'_>> {
-        self.tensors.get(name).map(|e| Stored { shard: &self.shards[e.shard], info: &e.info })
+        self.tensors.get(name).map(|entry| self.at(entry))
+    }
+
+    /// The tensor at a place.
+    pub(super) fn at<'a>(&'a self, entry: &'a Entry) -> Stored<'a> {
+        Stored { shard: &self.shards[entry.shard], info: &entry.info }
     }
 
     /// The matrix of this name, in whatever form it is stored.
@@ -120,6 +183,13 @@ impl TensorFiles {
             let first = stored.first_byte();
             stored.shard.source.prefetch(first + bytes.start..first + bytes.end);
         }
+    }
+}
+
+impl Entry {
+    /// The tensor's shape.
+    pub fn shape(&self) -> &[usize] {
+        &self.info.shape
     }
 }
 
@@ -208,8 +278,17 @@ impl<'a> Stored<'a> {
     }
 }
 
+/// The name that a stored tensor has in the model, as `from_pretrained` finds it: without the prefix that these models
+/// have inside larger ones, and with the names of norms of today.
+fn model_name(stored: &str) -> String {
+    let name = stored.strip_prefix("blip.").unwrap_or(stored);
+    name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+}
+
 fn shard_names(checkpoint: &Checkpoint) -> Result<Vec<String>> {
-    const INDEX: &str = "model.safetensors.index.json";
+    if checkpoint.open(SINGLE)?.is_some() {
+        return Ok(vec![SINGLE.into()]);
+    }
     let file = checkpoint.root().join(INDEX);
     if let Some(bytes) = checkpoint.read(INDEX)? {
         let index: serde_json::Value = serde_json::from_slice(&bytes)
@@ -228,9 +307,6 @@ fn shard_names(checkpoint: &Checkpoint) -> Result<Vec<String>> {
             }
         }
         return Ok(names.into_iter().map(String::from).collect());
-    }
-    if checkpoint.has_file(|name| name == "model.safetensors") {
-        return Ok(vec!["model.safetensors".into()]);
     }
     let pickles = |name: &str| name.starts_with("pytorch_model") || name.ends_with(".bin") || name.ends_with(".pth");
     Err(Error::checkpoint(

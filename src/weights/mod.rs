@@ -14,12 +14,14 @@
 
 pub mod convert;
 mod files;
+mod lora;
 mod pack;
 mod placement;
 pub mod shards;
 mod transfer;
 mod worker;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -228,7 +230,13 @@ impl<'a> Loader<'a> {
     pub fn finish(mut self) -> Result<Loaded> {
         if !self.missing.is_empty() {
             let file = self.files.map_or(Default::default(), |f| f.root.clone());
-            return Err(Error::MissingTensors { file, names: self.missing, need: self.loaded.tensors.len() });
+            let asked: BTreeSet<&str> = self.loaded.tensors.iter().map(|asked| asked.name.as_str()).collect();
+            let unused = self.files.iter().flat_map(|files| files.names()).filter(|name| !asked.contains(name));
+            let unused = unused.map(String::from).collect();
+            return Err(Error::MissingTensors { file, names: self.missing, need: self.loaded.tensors.len(), unused });
+        }
+        if let (Some(files), None) = (self.files, self.device) {
+            files.check_places(&self.loaded.tensors)?;
         }
         if let Some(worker) = self.worker.take() {
             for done in worker.finish() {
@@ -240,14 +248,9 @@ impl<'a> Loader<'a> {
         Ok(self.loaded)
     }
 
-    /// Whether there is a checkpoint to read from.
-    pub fn has_files(&self) -> bool {
-        self.files.is_some()
-    }
-
-    /// Whether the checkpoint has a tensor; always true without files.
-    pub fn has(&self, name: &str) -> bool {
-        self.files.is_none_or(|f| f.rows(name).is_some())
+    /// Whether two names are of one tensor, stored once; `None` without files.
+    pub fn are_one(&self, first: &str, second: &str) -> Option<bool> {
+        self.files.map(|files| files.are_one(first, second))
     }
 
     /// Rows of a tensor in the checkpoint, or `otherwise`: published vocabularies differ from their configuration.
@@ -281,7 +284,8 @@ impl<'a> Loader<'a> {
             (None, _) => Ok(Vec::new()),
             (Some(_), None) => Ok(vec![0.0; shape.iter().product::<u32>() as usize]),
             (Some(_), Some(stored)) => {
-                let (values, scan) = pack::host_values(name, stored)?;
+                let (mut values, scan) = pack::host_values(name, stored)?;
+                self.files.map_or(Ok(()), |files| files.add_values(name, &mut values))?;
                 self.saw(name, &scan);
                 self.read(stored.bytes());
                 Ok(values)
@@ -520,7 +524,7 @@ impl<'a> Loader<'a> {
             return Ok(false);
         };
         check_stored(name, stored, shape, &[Dtype::F16, Dtype::BF16, Dtype::F32])?;
-        self.loaded.source_bytes += stored.bytes();
+        self.loaded.source_bytes += stored.bytes() + files.check_update(name, shape, format.is_some())?;
         Ok(true)
     }
 
@@ -546,7 +550,8 @@ impl<'a> Loader<'a> {
             scales_shape.push(2);
         }
         check_stored(&format!("{name}.scales"), scales, &scales_shape, &[Dtype::F16])?;
-        self.loaded.source_bytes += values.bytes() + scales.bytes();
+        let update = self.files.map_or(Ok(0), |files| files.check_update(name, shape, true))?;
+        self.loaded.source_bytes += values.bytes() + scales.bytes() + update;
         Ok(true)
     }
 

@@ -7,7 +7,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use safetensors::Dtype;
 
-use super::files::{Stored, StoredRows};
+use super::files::{Stored, StoredRows, TensorFiles};
+use super::lora::LowRank;
 use crate::error::{Error, Result};
 use crate::runtime::WeightFormat;
 
@@ -78,6 +79,8 @@ pub struct RowSource<'a> {
     /// The tensor's name, for messages.
     pub name: String,
     stored: StoredRows<'a>,
+    /// What an adapter adds.
+    update: Option<LowRank>,
     width: usize,
     padded: usize,
     format: WeightFormat,
@@ -102,17 +105,31 @@ pub struct Room {
 }
 
 impl<'a> RowSource<'a> {
-    /// Rows for a matrix on the device.
-    pub(super) fn new(name: &str, stored: StoredRows<'a>, width: u32, padded: u32, format: WeightFormat) -> Self {
+    /// Rows of tensor `name`, which was checked, for a matrix on the device.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] or [`Error::Io`], from an adapter.
+    pub(super) fn new(
+        files: &'a TensorFiles,
+        name: &str,
+        width: u32,
+        padded: u32,
+        format: WeightFormat,
+    ) -> Result<Self> {
+        let (stored, update) = (files.rows(name).expect("what is written was checked"), files.low_rank(name)?);
         let row_scales = format.scale_bytes(padded) as usize / 2;
         let (width, padded) = (width as usize, padded as usize);
-        RowSource { name: name.into(), stored, width, padded, format, row_scales, scan: Mutex::default() }
+        let scan = Mutex::default();
+        Ok(RowSource { name: name.into(), stored, update, width, padded, format, row_scales, scan })
     }
 
     /// Rows for a file: nothing is padded.
-    pub(super) fn unpadded(name: &str, stored: StoredRows<'a>, width: u32, format: WeightFormat) -> Self {
+    ///
+    /// # Errors
+    /// As for the device.
+    pub(super) fn unpadded(files: &'a TensorFiles, name: &str, width: u32, format: WeightFormat) -> Result<Self> {
         let row_scales = format.scales_in_row(width as usize);
-        RowSource { row_scales, ..RowSource::new(name, stored, width, width, format) }
+        Ok(RowSource { row_scales, ..RowSource::new(files, name, width, width, format)? })
     }
 
     /// Bytes of a row in the files.
@@ -153,7 +170,10 @@ impl<'a> RowSource<'a> {
                     }
                 }
                 _ => {
-                    self.values(block, room)?;
+                    self.values(block.clone(), room)?;
+                    if let Some(update) = &self.update {
+                        update.add(block, &mut room.values);
+                    }
                     scan.see(&room.values);
                     self.pack_values(room, packed, scales);
                 }
@@ -164,7 +184,7 @@ impl<'a> RowSource<'a> {
     }
 
     fn is_copied(&self, format: WeightFormat) -> bool {
-        self.format == format && self.width == self.padded
+        self.format == format && self.width == self.padded && self.update.is_none()
     }
 
     /// The values of some rows.

@@ -79,11 +79,8 @@ pub(super) fn write_rows(
 ) -> Result<Vec<Scan>> {
     let matrix = &rows.matrix;
     let width = rows.shape[1..].iter().product();
-    let source = |name: &String| {
-        let stored = files.rows(name).expect("what is written was checked");
-        RowSource::new(name, stored, width, matrix.cols, matrix.format)
-    };
-    let sources: Vec<RowSource<'_>> = rows.names.iter().map(source).collect();
+    let source = |name: &String| RowSource::new(files, name, width, matrix.cols, matrix.format);
+    let sources: Vec<RowSource<'_>> = rows.names.iter().map(source).collect::<Result<_>>()?;
     let count = sources.len();
     let pack = |range: std::ops::Range<u32>, packed: &mut Sink, scales: &mut Sink| {
         let (packed, scales) = (&mut |bytes: &[u8]| packed.put(bytes), &mut |bytes: &[u8]| scales.put(bytes));
@@ -110,6 +107,11 @@ pub(super) fn check_stored(name: &str, stored: Stored<'_>, shape: &[u32], suppor
         let problem = format!("tensor {name} has shape {:?}, the configuration asks for {want:?}", stored.shape());
         return Err(Error::checkpoint(stored.path(), problem));
     }
+    check_type(name, stored, supported)
+}
+
+/// Type of a tensor of a file.
+pub(super) fn check_type(name: &str, stored: Stored<'_>, supported: &[Dtype]) -> Result<()> {
     if supported.contains(&stored.dtype()) {
         return Ok(());
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use instructblip::config::Config;
 use instructblip::generate::PromptInputs;
 use instructblip::generate::session::{Crossing, record_decode, record_prefill};
-use instructblip::language::{Cached, KvCache, Memory};
+use instructblip::language::{Cached, KvCache, Language, Memory};
 use instructblip::model::Parts;
 use instructblip::runtime::{Recorder, Rows, Tensor};
 use instructblip::weights::{Loader, Placement, TensorFiles};
@@ -20,10 +20,12 @@ pub fn config(checkpoint: &Checkpoint) -> Config {
 
 /// The neural parts of a checkpoint, loaded.
 pub fn load_parts(device: &Device, checkpoint: &Checkpoint) -> Parts {
-    let files = Arc::new(TensorFiles::open(checkpoint, true).expect("tensor files"));
+    let config = config(checkpoint);
+    let files = TensorFiles::open(checkpoint, true).expect("tensor files").tied(&Language::tied_weights(&config.text));
+    let files = Arc::new(files);
     let mut ignore = |_| {};
     let mut loader = Loader::load(&files, device, Placement::default(), std::iter::empty(), &mut ignore);
-    let parts = Parts::load(&mut loader, &config(checkpoint)).expect("parts");
+    let parts = Parts::load(&mut loader, &config).expect("parts");
     loader.finish().expect("all tensors");
     parts
 }

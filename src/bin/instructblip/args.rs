@@ -281,6 +281,10 @@ pub struct Model {
     /// @revision if not main; the embedded demo model if left out
     #[arg(long, value_name = "DIR|REPO", env = "INSTRUCTBLIP_MODEL")]
     pub model: Option<PathBuf>,
+    /// LoRA adapter to merge into the weights: a folder that peft saved, or owner/name of one that was pulled. An adapter
+    /// in the model's own folder is merged without being asked for
+    #[arg(long, value_name = "DIR|REPO", env = "INSTRUCTBLIP_LORA")]
+    pub lora: Option<PathBuf>,
     /// Whose resize to equal: Pillow 13 changed the order of the passes for tall pictures
     #[arg(long, value_enum, default_value_t = Resize::Pillow12, env = "INSTRUCTBLIP_RESIZE")]
     pub resize: Resize,
@@ -341,6 +345,7 @@ impl Weights {
             budget_bytes: self.budget,
             offload: self.offload,
             workload,
+            adapter: None,
         }
     }
 }
@@ -396,6 +401,10 @@ pub struct Plan {
     /// Directory of a checkpoint, or the name of one in the cache, or of a published one, whose shape is known; the
     /// embedded model if left out
     pub model: Option<String>,
+    /// LoRA adapter to merge into the weights: a folder that peft saved, or owner/name of one that was pulled. An adapter
+    /// in the model's own folder is merged without being asked for
+    #[arg(long, value_name = "DIR|REPO")]
+    pub lora: Option<PathBuf>,
     #[command(flatten)]
     pub weights: Weights,
     /// Most tokens of an answer
@@ -426,6 +435,10 @@ pub struct Quantize {
     pub source: PathBuf,
     /// Folder to write to, empty or not there yet
     pub folder: PathBuf,
+    /// LoRA adapter to merge into the weights: a folder that peft saved, or owner/name of one that was pulled. An adapter
+    /// in the model's own folder is merged without being asked for
+    #[arg(long, value_name = "DIR|REPO")]
+    pub lora: Option<PathBuf>,
     /// Format: q8, or q4 for the language model with a vision tower in q8
     #[arg(long, value_name = "FORMAT", value_parser = formats())]
     pub weights: WeightFormat,

@@ -12,7 +12,7 @@ use instructblip::{Checkpoint, Error};
 use serde_json::{Value, json};
 
 use crate::args::Plan;
-use crate::session::{embedded, named};
+use crate::session::{Chosen, chosen, embedded, named};
 
 /// What is planned for.
 enum Target {
@@ -23,8 +23,8 @@ enum Target {
 pub fn run(arguments: &Plan) -> Result<()> {
     let Plan { max_new_tokens, num_beams, batch, prompt_tokens, frames, .. } = *arguments;
     let workload = Workload { prompt_tokens, new_tokens: max_new_tokens, rows: num_beams, batch, frames };
-    let options = arguments.weights.options(workload);
-    let target = target(arguments.model.as_deref())?;
+    let (target, adapter) = target(arguments.model.as_deref(), arguments.lora.as_deref())?;
+    let options = LoadOptions { adapter, ..arguments.weights.options(workload) };
     // The GPU is not known: that of WebGPU's default limits, with memory of its own.
     let caps = Caps::PORTABLE;
     let unbounded = LoadOptions { budget_bytes: None, ..options.clone() };
@@ -45,14 +45,18 @@ pub fn run(arguments: &Plan) -> Result<()> {
     refused.map_or(Ok(()), |error| Err(error.into()))
 }
 
-fn target(name: Option<&str>) -> Result<Target> {
-    let Some(name) = name else { return Ok(Target::Checkpoint(embedded()?)) };
+fn target(name: Option<&str>, lora: Option<&Path>) -> Result<(Target, Option<Checkpoint>)> {
+    let Some(name) = name else {
+        return Ok((Target::Checkpoint(embedded()?), lora.map(named).transpose()?));
+    };
     // A model that is there is looked at; of a published one that is not, the shape is known.
-    if let Ok(checkpoint) = named(Path::new(name)) {
-        return Ok(Target::Checkpoint(checkpoint));
+    match chosen(Path::new(name), lora) {
+        Ok(Chosen { checkpoint, adapter }) => return Ok((Target::Checkpoint(checkpoint), adapter)),
+        Err(error) if lora.is_some() => return Err(error.into()),
+        Err(_) => {}
     }
     let published = name.rsplit('/').next().and_then(Shape::named);
-    published.map(Target::Shape).ok_or_else(|| {
+    published.map(|shape| (Target::Shape(shape), None)).ok_or_else(|| {
         let names = PUBLISHED.map(|shape| shape.name()).join(", ");
         Error::Checkpoint {
             file: name.into(),

@@ -4,8 +4,9 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::Result;
+use instructblip::checkpoint::{ADAPTER_CONFIG, AdapterBase};
 use instructblip::error::Bytes;
-use instructblip::model::{Timings, Workload};
+use instructblip::model::{LoadOptions, Timings, Workload};
 use instructblip::processor::{MAX_FILE_BYTES, PassOrder};
 use instructblip::runtime::{AdapterClass, Forms, Replacement};
 use instructblip::weights::LoadReport;
@@ -72,13 +73,13 @@ pub fn load_replaced(
     workload: Workload,
     replaced: Vec<&'static Replacement>,
 ) -> Result<InstructBlip> {
-    let checkpoint = match &model.model {
-        Some(name) => named(name)?,
-        None => embedded()?,
+    let Chosen { checkpoint, adapter } = match &model.model {
+        Some(name) => chosen(name, model.lora.as_deref())?,
+        None => Chosen { checkpoint: embedded()?, adapter: model.lora.as_deref().map(named).transpose()? },
     };
     let device = Device::open(&DeviceOptions { replaced, ..device_options(common)? })?;
     let mut progress = Progress::bytes(common.quiet, "loading");
-    let mut options = model.weights.options(workload);
+    let mut options = LoadOptions { adapter, ..model.weights.options(workload) };
     if device.caps().class == AdapterClass::Cpu {
         // A software adapter counts what all programs share as its own.
         options.budget_bytes = options.budget_bytes.or_else(available_bytes);
@@ -116,6 +117,26 @@ fn load_note(model: &InstructBlip) -> String {
         Bytes(model.memory().weights()),
         scan.max_abs
     )
+}
+
+/// A checkpoint, and the adapter to merge into it, if there is one that the checkpoint's folder does not hold.
+pub struct Chosen {
+    pub checkpoint: Checkpoint,
+    pub adapter: Option<Checkpoint>,
+}
+
+/// What `--model` and `--lora` name. An adapter given as the model brings the one it was made for.
+pub fn chosen(model: &Path, lora: Option<&Path>) -> instructblip::Result<Chosen> {
+    let checkpoint = named(model)?;
+    let adapter = lora.map(named).transpose()?;
+    if adapter.is_none()
+        && checkpoint.open("config.json")?.is_none()
+        && checkpoint.open(ADAPTER_CONFIG)?.is_some()
+        && let AdapterBase::Repository(base) = checkpoint.adapter_base()?
+    {
+        return Ok(Chosen { checkpoint: named(Path::new(&base))?, adapter: Some(checkpoint) });
+    }
+    Ok(Chosen { checkpoint, adapter })
 }
 
 /// The checkpoint that `--model` names: a directory, or a repository in the hub's cache.

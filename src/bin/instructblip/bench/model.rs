@@ -8,6 +8,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use instructblip::config::Config;
 use instructblip::generate::check_fits;
+use instructblip::language::Language;
 use instructblip::model::{LoadOptions, MemoryPlan, Parts, Workload};
 use instructblip::processor::ImageProcessor;
 use instructblip::runtime::{AdapterClass, Category, Mask, Plan, Recorder, Tensor, WeightFormat};
@@ -135,7 +136,8 @@ impl Subject {
             return Ok((parts, loader.finish()?));
         };
         MemoryPlan::of(checkpoint, options, &device.caps())?;
-        let files = Arc::new(TensorFiles::open(checkpoint, options.mmap)?);
+        let files =
+            Arc::new(TensorFiles::open(checkpoint, options.mmap)?.tied(&Language::tied_weights(&self.config.text)));
         let placement = Placement { formats: options.formats, ..Placement::default() };
         let mut survey = Loader::survey(Some(&files), placement);
         Parts::load(&mut survey, &self.config)?;

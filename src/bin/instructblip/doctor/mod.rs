@@ -16,7 +16,7 @@ use crate::args::{Common, Doctor};
 use crate::compiling;
 use crate::machine::{self, Machine};
 use crate::selftest::{self, Report};
-use crate::session::named;
+use crate::session::chosen;
 use crate::tune::tuned::{self, Tuned};
 
 /// Everything there is to tell.
@@ -59,7 +59,9 @@ impl Page {
         let set = std::env::var("WGPU_ADAPTER_NAME").ok();
         let folder = surroundings::cache_folder();
         let of_cache = folder.as_ref().map(|(folder, _)| folder.as_path());
-        let check = |folder: &PathBuf| named(folder).and_then(|c| InstructBlip::check(&c)).err();
+        let check = |folder: &PathBuf| {
+            chosen(folder, None).and_then(|c| InstructBlip::check(&c.checkpoint, c.adapter.as_ref())).err()
+        };
         let adapters = list_adapters(common.adapter.as_deref());
         Page {
             machine: Machine::look(),
