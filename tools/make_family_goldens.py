@@ -63,6 +63,11 @@ class Member:
     cases: list[tuple[str, str]] = field(default_factory=lambda: list(CASES))
     legacy: bool = False
 
+    @property
+    def language(self) -> str:
+        """llama, opt or t5, which mT5 is too."""
+        return self.text["model_type"].removeprefix("m")
+
 
 FAMILY = [
     Member("ib-llama", LLAMA),
@@ -73,6 +78,9 @@ FAMILY = [
     Member("ib-opt", OPT),
     Member("b2-opt", OPT, kind="blip-2", cases=[*CASES, ("grey-50x37.png", "")]),
     Member("b2-t5", T5 | dict(feed_forward_proj="gated-gelu", dense_act_fn="gelu", tie_word_embeddings=False), kind="blip-2"),
+    # As transformers 5 saves it: tied, never scaled, and with a field that says otherwise.
+    Member("b2-mt5", T5 | dict(model_type="mt5", feed_forward_proj="gated-gelu", tie_word_embeddings=True,
+                               scale_decoder_outputs=True), kind="blip-2"),
     Member("b2-llama", LLAMA, kind="blip-2"),
     Member("video-llama", LLAMA, kind="instructblipvideo", queries=3, cases=[
         ("exact-56x56.png,rgba-48x40.png,grey-50x37.png,landscape-200x90.png", "What is in the image?"),
@@ -125,7 +133,7 @@ def byte_level() -> Tokenizer:
 def write_tokenizers(member: Member, folder: Path) -> tuple[Tokenizer, Tokenizer, int | None]:
     """Both tokenizers, and the id of the placeholder."""
     placeholder = "<video>" if member.kind == "instructblipvideo" else "<image>"
-    if member.text["model_type"] == "llama":
+    if member.language == "llama":
         tokenizer = Tokenizer.from_file(str(DEMO_MODEL / "tokenizer.json"))
         if member.legacy:
             raw = json.loads((DEMO_MODEL / "tokenizer.json").read_text())
@@ -133,7 +141,7 @@ def write_tokenizers(member: Member, folder: Path) -> tuple[Tokenizer, Tokenizer
             raw["model"]["vocab"].pop("<image>", None)
             tokenizer = Tokenizer.from_str(json.dumps(raw))
     else:
-        tokenizer = unigram() if member.text["model_type"] == "t5" else byte_level()
+        tokenizer = unigram() if member.language == "t5" else byte_level()
     if not member.legacy:
         tokenizer.add_special_tokens([special(placeholder)])
     about = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "clean_up_tokenization_spaces": False,
@@ -181,9 +189,9 @@ def randomise(model, member: Member, stops: list[int], seed: int) -> None:
             p.copy_(1.3 / math.sqrt(p[0].numel()) * noise)
     head = model.language_model.get_output_embeddings().weight
     lengths = torch.exp(0.5 * torch.randn(head.shape[0], 1, generator=rng))
-    lengths[stops] = SCORES[member.text["model_type"]]
+    lengths[stops] = SCORES[member.language]
     head.mul_(lengths)
-    if member.text["model_type"] == "opt" or member.text.get("tie_word_embeddings"):
+    if member.language == "opt" or member.text.get("tie_word_embeddings"):
         head.mul_(0.2)  # else a token's own embedding outweighs what the blocks add, and it repeats for ever
     for p in model.parameters():
         p.copy_(exact(p, torch.float32))
@@ -203,7 +211,7 @@ def build(member: Member, folder: Path, vocabulary: int, placeholder: int | None
     """The model with its configuration on the disk."""
     rows = -(-(vocabulary + 8) // 8) * 8
     token = "video_token_index" if member.kind == "instructblipvideo" else "image_token_index"
-    text = member.text | {"vocab_size": rows} | ({"eos_token_id": 10} if member.text["model_type"] == "opt" else {})
+    text = member.text | {"vocab_size": rows} | ({"eos_token_id": 10} if member.language == "opt" else {})
     # The old layout has no token of its own: the reference borrows the last, untrained row.
     parts = dict(model_type=member.kind, vision_config=VISION, qformer_config=QFORMER, text_config=text,
                  num_query_tokens=member.queries) | {token: rows - 1 if member.legacy else placeholder}
@@ -223,7 +231,7 @@ def build(member: Member, folder: Path, vocabulary: int, placeholder: int | None
 def tensors_of(model, member: Member) -> dict[str, torch.Tensor]:
     tensors = {k: v.half() for k, v in model.state_dict().items()}
     aliases = ["encoder.embed_tokens", "decoder.embed_tokens"]
-    if member.text["model_type"] == "opt" or member.text.get("tie_word_embeddings"):
+    if member.language == "opt" or member.text.get("tie_word_embeddings"):
         aliases.append("lm_head")
     for name in aliases:
         tensors.pop(f"language_model.{name}.weight", None)
@@ -250,7 +258,7 @@ def ask(member: Member, images: str, prompt: str, tokenizer: Tokenizer, qformer:
 
 def calls(member: Member, prompt: int, stop: int) -> list[dict]:
     """The calls of generate for the first case."""
-    t5 = member.text["model_type"] == "t5"
+    t5 = member.language == "t5"
     whole = 1 if t5 else prompt
     short = dict(max_new_tokens=12)
     greedy = [
@@ -284,7 +292,7 @@ def generate(model, member: Member, inputs: dict, options: dict, stop: int) -> d
         prompt = 0
     else:
         out = model.generate(**inputs, do_sample=False, return_dict_in_generate=True, output_scores=True, **options)
-        prompt = 1 if member.text["model_type"] == "t5" else inputs["input_ids"].shape[1]
+        prompt = 1 if member.language == "t5" else inputs["input_ids"].shape[1]
     stops = options.get("eos_token_id", [stop])
     sequences = []
     for row in out.sequences.tolist():
@@ -322,7 +330,7 @@ def expected(model, member: Member, inputs: dict, ids: list[int]) -> dict[str, t
     projected = model.language_projection(looked[:, : model.config.num_query_tokens])
     out |= {"vision_last_hidden_state": vision.last_hidden_state, "vision_pooler_output": vision.pooler_output,
             "qformer_last_hidden_state": looked, "language_model_inputs": projected.flatten(0, 1)[None]}
-    if member.text["model_type"] == "t5":
+    if member.language == "t5":
         labels = torch.tensor([ids])
         decoder = torch.cat([torch.zeros(1, 1, dtype=torch.long), labels[:, :-1]], 1)
         whole = model(**inputs, labels=labels, decoder_input_ids=decoder)
@@ -373,7 +381,7 @@ def inner(model, member: Member, inputs: dict, decoder_ids: torch.Tensor | None)
            "qformer.encoder.layer.0.cross_attention.weights": looked.cross_attentions[0]}
     more = {} if decoder_ids is None else {"decoder_input_ids": decoder_ids.long()}
     text = model(**inputs, **more, **every).language_model_outputs
-    match member.text["model_type"]:
+    match member.language:
         case "llama":
             out |= {"language_model.model.layers.0.mlp.down_proj": text.hidden_states[1],
                     "language_model.model.norm": text.hidden_states[-1],
@@ -422,7 +430,7 @@ def make(member: Member) -> None:
     folder.mkdir()
     tokenizer, qformer, placeholder = write_tokenizers(member, folder)
     model = build(member, folder, tokenizer.get_vocab_size(), placeholder)
-    stop = {"llama": 2, "opt": 10, "t5": 1}[member.text["model_type"]]
+    stop = {"llama": 2, "opt": 10, "t5": 1}[member.language]
     place = model.config.text_config.vocab_size - 1 if member.legacy else placeholder
     asked = [ask(member, images, prompt, tokenizer, qformer, place) for images, prompt in member.cases]
     options = calls(member, asked[0]["input_ids"].shape[1], stop)

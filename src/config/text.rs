@@ -12,7 +12,7 @@ pub enum TextConfig {
     Llama(LlamaConfig),
     /// OPT.
     Opt(OptConfig),
-    /// Flan-T5.
+    /// Flan-T5, and mT5, which is the same with other defaults and logits that are never scaled.
     T5(T5Config),
 }
 
@@ -74,7 +74,7 @@ pub struct OptConfig {
     pub generation: GenerationConfig,
 }
 
-/// `T5Config`.
+/// `T5Config` or `MT5Config`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct T5Config {
     /// Rows of the embedding and of the output layer, V.
@@ -130,9 +130,10 @@ impl TextConfig {
             Some("llama") => llama(json).map(TextConfig::Llama),
             Some("opt") => opt(json).map(TextConfig::Opt),
             Some("t5") => t5(json).map(TextConfig::T5),
+            Some("mt5") => mt5(json).map(TextConfig::T5),
             other => {
                 let named = other.map_or("not a name".into(), |name| format!("\"{name}\""));
-                Err(format!("text_config.model_type is {named}; supported are \"llama\", \"opt\" and \"t5\""))
+                Err(format!("text_config.model_type is {named}; supported are \"llama\", \"opt\", \"t5\" and \"mt5\""))
             }
         }
     }
@@ -431,4 +432,40 @@ fn t5(json: &Value) -> Result<T5Config, String> {
         decoder_start_token_id: start.unwrap_or(0),
         generation,
     })
+}
+
+/// `MT5Config`: T5 of the second kind, whatever the file says of scaling.
+fn mt5(json: &Value) -> Result<T5Config, String> {
+    let mut json = json.clone();
+    let defaults = [
+        ("vocab_size", Value::from(250_112)),
+        ("d_ff", Value::from(1024)),
+        ("num_layers", Value::from(8)),
+        ("num_heads", Value::from(6)),
+        ("feed_forward_proj", Value::from("gated-gelu")),
+        ("decoder_start_token_id", Value::from(0)),
+    ];
+    if let Some(fields) = json.as_object_mut() {
+        for (name, value) in defaults {
+            fields.entry(name).or_insert(value);
+        }
+    }
+    Ok(T5Config { scale_decoder_outputs: false, ..t5(&json)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `MT5Config()`; what a file says of scaling is not heard.
+    #[test]
+    fn mt5_is_t5_with_defaults_of_its_own() {
+        let json = serde_json::json!({"model_type": "mt5", "tie_word_embeddings": true, "scale_decoder_outputs": true});
+        let TextConfig::T5(config) = TextConfig::parse(Some(&json)).expect("a configuration") else { panic!("not T5") };
+        let sizes = (config.vocab_size, config.d_model, config.d_kv, config.d_ff, config.num_layers, config.num_heads);
+        assert_eq!(sizes, (250_112, 512, 64, 1024, 8, 6));
+        assert_eq!((config.num_decoder_layers, config.decoder_start_token_id), (8, 0));
+        assert_eq!((config.is_gated_act, config.dense_act_fn.as_str()), (true, "gelu_new"));
+        assert!(!config.scale_decoder_outputs);
+    }
 }
