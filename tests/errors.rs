@@ -207,6 +207,28 @@ fn damaged_weight_files_are_told_apart() {
     }
 }
 
+/// What git, browsers and scripts save in place of a file is no damaged file: it is told what it is.
+#[test]
+fn pointers_and_pages_in_place_of_files_are_told() {
+    let Some(device) = support::device() else { return };
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 15789\n";
+    let page = "\n<!DOCTYPE html>\n<html><head><title>404</title></head></html>\n";
+    let answers = [(pointer, "git lfs pull"), (page, "web page"), ("Entry not found", "server's refusal")];
+    for name in [
+        "model.safetensors",
+        "config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "qformer_tokenizer/tokenizer.json",
+        "processor_config.json",
+    ] {
+        for (text, part) in answers {
+            let fixture = with(|f| f.write(name, text));
+            expect_checkpoint(&refusal(&device, fixture.path()), name, &[part, "instructblip pull"]);
+        }
+    }
+}
+
 #[test]
 fn missing_tensors_are_listed_together() {
     let Some(device) = support::device() else { return };

@@ -1,6 +1,8 @@
 //! Where a checkpoint's files come from: a directory, or bytes compiled into the program.
 
+mod impostor;
 mod mapped;
+pub mod names;
 
 use std::fs::File;
 use std::ops::Range;
@@ -111,7 +113,8 @@ impl Checkpoint {
     /// A file and its size, or `None` when the checkpoint has no such file.
     ///
     /// # Errors
-    /// [`Error::Io`] when it cannot be opened, [`Error::Checkpoint`] when it is not a regular file.
+    /// [`Error::Io`] when it cannot be opened, [`Error::Checkpoint`] when it is not a regular file, a link to a file that
+    /// is gone, or something else that was saved under its name: a git-lfs pointer, a web page.
     pub fn open(&self, name: &str) -> Result<Option<(Source, u64)>> {
         match self {
             Checkpoint::Embedded { files, .. } => {
@@ -123,14 +126,17 @@ impl Checkpoint {
                 // Ask before opening: opening a pipe would wait for a writer.
                 let metadata = match std::fs::metadata(&path) {
                     Ok(metadata) => metadata,
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                        return if path.is_symlink() { Err(dangling(&path)) } else { Ok(None) };
+                    }
                     Err(e) => return Err(Error::io(path, e)),
                 };
                 if !metadata.is_file() {
                     return Err(Error::checkpoint(path, "is not a regular file"));
                 }
-                let file = File::open(&path).map_err(|e| Error::io(&path, e))?;
-                Ok(Some((Source::File(file), metadata.len())))
+                let source = Source::File(File::open(&path).map_err(|e| Error::io(&path, e))?);
+                impostor::check(&path, &source, metadata.len())?;
+                Ok(Some((source, metadata.len())))
             }
         }
     }
@@ -185,6 +191,16 @@ impl Checkpoint {
                 .is_ok_and(|entries| entries.flatten().any(|e| e.file_name().to_str().is_some_and(&wanted))),
         }
     }
+}
+
+/// What a link without its file means: a cache whose blobs were removed.
+fn dangling(path: &Path) -> Error {
+    let target = std::fs::read_link(path).unwrap_or_default();
+    let problem = format!(
+        "there is no such file: the name is a link to {}, which is gone; fetch the model again with instructblip pull",
+        target.display()
+    );
+    Error::checkpoint(path, problem)
 }
 
 impl Source {
