@@ -117,6 +117,11 @@
 //!   `max_length` and `min_length` count the batch's longest prompt there, everybody's own here.
 //! - Generation ends at the configuration's end-of-text ids and at the tokenizer's.
 //! - Special tokens in a prompt are text until [`InstructBlip::with_special_tokens`]; the picture's own is refused.
+//! - `LlamaTokenizer`, `GPT2Tokenizer`, `T5Tokenizer` and `BertTokenizer` take the vocabulary of `tokenizer.json` and do
+//!   the rest by `tokenizer_config.json`, as there. Every other class takes the file as it is; there, more of them do not,
+//!   and a language model's file without a class is read as GPT-2's.
+//! - Pieces that spell bytes are text where a file marks them as special; there, answers lose them.
+//! - A model's Q-Former has a tokenizer of its own; there, the language model's takes its place where that is missing.
 //! - Without `max_new_tokens` and `max_length` an answer has up to 256 tokens, not 20.
 //! - Drawn tokens follow the same distribution from another generator of random numbers.
 //!

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use instructblip::processor::{Image, PassOrder, Processor, PromptLimits, Tokenizers, resize};
+use instructblip::processor::{Image, PassOrder, Processor, PromptLimits, TokenizerFiles, Tokenizers, resize};
 use instructblip::{Error, Result};
 use safetensors::SafeTensors;
 use serde_json::{Value, json};
@@ -176,6 +176,128 @@ fn prompts_pixels_and_texts_are_those_of_transformers() {
     }
 }
 
+/// A tokenizer of `tokenizers.jsonl`: one of this repository with what the row changes in it.
+fn patched(row: &Value) -> Vec<u8> {
+    let bytes = std::fs::read(root().join(row["file"].as_str().unwrap())).unwrap();
+    let mut file: Value = serde_json::from_slice(&bytes).unwrap();
+    for (pointer, value) in row["patch"].as_object().unwrap() {
+        let (parent, last) = pointer.rsplit_once('/').unwrap_or(("", pointer));
+        let place = if parent.is_empty() { &mut file } else { &mut file[parent] };
+        match value.is_null() && !parent.is_empty() {
+            true => drop(place.as_object_mut().unwrap().remove(last)),
+            false => place[last] = value.clone(),
+        }
+    }
+    serde_json::to_vec(&file).unwrap()
+}
+
+#[test]
+fn ids_are_those_of_the_class_that_the_settings_name() {
+    let rows = std::fs::read_to_string(root().join("tests/golden/tokenizers.jsonl")).unwrap();
+    let mut rows = rows.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let texts = rows.next().unwrap()["texts"].clone();
+    let demo = std::fs::read(root().join("models/shapes/tokenizer.json")).unwrap();
+    let limits = PromptLimits {
+        image_token_id: None,
+        num_query_tokens: 0,
+        lm_rows: 10_000,
+        qformer_rows: 10_000,
+        qformer_positions: 999,
+    };
+    let mut compared = 0;
+    for row in rows {
+        let (bytes, path) = (patched(&row), Path::new("tokenizer.json"));
+        let what = format!("{} {} {}", row["file"], row["config"], row["patch"].to_string().get(..99).unwrap_or(""));
+        let config = Some((Path::new("tokenizer_config.json"), &row["config"])).filter(|(_, config)| !config.is_null());
+        let (own, plain) = (
+            TokenizerFiles { path, bytes: &bytes, config, as_it_is: false },
+            TokenizerFiles { path, bytes: &demo, config: None, as_it_is: false },
+        );
+        let is_lm = row["role"] == "lm";
+        let files = if is_lm { (&own, None) } else { (&plain, Some(&own)) };
+        let tokenizers = Tokenizers::from_files(files.0, files.1, limits).unwrap();
+        let mut special = tokenizers.clone();
+        special.allow_special_tokens();
+        let bytes_are_special = row["patch"].get("added_tokens").is_some();
+        for (i, text) in texts.as_array().unwrap().iter().enumerate() {
+            let text = text.as_str().unwrap();
+            let want: Vec<u32> = serde_json::from_value(row["ids"][i].clone()).unwrap();
+            let made = |tokenizers: &Tokenizers| {
+                let prompt = tokenizers.encode(text, text, 1).unwrap();
+                if is_lm { prompt.input_ids } else { prompt.qformer_input_ids }
+            };
+            // A byte piece is what a text falls back to, not what it says.
+            if !(bytes_are_special && text.contains("<0xE2>")) {
+                assert_eq!(made(&special), want, "{what} {text:?}");
+                compared += 1;
+            }
+            if !["</s>", "[SEP]", "[MASK]", "<pad>", "<0xE2>"].iter().any(|name| text.contains(name)) {
+                assert_eq!(made(&tokenizers), want, "{what} {text:?}");
+            }
+            if is_lm && !bytes_are_special {
+                assert_eq!(tokenizers.decode(&want), row["decoded"][i], "{what} {text:?}");
+            }
+        }
+    }
+    assert!(compared > 900, "{compared}");
+}
+
+/// The reference goes by the repository's name where published settings name the wrong class.
+#[test]
+fn published_repositories_are_known_by_name() {
+    let (folder, vicuna) = (root().join("models/shapes"), root().join("tests/golden/checkpoints/bf16-theta"));
+    let settings = json!({"tokenizer_class": "LlamaTokenizer"}).to_string();
+    let read = |name: &str| match name {
+        "tokenizer.json" => read_file(&vicuna, name),
+        "tokenizer_config.json" => Ok(Some(settings.clone().into_bytes())),
+        _ => read_file(&folder, name),
+    };
+    for (place, want) in [
+        ("/c/models--Salesforce--instructblip-flan-t5-xl/snapshots/0", 2),
+        ("/c/models--Salesforce--blip2-opt-2.7b/snapshots/0", 2),
+        ("salesforce/blip2-flan-t5-xxl", 2),
+        ("/c/models--Salesforce--instructblip-vicuna-7b/snapshots/0", 1),
+        ("/models/Salesforce/blip2-opt-2.7b", 1),
+        ("/c/models--me--instructblip-flan-t5-xl/snapshots/0", 1),
+    ] {
+        let limits = PromptLimits { image_token_id: None, ..limits(&folder) };
+        let processor = Processor::from_files(&read, Path::new(place), limits).unwrap();
+        let spaces = |text: &str| processor.tokenizers().encode(text, "", 0).unwrap().input_ids.len();
+        // Taken as it is, this file puts a space before a space.
+        assert_eq!(spaces(" ") - spaces(""), want, "{place}");
+    }
+}
+
+/// Some files list the pieces that spell bytes as special tokens. The reference loses them from answers.
+#[test]
+fn byte_pieces_that_are_marked_special_are_text() {
+    let mut file: Value =
+        serde_json::from_slice(&std::fs::read(root().join("models/shapes/tokenizer.json")).unwrap()).unwrap();
+    let pieces: Vec<(String, Value)> = file["model"]["vocab"].as_object().unwrap().clone().into_iter().collect();
+    let added = file["added_tokens"].as_array_mut().unwrap();
+    for (content, id) in pieces.into_iter().filter(|(piece, _)| piece.starts_with("<0x")) {
+        added.push(json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true}));
+    }
+    let listed = json!({"extra_special_tokens": ["<0xE2>", "<0x98>"]});
+    let bytes = serde_json::to_vec(&file).unwrap();
+    let path = Path::new("tokenizer.json");
+    for config in [None, Some((Path::new("tokenizer_config.json"), &listed))] {
+        let limits = limits(&root().join("models/shapes"));
+        let tokenizers =
+            Tokenizers::from_files(&TokenizerFiles { path, bytes: &bytes, config, as_it_is: false }, None, limits)
+                .unwrap();
+        for text in ["☀ 漢字", "😀", "<0xE2>", "a<0x98>"] {
+            let ids = tokenizers.encode(text, "", 1).unwrap().input_ids;
+            assert_eq!(ids, shapes().tokenizers().encode(text, "", 1).unwrap().input_ids, "{text}");
+            assert_eq!(tokenizers.decode(&ids), text);
+            assert_eq!(stream(&tokenizers, &ids).concat(), text);
+        }
+        // A cut character shows as it does in other files.
+        assert_eq!(tokenizers.decode(&[5 + 0xE2]), "\u{fffd}");
+    }
+}
+
 #[test]
 fn normalisation_is_exact_for_every_level() {
     let side = 96;
@@ -266,8 +388,9 @@ fn unigram_tokenizers(config: &Value) -> Tokenizers {
         qformer_positions: 99,
     };
     let (lm, qformer) = (unigram(&["<image>"]), unigram(&[]));
-    let file = Path::new("tokenizer.json");
-    Tokenizers::from_bytes((file, &lm), Some((file, &qformer)), Some((Path::new("c.json"), config)), limits).unwrap()
+    let files = |bytes, config| TokenizerFiles { path: Path::new("tokenizer.json"), bytes, config, as_it_is: false };
+    let (lm, qformer) = (files(&lm, Some((Path::new("c.json"), config))), files(&qformer, None));
+    Tokenizers::from_files(&lm, Some(&qformer), limits).unwrap()
 }
 
 #[test]

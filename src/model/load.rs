@@ -7,6 +7,7 @@ use super::residence::Home;
 use super::sources::Sources;
 use super::{InstructBlip, MemoryPlan, Parts, Workload, milliseconds};
 use crate::checkpoint::Checkpoint;
+use crate::checkpoint::names::CONFIG;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::language::Language;
@@ -148,13 +149,7 @@ impl InstructBlip {
 
 /// The processor, bounded by the model: `shapes` knows how many rows the embeddings really have.
 fn load_processor(sources: &Sources, config: &Config, shapes: &Parts) -> Result<Processor> {
-    let limits = PromptLimits {
-        image_token_id: config.image_token_id,
-        num_query_tokens: config.num_query_tokens as usize,
-        lm_rows: shapes.language.vocab_rows() as usize,
-        qformer_rows: shapes.qformer.vocab_rows() as usize,
-        qformer_positions: config.qformer.max_position_embeddings as usize,
-    };
+    let limits = PromptLimits::of(config, shapes.language.vocab_rows(), shapes.qformer.vocab_rows());
     let root = sources.base().root();
     let processor = Processor::from_files(&|name| sources.read(name), root, limits)?;
     let (width, height, side) = (processor.image().width(), processor.image().height(), config.vision.image_size);
@@ -173,7 +168,7 @@ fn check_vocabulary(checkpoint: &Checkpoint, language: &Language) -> Result<()> 
     let (ids, rows) = (language.head_rows(), language.vocab_rows());
     if let Some(start) = language.as_t5().map(|t5| t5.decoder_start_token_id()).filter(|&start| start >= rows) {
         let problem = format!("text_config.decoder_start_token_id is {start}, but the embedding has {rows} rows");
-        return Err(Error::checkpoint(checkpoint.root().join("config.json"), problem));
+        return Err(Error::checkpoint(checkpoint.root().join(CONFIG), problem));
     }
     if ids <= rows {
         return Ok(());

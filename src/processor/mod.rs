@@ -2,6 +2,7 @@
 //!
 //! Reference: `transformers.InstructBlipProcessor` 5 with the Pillow image processor.
 
+mod class;
 mod container;
 mod convert;
 mod image;
@@ -13,7 +14,7 @@ mod task;
 mod text;
 mod vocabulary;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -21,7 +22,11 @@ pub use self::image::{Image, MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE};
 pub use self::preprocess::ImageProcessor;
 pub use self::resize::{PassOrder, resize};
 pub use self::task::Task;
-pub use self::text::{MAX_PROMPT_BYTES, Prompt, PromptLimits, StreamDecoder, Tokenizers};
+pub use self::text::{MAX_PROMPT_BYTES, Prompt, PromptLimits, StreamDecoder, TokenizerFiles, Tokenizers};
+use crate::checkpoint::names::{
+    PREPROCESSOR_CONFIG, PROCESSOR_CONFIG, QFORMER_TOKENIZER, QFORMER_TOKENIZER_CONFIG, TOKENIZER, TOKENIZER_CONFIG,
+    VIDEO_PREPROCESSOR_CONFIG,
+};
 use crate::error::{Error, Result};
 
 /// Reads a file of a checkpoint by its name (`/` between folders); `None` if there is none.
@@ -38,7 +43,7 @@ pub struct Processor {
 
 impl Processor {
     /// Reads the processor's files through `read`: `preprocessor_config.json` or `processor_config.json`,
-    /// `tokenizer.json`, `tokenizer_config.json` and, where it reads text, `qformer_tokenizer/tokenizer.json`.
+    /// `tokenizer.json` and `tokenizer_config.json`, and those of `qformer_tokenizer/` where it reads text.
     ///
     /// `root` is the checkpoint's directory, or a name for it, for messages. `limits` come from `config.json`.
     ///
@@ -46,25 +51,21 @@ impl Processor {
     /// [`Error::Checkpoint`] naming the file if one is missing, damaged, at odds with `limits`, or asks for
     /// what this library does not do; whatever `read` fails with.
     pub fn from_files(read: &ReadFile<'_>, root: &Path, limits: PromptLimits) -> Result<Self> {
-        let processor_config = read_json(read, root, "processor_config.json")?;
+        let processor_config = read_json(read, root, PROCESSOR_CONFIG)?;
         check_query_tokens(root, processor_config.as_ref(), limits.num_query_tokens)?;
         let image = read_image_processor(read, root, processor_config)?;
 
-        let config = read_json(read, root, "tokenizer_config.json")?;
-        let (lm_file, qformer_file) = (root.join(LM_TOKENIZER), root.join(QFORMER_TOKENIZER));
-        let lm = read(LM_TOKENIZER)?.ok_or_else(|| missing_tokenizer(root, LM_TOKENIZER))?;
+        let read_tokenizer = |file: &str, config: &str| {
+            let bytes = read(file)?.ok_or_else(|| missing_tokenizer(root, file))?;
+            Ok((root.join(file), bytes, root.join(config), read_json(read, root, config)?))
+        };
+        let lm = read_tokenizer(TOKENIZER, TOKENIZER_CONFIG)?;
         let qformer = match limits.qformer_rows {
             0 => None,
-            _ => Some(read(QFORMER_TOKENIZER)?.ok_or_else(|| missing_tokenizer(root, QFORMER_TOKENIZER))?),
+            _ => Some(read_tokenizer(QFORMER_TOKENIZER, QFORMER_TOKENIZER_CONFIG)?),
         };
-        let config_file = root.join("tokenizer_config.json");
-        let config = config.as_ref().map(|config| (config_file.as_path(), config));
-        let tokenizers = Tokenizers::from_bytes(
-            (&lm_file, &lm),
-            qformer.as_deref().map(|bytes| (qformer_file.as_path(), bytes)),
-            config,
-            limits,
-        )?;
+        let lm = TokenizerFiles { as_it_is: is_taken_as_it_is(root), ..files(&lm) };
+        let tokenizers = Tokenizers::from_files(&lm, qformer.as_ref().map(files).as_ref(), limits)?;
         Ok(Processor { image, tokenizers: tokenizers.into() })
     }
 
@@ -115,10 +116,20 @@ impl Processor {
     }
 }
 
-/// The language model's tokenizer.
-const LM_TOKENIZER: &str = "tokenizer.json";
-/// The Q-Former's tokenizer.
-const QFORMER_TOKENIZER: &str = "qformer_tokenizer/tokenizer.json";
+/// A tokenizer's files: `tokenizer.json` and its bytes, `tokenizer_config.json` and what it says.
+fn files((path, bytes, config_path, config): &(PathBuf, Vec<u8>, PathBuf, Option<Value>)) -> TokenizerFiles<'_> {
+    let config = config.as_ref().map(|config| (config_path.as_path(), config));
+    TokenizerFiles { path, bytes, config, as_it_is: false }
+}
+
+/// Whether the reference takes the language model's tokenizer of this checkpoint as its file is: it does so for some
+/// published repositories, by their names (`MODEL_IDS_TO_TOKENIZERS_BACKEND`).
+fn is_taken_as_it_is(root: &Path) -> bool {
+    const NAMES: [&str; 3] = ["salesforce/blip2-opt-", "salesforce/blip2-flan-t5-", "salesforce/instructblip-flan-t5-"];
+    let listed = |name: &str| NAMES.iter().any(|beginning| name.to_lowercase().starts_with(beginning));
+    let cached = |part: &std::ffi::OsStr| Some(part.to_str()?.strip_prefix("models--")?.replace("--", "/"));
+    root.to_str().is_some_and(listed) || root.iter().filter_map(cached).any(|name| listed(&name))
+}
 
 fn missing_tokenizer(root: &Path, name: &str) -> Error {
     let path = root.join(name);
@@ -148,7 +159,7 @@ fn check_query_tokens(root: &Path, processor_config: Option<&Value>, expected: u
     let stated = processor_config.and_then(|config| config.get("num_query_tokens")).filter(|value| !value.is_null());
     match stated {
         Some(value) if value.as_u64() != Some(expected as u64) => Err(Error::checkpoint(
-            root.join("processor_config.json"),
+            root.join(PROCESSOR_CONFIG),
             format!("\"num_query_tokens\" is {value} here, but {expected} in config.json"),
         )),
         _ => Ok(()),
@@ -160,15 +171,15 @@ fn read_image_processor(read: &ReadFile<'_>, root: &Path, processor_config: Opti
     // transformers 5 writes them into the processor's file, which it also prefers when reading.
     let settings = |name| processor_config.as_ref().and_then(|config| config.get(name));
     if let Some(settings) = settings("image_processor").or(settings("video_processor")) {
-        return ImageProcessor::from_json(&root.join("processor_config.json"), settings);
+        return ImageProcessor::from_json(&root.join(PROCESSOR_CONFIG), settings);
     }
-    for name in ["preprocessor_config.json", "video_preprocessor_config.json"] {
+    for name in [PREPROCESSOR_CONFIG, VIDEO_PREPROCESSOR_CONFIG] {
         if let Some(settings) = read_json(read, root, name)? {
             return ImageProcessor::from_json(&root.join(name), &settings);
         }
     }
     Err(Error::checkpoint(
-        root.join("preprocessor_config.json"),
+        root.join(PREPROCESSOR_CONFIG),
         "this file is missing, and processor_config.json has no \"image_processor\"",
     ))
 }

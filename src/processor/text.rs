@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::vocabulary::Vocabulary;
+use crate::config::Config;
 use crate::error::{Error, Result};
 
 /// Longest prompt that is tokenized, in bytes: far beyond what any model takes, and still quick to refuse.
@@ -23,6 +24,19 @@ pub struct PromptLimits {
     pub qformer_rows: usize,
     /// Rows of the Q-Former's position table: most tokens of an instruction.
     pub qformer_positions: usize,
+}
+
+impl PromptLimits {
+    /// The limits of a model whose embeddings have `lm_rows` and `qformer_rows` rows; 0 where the Q-Former reads no text.
+    pub fn of(config: &Config, lm_rows: u32, qformer_rows: u32) -> PromptLimits {
+        PromptLimits {
+            image_token_id: config.image_token_id,
+            num_query_tokens: config.num_query_tokens as usize,
+            lm_rows: lm_rows as usize,
+            qformer_rows: qformer_rows as usize,
+            qformer_positions: config.qformer.max_position_embeddings as usize,
+        }
+    }
 }
 
 /// A prompt as the model takes it: one row, no padding.
@@ -47,6 +61,26 @@ impl Prompt {
     }
 }
 
+/// One tokenizer's files; the paths are for messages.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenizerFiles<'a> {
+    /// Path of the `tokenizer.json`.
+    pub path: &'a Path,
+    /// What is in it.
+    pub bytes: &'a [u8],
+    /// Path of the `tokenizer_config.json`, and what is in it, where there is one.
+    pub config: Option<(&'a Path, &'a Value)>,
+    /// Whether the file is taken as it is, whatever class its settings name.
+    pub as_it_is: bool,
+}
+
+impl TokenizerFiles<'_> {
+    fn read(&self, also_special: &[String]) -> Result<Vocabulary> {
+        let settings = self.config.map(|(_, config)| config).filter(|_| !self.as_it_is);
+        Vocabulary::from_bytes(self.path, self.bytes, settings, also_special)
+    }
+}
+
 /// The tokenizers of the language model and of the Q-Former.
 ///
 /// Reference: `transformers.InstructBlipProcessor`, except that special tokens in a text are plain text until they are
@@ -67,26 +101,25 @@ impl std::fmt::Debug for Tokenizers {
 }
 
 impl Tokenizers {
-    /// Reads the `tokenizer.json` files, that of the Q-Former where it reads text, and `tokenizer_config.json` where
-    /// there is one; the paths are for messages.
+    /// Reads the tokenizers' files, those of the Q-Former where it reads text.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if a file is damaged, if the end token it names is not in the vocabulary, or if
     /// the picture token has no row in the embedding.
-    pub fn from_bytes(
-        lm: (&Path, &[u8]),
-        qformer: Option<(&Path, &[u8])>,
-        config: Option<(&Path, &Value)>,
+    pub fn from_files(
+        lm: &TokenizerFiles<'_>,
+        qformer: Option<&TokenizerFiles<'_>>,
         limits: PromptLimits,
     ) -> Result<Self> {
         if let Some(image_token_id) = limits.image_token_id.filter(|&id| id as usize >= limits.lm_rows) {
             let lm_rows = limits.lm_rows;
             let problem = format!("picture token {image_token_id} has no row in an embedding of {lm_rows} rows");
-            return Err(Error::checkpoint(lm.0, problem));
+            return Err(Error::checkpoint(lm.path, problem));
         }
+        let config = lm.config;
         let special = config.map(|(_, config)| special_names(config)).unwrap_or_default();
-        let lm = Vocabulary::from_bytes(lm.0, lm.1, &special)?;
-        let qformer = qformer.map(|(file, bytes)| Vocabulary::from_bytes(file, bytes, &[])).transpose()?;
+        let lm = lm.read(&special)?;
+        let qformer = qformer.map(|files| files.read(&[])).transpose()?;
         let (mut eos, mut clean_up) = (None, false);
         if let Some((file, config)) = config {
             if let Some(name) = config.get("eos_token").and_then(token_name) {
@@ -205,7 +238,7 @@ fn check_rows(vocabulary: &Vocabulary, ids: &[u32], rows: usize, what: &str) -> 
 }
 
 /// The name of a token in `tokenizer_config.json`: a string, or an object that has it as `content`.
-fn token_name(value: &Value) -> Option<&str> {
+pub(super) fn token_name(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
 
+use super::class;
 use super::quiet::without_panics;
 use crate::error::{Error, Result};
 
@@ -38,6 +39,8 @@ struct Model {
     unk_token: Option<String>,
     #[serde(default)]
     unk_id: Option<u32>,
+    #[serde(default)]
+    byte_fallback: bool,
 }
 
 /// A tokenizer with the special tokens it must not make of a user's text.
@@ -56,24 +59,37 @@ pub(super) struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Reads a `tokenizer.json`; `also_special` are special tokens by name that it may not mark as such.
+    /// Reads a `tokenizer.json` as the class does that `config`, its `tokenizer_config.json`, names; `also_special` are
+    /// special tokens by name that it may not mark as such.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if the file is damaged.
-    pub(super) fn from_bytes(file: &Path, bytes: &[u8], also_special: &[String]) -> Result<Self> {
+    pub(super) fn from_bytes(
+        file: &Path,
+        bytes: &[u8],
+        config: Option<&Value>,
+        also_special: &[String],
+    ) -> Result<Self> {
         let damaged =
             || Error::checkpoint(file, "not a tokenizer this library can read: it is damaged or of a newer kind");
-        let header: Header = serde_json::from_slice(bytes).map_err(|_| damaged())?;
+        let mut json: Value = serde_json::from_slice(bytes).map_err(|_| damaged())?;
+        if let Some(config) = config {
+            class::apply(&mut json, config);
+        }
+        bytes_are_text(&mut json);
+        let header = Header::deserialize(&json).map_err(|_| damaged())?;
+        let kind = header.model.kind.clone();
         let mut names: HashSet<String> = also_special.iter().cloned().collect();
+        names.retain(|name| !(header.model.byte_fallback && is_byte_piece(name)));
         names.extend(header.added_tokens.into_iter().filter(|token| token.special).map(|token| token.content));
 
-        let decoder = without_panics(|| Tokenizer::from_bytes(bytes).ok()).flatten();
+        let read = |json: Value| without_panics(|| serde_json::from_value::<Tokenizer>(json).ok()).flatten();
+        let decoder = read(json.clone());
         let decoder = decoder.and_then(|tokenizer| prepare(tokenizer, &names)).ok_or_else(damaged)?;
         let unknown_name = header.model.unk_token.as_deref();
         let unknown = header.model.unk_id.or_else(|| unknown_name.and_then(|name| decoder.token_to_id(name)));
-        let kind = header.model.kind.as_deref();
-        let encoder = if kind == Some("Unigram") {
-            let encoder = without_panics(|| untypable_specials(bytes, &names, unknown)).flatten();
+        let encoder = if kind.as_deref() == Some("Unigram") {
+            let encoder = untypable_specials(json, &names, unknown).and_then(read);
             Some(encoder.and_then(|tokenizer| prepare(tokenizer, &HashSet::new())).ok_or_else(damaged)?)
         } else {
             None
@@ -82,7 +98,7 @@ impl Vocabulary {
         Ok(Vocabulary {
             special: special.collect(),
             byte_fallback: header.decoder.to_string().contains("\"ByteFallback\""),
-            is_bpe: kind == Some("BPE"),
+            is_bpe: kind.as_deref() == Some("BPE"),
             encoder,
             decoder,
         })
@@ -149,8 +165,7 @@ impl Vocabulary {
 
     /// Whether a token spells one byte, so that what it means depends on the tokens that follow.
     pub(super) fn is_byte(&self, id: u32) -> bool {
-        self.byte_fallback
-            && self.decoder.id_to_token(id).is_some_and(|t| t.len() == 6 && t.starts_with("<0x") && t.ends_with('>'))
+        self.byte_fallback && self.decoder.id_to_token(id).is_some_and(|t| is_byte_piece(&t))
     }
 }
 
@@ -167,12 +182,36 @@ fn prepare(mut tokenizer: Tokenizer, special: &HashSet<String>) -> Option<Tokeni
     Some(tokenizer)
 }
 
-/// Reads a Unigram tokenizer with its special pieces renamed to something nobody types.
+/// Takes the pieces that spell bytes out of the added tokens, among which some files list them as special: a text that
+/// has no other pieces falls back to them, so they are text, and would be lost from an answer as special tokens.
+fn bytes_are_text(json: &mut Value) {
+    if json.pointer("/model/byte_fallback") != Some(&Value::Bool(true)) {
+        return;
+    }
+    let vocab = json.pointer_mut("/model/vocab").map(Value::take).unwrap_or_default();
+    let known = |piece: &str| match &vocab {
+        Value::Object(vocab) => vocab.contains_key(piece),
+        Value::Array(pieces) => pieces.iter().any(|other| other[0] == piece),
+        _ => false,
+    };
+    if let Some(added) = json.get_mut("added_tokens").and_then(Value::as_array_mut) {
+        added
+            .retain(|token| !token["content"].as_str().is_some_and(|content| is_byte_piece(content) && known(content)));
+    }
+    json["model"]["vocab"] = vocab;
+}
+
+/// Whether a piece is one of `<0x00>` … `<0xFF>`.
+fn is_byte_piece(piece: &str) -> bool {
+    let digits = piece.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+    digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
+}
+
+/// A Unigram tokenizer with its special pieces renamed to something nobody types.
 ///
 /// This algorithm finds every piece of its vocabulary in a text, the special ones included, even when the
 /// tokenizer was told to leave them alone.
-fn untypable_specials(bytes: &[u8], names: &HashSet<String>, unknown: Option<u32>) -> Option<Tokenizer> {
-    let mut json: Value = serde_json::from_slice(bytes).ok()?;
+fn untypable_specials(mut json: Value, names: &HashSet<String>, unknown: Option<u32>) -> Option<Value> {
     let rename = |name: &mut Value| {
         if let Value::String(text) = name
             && names.contains(text)
@@ -191,5 +230,5 @@ fn untypable_specials(bytes: &[u8], names: &HashSet<String>, unknown: Option<u32
             rename(token.get_mut("content")?);
         }
     }
-    serde_json::from_value(json).ok()
+    Some(json)
 }
