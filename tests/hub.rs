@@ -51,7 +51,7 @@ impl World {
         let mut command = program();
         command.args(arguments).env("HF_HUB_CACHE", &self.hub.cache).env("HF_ENDPOINT", self.server.address());
         command.env("HF_HOME", self.folder.path()).env("NO_PROXY", "127.0.0.1");
-        for name in ["HF_TOKEN", "HF_HUB_OFFLINE", "SSL_CERT_FILE"] {
+        for name in ["HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN_PATH", "SSL_CERT_FILE"] {
             command.env_remove(name);
         }
         command
@@ -477,6 +477,64 @@ fn offline_never_touches_the_network() {
     let output = offline(&world, &["pull", REPO]);
     assert_eq!(text(&output.stdout).trim_end(), snapshot.display().to_string());
     assert!(world.server.seen("").is_empty());
+}
+
+/// As `huggingface_hub` 2.4 reads its variables; a value such as `~/hf` comes as it is from files that no shell reads.
+#[test]
+fn the_environment_is_read_as_pythons_tools_read_it() {
+    let world = World::new();
+    let home = world.folder.path().display().to_string();
+    let pull = |variables: &[(&str, &str)]| {
+        let mut command = world.program(&["pull", REPO]);
+        command.current_dir(world.folder.path()).env("HOME", &home).env("USERPROFILE", &home);
+        command.env_remove("HF_HUB_CACHE").env_remove("HF_HOME").env_remove("XDG_CACHE_HOME");
+        command.envs(variables.iter().copied()).output().expect("the program runs")
+    };
+    for (variables, folder) in [
+        (vec![("HF_HOME", "~/hf")], "hf/hub"),
+        (vec![("HF_HOME", "$HOME/hf")], "hf/hub"),
+        (vec![("HF_HUB_CACHE", "${HOME}/c/$DEEP"), ("DEEP", "d")], "c/d"),
+        (vec![("HUGGINGFACE_HUB_CACHE", "~/old")], "old"),
+        (vec![("XDG_CACHE_HOME", "~/x")], "x/huggingface/hub"),
+        (vec![], ".cache/huggingface/hub"),
+    ] {
+        let output = pull(&variables);
+        let snapshot = PathBuf::from(text(&output.stdout).trim_end());
+        let want = world.folder.path().join(folder).join(FOLDER).join("snapshots").join(COMMIT);
+        assert_eq!(snapshot, want, "{variables:?}: {}", text(&output.stderr));
+    }
+    assert!(!world.folder.path().join("~").exists() && !world.folder.path().join("$HOME").exists());
+    let output = pull(&[("HF_HOME", "~somebody/hf")]);
+    assert_eq!(output.status.code(), Some(3));
+    expect_words(text(&output.stderr), &["HF_HOME", "~somebody/hf", "write the folder out"]);
+
+    world.server.behave();
+    for (variables, code) in [
+        (vec![("TRANSFORMERS_OFFLINE", "TRUE"), ("HF_HOME", "~/none")], 3),
+        (vec![("HF_HUB_OFFLINE", "0"), ("TRANSFORMERS_OFFLINE", "1"), ("HF_HOME", "~/hf")], 0),
+        (vec![("TRANSFORMERS_OFFLINE", "yes"), ("HF_HOME", "~/hf")], 0),
+    ] {
+        let output = pull(&variables);
+        assert_eq!(output.status.code(), Some(code), "{variables:?}: {}", text(&output.stderr));
+        let asked = !world.server.seen("").is_empty();
+        assert_eq!(asked, variables[0].0 == "HF_HUB_OFFLINE", "{variables:?}");
+        world.server.behave();
+    }
+
+    let file = world.folder.path().join("token file");
+    std::fs::write(&file, " hf_secret\n").expect("written");
+    let path = ("HF_TOKEN_PATH", "$HOME/token file");
+    for (variables, want) in [
+        (vec![path], Some("Bearer hf_secret")),
+        (vec![path, ("HUGGING_FACE_HUB_TOKEN", "hf_old\n")], Some("Bearer hf_old")),
+        (vec![path, ("HF_TOKEN", "hf_new")], Some("Bearer hf_new")),
+        (vec![path, ("HF_TOKEN", "hf_new"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")], None),
+    ] {
+        world.server.behave();
+        let output = pull(&[variables.as_slice(), &[("HF_HOME", "~/hf")]].concat());
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(world.server.seen("main")[0].authorization.as_deref(), want, "{variables:?}");
+    }
 }
 
 #[test]

@@ -5,17 +5,19 @@
 //! found here, and the other way round.
 //!
 //! ```text
-//! names      which names may become paths and addresses
-//! client     requests: redirects, the token, and what went wrong in plain words
-//! listing    what a repository has, and which of it a model needs
-//! transfer   one file: resumed, checked, and only then under its name
-//! cache      the folders: snapshots, complete or not, their sizes, removal
+//! environment   the variables of the hub's tools
+//! names         which names may become paths and addresses
+//! client        requests: redirects, the token, and what went wrong in plain words
+//! listing       what a repository has, and which of it a model needs
+//! transfer      one file: resumed, checked, and only then under its name
+//! cache         the folders: snapshots, complete or not, their sizes, removal
 //! ```
 //!
 //! Nothing is fetched unless [`Hub::pull`] is called.
 
 mod cache;
 mod client;
+mod environment;
 mod listing;
 mod names;
 mod pull;
@@ -29,6 +31,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 
 pub use cache::CachedModel;
+pub use environment::cache_folder;
 
 /// Where models come from and where they are kept.
 #[derive(Clone)]
@@ -116,35 +119,6 @@ impl Hub {
             pause: Duration::from_millis(500),
             silence: Duration::from_secs(60),
         }
-    }
-
-    /// The hub as the environment has it: `HF_HUB_CACHE`, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` or the token file that
-    /// `hf auth login` writes, and `HF_HUB_OFFLINE`, as Python's tools read them.
-    ///
-    /// # Errors
-    /// [`Error::Request`] when there is no home directory to keep a cache in, or a value makes no sense.
-    pub fn from_env() -> Result<Hub> {
-        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        let text = |name: &str| set(name).and_then(|value| value.into_string().ok());
-        let home = set("HF_HOME").map(PathBuf::from).or_else(|| {
-            let folder = set("XDG_CACHE_HOME").map(PathBuf::from);
-            Some(folder.or_else(|| Some(std::env::home_dir()?.join(".cache")))?.join("huggingface"))
-        });
-        let cache = set("HF_HUB_CACHE").map(PathBuf::from).or_else(|| Some(home.as_ref()?.join("hub")));
-        let cache = cache.ok_or_else(|| Error::request("there is no home directory; set HF_HOME to a folder"))?;
-        let mut hub = Hub::new(cache);
-        if let Some(endpoint) = text("HF_ENDPOINT") {
-            if !endpoint.starts_with("https://") && !endpoint.starts_with("http://") {
-                let problem = format!("HF_ENDPOINT is {endpoint:?}, which is no address; it begins with https://");
-                return Err(Error::request(problem));
-            }
-            hub.endpoint = endpoint.trim_end_matches('/').into();
-        }
-        let in_file = || hf_hub::Cache::new(home?.join("hub")).token();
-        hub.token = text("HF_TOKEN").map(|token| token.trim().to_string()).or_else(in_file);
-        let offline = text("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
-        hub.offline = ["1", "on", "yes", "true"].contains(&offline.as_str());
-        Ok(hub)
     }
 
     /// The checkpoint in a directory or, if there is no such directory, of a repository `owner/name` in the cache;

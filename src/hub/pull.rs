@@ -37,7 +37,8 @@ impl Hub {
         revision.map_or(Ok(()), check_revision)?;
         if self.offline {
             return self.find(repo, revision)?.ok_or_else(|| {
-                let problem = "is not in the cache, and HF_HUB_OFFLINE forbids to fetch it; unset it and pull again";
+                let problem = "is not in the cache, and HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) forbids to fetch it; unset it \
+                               and pull again";
                 Error::download(repo, problem, false)
             });
         }

@@ -12,7 +12,7 @@ use crate::progress::Progress;
 pub fn run(common: &Common, pull: &Pull) -> Result<()> {
     let hub = Hub::from_env()?;
     if hub.offline && !common.quiet {
-        crate::progress::say("HF_HUB_OFFLINE is set: looking in the cache only");
+        crate::progress::say("HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set: looking in the cache only");
     }
     let mut progress = Progress::bytes(common.quiet, "downloading");
     let result = hub.pull(&pull.repo, pull.revision.as_deref(), &mut |event| show(event, &mut progress));

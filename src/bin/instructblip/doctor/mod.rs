@@ -211,7 +211,10 @@ impl Page {
 impl Cache {
     fn describe(&self) -> String {
         let Some((folder, why)) = &self.folder else {
-            return "no folder for models: there is no home directory; set HF_HOME to a folder".into();
+            return match cfg!(feature = "hub") {
+                true => "no folder for models: there is no home directory; set HF_HOME to a folder".into(),
+                false => "no folder for models: this program was built without the hub".into(),
+            };
         };
         let free = self.free_bytes.map_or("unknown space".into(), |n| Bytes(n).to_string());
         let used = if folder.is_dir() { Bytes(self.bytes).to_string() } else { "not there yet".into() };

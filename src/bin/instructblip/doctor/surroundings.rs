@@ -3,7 +3,18 @@
 use std::path::{Path, PathBuf};
 
 /// Beginnings of the names of variables that change what this program does.
-const PREFIXES: [&str; 7] = ["DRI_PRIME", "HF_", "INSTRUCTBLIP_", "LP_", "MESA_", "VK_", "WGPU_"];
+const PREFIXES: [&str; 10] = [
+    "DRI_PRIME",
+    "HF_",
+    "HUGGING",
+    "INSTRUCTBLIP_",
+    "LP_",
+    "MESA_",
+    "TRANSFORMERS_OFFLINE",
+    "VK_",
+    "WGPU_",
+    "XDG_CACHE_HOME",
+];
 
 /// Parts of names whose values are nobody's business.
 const SECRETS: [&str; 4] = ["TOKEN", "SECRET", "PASSWORD", "KEY"];
@@ -31,15 +42,10 @@ pub fn process_variables() -> Vec<(String, String)> {
 
 /// The folder the hub's tools share, and what decided on it.
 pub fn cache_folder() -> Option<(PathBuf, &'static str)> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if let Some(folder) = set("HF_HUB_CACHE") {
-        return Some((folder, "HF_HUB_CACHE"));
-    }
-    if let Some(home) = set("HF_HOME") {
-        return Some((home.join("hub"), "HF_HOME"));
-    }
-    let home = std::env::home_dir()?;
-    Some((home.join(".cache").join("huggingface").join("hub"), "the default"))
+    #[cfg(feature = "hub")]
+    return instructblip::hub::cache_folder().ok();
+    #[cfg(not(feature = "hub"))]
+    None
 }
 
 /// Bytes of all files in a folder. Links are not followed: the hub's snapshots are links to what is counted anyway.
