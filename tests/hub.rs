@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use instructblip::Error;
 use instructblip::hub::{Event, Hub};
+use instructblip::{Checkpoint, Error, InstructBlip};
 use serde_json::{Value, json};
 use support::golden::{checkpoint_folder, golden_image};
 use support::program::{program, text};
@@ -180,6 +180,89 @@ fn shards_are_those_the_index_names() {
         let index = json!({"weight_map": {"a": name}}).to_string().into_bytes();
         world.server.edit_files(|files| drop(files.insert("model.safetensors.index.json".into(), index.clone())));
         expect_download(&world.refusal(), false, &["model.safetensors.index.json", name, part]);
+    }
+}
+
+/// The reference looks at an index only where there is no single file.
+#[test]
+fn a_single_file_is_pulled_without_the_shards_beside_it() {
+    let world = World::new();
+    let index = json!({"weight_map": {"a": "model-00001-of-00001.safetensors"}}).to_string().into_bytes();
+    world.server.edit_files(|files| {
+        files.insert("model.safetensors.index.json".into(), index.clone());
+        files.insert("model-00001-of-00001.safetensors".into(), vec![0; 99]);
+    });
+    let snapshot = world.pull().expect("pulled");
+    world.expect_whole(&snapshot);
+    assert!(!snapshot.join("model.safetensors.index.json").exists());
+    assert!(world.server.seen("index.json").is_empty() && world.server.seen("of-00001.safetensors").is_empty());
+}
+
+/// transformers 4.52 to 4.57 kept the settings of a video's pictures in a file of their own.
+#[test]
+fn settings_are_pulled_from_whatever_file_has_them() {
+    let world = World::of("video-llama");
+    let settings: Value = serde_json::from_slice(&world.server.file("processor_config.json")).expect("JSON");
+    let (own, video) = (json!({"num_query_tokens": settings["num_query_tokens"]}), &settings["video_processor"]);
+    world.server.edit_files(|files| {
+        files.insert("processor_config.json".into(), own.to_string().into_bytes());
+        files.insert("video_preprocessor_config.json".into(), video.to_string().into_bytes());
+    });
+    let snapshot = world.pull().expect("pulled");
+    assert!(snapshot.join("video_preprocessor_config.json").is_file());
+    InstructBlip::check(&Checkpoint::directory(snapshot).expect("a folder")).expect("a whole model");
+    world.hub.remove(REPO).expect("removed");
+    world.server.behave();
+    world.server.edit_files(|files| drop(files.remove("video_preprocessor_config.json")));
+    expect_download(&world.refusal(), false, &["preprocessor_config.json", "missing", REPO]);
+    assert!(world.server.seen(WEIGHTS).is_empty());
+}
+
+/// An adapter is pulled as it is; the model it is for is another repository.
+#[test]
+fn an_adapter_is_pulled_and_names_its_base() {
+    let adapter = |base: &str, world: &World| {
+        let config = json!({"peft_type": "LORA", "base_model_name_or_path": base}).to_string().into_bytes();
+        world.server.edit_files(|files| {
+            files.retain(|name, _| name.starts_with("tokenizer") || name == "README.md");
+            files.insert("adapter_config.json".into(), config.clone());
+            files.insert("adapter_model.safetensors".into(), vec![7; 99]);
+        });
+    };
+    let world = World::new();
+    adapter("Salesforce/instructblip-vicuna-7b", &world);
+    let output = world.run(&["pull", REPO]);
+    let stderr = text(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    expect_words(stderr, &["an adapter for", "instructblip pull Salesforce/instructblip-vicuna-7b"]);
+    let snapshot = PathBuf::from(text(&output.stdout).trim_end());
+    assert_eq!(std::fs::read(snapshot.join("adapter_model.safetensors")).expect("weights"), [7; 99]);
+    assert_eq!(world.hub.find(REPO, None).expect("a name"), Some(snapshot.clone()));
+    assert!(world.hub.list().expect("a cache")[0].complete);
+    std::fs::remove_file(snapshot.join("adapter_model.safetensors")).expect("removed");
+    assert_eq!(world.hub.find(REPO, None).expect("a name"), None);
+
+    let world = World::new();
+    adapter("/home/me/base", &world);
+    expect_words(text(&world.run(&["pull", REPO]).stderr), &["\"/home/me/base\"", "folder of its author"]);
+    // Beside its base it is fetched with it.
+    let world = World::new();
+    world.server.edit_files(|files| {
+        files.insert("adapter_config.json".into(), b"{}".to_vec());
+        files.insert("adapter_model.safetensors".into(), vec![7; 99]);
+    });
+    let snapshot = world.pull().expect("pulled");
+    world.expect_whole(&snapshot);
+    assert!(snapshot.join("adapter_model.safetensors").is_file() && snapshot.join("adapter_config.json").is_file());
+    for (there, part) in [("adapter_model.bin", "adapter_model.bin only"), ("x", "no adapter as peft writes one")] {
+        let world = World::new();
+        adapter("a/b", &world);
+        world.server.edit_files(|files| {
+            files.remove("adapter_model.safetensors");
+            files.insert(there.into(), b"pickle".to_vec());
+        });
+        expect_download(&world.refusal(), false, &["no adapter_model.safetensors", part]);
+        assert!(!world.hub.cache.exists());
     }
 }
 
@@ -537,6 +620,24 @@ fn the_environment_is_read_as_pythons_tools_read_it() {
     }
 }
 
+/// A cache whose blobs were removed to make room has links that lead nowhere.
+#[cfg(unix)]
+#[test]
+fn links_to_blobs_that_are_gone_are_told_and_mended() {
+    let world = World::new();
+    let snapshot = world.pull().expect("pulled");
+    for name in [WEIGHTS, "tokenizer.json", "config.json"] {
+        let blob = std::fs::canonicalize(snapshot.join(name)).expect("a blob");
+        std::fs::remove_file(blob).expect("removed");
+        let error = InstructBlip::check(&Checkpoint::directory(&snapshot).expect("a folder")).expect_err("refused");
+        let Error::Checkpoint { file, problem } = &error else { panic!("{error:?}") };
+        assert!(file.ends_with(name), "{error}");
+        expect_words(problem, &["no such file", "is gone", "instructblip pull"]);
+        world.pull().expect("pulled again");
+        world.expect_whole(&snapshot);
+    }
+}
+
 #[test]
 fn two_pulls_at_once_share_the_work() {
     let world = World::new();
@@ -723,11 +824,30 @@ fn models_that_could_not_run_are_refused_before_their_weights() {
     let world = World::new();
     world.server.edit_files(|files| files.retain(|name, _| name != "tokenizer.json"));
     expect_download(&world.refusal(), false, &["has no tokenizer.json"]);
+    // What the loader would refuse is refused before the weights.
+    let language = r#"{"model_type": "blip-2", "text_config": {"model_type": "gpt2"}}"#;
+    for (name, text, parts) in [
+        ("config.json", r#"{"model_type": "llava"}"#, ["llava", "\"instructblip\""]),
+        ("config.json", language, ["\"gpt2\"", "\"llama\""]),
+        ("config.json", "<!DOCTYPE html><html>", ["config.json", "web page"]),
+        ("tokenizer.json", "version https://git-lfs.github.com/spec/v1\n", ["tokenizer.json", "git-lfs pointer"]),
+        ("tokenizer.json", "{}", ["tokenizer.json", "damaged"]),
+        ("qformer_tokenizer/tokenizer.json", "{}", ["qformer_tokenizer/tokenizer.json", "damaged"]),
+        ("processor_config.json", r#"{"num_query_tokens": 7}"#, ["processor_config.json", "\"num_query_tokens\" is 7"]),
+    ] {
+        let world = World::new();
+        world.server.edit_files(|files| drop(files.insert(name.into(), text.into())));
+        let error = world.refusal();
+        expect_download(&error, false, &parts);
+        expect_words(&error.to_string(), &[REPO]);
+        assert!(world.server.seen(WEIGHTS).is_empty(), "{name}");
+    }
     let world = World::new();
-    let config = b"{\"model_type\": \"llava\"}".to_vec();
-    world.server.edit_files(|files| drop(files.insert("config.json".into(), config.clone())));
-    expect_download(&world.refusal(), false, &["llava", "\"instructblip\""]);
-    assert!(world.server.seen(WEIGHTS).is_empty());
+    world.server.edit_files(|files| files.retain(|name, _| !name.starts_with("qformer_tokenizer/")));
+    expect_download(&world.refusal(), false, &["has no qformer_tokenizer/tokenizer.json", "another repository"]);
+    assert!(world.server.seen(WEIGHTS).is_empty() && world.server.seen("tokenizer.json").is_empty());
+    // BLIP-2's Q-Former reads no instruction.
+    World::of("b2-opt").pull().expect("pulled");
 }
 
 #[test]

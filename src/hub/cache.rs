@@ -7,13 +7,16 @@ use std::path::{Path, PathBuf};
 use hf_hub::{Cache, Repo};
 use serde_json::Value;
 
-use super::listing::{CONFIG, INDEX, README, WEIGHTS, is_shard, licence_in_readme, shards};
+use super::listing::licence_in_readme;
 use super::names::{check_repo, check_revision, is_hex};
 use super::{Hub, bytes_text};
+use crate::checkpoint::names::{
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, INDEX, README, Weights, is_adapter_alone, is_shard, shards,
+};
 use crate::error::{Error, Result};
 
 /// Kinds of model that the checkpoint loader runs.
-pub(super) const KINDS: [&str; 3] = ["instructblip", "instructblipvideo", "blip-2"];
+const KINDS: [&str; 3] = ["instructblip", "instructblipvideo", "blip-2"];
 /// Largest small file that is read for a look at it.
 pub(super) const MAX_LOOK: u64 = 64 << 20;
 const MAIN: &str = "main";
@@ -208,11 +211,18 @@ impl Hub {
 /// Whether configuration and all weights are there: they arrive last, so the rest is, too.
 pub(super) fn is_complete(snapshot: &Path) -> bool {
     let has = |name: &str| snapshot.join(name).is_file();
-    let weights = match look(&snapshot.join(INDEX)) {
-        Some(index) => shards(&index).is_some_and(|names| names.iter().all(|name| is_shard(name) && has(name))),
-        None => has(WEIGHTS),
+    if has(ADAPTER_CONFIG) && !has(ADAPTER_WEIGHTS) {
+        return false;
+    }
+    let sharded = || {
+        let names = look(&snapshot.join(INDEX)).and_then(|index| shards(&index));
+        names.is_some_and(|names| names.iter().all(|name| is_shard(name) && has(name)))
     };
-    has(CONFIG) && weights
+    match Weights::among(has) {
+        Some(Weights::Single) => has(CONFIG),
+        Some(Weights::Sharded) => has(CONFIG) && sharded(),
+        None => is_adapter_alone(has),
+    }
 }
 
 /// The whole of a small file, if it is there and can be read.

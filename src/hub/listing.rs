@@ -1,6 +1,6 @@
 //! What a repository has, which of it a model needs, and under which licence.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek};
 
@@ -11,32 +11,15 @@ use ureq::Body;
 use ureq::http::Response;
 
 use super::client::{Client, Failure, header};
-use super::names::{is_hex, is_plain};
+use super::names::is_hex;
+use crate::checkpoint::names::{
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, CONFIG, INDEX, QFORMER_TOKENIZER, TOKENIZER, WEIGHTS, Weights, is_adapter_alone,
+    is_pickle, is_plain, is_shard, shards, wanted,
+};
 use crate::error::{Error, Result};
 
 /// Largest description of a repository that is read.
 const MAX_LISTING: u64 = 32 << 20;
-
-pub(super) const CONFIG: &str = "config.json";
-pub(super) const INDEX: &str = "model.safetensors.index.json";
-pub(super) const WEIGHTS: &str = "model.safetensors";
-pub(super) const README: &str = "README.md";
-
-/// The files beside the weights that a model, or who reads its folder, needs.
-const SMALL: [&str; 10] = [
-    CONFIG,
-    "generation_config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    INDEX,
-    README,
-];
-/// The folder of the Q-Former's tokenizer.
-const QFORMER: &str = "qformer_tokenizer/";
 
 /// A repository at one commit.
 pub(super) struct Listing {
@@ -104,47 +87,86 @@ impl Listing {
     }
 
     /// The files beside the weights, the configuration first.
-    ///
-    /// Other names are not looked at, whatever they are.
     pub(super) fn small_files(&self) -> Vec<String> {
-        let mut names: Vec<String> =
-            SMALL.iter().filter(|name| self.files.contains_key(**name)).map(|&n| n.into()).collect();
-        names.extend(self.files.keys().filter(|name| is_qformer_file(name)).cloned());
-        names
+        wanted(self.files.keys().map(String::as_str)).into_iter().map(String::from).collect()
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.files.contains_key(name)
+    }
+
+    /// Whether the repository is an adapter, whose base is another.
+    pub(super) fn is_adapter_alone(&self) -> bool {
+        is_adapter_alone(|name| self.has(name))
+    }
+
+    fn refuse(&self, problem: String) -> Result<()> {
+        Err(Error::download(&self.repo, problem, false))
     }
 
     /// Refuses, before anything is fetched, a repository that is no model this program could read.
     pub(super) fn check(&self) -> Result<()> {
-        let has = |name: &str| self.files.contains_key(name);
-        let refuse = |problem: String| Err(Error::download(&self.repo, problem, false));
-        if !has(INDEX) && !has(WEIGHTS) {
-            let pickled = |name: &String| name.ends_with(".bin") || name.ends_with(".pth") || name.ends_with(".pt");
-            if self.files.keys().any(pickled) {
-                return refuse(format!(
+        if self.has(ADAPTER_CONFIG) && !self.has(ADAPTER_WEIGHTS) {
+            let problem = match self.has("adapter_model.bin") {
+                true => {
+                    "which can run code when opened and is not fetched; load the adapter once with peft in Python \
+                         and save it again"
+                }
+                false => "so it is no adapter as peft writes one",
+            };
+            let has = if self.has("adapter_model.bin") { "adapter_model.bin only, " } else { "" };
+            return self.refuse(format!("has {ADAPTER_CONFIG}, but {has}no {ADAPTER_WEIGHTS}, {problem}"));
+        }
+        if self.is_adapter_alone() {
+            return Ok(());
+        }
+        if Weights::among(|name| self.has(name)).is_none() {
+            if self.files.keys().any(|name| is_pickle(name)) {
+                return self.refuse(format!(
                     "has only pickled weights, which can run code when opened and are not fetched; convert them once in \
                      Python: InstructBlipForConditionalGeneration.from_pretrained({:?}).save_pretrained(dir), and the \
                      same with InstructBlipProcessor; then use --model dir",
                     self.repo
                 ));
             }
-            return refuse(format!("has neither {WEIGHTS} nor {INDEX}"));
+            return self.refuse(format!("has neither {WEIGHTS} nor {INDEX}"));
         }
-        match [CONFIG, "tokenizer.json"].into_iter().find(|name| !has(name)) {
-            Some(name) => refuse(format!("has no {name}, so it is no model as save_pretrained writes one")),
+        match [CONFIG, TOKENIZER].into_iter().find(|name| !self.has(name)) {
+            Some(name) => self.refuse(format!("has no {name}, so it is no model as save_pretrained writes one")),
             None => Ok(()),
         }
     }
 
-    /// The weights: the shards the index names, or the one file.
+    /// Refuses a model whose Q-Former reads the instruction and has no tokenizer for it.
+    pub(super) fn check_qformer(&self) -> Result<()> {
+        match self.has(QFORMER_TOKENIZER) {
+            true => Ok(()),
+            false => self.refuse(format!(
+                "has no {QFORMER_TOKENIZER}, which the Q-Former of its model reads instructions with; take another \
+                 repository of this model, or one that InstructBlipProcessor.save_pretrained wrote"
+            )),
+        }
+    }
+
+    /// The weights: the one file, or the shards the index names; and the adapter's, where there is one.
     pub(super) fn weights(&self, index: Option<&[u8]>) -> Result<Vec<String>> {
-        let Some(index) = index else { return Ok(vec![WEIGHTS.into()]) };
+        let mut names = match Weights::among(|name| self.has(name)) {
+            Some(Weights::Single) => vec![WEIGHTS.to_string()],
+            Some(Weights::Sharded) => self.shards(index.unwrap_or_default())?,
+            None => Vec::new(),
+        };
+        names.extend(self.has(ADAPTER_CONFIG).then(|| ADAPTER_WEIGHTS.into()));
+        Ok(names)
+    }
+
+    fn shards(&self, index: &[u8]) -> Result<Vec<String>> {
         let refuse = |problem: String| Error::download(format!("{}: {INDEX}", self.repo), problem, false);
         let names = shards(index).ok_or_else(|| refuse("is not an index of weights".into()))?;
         for name in &names {
             if !is_shard(name) {
                 return Err(refuse(format!("names a shard {name:?}, which is not a plain file name")));
             }
-            if !self.files.contains_key(name) {
+            if !self.has(name) {
                 return Err(refuse(format!("names a shard {name}, which the repository does not have")));
             }
         }
@@ -220,24 +242,6 @@ fn etag(response: &Response<Body>, name: &str) -> Option<Identity> {
     }
 }
 
-fn is_qformer_file(name: &str) -> bool {
-    let rest = name.strip_prefix(QFORMER);
-    rest.is_some_and(|rest| is_plain(rest) && (rest.ends_with(".json") || rest.ends_with(".txt")))
-}
-
-/// The files an index names. `None` when it is none.
-pub(super) fn shards(index: &[u8]) -> Option<BTreeSet<String>> {
-    let json: Value = serde_json::from_slice(index).ok()?;
-    let names: Option<BTreeSet<String>> =
-        json.get("weight_map")?.as_object()?.values().map(|v| Some(v.as_str()?.to_string())).collect();
-    names.filter(|names| !names.is_empty())
-}
-
-/// The rule of the loader, too: the index names files to open.
-pub(super) fn is_shard(name: &str) -> bool {
-    is_plain(name) && name.ends_with(".safetensors")
-}
-
 /// The licence in a model card's data: a name, or several; `other` has a name of its own.
 fn licence_of(card: &Value) -> Option<String> {
     let names: Vec<&str> = match card.get("license")? {
@@ -265,7 +269,7 @@ pub(super) fn licence_in_readme(text: &str) -> Option<String> {
 }
 
 /// Text of a server or a file, safe to print on a line.
-fn printable(text: &str) -> Option<String> {
+pub(super) fn printable(text: &str) -> Option<String> {
     let text: String = text.chars().filter(|c| !c.is_control()).take(100).collect();
     Some(text).filter(|text| !text.trim().is_empty())
 }
@@ -302,27 +306,8 @@ mod tests {
     }
 
     #[test]
-    fn only_known_files_are_taken() {
-        let names = [
-            "config.json",
-            "../../x",
-            "/etc/x",
-            "model.safetensors",
-            "pytorch_model.bin",
-            "qformer_tokenizer/vocab.txt",
-            "qformer_tokenizer/../x.json",
-            "qformer_tokenizer/a/b.json",
-            "qformer_tokenizer/.x.json",
-            "tokenizer.json",
-            "qformer_tokenizer/x.bin",
-            "sub/config.json",
-            "README.md",
-            "modeling.py",
-        ];
-        let siblings: Vec<Value> = names.iter().map(|name| json!({"rfilename": name})).collect();
-        let listing = Listing::parse("a/b", &json!({"sha": "0".repeat(40), "siblings": siblings})).expect("a listing");
-        let want = ["config.json", "tokenizer.json", "README.md", "qformer_tokenizer/vocab.txt"];
-        assert_eq!(listing.small_files(), want);
+    fn a_commit_is_no_path() {
+        assert!(Listing::parse("a/b", &json!({"sha": "0".repeat(40), "siblings": []})).is_some());
         assert!(Listing::parse("a/b", &json!({"sha": "../..", "siblings": []})).is_none());
     }
 }

@@ -63,6 +63,9 @@ pub struct Plan {
     pub commit: String,
     /// The licence the repository states.
     pub licence: Option<String>,
+    /// The model that an adapter is for, as its configuration names it: a repository, or its author's folder. It is not
+    /// fetched.
+    pub base: Option<String>,
     /// Number of files.
     pub files: usize,
     /// Bytes of all files.

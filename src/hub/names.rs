@@ -1,14 +1,9 @@
 //! Which names may become paths and addresses. Everything a user types or a server says passes here first.
 
+use crate::checkpoint::names::is_plain;
 use crate::error::{Error, Result};
 
 const NAME_CHARACTERS: usize = 96;
-
-/// Whether a name is a plain file name: no separators, nothing hidden, nothing that means another folder.
-pub(super) fn is_plain(name: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && name.chars().all(plain)
-}
 
 /// Whether `text` is `digits` hexadecimal digits: a commit has 40, a sha256 has 64.
 pub(super) fn is_hex(text: &str, digits: usize) -> bool {

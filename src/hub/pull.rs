@@ -4,15 +4,17 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
-
-use super::cache::{KINDS, MAX_LOOK, look};
+use super::cache::{MAX_LOOK, look};
 use super::client::{Client, Failure};
-use super::listing::{CONFIG, INDEX, Item, Listing, README, is_shard, licence_in_readme};
+use super::listing::{Item, Listing, licence_in_readme, printable};
 use super::names::{check_repo, check_revision, is_hex};
 use super::transfer::{Transfer, unfinished_bytes};
 use super::{Event, Hub, Plan, Report};
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::names::{ADAPTER_CONFIG, CONFIG, INDEX, README, is_shard};
+use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::processor::{Processor, PromptLimits};
 
 /// A pull under way.
 struct Pull<'a> {
@@ -85,19 +87,18 @@ impl Pull<'_> {
     fn run(&self, revision: &str, report: &mut Report<'_>) -> Result<()> {
         let (mut items, mut fetched) = (Vec::new(), 0);
         let mut names = self.listing.small_files();
-        // What the rest depends on comes first; these are small.
-        for name in [CONFIG, INDEX].iter().filter(|&&first| names.iter().any(|name| name == first)) {
+        // What the rest depends on comes first.
+        for name in [CONFIG, INDEX, ADAPTER_CONFIG].iter().filter(|&&first| names.iter().any(|name| name == first)) {
             let item = self.item(name, report)?;
             fetched += if self.has(&item) { 0 } else { item.size };
             self.fetch(&item, None, report)?;
             items.push(item);
         }
-        self.check_kind()?;
-        let index =
-            items.iter().any(|item| item.name == INDEX).then(|| look(&self.folder.join(INDEX)).unwrap_or_default());
+        let config = if self.listing.is_adapter_alone() { None } else { Some(self.config()?) };
         names.retain(|name| items.iter().all(|item| item.name != *name));
+        let small = items.len() + names.len();
         // Weights last: a snapshot that has them is complete.
-        names.extend(self.listing.weights(index.as_deref())?);
+        names.extend(self.listing.weights(look(&self.folder.join(INDEX)).as_deref())?);
         for name in &names {
             items.push(self.item(name, report)?);
         }
@@ -107,7 +108,10 @@ impl Pull<'_> {
         report(Event::Plan(&plan));
         let total = plan.bytes;
         let mut done = 0;
-        for item in &items {
+        for (i, item) in items.iter().enumerate() {
+            if let Some(config) = config.as_ref().filter(|_| i == small) {
+                self.check_processor(config)?;
+            }
             self.fetch(item, Some((done, total)), report)?;
             done += item.size;
             report(Event::Bytes { done, total });
@@ -142,6 +146,7 @@ impl Pull<'_> {
             revision: revision.into(),
             commit: self.listing.commit.clone(),
             licence: self.listing.licence.clone().or_else(card),
+            base: self.base(),
             files: items.len(),
             // Sizes are a server's word: they may be anything.
             bytes: items.iter().fold(0, |sum, item| sum.saturating_add(item.size)),
@@ -150,20 +155,42 @@ impl Pull<'_> {
         }
     }
 
-    /// Refuses another kind of model before its weights are fetched.
-    fn check_kind(&self) -> Result<()> {
-        let config = look(&self.folder.join(CONFIG)).unwrap_or_default();
-        let config: Value = serde_json::from_slice(&config).unwrap_or_default();
-        let kind = config.get("model_type").and_then(Value::as_str).unwrap_or_default();
-        if KINDS.contains(&kind) {
-            return Ok(());
+    /// The configuration. Refuses, before its weights are fetched, a model that the loader would refuse.
+    fn config(&self) -> Result<Config> {
+        let bytes = Checkpoint::directory(&self.folder)?.read(CONFIG).map_err(|error| self.told(error))?;
+        let config = Config::parse(Path::new(CONFIG), &bytes.unwrap_or_default());
+        let config = config.map_err(|error| self.told(error))?;
+        if config.qformer_reads_text() {
+            self.listing.check_qformer()?;
         }
-        let kinds = KINDS.map(|kind| format!("{kind:?}")).join(", ");
-        Err(Error::download(
-            &self.listing.repo,
-            format!("has a model of type {kind:?}; this program runs {kinds}"),
-            false,
-        ))
+        Ok(config)
+    }
+
+    /// Refuses, before its weights are fetched, a model whose tokenizers and settings the loader would refuse.
+    fn check_processor(&self, config: &Config) -> Result<()> {
+        let checkpoint = Checkpoint::directory(&self.folder)?;
+        // How many rows the embeddings have is in the weights.
+        let limits = PromptLimits::of(config, u32::MAX, if config.qformer_reads_text() { u32::MAX } else { 0 });
+        let processor = Processor::from_files(&|name| checkpoint.read(name), checkpoint.root(), limits);
+        processor.map(|_| ()).map_err(|error| self.told(error))
+    }
+
+    /// What is wrong with a file of the snapshot, about the repository.
+    fn told(&self, error: Error) -> Error {
+        match error {
+            Error::Checkpoint { file, problem } => {
+                let name = file.strip_prefix(&self.folder).unwrap_or(&file).display();
+                Error::download(self.what(&name.to_string().replace('\\', "/")), problem, false)
+            }
+            other => other,
+        }
+    }
+
+    /// What an adapter says it is for.
+    fn base(&self) -> Option<String> {
+        let config = look(&self.folder.join(ADAPTER_CONFIG)).filter(|_| self.listing.is_adapter_alone())?;
+        let config: serde_json::Value = serde_json::from_slice(&config).ok()?;
+        printable(config.get("base_model_name_or_path")?.as_str()?)
     }
 
     /// Whether a file is among the blobs or, where links cannot be made, in the snapshot.

@@ -102,7 +102,7 @@ pub enum Command {
     /// Only what the model needs is fetched, and every file is checked. Models go into the cache of the hub's own tools:
     /// HF_HUB_CACHE, else HF_HOME/hub, else ~/.cache/huggingface/hub. HF_TOKEN is for models behind a licence,
     /// HF_ENDPOINT for mirrors, HTTPS_PROXY and SSL_CERT_FILE for networks that need them; HF_HUB_OFFLINE=1 or
-    /// TRANSFORMERS_OFFLINE=1 forbids the network. The folder of the model is printed on standard output.
+    /// TRANSFORMERS_OFFLINE=1 forbids the network. An adapter's base is another model to pull. The folder of the model is printed on standard output.
     #[cfg(feature = "hub")]
     Pull(Pull),
     /// List the models in the cache

@@ -7,19 +7,37 @@ use indicatif::DecimalBytes;
 use instructblip::hub::{Event, Hub, Plan};
 
 use crate::args::{Common, Pull};
-use crate::progress::Progress;
+use crate::progress::{Progress, say};
 
 pub fn run(common: &Common, pull: &Pull) -> Result<()> {
     let hub = Hub::from_env()?;
     if hub.offline && !common.quiet {
-        crate::progress::say("HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set: looking in the cache only");
+        say("HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE is set: looking in the cache only");
     }
     let mut progress = Progress::bytes(common.quiet, "downloading");
-    let result = hub.pull(&pull.repo, pull.revision.as_deref(), &mut |event| show(event, &mut progress));
+    let mut base = None;
+    let result = hub.pull(&pull.repo, pull.revision.as_deref(), &mut |event| {
+        if let Event::Plan(plan) = &event {
+            base.clone_from(&plan.base);
+        }
+        show(event, &mut progress);
+    });
     progress.clear();
     let folder = result?;
+    if let Some(base) = base.filter(|_| !common.quiet) {
+        say_base(&hub, &base);
+    }
     writeln!(std::io::stdout(), "{}", folder.display())?;
     Ok(())
+}
+
+/// An adapter is nothing without its base: says how that is had, if it is not there.
+fn say_base(hub: &Hub, base: &str) {
+    match hub.find(base, None) {
+        Ok(Some(_)) => {}
+        Ok(None) => say(&format!("this is an adapter for {base}, which is needed too: instructblip pull {base}")),
+        Err(_) => say(&format!("this is an adapter for {base:?}, a folder of its author's; its model is needed too")),
+    }
 }
 
 fn show(event: Event<'_>, progress: &mut Progress) {
