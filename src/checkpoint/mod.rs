@@ -10,15 +10,11 @@ use std::path::{Path, PathBuf};
 
 use mapped::Map;
 
+use self::names::ADAPTER_CONFIG;
 use crate::error::{Error, Result};
 
 /// Largest configuration or tokenizer file that is read whole.
 const MAX_SMALL_FILE: u64 = 64 << 20;
-
-/// The settings of an adapter, as peft calls the file.
-pub const ADAPTER_CONFIG: &str = "adapter_config.json";
-/// The weights of an adapter, as peft calls the file.
-pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 
 /// The files of one checkpoint.
 #[derive(Clone, Debug)]

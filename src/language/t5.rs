@@ -88,8 +88,7 @@ impl T5 {
             gated: config.is_gated_act,
             encoder: Stack::load(w, config, "encoder", config.num_layers, EncoderBlock::load)?,
             decoder: Stack::load(w, config, "decoder", config.num_decoder_layers, DecoderBlock::load)?,
-            // The reference ties every T5 whose file has no output layer, scaled or not.
-            lm_head: load_head(w, &shared, rows, config.scale_decoder_outputs || w.has_files())?,
+            lm_head: load_head(w, &shared, rows, config.scale_decoder_outputs)?,
             head_scale: config.scale_decoder_outputs.then(|| (config.d_model as f32).powf(-0.5)),
             shared,
             decoder_start_token_id: config.decoder_start_token_id,

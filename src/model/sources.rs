@@ -3,14 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::checkpoint::{ADAPTER_CONFIG, AdapterBase, Checkpoint};
+use crate::checkpoint::names::{ADAPTER_CONFIG, CONFIG};
+use crate::checkpoint::{AdapterBase, Checkpoint};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::language::Language;
 use crate::weights::TensorFiles;
-
-/// The file that makes a folder a checkpoint.
-const CONFIG: &str = "config.json";
 
 /// A checkpoint and its adapter.
 pub(super) struct Sources {

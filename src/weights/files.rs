@@ -9,17 +9,13 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use super::lora::Adapter;
+use crate::checkpoint::names::{INDEX, WEIGHTS, Weights, is_pickle, is_shard, shards};
 use crate::checkpoint::{Checkpoint, Source};
 use crate::error::{Error, Result};
 use crate::runtime::WeightFormat;
 
 /// Largest header accepted; a real shard's is well under 1 MB.
 const MAX_HEADER_BYTES: u64 = 8 << 20;
-
-/// The single file of weights; where there is one, `from_pretrained` does not look at an index.
-const SINGLE: &str = "model.safetensors";
-/// The list of the files of weights, where there are several.
-const INDEX: &str = "model.safetensors.index.json";
 
 /// The tensors of a checkpoint: where each one is.
 pub struct TensorFiles {
@@ -286,38 +282,30 @@ fn model_name(stored: &str) -> String {
 }
 
 fn shard_names(checkpoint: &Checkpoint) -> Result<Vec<String>> {
-    if checkpoint.open(SINGLE)?.is_some() {
-        return Ok(vec![SINGLE.into()]);
+    match Weights::among(|name| checkpoint.has_file(|other| other == name)) {
+        Some(Weights::Single) => Ok(vec![WEIGHTS.into()]),
+        Some(Weights::Sharded) => indexed(checkpoint),
+        None => Err(Error::checkpoint(
+            checkpoint.root(),
+            if checkpoint.has_file(is_pickle) {
+                "has only pickled weights, which can run code when opened and are not read; convert them once in Python: \
+                 InstructBlipForConditionalGeneration.from_pretrained(dir).save_pretrained(dir)"
+            } else {
+                "has neither model.safetensors nor model.safetensors.index.json"
+            },
+        )),
     }
-    let file = checkpoint.root().join(INDEX);
-    if let Some(bytes) = checkpoint.read(INDEX)? {
-        let index: serde_json::Value = serde_json::from_slice(&bytes)
-            .map_err(|_| Error::checkpoint(&file, "is not valid JSON; download it again"))?;
-        let map = index.get("weight_map").and_then(|m| m.as_object());
-        let map = map.ok_or_else(|| Error::checkpoint(&file, "has no weight_map"))?;
-        let names: BTreeSet<&str> = map.values().filter_map(|v| v.as_str()).collect();
-        for name in &names {
-            // The index names files to open: only plain names beside it will do.
-            let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            if !name.chars().all(plain) || name.starts_with('.') || !name.ends_with(".safetensors") {
-                return Err(Error::checkpoint(
-                    &file,
-                    format!("names a shard {name:?}, which is not a plain file name"),
-                ));
-            }
-        }
-        return Ok(names.into_iter().map(String::from).collect());
+}
+
+/// The files that an index names.
+fn indexed(checkpoint: &Checkpoint) -> Result<Vec<String>> {
+    let wrong = |problem: String| Error::checkpoint(checkpoint.root().join(INDEX), problem);
+    let bytes = checkpoint.read(INDEX)?.unwrap_or_default();
+    let names = shards(&bytes).ok_or_else(|| wrong("is no index of weights, or damaged; download it again".into()))?;
+    match names.iter().find(|name| !is_shard(name)) {
+        Some(name) => Err(wrong(format!("names a shard {name:?}, which is not a plain file name"))),
+        None => Ok(names.into_iter().collect()),
     }
-    let pickles = |name: &str| name.starts_with("pytorch_model") || name.ends_with(".bin") || name.ends_with(".pth");
-    Err(Error::checkpoint(
-        checkpoint.root(),
-        if checkpoint.has_file(pickles) {
-            "has only pickled weights, which can run code when opened and are not read; convert them once in Python: \
-             InstructBlipForConditionalGeneration.from_pretrained(dir).save_pretrained(dir)"
-        } else {
-            "has neither model.safetensors nor model.safetensors.index.json"
-        },
-    ))
 }
 
 /// The header of one file, checked: sizes first, then duplicate names, then what the safetensors crate checks.

@@ -18,7 +18,8 @@ use super::Asked;
 use super::files::{Entry, TensorFiles};
 use super::pack;
 use super::transfer::check_type;
-use crate::checkpoint::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint};
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::names::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::error::{Error, Result};
 
 /// What peft puts before the names of a model's tensors.

@@ -4,7 +4,8 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::Result;
-use instructblip::checkpoint::{ADAPTER_CONFIG, AdapterBase};
+use instructblip::checkpoint::AdapterBase;
+use instructblip::checkpoint::names::{ADAPTER_CONFIG, CONFIG};
 use instructblip::error::Bytes;
 use instructblip::model::{LoadOptions, Timings, Workload};
 use instructblip::processor::{MAX_FILE_BYTES, PassOrder};
@@ -130,7 +131,7 @@ pub fn chosen(model: &Path, lora: Option<&Path>) -> instructblip::Result<Chosen>
     let checkpoint = named(model)?;
     let adapter = lora.map(named).transpose()?;
     if adapter.is_none()
-        && checkpoint.open("config.json")?.is_none()
+        && checkpoint.open(CONFIG)?.is_none()
         && checkpoint.open(ADAPTER_CONFIG)?.is_some()
         && let AdapterBase::Repository(base) = checkpoint.adapter_base()?
     {
