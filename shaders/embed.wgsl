@@ -1,12 +1,12 @@
 // out[t] = table[ids[t]], for the ids that lie in this part of the table.
 //
 // ids   [T]        u32
-// table [rows, d]  f16, two to an element: rows first .. first + rows of the whole table
+// table [rows, d]  f16, two to an element: rows first .. first + rows of the whole table, filled up to multiples of 8
 // out   [T, d]     f32
 //
 // Grid: x = groups of 64 pairs of channels, y = rows t.
 // Workgroup memory: none.
-// Limits: d % 2 == 0. Ids outside every part leave their row as it was; they are refused before.
+// Limits: ids outside every part leave their row as it was; they are refused before.
 struct Params {
     d: u32,
     first: u32,
@@ -23,11 +23,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let pair = group.x * 64u + lane;
     let row = ids[group.y] - p.first;
     // An id below `first` wraps round and is past the end too.
-    if pair >= p.d / 2u || row >= p.rows {
+    if 2u * pair >= p.d || row >= p.rows {
         return;
     }
-    let value = unpack2x16float(table[row * (p.d / 2u) + pair]);
+    let value = unpack2x16float(table[row * ((p.d + 7u) / 8u * 4u) + pair]);
     let to = group.y * p.d + 2u * pair;
     out[to] = value.x;
-    out[to + 1u] = value.y;
+    if 2u * pair + 1u < p.d {
+        out[to + 1u] = value.y;
+    }
 }

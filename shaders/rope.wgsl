@@ -4,12 +4,12 @@
 // qkv    [T, (H + 2G) * d]   f32: q heads, k heads, v heads
 // turns  [T, 1 + d / 2]      vec2 u32, from turns.wgsl: the row's page, then bits of cos θ and sin θ
 // q      [T, H * d]          f32, rotated
-// keys   [G, capacity, d]    f32, rotated
-// values [G, capacity, d]    f32
+// keys   [G, capacity, ...]  f32, rotated: page i of head g starts at (g * capacity + i) * page_stride
+// values [G, capacity, ...]  f32, as the keys
 //
 // Grid: x, y = pairs (row, head, j) in groups of 64, folded.
 // Workgroup memory: none.
-// Limits: pages are below capacity.
+// Limits: d % 2 == 0; pages are below capacity.
 // Why: one pass over qkv instead of three; the cache layout gives each head contiguous keys. Steps of few rows do the
 // same in the linear layer itself (shared/linear_rope.wgsl).
 struct Params {
@@ -18,6 +18,7 @@ struct Params {
     kv_heads: u32,
     d: u32,
     capacity: u32,
+    page_stride: u32,
 }
 
 @group(0) @binding(0) var<storage, read> qkv: array<f32>;
@@ -53,11 +54,11 @@ fn main(
         q[to] = rotated.x;
         q[to + half] = rotated.y;
     } else if head < p.heads + p.kv_heads {
-        let to = ((head - p.heads) * p.capacity + page) * p.d + j;
+        let to = ((head - p.heads) * p.capacity + page) * p.page_stride + j;
         keys[to] = rotated.x;
         keys[to + half] = rotated.y;
     } else {
-        let to = ((head - p.heads - p.kv_heads) * p.capacity + page) * p.d + j;
+        let to = ((head - p.heads - p.kv_heads) * p.capacity + page) * p.page_stride + j;
         values[to] = pair.x;
         values[to + half] = pair.y;
     }

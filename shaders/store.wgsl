@@ -4,8 +4,8 @@
 // places [T]                 vec2 u32: how far row t is past step.pos, and its row of pages
 // pages  [sequences, S]      u32: the page that a sequence's position lies on
 // step                       position
-// keys   [G, capacity, d]    f32
-// values [G, capacity, d]    f32
+// keys   [G, capacity, ...]  f32: page i of head g starts at (g * capacity + i) * page_stride
+// values [G, capacity, ...]  f32, as the keys
 //
 // Grid: x, y = elements (row, channel) in groups of 64, folded.
 // Workgroup memory: none.
@@ -17,6 +17,7 @@ struct Params {
     kv_heads: u32,
     d: u32,
     capacity: u32,
+    page_stride: u32,
     pages_offset: u32,
     pages_stride: u32,
 }
@@ -50,7 +51,7 @@ fn main(
     let channel = index % width;
     let place = places[row];
     let page = pages[p.pages_offset + place.y * p.pages_stride + step.pos + place.x];
-    let to = ((channel / p.d) * p.capacity + page) * p.d + channel % p.d;
+    let to = ((channel / p.d) * p.capacity + page) * p.page_stride + channel % p.d;
     let start = p.x_offset + row * p.x_stride + channel;
     keys[to] = x[start];
     values[to] = x[start + width];

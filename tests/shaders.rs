@@ -97,6 +97,10 @@ fn record(caps: Caps) -> Vec<Dispatch> {
         let (x, turns) = (Tensor::unbacked(5, 64), Tensor::unbacked(5, 34));
         r.norm_rope_store(&x, &norm, &Linear { weight, bias: None }, &turns, &kv, Heads::full(1, 32));
     }
+    // Inputs and heads that no kernel reads as they are.
+    let weight = Matrix::unbacked("ragged", 101, 37, WeightFormat::F16, caps.max_binding_bytes);
+    r.linear(&Tensor::unbacked(5, 37), &Linear { weight, bias: None });
+    r.attention(&Tensor::unbacked(5, 3 * 37), Heads::full(1, 37), Mask::None);
     r.top_k(&Tensor::unbacked(2, 640), 64);
     r.multiply_adds(&Tensor::unbacked(1, 2), 4, 1);
     if caps.f16 {

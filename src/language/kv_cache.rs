@@ -5,7 +5,8 @@ use crate::runtime::buffers::{Category, Tensor, whole};
 use crate::runtime::device::Device;
 use crate::runtime::ops::attention::{Heads, KvLayer};
 
-/// Keys and values of every layer, each `[G * capacity, d]` in f32: a head's pages lie side by side.
+/// Keys and values of every layer, each `[G * capacity, d]` in f32: a head's pages lie side by side. Channels are as
+/// many as [`Heads::padded`] has.
 #[derive(Clone, Debug)]
 pub struct KvCache {
     layers: Vec<KvLayer>,
@@ -18,6 +19,7 @@ impl KvCache {
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::DoesNotFit`].
     pub fn new(device: &Device, layers: usize, heads: Heads, capacity: u32) -> Result<KvCache> {
+        let heads = heads.padded();
         // Kernels count elements in 32 bits.
         let (need, have) = (u64::from(heads.key_value * heads.dim) * u64::from(capacity), u64::from(u32::MAX));
         if need > have {
@@ -28,8 +30,8 @@ impl KvCache {
 
     /// A cache without memory, for recording without a device.
     pub fn unbacked(layers: usize, heads: Heads, capacity: u32) -> KvCache {
-        KvCache::with(layers, capacity, || Ok(Tensor::unbacked(heads.key_value * capacity, heads.dim)))
-            .expect("making unbacked tensors cannot fail")
+        let make = || Ok(Tensor::unbacked(heads.key_value * capacity, heads.padded().dim));
+        KvCache::with(layers, capacity, make).expect("making unbacked tensors cannot fail")
     }
 
     fn with(layers: usize, capacity: u32, mut make: impl FnMut() -> Result<Tensor>) -> Result<KvCache> {
@@ -39,7 +41,7 @@ impl KvCache {
 
     /// Bytes of a cache of `capacity` pages.
     pub fn bytes(layers: usize, heads: Heads, capacity: u32) -> u64 {
-        let values = u64::from(heads.key_value) * u64::from(capacity) * u64::from(heads.dim);
+        let values = u64::from(heads.key_value) * u64::from(capacity) * u64::from(heads.padded().dim);
         2 * layers as u64 * whole(4 * values)
     }
 

@@ -198,7 +198,11 @@ impl Tensor {
 /// Rows a [`Matrix`] is split at, so that every kernel tile and gate/up pair stays in one part.
 const SPLIT_ROWS: u64 = 64;
 
-/// A weight matrix `[rows, cols]`, packed as its format says; columns of f16 are padded with zeros to a multiple of 8.
+/// What the columns of a [`Matrix`] in memory are a multiple of.
+const COLUMN_STEP: u32 = 8;
+
+/// A weight matrix `[rows, cols]`, packed as its format says; rows of f16 are padded with zeros, see
+/// [`Matrix::padded_cols`].
 ///
 /// It is cut by rows into parts that each fit one binding.
 #[derive(Clone, Debug)]
@@ -207,7 +211,7 @@ pub struct Matrix {
     pub label: String,
     /// Output features (or table entries), N.
     pub rows: u32,
-    /// Input features after padding, K.
+    /// Input features, K.
     pub cols: u32,
     /// How values are stored.
     pub format: WeightFormat,
@@ -265,8 +269,8 @@ impl Matrix {
         limit: u64,
         mut make: impl FnMut(u64) -> Result<Buffer>,
     ) -> Result<Matrix> {
-        let cols = cols.next_multiple_of(8);
-        let (row_bytes, scale_bytes) = (format.row_bytes(cols), format.scale_bytes(cols));
+        let padded = cols.next_multiple_of(COLUMN_STEP);
+        let (row_bytes, scale_bytes) = (format.row_bytes(padded), format.scale_bytes(padded));
         let whole = u64::from(rows);
         let per_part = if whole * row_bytes <= limit { whole } else { limit / row_bytes / SPLIT_ROWS * SPLIT_ROWS };
         assert!(per_part > 0, "{label}: {SPLIT_ROWS} rows of {row_bytes} bytes exceed a binding of {limit} bytes");
@@ -285,14 +289,21 @@ impl Matrix {
         Ok(Matrix { label: label.into(), rows, cols, format, parts, streamed: None })
     }
 
-    /// Packs and writes whole padded rows starting at `first_row`; `values` holds a multiple of `cols` elements.
+    /// Elements of a row in memory: the kernels read 8 at a time.
+    pub fn padded_cols(&self) -> u32 {
+        self.cols.next_multiple_of(COLUMN_STEP)
+    }
+
+    /// Packs and writes whole rows starting at `first_row`; `values` holds a multiple of `cols` elements.
     pub fn write_rows(&self, device: &Device, first_row: u32, values: &[f32]) {
-        let cols = self.cols as usize;
+        let (cols, padded) = (self.cols as usize, self.padded_cols());
         assert_eq!(values.len() % cols, 0, "{}: not whole rows", self.label);
         for (row, values) in (first_row..).zip(values.chunks(cols)) {
             let (mut packed, mut scales) = (Vec::new(), Vec::new());
-            self.format.pack(values, &mut packed, &mut scales);
-            scales.resize(self.format.scale_bytes(self.cols) as usize / 2, f16::ZERO);
+            let mut values = values.to_vec();
+            values.resize(padded as usize, 0.0);
+            self.format.pack(&values, &mut packed, &mut scales);
+            scales.resize(self.format.scale_bytes(padded) as usize / 2, f16::ZERO);
             let part = self.parts.iter().find(|part| (part.first_row..part.first_row + part.rows).contains(&row));
             let part = part.unwrap_or_else(|| panic!("{}: row {row} is past the end", self.label));
             let at = u64::from(row - part.first_row);

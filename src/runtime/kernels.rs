@@ -124,6 +124,7 @@ kernels! {
     PUT_ROWS = "put_rows" "put_rows" [] Nothing;
     PATCH_EMBED = "patch_embed" "patch_embed" [] Nothing;
     ELEMENTWISE = "elementwise" "elementwise" [] Nothing;
+    FIT_COLUMNS = "fit_columns" "fit_columns" [] Nothing;
     ARGMAX = "argmax" "argmax" [] Nothing;
     TOP_K = "top_k" "top_k" [] Nothing;
     FILL = "fill" "fill" [] Nothing;

@@ -104,7 +104,8 @@ impl Uploader {
         pack: &PackRows<'_>,
         done: &mut dyn FnMut(u32) -> Result<()>,
     ) -> Result<()> {
-        let row_bytes = [matrix.format.row_bytes(matrix.cols), matrix.format.scale_bytes(matrix.cols)];
+        let cols = matrix.padded_cols();
+        let row_bytes = [matrix.format.row_bytes(cols), matrix.format.scale_bytes(cols)];
         let row = row_bytes[0] + row_bytes[1];
         assert!(row <= PIECE_BYTES, "{}: a row of {row} bytes exceeds what is staged at once", matrix.label);
         let per_piece = (PIECE_BYTES / row) as u32;

@@ -447,7 +447,7 @@ impl<'a> Loader<'a> {
             self.loaded.formats[part] = format;
         }
         if let Some(streaming) = &mut self.streaming {
-            let like = |m: &Matrix| (m.rows, m.cols, m.format) == (rows, cols.next_multiple_of(8), format);
+            let like = |m: &Matrix| (m.rows, m.cols, m.format) == (rows, cols, format);
             let turns = self.turns[part].iter().enumerate();
             let found = turns.into_iter().find(|&(i, m)| !streaming.taken[i] && like(m)).map(|(i, m)| (i, m.clone()));
             if let Some((i, matrix)) = found {

@@ -79,7 +79,7 @@ pub(super) fn write_rows(
 ) -> Result<Vec<Scan>> {
     let matrix = &rows.matrix;
     let width = rows.shape[1..].iter().product();
-    let source = |name: &String| RowSource::new(files, name, width, matrix.cols, matrix.format);
+    let source = |name: &String| RowSource::new(files, name, width, matrix.padded_cols(), matrix.format);
     let sources: Vec<RowSource<'_>> = rows.names.iter().map(source).collect::<Result<_>>()?;
     let count = sources.len();
     let pack = |range: std::ops::Range<u32>, packed: &mut Sink, scales: &mut Sink| {

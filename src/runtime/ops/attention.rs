@@ -86,8 +86,8 @@ const DECODE_WORKGROUPS: u32 = 128;
 /// Largest head the kernels take.
 pub const MAX_HEAD_DIM: u32 = 256;
 
-/// What the channels of a head are a multiple of: kernels read four at a time.
-pub const HEAD_DIM_STEP: u32 = 4;
+/// Kernels read the channels of a head four at a time: heads of other widths are padded with zeros.
+const HEAD_DIM_STEP: u32 = 4;
 
 /// How attention heads are laid out.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -124,8 +124,15 @@ impl Heads {
         self.query * self.dim
     }
 
+    /// The same heads with as many channels as kernels and caches have for each: the next multiple of 4. Zeros there
+    /// change no product.
+    #[must_use]
+    pub fn padded(self) -> Heads {
+        Heads { dim: self.dim.next_multiple_of(HEAD_DIM_STEP), ..self }
+    }
+
     fn check(&self, op: &str) {
-        let fits = self.dim <= MAX_HEAD_DIM && self.dim.is_multiple_of(HEAD_DIM_STEP);
+        let fits = (1..=MAX_HEAD_DIM).contains(&self.dim);
         assert!(fits && self.query.is_multiple_of(self.key_value), "{op}: heads {self:?}");
     }
 }
@@ -139,7 +146,8 @@ pub enum Mask<'a> {
     Keys(&'a Tensor),
 }
 
-/// The cached keys and values of one layer, each `[G * capacity, d]`, head after head.
+/// The cached keys and values of one layer, each `[G * capacity, d]`, head after head; d as [`Heads::padded`] has it, what
+/// is added being zeros.
 #[derive(Clone, Debug)]
 pub struct KvLayer {
     /// Keys after rotation.
@@ -181,16 +189,21 @@ impl Recorder {
 
     /// The same with `bias [2M + 1, H]` added to scores by the distance from row to key, clamped to M.
     pub fn attention_biased(&mut self, qkv: &Tensor, heads: Heads, mask: Mask<'_>, bias: Option<&Tensor>) -> Tensor {
-        let d = heads.width();
-        assert_eq!((qkv.cols(), heads.query), (3 * d, heads.key_value), "attention: q, k and v of equal width");
+        assert_eq!(
+            (qkv.cols(), heads.query),
+            (3 * heads.width(), heads.key_value),
+            "attention: q, k, v of equal width"
+        );
+        let (qkv, d) = (&self.padded_heads(qkv, heads), heads.padded().width());
         let columns = |first| Columns { tensor: qkv, first };
         self.attention_full("attention", columns(0), columns(d), columns(2 * d), heads, mask, bias)
     }
 
     /// Attention of `q [T, H d]` over packed `kv [S, 2 H d]`: `-> [T, H d]`.
     pub fn cross_attention(&mut self, q: &Tensor, kv: &Tensor, heads: Heads) -> Tensor {
-        let d = heads.width();
-        assert_eq!((q.cols(), kv.cols()), (d, 2 * d), "cross_attention: widths");
+        assert_eq!((q.cols(), kv.cols()), (heads.width(), 2 * heads.width()), "cross_attention: widths");
+        let (q, kv) = (&self.padded_heads(q, heads), &self.padded_heads(kv, heads));
+        let d = heads.padded().width();
         let columns = |tensor, first| Columns { tensor, first };
         self.attention_full("cross_attention", columns(q, 0), columns(kv, 0), columns(kv, d), heads, Mask::None, None)
     }
@@ -229,6 +242,7 @@ impl Recorder {
         if q.rows() == 1 || rows.pages.rows() > 1 {
             return self.attention_decode("attention_cached", q, kv, heads, rows, bias, true);
         }
+        let q = &self.padded_heads(q, heads);
         let columns = |tensor| Columns { tensor, first: 0 };
         let (q, k, v) = (columns(q), columns(&kv.keys), columns(&kv.values));
         // How many keys there are is the step's business; a prompt's rows see each other.
@@ -242,8 +256,15 @@ impl Recorder {
         self.attention_decode("cross_attention_cached", q, kv, heads, rows, None, false)
     }
 
+    /// `x [T, n d]`, heads side by side, as kernels read it.
+    fn padded_heads(&mut self, x: &Tensor, heads: Heads) -> Tensor {
+        self.fit_columns(x, heads.dim, heads.padded().dim)
+    }
+
+    /// Of padded queries, keys and values; what is returned is not.
     fn launch_tile(&mut self, op: &str, a: &Attention<'_>, heads: Heads) -> Tensor {
         heads.check(op);
+        let (dim, heads) = (heads.dim, heads.padded());
         let rows = a.q.tensor.rows();
         let out = self.empty(rows, heads.width());
         let params = a.params(heads);
@@ -276,6 +297,7 @@ impl Recorder {
             flops: 4 * u64::from(rows) * u64::from(a.keys) * u64::from(heads.width()),
             needs: None,
         });
+        let out = self.fit_columns(&out, heads.dim, dim);
         self.tap(&label, &out);
         self.tap_weights(&label, a, heads);
         out
@@ -340,7 +362,9 @@ impl Recorder {
         causal: bool,
     ) -> Tensor {
         heads.check(op);
+        let (q, dim, heads) = (&self.padded_heads(q, heads), heads.dim, heads.padded());
         assert_eq!(rows.places.rows(), q.rows(), "{op}: one place per row");
+        assert_eq!(kv.keys.cols(), heads.dim, "{op}: channels of the cache");
         assert!([q.offset, q.cols()].iter().all(|place| place.is_multiple_of(HEAD_DIM_STEP)), "{op}: where q starts");
         let software = wide(&kernels::ATTENTION_DECODE, self.caps(), heads, &[q.offset, q.cols()]);
         // One subgroup is all that works on a head there, and there are few threads to fill.
@@ -399,6 +423,7 @@ impl Recorder {
                 needs: None,
             });
         }
+        let out = self.fit_columns(&out, heads.dim, dim);
         self.tap(&label, &out);
         if rows.pages.rows() == 1 {
             let columns = |tensor| Columns { tensor, first: 0 };
@@ -413,7 +438,7 @@ impl Recorder {
 impl Attention<'_> {
     fn params(&self, heads: Heads) -> TileParams {
         let (row_stride, head_stride) = match self.paged {
-            true => (heads.dim, self.k.tensor.len() / heads.key_value),
+            true => (self.k.tensor.cols(), self.k.tensor.len() / heads.key_value),
             false => (self.k.tensor.cols(), heads.dim),
         };
         TileParams {

@@ -39,7 +39,7 @@ impl Recorder {
                 constants: Vec::new(),
                 bindings: vec![ids.into(), (&packed).into(), (&out).into()],
                 params: bytemuck::bytes_of(&params).to_vec(),
-                grid: [(table.cols / 2).div_ceil(64), ids.len(), 1],
+                grid: [table.cols.div_ceil(2 * 64), ids.len(), 1],
                 flops: 0,
                 needs: None,
             });

@@ -179,7 +179,8 @@ impl Recorder {
         let mut y = self.empty(x.rows(), outputs);
         let form = choose(x.rows(), layer.weight.format, self.caps());
         // The kernel norms what it reads as a whole, and the gains are no part of a larger tensor.
-        if self.caps().tuning.fuse_norm && form.is_vec() && !self.is_tapped(&norm.label) {
+        let whole = layer.weight.cols == layer.weight.padded_cols();
+        if self.caps().tuning.fuse_norm && form.is_vec() && whole && !self.is_tapped(&norm.label) {
             self.launch_linear(&mut y, x, Some(norm), layer, epilogue);
         } else {
             let h = self.rms_norm(x, norm);
@@ -216,16 +217,19 @@ impl Recorder {
     fn launch_linear(&mut self, y: &mut Tensor, x: &Tensor, norm: Option<&Norm>, layer: &Linear, epilogue: Epilogue) {
         let (w, label) = (&layer.weight, &layer.weight.label);
         let outputs = if epilogue.gated { w.rows / 2 } else { w.rows };
-        assert_eq!(x.cols(), w.cols, "{label}: input columns");
+        // Rows of patches come as wide as the weight's are in memory; others are made so.
+        let k = w.padded_cols();
+        assert!([w.cols, k].contains(&x.cols()), "{label}: {} input columns for {}", x.cols(), w.cols);
         assert_eq!((y.rows(), y.cols()), (x.rows(), outputs), "{label}: output shape");
+        let x = &self.fit_columns(x, x.cols(), k);
         let form = choose(x.rows(), w.format, self.caps());
         for part in &w.parts {
             let (packed, scales) = (part.packed(), part.scales());
-            let splits = form.splits(x.rows(), part.rows, w.cols);
+            let splits = form.splits(x.rows(), part.rows, k);
             let finished = Params {
                 m: x.rows(),
                 n: part.rows,
-                k: w.cols,
+                k,
                 x_offset: x.offset,
                 y_offset: y.offset,
                 y_stride: y.cols(),
@@ -265,7 +269,7 @@ impl Recorder {
                 ],
                 params: bytemuck::bytes_of(&params).to_vec(),
                 grid: [part.rows.div_ceil(form.columns), x.rows().div_ceil(form.rows), splits],
-                flops: 2 * u64::from(x.rows()) * u64::from(part.rows) * u64::from(w.cols),
+                flops: 2 * u64::from(x.rows()) * u64::from(part.rows) * u64::from(k),
                 needs: w.streamed.clone(),
             });
             if let Some(shares) = shares {

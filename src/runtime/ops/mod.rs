@@ -7,6 +7,7 @@ pub mod ceiling;
 pub mod elementwise;
 pub mod embed;
 pub mod fill;
+pub mod fit_columns;
 pub mod linear;
 pub mod norm;
 pub mod patch_embed;

@@ -26,6 +26,7 @@ struct RopeParams {
     kv_heads: u32,
     d: u32,
     capacity: u32,
+    page_stride: u32,
 }
 
 /// `Params` of `shaders/shared/linear_rope.wgsl`.
@@ -70,6 +71,7 @@ impl Recorder {
     pub fn rope_store(&mut self, qkv: &Tensor, turns: &Tensor, kv: &KvLayer, heads: Heads) -> Tensor {
         assert_eq!((qkv.cols(), qkv.offset), (packed_width(heads), 0), "rope_store: shapes");
         assert_eq!((turns.rows(), turns.cols()), (qkv.rows(), 2 + heads.dim), "rope_store: one turn per row");
+        assert_eq!(kv.keys.cols(), heads.padded().dim, "rope_store: channels of the cache");
         let q = self.empty(qkv.rows(), heads.width());
         let params = RopeParams {
             t: qkv.rows(),
@@ -77,6 +79,7 @@ impl Recorder {
             kv_heads: heads.key_value,
             d: heads.dim,
             capacity: kv.capacity,
+            page_stride: kv.keys.cols(),
         };
         let label = self.label("rope_store");
         self.push(Dispatch {
@@ -112,7 +115,8 @@ impl Recorder {
     }
 
     /// The form of `linear_vec` that would make q, k and v, and the kernel that also norms and turns them, where there is
-    /// one: over weights in one part, without a bias, where that is the usual way or was asked for.
+    /// one: over weights in one part, without a bias, of widths that are not padded, where that is the usual way or was
+    /// asked for.
     fn turning_form(&self, x: &Tensor, norm: &Norm, qkv: &Linear, heads: Heads) -> Option<(Form, &'static Kernel)> {
         let (weight, caps) = (&qkv.weight, self.caps());
         let kernel = |form: &Form| match form.kernel.form {
@@ -120,8 +124,9 @@ impl Recorder {
             "linear_vec_subgroup" => Some(&kernels::LINEAR_VEC_ROPE_SUBGROUP[weight.format as usize]),
             _ => None,
         };
-        let whole = weight.parts.len() == 1 && qkv.bias.is_none() && heads.dim.is_multiple_of(4);
-        if !whole || self.is_tapped(&norm.label) || self.is_tapped(&weight.label) {
+        let whole = weight.parts.len() == 1 && qkv.bias.is_none();
+        let fits = heads == heads.padded() && weight.cols == weight.padded_cols();
+        if !whole || !fits || self.is_tapped(&norm.label) || self.is_tapped(&weight.label) {
             return None;
         }
         let mut pairs =

@@ -17,6 +17,7 @@ struct Params {
     kv_heads: u32,
     d: u32,
     capacity: u32,
+    page_stride: u32,
     pages_offset: u32,
     pages_stride: u32,
 }
@@ -26,6 +27,7 @@ impl Recorder {
     pub fn store(&mut self, x: &Tensor, kv: &KvLayer, heads: Heads, rows: &Rows) {
         let width = heads.key_value * heads.dim;
         assert!(x.cols() >= 2 * width && rows.places.rows() == x.rows(), "store: shapes");
+        assert_eq!(kv.keys.cols(), heads.padded().dim, "store: channels of the cache");
         let params = Params {
             t: x.rows(),
             x_offset: x.offset + x.cols() - 2 * width,
@@ -33,6 +35,7 @@ impl Recorder {
             kv_heads: heads.key_value,
             d: heads.dim,
             capacity: kv.capacity,
+            page_stride: kv.keys.cols(),
             pages_offset: rows.pages.offset,
             pages_stride: rows.pages.cols(),
         };

@@ -8,10 +8,10 @@ use super::super::oracle::wide;
 use super::super::place::Rng;
 use super::{BOUND, columns};
 
-/// Rows, heads, channels: 88 of the vision tower, 64 of the Q-Former, 80 of OPT, 128 of LLaMA, and the least and the most
-/// there can be. A tile for GPUs is 16 rows by 64 keys, or 32 rows where many heads make enough of them. Each number of
+/// Rows, heads, channels: 88 of the vision tower, 64 of the Q-Former, 80 of OPT, 128 of LLaMA, the least and the most that
+/// kernels take, and less. A tile for GPUs is 16 rows by 64 keys, or 32 rows where many heads make enough of them. Each number of
 /// channels is a pipeline, which takes longer than to run it.
-const SHAPES: [(u32, u32, u32); 11] = [
+const SHAPES: [(u32, u32, u32); 12] = [
     (257, 2, 88),
     (1, 1, 64),
     (32, 3, 64),
@@ -22,6 +22,7 @@ const SHAPES: [(u32, u32, u32); 11] = [
     (325, 1, 88),
     (33, 2, 128),
     (5, 2, 4),
+    (5, 3, 3),
     (9, 1, 256),
 ];
 

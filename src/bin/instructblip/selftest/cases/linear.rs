@@ -20,8 +20,8 @@ const SHAPES: [(u32, u32, u32); 9] = [
     (64, 64, 64),
 ];
 
-/// The same with any K that halves are padded to.
-const RAGGED: [(u32, u32, u32); 4] = [(1, 4, 8), (2, 5, 24), (7, 3, 16), (65, 97, 592)];
+/// The same with any K.
+const RAGGED: [(u32, u32, u32); 6] = [(1, 4, 8), (2, 5, 24), (7, 3, 16), (65, 97, 592), (1, 101, 37), (9, 37, 101)];
 
 type Function = fn(f64) -> f64;
 

@@ -1,0 +1,43 @@
+//! Rows of another width, for what reads several columns at a time.
+
+use bytemuck::{Pod, Zeroable};
+
+use crate::runtime::buffers::Tensor;
+use crate::runtime::kernels;
+use crate::runtime::recorder::{Dispatch, Recorder, fold};
+
+/// `Params` of `shaders/fit_columns.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    len: u32,
+    x_offset: u32,
+    x_width: u32,
+    out_width: u32,
+}
+
+impl Recorder {
+    /// Every `from` columns of `x [T, n from]` as `to` columns: `-> [T, n to]`. Those that are new are zeros, those that
+    /// are too many are left out. Where nothing changes, `x` itself.
+    pub fn fit_columns(&mut self, x: &Tensor, from: u32, to: u32) -> Tensor {
+        assert!(x.cols().is_multiple_of(from), "fit_columns: {from} of {} columns", x.cols());
+        if from == to {
+            return x.clone();
+        }
+        let out = self.empty(x.rows(), x.cols() / from * to);
+        let label = self.label("fit_columns");
+        let params = Params { len: out.len(), x_offset: x.offset, x_width: from, out_width: to };
+        self.push(Dispatch {
+            label: label.clone(),
+            kernel: &kernels::FIT_COLUMNS,
+            constants: Vec::new(),
+            bindings: vec![x.into(), (&out).into()],
+            params: bytemuck::bytes_of(&params).to_vec(),
+            grid: fold(out.len().into(), 64),
+            flops: 0,
+            needs: None,
+        });
+        self.tap(&label, &out);
+        out
+    }
+}
