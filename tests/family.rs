@@ -3,9 +3,12 @@
 
 mod support;
 
-use instructblip::{Device, EarlyStopping, GenerateOptions, Image, InstructBlip, Question, Reply};
+use instructblip::model::{ForwardOptions, LoadOptions};
+use instructblip::runtime::WeightFormat;
+use instructblip::weights::Formats;
+use instructblip::{Checkpoint, Device, EarlyStopping, GenerateOptions, Image, InstructBlip, Question, Reply};
 use serde_json::Value;
-use support::golden::{Golden, checkpoint_folder, golden_image, tests_folder};
+use support::golden::{Golden, checkpoint_folder, golden_image, relative_l2, tests_folder, values};
 use support::models::load;
 
 /// The reference's keyword arguments as our options.
@@ -170,4 +173,85 @@ fn trap_a_batch_is_expanded_prompt_by_prompt() {
             }
         }
     }
+}
+
+/// Checkpoints whose dimensions are no multiples of anything; `tests/stages.rs` compares their stages.
+const RAGGED: [&str; 6] =
+    ["ragged-llama", "ragged-b2-llama", "ragged-video", "ragged-t5", "ragged-t5-tied", "ragged-opt"];
+
+/// The pictures and prompts that a checkpoint's golden file is about.
+fn cases(golden: &Golden) -> Vec<(Vec<Image>, String)> {
+    let open = |file| Image::open(golden_image(file)).expect("a picture");
+    let case = |case| {
+        let images = golden.about(&format!("{case}.image")).split(',').map(open).collect();
+        (images, golden.about(&format!("{case}.prompt")).to_string())
+    };
+    (0..golden.cases()).map(case).collect()
+}
+
+/// What the stage tests do not reach, on one device: its kernels are compiled once.
+#[test]
+fn ragged_models_answer_in_every_way_and_show_what_others_show() {
+    let Some(device) = support::device() else { return };
+    for name in RAGGED {
+        let golden = Golden::of(name);
+        let mut model = load(&device, &checkpoint_folder(name));
+        let cases = cases(&golden);
+        let ask = |case: usize| Question { images: &cases[case].0, prompt: &cases[case].1, qformer_prompt: None };
+        let asked: Vec<Question<'_>> = (0..cases.len()).map(ask).collect();
+        beams_batches_and_chance(name, &golden, &mut model, &asked);
+        if !model.config().takes_frames() {
+            features_and_attention(name, &golden, &mut model, &asked[0]);
+        }
+        if name == "ragged-b2-llama" || name == "ragged-opt" {
+            quantised(name, &golden, &device, &asked[0]);
+        }
+    }
+}
+
+fn beams_batches_and_chance(name: &str, golden: &Golden, model: &mut InstructBlip, asked: &[Question<'_>]) {
+    let ends = Some(stop_ids(model));
+    let beams = GenerateOptions { num_beams: 3, eos_token_ids: ends.clone(), ..GenerateOptions::up_to(8) };
+    let found = model.answer(&asked[..1], &beams, &mut |_| {}).expect("an answer");
+    assert_eq!(found[0].token_ids, golden.ids("0.beam_ids"), "{name}: beams");
+    let greedy = GenerateOptions { eos_token_ids: ends, ..GenerateOptions::up_to(12) };
+    let batch = model.answer(asked, &greedy, &mut |_| {}).expect("answers");
+    for (case, reply) in batch.iter().enumerate() {
+        assert_eq!(reply.token_ids, golden.ids(&format!("{case}.greedy_ids")), "{name}: case {case} of a batch");
+    }
+    // Every token may come, none that is not there.
+    let chance = GenerateOptions {
+        do_sample: true,
+        top_k: 0,
+        temperature: 5.0,
+        num_return_sequences: 9,
+        seed: 1,
+        ..GenerateOptions::up_to(9)
+    };
+    let drawn = model.answer(&asked[..1], &chance, &mut |_| {}).expect("answers").swap_remove(0);
+    let vocabulary = model.config().text.vocab_size();
+    assert!(drawn.sequences.iter().flat_map(|s| &s.token_ids).all(|&id| id < vocabulary), "{name}: {drawn:?}");
+}
+
+fn features_and_attention(name: &str, golden: &Golden, model: &mut InstructBlip, question: &Question<'_>) {
+    let (image, bound) = (&question.images[0], support::stage_bound(model.device()));
+    let features = model.features(image, question.prompt, &[]).expect("features");
+    let error = relative_l2(&values(&features.projected), &golden.tensor("0.language_model_inputs").1);
+    assert!(error <= bound, "{name}: features are off by {error:e}");
+    let maps = model.attention_maps(image, question.prompt).expect("maps");
+    let keys = maps.patches * maps.patches + 1;
+    for row in maps.weights.iter().flat_map(|layer| layer.chunks(keys)) {
+        assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{name}: {row:?}");
+    }
+}
+
+/// Rows that are no whole groups stay f16.
+fn quantised(name: &str, golden: &Golden, device: &Device, question: &Question<'_>) {
+    let checkpoint = Checkpoint::directory(checkpoint_folder(name)).expect("a folder");
+    let options = LoadOptions { formats: Formats::usual(WeightFormat::Q8), ..LoadOptions::default() };
+    let mut model = InstructBlip::load_with(device, &checkpoint, &options, &mut |_, _| {}).expect("a model");
+    let tensors = model.forward(question, &ForwardOptions::default()).expect("a forward pass");
+    let logits = values(tensors.iter().find(|t| t.name == "logits").expect("logits"));
+    let error = relative_l2(&logits, &golden.tensor("0.logits").1);
+    assert!(error < 0.03, "{name} in 8 bits is off by {error}");
 }

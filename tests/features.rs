@@ -104,29 +104,33 @@ fn features_are_the_stages_of_a_forward_pass() {
 }
 
 fn ib_llama(device: &instructblip::Device) -> (InstructBlip, Golden) {
-    let folder = checkpoint_folder("ib-llama");
-    let golden = Golden::of("ib-llama");
-    (load(device, &folder), golden)
+    (load(device, &checkpoint_folder("ib-llama")), Golden::of("ib-llama"))
 }
 
 #[test]
 fn larger_pictures_have_interpolated_positions() {
     let Some(device) = support::device() else { return };
-    let (model, golden) = ib_llama(&device);
-    let mut model = model.with_image_size(28 + 23).expect("a size");
+    for (name, side) in [("ib-llama", 28), ("ragged-llama", 21)] {
+        interpolates(load(&device, &checkpoint_folder(name)), &Golden::of(name), side);
+    }
+}
+
+fn interpolates(model: InstructBlip, golden: &Golden, side: u32) {
+    let bound = support::stage_bound(model.device());
+    let mut model = model.with_image_size(side + 23).expect("a size");
     let image = Image::open(golden_image(golden.about("0.image"))).expect("a picture");
     let question = Question::new(&image, golden.about("0.prompt"));
     let tensors = model.forward(&question, &ForwardOptions::default()).expect("a forward pass");
     let logits = tensors.iter().find(|t| t.name == "logits").expect("logits");
     let error = relative_l2(&values(logits), &golden.tensor("interpolated_logits").1);
-    assert!(error <= support::stage_bound(&device), "off by {error:e}");
+    assert!(error <= bound, "off by {error:e}");
     // Positions are always interpolated from the trained ones.
-    let mut model = model.with_image_size(28).expect("a size");
+    let mut model = model.with_image_size(side).expect("a size");
     let question = Question::new(&image, golden.about("0.prompt"));
     let tensors = model.forward(&question, &ForwardOptions::default()).expect("a forward pass");
     let logits = tensors.iter().find(|t| t.name == "logits").expect("logits");
     let error = relative_l2(&values(logits), &golden.tensor("0.logits").1);
-    assert!(error <= support::stage_bound(&device), "off by {error:e}");
+    assert!(error <= bound, "off by {error:e}");
     assert!(model.with_image_size(3).is_err());
 }
 

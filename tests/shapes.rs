@@ -61,27 +61,63 @@ fn configurations_say_what_sets_the_families_apart() {
     assert_eq!((t5.dense_act_fn.as_str(), t5.is_gated_act, t5.scale_decoder_outputs), ("gelu", true, false));
 }
 
-/// Attention reads four channels of a head at a time; none that was published has another number.
+/// Any width is taken that divides into heads, of up to 256 channels; rotary positions want an even number.
 #[test]
-fn heads_are_a_multiple_of_four_channels_wide() {
-    for (name, part, fields) in [
-        ("vicuna-7b", "vision_config", json!({"hidden_size": 1424, "num_attention_heads": 8})),
-        ("vicuna-7b", "qformer_config", json!({"num_attention_heads": 128})),
-        ("vicuna-7b", "text_config", json!({"head_dim": 66})),
+fn widths_are_any_and_heads_are_of_at_most_256_channels() {
+    let refused = |part: &'static str, problem: &'static str| Some((part, problem));
+    for (name, part, fields, refusal) in [
+        ("vicuna-7b", "vision_config", json!({"hidden_size": 37, "num_attention_heads": 1}), None),
+        ("vicuna-7b", "vision_config", json!({"intermediate_size": 1}), None),
+        ("vicuna-7b", "qformer_config", json!({"num_attention_heads": 128, "intermediate_size": 101}), None),
+        ("vicuna-7b", "text_config", json!({"head_dim": 66, "hidden_size": 4099, "intermediate_size": 37}), None),
+        ("vicuna-7b", "text_config", json!({"head_dim": 37}), refused("text_config.head_dim is 37", "even")),
+        ("vicuna-7b", "text_config", json!({"head_dim": 258}), refused("text_config.head_dim is 258", "from 2 to 256")),
+        (
+            "vicuna-7b",
+            "text_config",
+            json!({"num_attention_heads": 1000, "num_key_value_heads": 1}),
+            refused("text_config: 1000 heads of head_dim 128", "65536"),
+        ),
+        (
+            "vicuna-7b",
+            "vision_config",
+            json!({"hidden_size": 1409}),
+            refused("vision_config: num_attention_heads 16", "1409"),
+        ),
+        (
+            "vicuna-7b",
+            "qformer_config",
+            json!({"num_attention_heads": 2}),
+            refused("qformer_config: hidden_size 768", "at most 256"),
+        ),
         (
             "opt-2.7b",
             "text_config",
-            json!({"hidden_size": 2640, "word_embed_proj_dim": 2640, "num_attention_heads": 40}),
+            json!({"hidden_size": 37, "word_embed_proj_dim": 37, "num_attention_heads": 1}),
+            None,
         ),
-        ("flan-t5-xl", "text_config", json!({"d_kv": 66})),
+        (
+            "opt-2.7b",
+            "text_config",
+            json!({"num_attention_heads": 5}),
+            refused("text_config: hidden_size 2560", "at most 256"),
+        ),
+        ("flan-t5-xl", "text_config", json!({"d_kv": 5, "d_model": 37, "d_ff": 101, "vocab_size": 250}), None),
+        ("flan-t5-xl", "text_config", json!({"d_kv": 257}), refused("text_config.d_kv is 257", "from 1 to 256")),
+        ("flan-t5-xl", "text_config", json!({"d_model": 0}), refused("text_config.d_model is 0", "from 1 to 65536")),
     ] {
         let mut document = Shape::named(name).expect("a shape").document();
         for (field, value) in fields.as_object().expect("an object") {
             document[part][field] = value.clone();
         }
         let config = Config::parse("config.json".as_ref(), document.to_string().as_bytes());
-        let problem = config.expect_err(name).to_string();
-        assert!(problem.contains(part) && problem.contains("a multiple of 4"), "{name}: {problem}");
+        match (config, refusal) {
+            (Ok(_), None) => {}
+            (Err(e), Some((what, why))) => {
+                assert!(e.to_string().contains(what) && e.to_string().contains(why), "{name}: {e}");
+            }
+            (config, _) => panic!("{name} {part} with {fields}: {config:?}"),
+        }
     }
 }
 

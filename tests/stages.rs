@@ -86,7 +86,7 @@ fn check_checkpoints(device: &Device, how: &str) {
         .map(|entry| entry.expect("a folder entry").file_name().to_string_lossy().into_owned())
         .collect();
     names.sort();
-    assert!(names.len() >= 14, "the whole family");
+    assert!(names.len() >= 20, "the whole family, and dimensions of any size");
     for name in names {
         let folder = root.join(&name);
         let golden = Golden::read(&folder.join("golden.safetensors"));
@@ -123,7 +123,7 @@ fn taps_are_the_hidden_states_and_attentions_of_transformers() {
 }
 
 fn check_taps(device: &Device) {
-    for (name, count) in [("ib-llama", 9), ("ib-opt", 9), ("ib-t5-erf", 11)] {
+    for (name, count) in [("ib-llama", 9), ("ib-opt", 9), ("ib-t5-erf", 11), ("ragged-llama", 9), ("ragged-t5", 11)] {
         let folder = checkpoint_folder(name);
         let golden = Golden::of(name);
         let taps: Vec<String> = golden.names().filter_map(|name| Some(name.strip_prefix("tap.")?.to_owned())).collect();

@@ -62,6 +62,9 @@ class Member:
     queries: int = 4
     cases: list[tuple[str, str]] = field(default_factory=lambda: list(CASES))
     legacy: bool = False
+    vision: dict = field(default_factory=lambda: dict(VISION))
+    qformer: dict = field(default_factory=lambda: dict(QFORMER))
+    pieces: int | None = None  # of a tokenizer trained for it
 
     @property
     def language(self) -> str:
@@ -102,28 +105,28 @@ def special(name: str) -> tokenizers.AddedToken:
     return tokenizers.AddedToken(name, special=True, normalized=False)
 
 
-def unigram() -> Tokenizer:
+def unigram(pieces: int = 200) -> Tokenizer:
     """As T5's: pieces with a mark for spaces, and </s> at the end."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.decoder = decoders.Metaspace()
-    trainer = trainers.UnigramTrainer(vocab_size=200, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False)
+    trainer = trainers.UnigramTrainer(vocab_size=pieces, special_tokens=["<pad>", "</s>", "<unk>"], unk_token="<unk>", show_progress=False)
     tokenizer.train_from_iterator(corpus(), trainer)
     # Training finds the same pieces every time, but in another order with other scores.
     raw = json.loads(tokenizer.to_str())
-    pieces = sorted(piece for piece, _ in raw["model"]["vocab"][3:])
-    raw["model"]["vocab"][3:] = [[piece, -8 - 0.01 * i] for i, piece in enumerate(pieces)]
+    known = sorted(piece for piece, _ in raw["model"]["vocab"][3:])
+    raw["model"]["vocab"][3:] = [[piece, -8 - 0.01 * i] for i, piece in enumerate(known)]
     tokenizer = Tokenizer.from_str(json.dumps(raw))
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return tokenizer
 
 
-def byte_level() -> Tokenizer:
+def byte_level(pieces: int = 400) -> Tokenizer:
     """As OPT's: byte-level pair encoding without a space in front, and </s> at the beginning."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False,
+    trainer = trainers.BpeTrainer(vocab_size=pieces, special_tokens=["<s>", "<pad>", "</s>", "<unk>"], show_progress=False,
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(corpus(), trainer)
     tokenizer.post_processor = processors.TemplateProcessing(single="</s> $A", special_tokens=[("</s>", 2)])
@@ -133,7 +136,9 @@ def byte_level() -> Tokenizer:
 def write_tokenizers(member: Member, folder: Path) -> tuple[Tokenizer, Tokenizer, int | None]:
     """Both tokenizers, and the id of the placeholder."""
     placeholder = "<video>" if member.kind == "instructblipvideo" else "<image>"
-    if member.language == "llama":
+    if member.pieces:
+        tokenizer = (byte_level if member.language == "opt" else unigram)(member.pieces)
+    elif member.language == "llama":
         tokenizer = Tokenizer.from_file(str(DEMO_MODEL / "tokenizer.json"))
         if member.legacy:
             raw = json.loads((DEMO_MODEL / "tokenizer.json").read_text())
@@ -152,7 +157,7 @@ def write_tokenizers(member: Member, folder: Path) -> tuple[Tokenizer, Tokenizer
     if member.kind != "blip-2":
         (folder / "qformer_tokenizer").mkdir()
         shutil.copy(DEMO_MODEL / "qformer_tokenizer" / "tokenizer.json", folder / "qformer_tokenizer")
-    side = VISION["image_size"]
+    side = member.vision["image_size"]
     images = json.loads((DEMO_MODEL / "preprocessor_config.json").read_text()) | {"size": {"height": side, "width": side}}
     settings = {"num_query_tokens": None if member.legacy else member.queries}
     if member.kind == "instructblipvideo":
@@ -209,11 +214,11 @@ def perturbed(model, seed: int):
 
 def build(member: Member, folder: Path, vocabulary: int, placeholder: int | None):
     """The model with its configuration on the disk."""
-    rows = -(-(vocabulary + 8) // 8) * 8
+    rows = member.text.get("vocab_size", -(-(vocabulary + 8) // 8) * 8)
     token = "video_token_index" if member.kind == "instructblipvideo" else "image_token_index"
     text = member.text | {"vocab_size": rows} | ({"eos_token_id": 10} if member.language == "opt" else {})
     # The old layout has no token of its own: the reference borrows the last, untrained row.
-    parts = dict(model_type=member.kind, vision_config=VISION, qformer_config=QFORMER, text_config=text,
+    parts = dict(model_type=member.kind, vision_config=member.vision, qformer_config=member.qformer, text_config=text,
                  num_query_tokens=member.queries) | {token: rows - 1 if member.legacy else placeholder}
     config = AutoConfig.for_model(**json.loads(json.dumps(parts)))
     config.save_pretrained(folder)
@@ -243,7 +248,7 @@ def tensors_of(model, member: Member) -> dict[str, torch.Tensor]:
 
 def ask(member: Member, images: str, prompt: str, tokenizer: Tokenizer, qformer: Tokenizer, place: int) -> dict[str, torch.Tensor]:
     """What the processor gives, put together by hand: some of these layouts have no processor in transformers 5."""
-    side = VISION["image_size"]
+    side = member.vision["image_size"]
     reader = BlipImageProcessorPil(size={"height": side, "width": side})
     pictures = [Image.open(GOLDEN / "images" / name) for name in images.split(",")]
     pixels = torch.cat([torch.as_tensor(reader(p, return_tensors="pt")["pixel_values"]) for p in pictures])
@@ -350,7 +355,7 @@ def expected(model, member: Member, inputs: dict, ids: list[int]) -> dict[str, t
 @torch.no_grad()
 def special_cases(model, member: Member, inputs: dict, tokenizer: Tokenizer, qformer: Tokenizer, place: int) -> dict[str, torch.Tensor]:
     """Case 0 with a larger picture and interpolated positions, and with the Q-Former's words padded on the left."""
-    larger = VISION["image_size"] + 23  # the last pixels fill no patch
+    larger = member.vision["image_size"] + 23  # the last pixels fill no patch
     reader = BlipImageProcessorPil(size={"height": larger, "width": larger})
     picture = Image.open(GOLDEN / "images" / member.cases[0][0])
     pixels = torch.as_tensor(reader(picture, return_tensors="pt")["pixel_values"])

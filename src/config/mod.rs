@@ -144,6 +144,12 @@ struct RawConfig {
 /// Activations the kernels have, by the names transformers gives them.
 const ACTIVATIONS: [&str; 6] = ["gelu", "gelu_new", "gelu_pytorch_tanh", "silu", "swish", "relu"];
 
+/// Most channels of an activation.
+const MAX_WIDTH: u32 = 65_536;
+
+/// Most channels of a head: attention keeps a row of one in registers.
+const MAX_HEAD_DIM: u32 = 256;
+
 impl Config {
     /// Parses and validates the bytes of a `config.json`; `file` is named in errors.
     ///
@@ -243,8 +249,8 @@ impl Config {
             ("qformer_config.hidden_size", q.hidden_size),
             ("qformer_config.intermediate_size", q.intermediate_size),
         ];
-        match widths.into_iter().find(|&(_, value)| value == 0 || value > 65_536 || value % 8 != 0) {
-            Some((name, value)) => Err(format!("{name} is {value}; it must be a multiple of 8 from 8 to 65536")),
+        match widths.into_iter().find(|&(_, value)| value == 0 || value > MAX_WIDTH) {
+            Some((name, value)) => Err(format!("{name} is {value}; it must be from 1 to {MAX_WIDTH}")),
             None => Ok(()),
         }
     }
@@ -255,15 +261,7 @@ impl Config {
             ("vision_config", v.hidden_size, v.num_attention_heads),
             ("qformer_config", q.hidden_size, q.num_attention_heads),
         ];
-        for (name, width, heads) in heads {
-            let (of, rest) = (width / heads, width % heads);
-            if rest != 0 || of > 256 || of % 4 != 0 {
-                return Err(format!(
-                    "{name}: {heads} heads do not divide {width} into heads of at most 256 channels, a multiple of 4"
-                ));
-            }
-        }
-        Ok(())
+        heads.into_iter().try_for_each(|(name, width, heads)| heads_divide(name, width, heads))
     }
 
     fn check_reals(&self) -> Result<(), String> {
@@ -275,6 +273,20 @@ impl Config {
             Some((name, value)) => Err(format!("{name} is {value}; it must be a finite number that is not negative")),
             None => Ok(()),
         }
+    }
+}
+
+/// Whether `width` channels are whole heads that attention can take.
+fn heads_divide(part: &str, width: u32, heads: u32) -> Result<(), String> {
+    if !width.is_multiple_of(heads) {
+        return Err(format!("{part}: num_attention_heads {heads} does not divide hidden_size {width} evenly"));
+    }
+    match width / heads {
+        1..=MAX_HEAD_DIM => Ok(()),
+        of => Err(format!(
+            "{part}: hidden_size {width} over num_attention_heads {heads} gives heads of {of} channels; at most \
+             {MAX_HEAD_DIM} are supported"
+        )),
     }
 }
 

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::ACTIVATIONS;
+use super::{ACTIVATIONS, MAX_HEAD_DIM, MAX_WIDTH, heads_divide};
 
 /// A language model's configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -198,22 +198,23 @@ impl LlamaConfig {
             ("num_hidden_layers", self.num_hidden_layers, 1, 1_000),
             ("num_attention_heads", self.num_attention_heads, 1, 1_000),
             ("num_key_value_heads", self.num_key_value_heads, 1, self.num_attention_heads),
-            ("head_dim", self.head_dim, 4, 256),
+            ("head_dim", self.head_dim, 2, MAX_HEAD_DIM),
             ("vocab_size", self.vocab_size, 1, 10_000_000),
             ("max_position_embeddings", self.max_position_embeddings, 1, 1 << 18),
+            ("hidden_size", self.hidden_size, 1, MAX_WIDTH),
+            ("intermediate_size", self.intermediate_size, 1, MAX_WIDTH),
         ])?;
-        widths(&[
-            ("hidden_size", self.hidden_size),
-            ("intermediate_size", self.intermediate_size),
-            ("num_attention_heads * head_dim", self.num_attention_heads * self.head_dim),
-        ])?;
+        heads_fit("head_dim", self.num_attention_heads, self.head_dim)?;
         if !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
             return Err(format!(
                 "text_config: {} heads over {} key-value heads do not divide evenly",
                 self.num_attention_heads, self.num_key_value_heads
             ));
         }
-        in_fours("head_dim", self.head_dim)?;
+        if !self.head_dim.is_multiple_of(2) {
+            let problem = "it must be even, as rotary positions turn channels in pairs";
+            return Err(format!("text_config.head_dim is {}; {problem}", self.head_dim));
+        }
         // A smaller base would make frequencies that grow, without bound as it nears 0.
         if !(1.0..=f64::MAX).contains(&self.rope_theta) {
             return Err(format!("text_config.rope_theta is {}; it must be at least 1", self.rope_theta));
@@ -229,14 +230,10 @@ impl OptConfig {
             ("num_attention_heads", self.num_attention_heads, 1, 1_000),
             ("vocab_size", self.vocab_size, 1, 10_000_000),
             ("max_position_embeddings", self.max_position_embeddings, 1, 1 << 16),
+            ("hidden_size", self.hidden_size, 1, MAX_WIDTH),
+            ("ffn_dim", self.ffn_dim, 1, MAX_WIDTH),
         ])?;
-        widths(&[("hidden_size", self.hidden_size), ("ffn_dim", self.ffn_dim)])?;
-        let (width, heads) = (self.hidden_size, self.num_attention_heads);
-        if !width.is_multiple_of(heads) || width / heads > 256 || !(width / heads).is_multiple_of(4) {
-            return Err(format!(
-                "text_config: {heads} heads do not divide {width} into heads of at most 256 channels, a multiple of 4"
-            ));
-        }
+        heads_divide("text_config", self.hidden_size, self.num_attention_heads)?;
         activation("activation_function", &self.activation_function)
     }
 }
@@ -247,7 +244,7 @@ impl T5Config {
             ("num_layers", self.num_layers, 1, 1_000),
             ("num_decoder_layers", self.num_decoder_layers, 1, 1_000),
             ("num_heads", self.num_heads, 1, 1_000),
-            ("d_kv", self.d_kv, 4, 256),
+            ("d_kv", self.d_kv, 1, MAX_HEAD_DIM),
             ("vocab_size", self.vocab_size, 1, 10_000_000),
             ("relative_attention_num_buckets", self.relative_attention_num_buckets, 4, 1_024),
             (
@@ -257,9 +254,10 @@ impl T5Config {
                 1 << 16,
             ),
             ("decoder_start_token_id", self.decoder_start_token_id, 0, self.vocab_size.saturating_sub(1)),
+            ("d_model", self.d_model, 1, MAX_WIDTH),
+            ("d_ff", self.d_ff, 1, MAX_WIDTH),
         ])?;
-        in_fours("d_kv", self.d_kv)?;
-        widths(&[("d_model", self.d_model), ("d_ff", self.d_ff), ("num_heads * d_kv", self.num_heads * self.d_kv)])?;
+        heads_fit("d_kv", self.num_heads, self.d_kv)?;
         activation("dense_act_fn", &self.dense_act_fn)?;
         epsilon("layer_norm_epsilon", self.layer_norm_epsilon)
     }
@@ -274,20 +272,11 @@ fn in_range(counts: &[(&str, u32, u32, u32)]) -> Result<(), String> {
     }
 }
 
-/// The channels of a head: attention reads four at a time.
-fn in_fours(name: &str, value: u32) -> Result<(), String> {
-    match value.is_multiple_of(4) {
+/// Whether the channels of all heads are no more than an activation may have.
+fn heads_fit(name: &str, heads: u32, of: u32) -> Result<(), String> {
+    match heads * of <= MAX_WIDTH {
         true => Ok(()),
-        false => Err(format!("text_config.{name} is {value}; it must be a multiple of 4")),
-    }
-}
-
-fn widths(widths: &[(&str, u32)]) -> Result<(), String> {
-    match widths.iter().find(|&&(_, value)| value == 0 || value > 65_536 || !value.is_multiple_of(8)) {
-        Some((name, value)) => {
-            Err(format!("text_config.{name} is {value}; it must be a multiple of 8 from 8 to 65536"))
-        }
-        None => Ok(()),
+        false => Err(format!("text_config: {heads} heads of {name} {of} are more than {MAX_WIDTH} channels")),
     }
 }
 
