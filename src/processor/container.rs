@@ -1,7 +1,5 @@
 //! The few facts about picture files that the decoders do not tell: what a file is, and how Pillow would
-//! treat its transparency and its canvas.
-
-use super::convert::ColorKey;
+//! treat its canvas.
 
 /// A picture format this library reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +34,7 @@ pub(super) fn sniff(bytes: &[u8]) -> Option<Kind> {
         [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Kind::Webp,
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Kind::Gif,
         [b'B', b'M', ..] => Kind::Bmp,
-        [b'I', b'I', 42, 0, ..] | [b'M', b'M', 0, 42, ..] => Kind::Tiff,
+        [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Kind::Tiff,
         _ => return None,
     })
 }
@@ -65,45 +63,6 @@ fn is_svg(bytes: &[u8]) -> bool {
     head.starts_with("<svg") || (head.starts_with('<') && head.contains("<svg"))
 }
 
-/// Width and height in pixels from a PNG's header.
-pub(super) fn png_size(bytes: &[u8]) -> Option<(u32, u32)> {
-    let side = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-    (bytes.get(12..16)? == b"IHDR").then_some(())?;
-    Some((side(16)?, side(20)?))
-}
-
-/// The transparent colour of a grey or RGB PNG as Pillow understands it; `None` without one.
-///
-/// Pillow keeps the value at the file's own depth, but compares it with the pixel at 8 bits: a 2-bit file's
-/// "1" therefore never matches (its pixels are 0, 85, 170, 255), and of 16 bits only the low byte counts.
-pub(super) fn png_color_key(bytes: &[u8]) -> Option<ColorKey> {
-    let (depth, color) = (*bytes.get(24)?, *bytes.get(25)?);
-    let data = png_chunk(bytes, b"tRNS")?;
-    let value = |i: usize| Some([*data.get(2 * i)?, *data.get(2 * i + 1)?]);
-    match (color, depth) {
-        (0, 1) => Some(if value(0)? == [0, 0] { [0; 3] } else { [255; 3] }),
-        (0, _) => Some([value(0)?[1]; 3]),
-        (2, _) => Some([value(0)?[1], value(1)?[1], value(2)?[1]]),
-        _ => None,
-    }
-}
-
-/// The data of a PNG's first chunk of this name before its pixels.
-fn png_chunk<'a>(bytes: &'a [u8], name: &[u8; 4]) -> Option<&'a [u8]> {
-    let mut rest = bytes.get(8..)?;
-    loop {
-        let length = u32::from_be_bytes(rest.get(..4)?.try_into().ok()?) as usize;
-        let found = rest.get(4..8)?;
-        if found == name {
-            return rest.get(8..8usize.checked_add(length)?);
-        }
-        if found == b"IDAT" {
-            return None;
-        }
-        rest = rest.get(length.checked_add(12)?..)?;
-    }
-}
-
 /// The largest value of each channel in the pixels of a 16-bit BMP; `None` for any other BMP.
 pub(super) fn bmp_channel_max(bytes: &[u8]) -> Option<[u32; 3]> {
     (bytes.get(28..30)? == [16, 0]).then_some(())?;
@@ -119,12 +78,33 @@ pub(super) struct GifFrame {
     pub(super) edges: [usize; 4],
     /// Colour of the canvas round the frame: the palette's first, white where the frame has transparency.
     pub(super) around: [u8; 3],
+    /// Whether it has a palette of its own.
+    local_palette: bool,
+}
+
+/// The file with a grey palette, which Pillow takes a GIF without any to have; `None` where it has one.
+pub(super) fn gif_with_palette(bytes: &[u8]) -> Option<Vec<u8>> {
+    (gif_palette_bytes(*bytes.get(10)?) == 0).then_some(())?;
+    let mut with = bytes[..13.min(bytes.len())].to_vec();
+    with[10] |= 0x87;
+    with.extend((0..=255).flat_map(|grey| [grey; 3]));
+    with.extend(bytes.get(13..)?);
+    Some(with)
+}
+
+/// Whether the first frame of a GIF has a palette of its own.
+pub(super) fn gif_has_local_palette(bytes: &[u8]) -> bool {
+    gif_frame(bytes).is_some_and(|frame| frame.local_palette)
+}
+
+/// Bytes of a palette, from the flags that tell of it.
+fn gif_palette_bytes(flags: u8) -> usize {
+    if flags & 0x80 != 0 { 3usize << ((flags & 7) + 1) } else { 0 }
 }
 
 /// Finds the first frame of a GIF; `None` for a damaged file, which the decoder will refuse.
 pub(super) fn gif_frame(bytes: &[u8]) -> Option<GifFrame> {
-    let palette_bytes = |flags: u8| if flags & 0x80 != 0 { 3usize << ((flags & 7) + 1) } else { 0 };
-    let global = palette_bytes(*bytes.get(10)?);
+    let global = gif_palette_bytes(*bytes.get(10)?);
     let mut palette = bytes.get(13..13 + global)?;
     let mut at = 13 + global;
     let mut transparent = false;
@@ -140,14 +120,14 @@ pub(super) fn gif_frame(bytes: &[u8]) -> Option<GifFrame> {
             b',' => {
                 let frame = bytes.get(at + 1..at + 10)?;
                 let short = |i: usize| usize::from(u16::from_le_bytes([frame[i], frame[i + 1]]));
-                let local = palette_bytes(frame[8]);
+                let local = gif_palette_bytes(frame[8]);
                 if local > 0 {
                     palette = bytes.get(at + 10..at + 10 + local)?;
                 }
                 let first = palette.get(..3).map_or([0; 3], |c| [c[0], c[1], c[2]]);
                 let around = if transparent { [255; 3] } else { first };
                 let edges = [short(0), short(2), short(0) + short(4), short(2) + short(6)];
-                return Some(GifFrame { edges, around });
+                return Some(GifFrame { edges, around, local_palette: local > 0 });
             }
             _ => return None,
         }
@@ -186,7 +166,7 @@ mod tests {
         let mut gif = b"GIF89a\x04\0\x04\0\x80\0\0\x09\x08\x07\x01\x02\x03".to_vec();
         gif.extend(b"!\xfe\x03abc\0!\xf9\x04\0\0\0\0\0,\x01\0\x02\0\x02\0\x01\0\0");
         let frame = gif_frame(&gif).unwrap();
-        assert_eq!(frame, GifFrame { edges: [1, 2, 3, 3], around: [9, 8, 7] });
+        assert_eq!(frame, GifFrame { edges: [1, 2, 3, 3], around: [9, 8, 7], local_palette: false });
         for cut in 0..gif.len() {
             assert_eq!(gif_frame(&gif[..cut]), None);
         }

@@ -5,8 +5,12 @@
 mod class;
 mod container;
 mod convert;
+mod decode;
 mod image;
+mod jpeg;
+mod orientation;
 mod overlay;
+mod png;
 mod preprocess;
 mod quiet;
 mod resize;
@@ -18,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-pub use self::image::{Image, MAX_FILE_BYTES, MAX_PIXELS, MAX_SIDE};
+pub use self::image::{Image, ImageOptions, MAX_FILE_BYTES, MAX_PIXELS};
 pub use self::preprocess::ImageProcessor;
 pub use self::resize::{PassOrder, resize};
 pub use self::task::Task;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::image::{Image, MAX_SIDE};
+use super::image::Image;
 use super::resize::{PassOrder, resize};
 use crate::error::{Error, Result};
 
@@ -14,6 +14,8 @@ const DEFAULT_MEAN: [f64; 3] = [0.48145466, 0.4578275, 0.40821073];
 const DEFAULT_STD: [f64; 3] = [0.26862954, 0.26130258, 0.27577711];
 /// Side of the resized picture in pixels, used when the file has none.
 const DEFAULT_SIDE: u32 = 384;
+/// Longest side a resized picture may have, in pixels.
+const MAX_SIDE: u32 = 16_384;
 /// Number of the bicubic filter in Pillow.
 const BICUBIC: u64 = 3;
 
