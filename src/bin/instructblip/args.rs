@@ -13,7 +13,9 @@ use instructblip::runtime::WeightFormat;
 use instructblip::shapes::{self, Shape};
 use instructblip::weights::Formats;
 
+use crate::eval::questions::EXAMPLE;
 use crate::generation::Generation;
+use crate::inputs::Pictures;
 use crate::overrides::Overrides;
 
 /// Ask questions about pictures with InstructBLIP, on any GPU.
@@ -28,7 +30,7 @@ pub struct Arguments {
     pub command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 2 usage, 3 model or input refused, 4 no usable GPU, 5 out of GPU memory, \
+const EXIT_CODES: &str = "Exit codes: 0 done, 2 usage, 3 model or input refused (or skipped, among many), 4 no usable GPU, 5 out of GPU memory, \
                           6 GPU lost, 7 a kernel computes wrong results here or does not end, 75 the network or a server failed, try again, \
                           101 a mistake in this program, 1 anything else.\n\
                           WGPU_BACKEND (vulkan, metal, dx12, gl) and WGPU_ADAPTER_NAME choose the GPU as --adapter does.\n\
@@ -193,9 +195,8 @@ impl Wording {
 /// Arguments of `caption`.
 #[derive(Args, Debug)]
 pub struct Caption {
-    /// The pictures
-    #[arg(required = true)]
-    pub images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub pictures: Pictures,
     /// The instruction, if not the paper's for captions, or none for BLIP-2
     #[arg(long)]
     pub prompt: Option<String>,
@@ -227,9 +228,8 @@ pub struct Score {
 /// Arguments of `embed`.
 #[derive(Args, Debug)]
 pub struct Embed {
-    /// The pictures
-    #[arg(required = true)]
-    pub images: Vec<PathBuf>,
+    #[command(flatten)]
+    pub pictures: Pictures,
     /// What the Q-Former looks for
     #[arg(long, default_value = "")]
     pub prompt: String,
@@ -246,9 +246,11 @@ pub struct Embed {
 
 /// Arguments of `eval`.
 #[derive(Args, Debug)]
+#[command(after_help = format!("A line of QUESTIONS is, for example:\n  {EXAMPLE}"))]
 pub struct Eval {
-    /// Questions, a JSON object a line: image (a path beside this file), prompt, answers (a list, or expected, one),
-    /// choices for tasks that need them, and group, if results are to be told by group
+    /// Questions, a JSON object a line: image (a path beside this file; for video models a list of frames), question (or
+    /// prompt), answers (a list; or answer or expected, one), choices for tasks that need them, qformer_prompt if the
+    /// Q-Former is to read something else, and group, if results are to be told by group. Other fields are kept
     pub questions: PathBuf,
     #[command(flatten)]
     pub model: Model,
@@ -266,6 +268,9 @@ pub struct Eval {
     /// Ask everything again
     #[arg(long)]
     pub force: bool,
+    /// Stop at the first question that cannot be asked, instead of telling of it and going on
+    #[arg(long)]
+    pub strict: bool,
     /// Field of a question to tell results by
     #[arg(long, value_name = "FIELD", default_value = "group")]
     pub group: String,

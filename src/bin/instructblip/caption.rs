@@ -1,19 +1,19 @@
 //! `instructblip caption`: a line of text for each picture.
 
 use std::io::Write;
-use std::path::PathBuf;
 
 use anyhow::Result;
-use instructblip::Question;
 use instructblip::processor::Task;
+use instructblip::{Error, Question};
 
 use crate::args::{Caption, Common};
-use crate::session::{check_images, load_model, read_image, reply_json, workload};
+use crate::progress::Progress;
+use crate::session::{load_model, read_image, reply_json, workload};
 
 pub fn run(common: &Common, caption: &Caption) -> Result<()> {
     let options = caption.generation.options();
     options.check()?;
-    check_images(caption.images.iter().map(PathBuf::as_path))?;
+    let (files, mut skipped) = caption.pictures.files(common)?;
     let mut model = load_model(common, &caption.model, workload(&options, 1, 1))?;
     let prompt = match &caption.prompt {
         Some(prompt) => prompt.clone(),
@@ -22,19 +22,34 @@ pub fn run(common: &Common, caption: &Caption) -> Result<()> {
         None => String::new(),
     };
     let mut out = std::io::stdout().lock();
-    for path in &caption.images {
-        let image = read_image(path)?;
-        let reply = model.answer(&[Question::new(&image, &prompt)], &options, &mut |_| {})?.swap_remove(0);
+    let mut done = 0;
+    for path in &files {
+        let image = match read_image(path) {
+            Ok(image) => image,
+            Err(error) => {
+                skipped.add(error, &Progress::Quiet)?;
+                continue;
+            }
+        };
+        let reply = match model.answer(&[Question::new(&image, &prompt)], &options, &mut |_| {}) {
+            Ok(mut replies) => replies.swap_remove(0),
+            Err(error @ Error::NotFinite { .. }) => {
+                skipped.add(anyhow::Error::from(error).context(path.display().to_string()), &Progress::Quiet)?;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
         if caption.json {
             let mut line = reply_json(&reply, &model);
             line["image"] = path.display().to_string().into();
             writeln!(out, "{line}")?;
         } else {
-            let name = if caption.images.len() == 1 { String::new() } else { format!("{}\t", path.display()) };
+            let name = if caption.pictures.is_one() { String::new() } else { format!("{}\t", path.display()) };
             reply.sequences.iter().try_for_each(|sequence| writeln!(out, "{name}{}", sequence.text))?;
         }
         out.flush()?;
+        done += 1;
     }
     caption.model.overrides.tell_unused(common, model.device());
-    Ok(())
+    skipped.verdict(done)
 }

@@ -1,36 +1,51 @@
 //! `instructblip embed`: what the vision tower and the Q-Former make of pictures, in a file.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use anyhow::Result;
+use instructblip::Error;
 use instructblip::model::Workload;
 use instructblip::model::{NamedTensor, Values};
 
 use crate::args::{Common, Embed};
 use crate::files::{check_target, write_tensors};
 use crate::progress::{Progress, say};
-use crate::session::{check_images, load_model, read_image};
+use crate::session::{load_model, read_image};
 
 pub fn run(common: &Common, embed: &Embed) -> Result<()> {
     check_target(&embed.output)?;
-    check_images(embed.images.iter().map(PathBuf::as_path))?;
+    let (files, mut skipped) = embed.pictures.files(common)?;
     let mut model = load_model(common, &embed.model, Workload::default())?;
-    let mut progress = Progress::counting(common.quiet, "pictures", Some(embed.images.len() as u64));
+    let mut progress = Progress::counting(common.quiet, "pictures", Some(files.len() as u64));
     let mut joined: Vec<NamedTensor> = Vec::new();
-    for (i, path) in embed.images.iter().enumerate() {
-        let features = model.features(&read_image(path)?, &embed.prompt, &embed.taps)?;
-        let tensors = [features.image, features.queries, features.projected].into_iter().chain(features.taps);
-        for (at, tensor) in tensors.enumerate() {
-            match joined.get_mut(at) {
-                Some(known) => append(known, tensor),
-                None => joined.push(tensor),
+    // Of each row, as pictures may be skipped.
+    let mut names = Vec::new();
+    for (i, path) in files.iter().enumerate() {
+        let features = read_image(path).map(|image| model.features(&image, &embed.prompt, &embed.taps));
+        match features {
+            Err(error) => skipped.add(error, &progress)?,
+            Ok(Err(error @ Error::NotFinite { .. })) => {
+                skipped.add(anyhow::Error::from(error).context(path.display().to_string()), &progress)?;
+            }
+            Ok(features) => {
+                let features = features?;
+                let tensors = [features.image, features.queries, features.projected].into_iter().chain(features.taps);
+                for (at, tensor) in tensors.enumerate() {
+                    match joined.get_mut(at) {
+                        Some(known) => append(known, tensor),
+                        None => joined.push(tensor),
+                    }
+                }
+                names.push(path.display().to_string());
             }
         }
         progress.count(i as u64 + 1);
     }
     progress.clear();
-    let names: Vec<String> = embed.images.iter().map(|path| path.display().to_string()).collect();
+    if names.is_empty() {
+        return skipped.verdict(0);
+    }
+    let used = names.len();
     let about = HashMap::from([
         ("images".to_string(), serde_json::Value::from(names).to_string()),
         ("prompt".to_string(), embed.prompt.clone()),
@@ -41,7 +56,7 @@ pub fn run(common: &Common, embed: &Embed) -> Result<()> {
     if !common.quiet {
         joined.iter().for_each(|tensor| say(&format!("{} {:?}", tensor.name, tensor.shape)));
     }
-    Ok(())
+    skipped.verdict(used)
 }
 
 /// One more picture's rows.

@@ -19,7 +19,56 @@ pub fn check_target(path: &Path) -> Result<()> {
     if path.metadata().is_ok_and(|m| !m.is_file()) {
         return Err(unwritable(path, std::io::Error::other("is not a regular file; give the name of one")));
     }
+    if is_standard_output(path) {
+        let problem = "is this program's standard output, which has other things to say; give the name of a file";
+        return Err(unwritable(path, std::io::Error::other(problem)));
+    }
     Ok(())
+}
+
+/// Whether a file is what standard output goes to, as `/dev/stdout` is.
+#[cfg(unix)]
+fn is_standard_output(path: &Path) -> bool {
+    use std::os::fd::AsFd;
+    use std::os::unix::fs::MetadataExt;
+    let standard = std::io::stdout().as_fd().try_clone_to_owned();
+    let standard = standard.and_then(|file| std::fs::File::from(file).metadata());
+    let same = |a: std::fs::Metadata, b: std::fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+    standard.is_ok_and(|standard| path.metadata().is_ok_and(|file| same(file, standard)))
+}
+
+#[cfg(not(unix))]
+fn is_standard_output(_: &Path) -> bool {
+    false
+}
+
+/// Refuses what is no regular file before it is opened: a pipe would wait for its writer, some devices never end.
+pub fn check_source(path: &Path) -> instructblip::Result<()> {
+    let failed = |source| Error::Io { path: path.into(), source };
+    match std::fs::metadata(path).map_err(failed)? {
+        found if found.is_file() => Ok(()),
+        found => {
+            let what = if found.is_dir() { "is a folder" } else { "is a device or a pipe" };
+            Err(failed(std::io::Error::other(format!("{what}; give the name of a regular file"))))
+        }
+    }
+}
+
+/// The lines of a text file, without the mark some programs begin UTF-8 with. What ends lines may be left at their ends.
+///
+/// # Errors
+/// [`Error::Io`], also for what is no regular file, and [`Error::Request`] for UTF-16.
+pub fn read_lines(path: &Path) -> instructblip::Result<Vec<Vec<u8>>> {
+    check_source(path)?;
+    let bytes = std::fs::read(path).map_err(|source| Error::Io { path: path.into(), source })?;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    // With its mark, or by the zeros beside ASCII.
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") || bytes[..bytes.len().min(4)].contains(&0) {
+        let path = path.display();
+        let problem = format!("{path} is UTF-16 text, as Windows' PowerShell 5 writes; save it as UTF-8");
+        return Err(Error::Request { problem });
+    }
+    Ok(bytes.split(|&byte| byte == b'\n').map(<[u8]>::to_vec).collect())
 }
 
 /// Writes tensors as a safetensors file.
@@ -80,6 +129,27 @@ pub fn unwritable(path: &Path, source: std::io::Error) -> anyhow::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn texts_of_every_system_are_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("lines");
+        let read = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).expect("written");
+            read_lines(&path).map_err(|error| error.to_string())
+        };
+        assert_eq!(read(b"\xef\xbb\xbfa\r\nb\n"), Ok(vec![b"a\r".to_vec(), b"b".to_vec(), Vec::new()]));
+        assert_eq!(read(b""), Ok(vec![Vec::new()]));
+        for wide in [&b"\xff\xfe{\0"[..], b"\xfe\xff\0{", b"{\0\"\0", b"\0{\0\""] {
+            assert!(read(wide).is_err_and(|e| e.contains("UTF-16") && e.contains("UTF-8")), "{wide:?}");
+        }
+        let folder = read_lines(folder.path()).expect_err("a folder").to_string();
+        assert!(folder.contains("is a folder"), "{folder}");
+        if cfg!(unix) {
+            let endless = read_lines(Path::new("/dev/zero")).expect_err("a device").to_string();
+            assert!(endless.contains("device or a pipe"), "{endless}");
+        }
+    }
 
     #[test]
     fn folders_have_safe_names_of_their_own() {

@@ -14,6 +14,7 @@ mod eval;
 mod files;
 mod forward;
 mod generation;
+mod inputs;
 mod machine;
 #[cfg(feature = "hub")]
 mod models;

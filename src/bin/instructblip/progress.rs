@@ -86,6 +86,14 @@ impl Progress {
         }
     }
 
+    /// Writes a line that no one wants to miss, above the bar if there is one.
+    pub fn tell(&self, line: &str) {
+        match self {
+            Progress::Bar(bar) => bar.suspend(|| say(line)),
+            _ => say(line),
+        }
+    }
+
     /// Takes a counter off the terminal.
     pub fn clear(&self) {
         if let Progress::Bar(bar) = self {

@@ -18,6 +18,7 @@ use serde_json::json;
 
 use crate::args::{Common, Model, Resize};
 use crate::compiling;
+use crate::files::check_source;
 use crate::machine::available_bytes;
 use crate::progress::{Progress, say};
 use crate::tune::tuned;
@@ -162,17 +163,10 @@ pub fn embedded() -> Result<Checkpoint> {
 /// The text of a file.
 ///
 /// # Errors
-/// [`Error::Io`].
+/// [`Error::Io`], also for what is no regular file.
 pub fn read_text(path: &Path) -> instructblip::Result<String> {
+    check_source(path)?;
     std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })
-}
-
-/// Tells before a model is loaded which picture is not there.
-pub fn check_images<'a>(paths: impl IntoIterator<Item = &'a Path>) -> Result<()> {
-    for path in paths.into_iter().filter(|path| *path != Path::new("-")) {
-        std::fs::metadata(path).map_err(|source| Error::Io { path: path.into(), source })?;
-    }
-    Ok(())
 }
 
 /// Reads a picture from a file, or from standard input when the path is `-`.

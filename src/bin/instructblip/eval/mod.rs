@@ -1,0 +1,278 @@
+//! `instructblip eval`: a file of questions, their answers in another file, and how many are right.
+
+mod accuracy;
+mod predictions;
+pub mod questions;
+
+use std::collections::{BTreeMap, HashSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::Result;
+use instructblip::runtime::WeightFormat;
+use instructblip::weights::Formats;
+use instructblip::{Error, GenerateOptions, Image, InstructBlip, Question, Reply};
+use serde_json::{Value, json};
+
+use crate::args::{Common, Eval, Model, Resize};
+use crate::files::{check_target, unwritable};
+use crate::inputs::{Skipped, is_there};
+use crate::progress::{Progress, say};
+use crate::session::{load_model, named, workload};
+use accuracy::Tally;
+use predictions::{Contents, Key, Known};
+use questions::Row;
+
+/// A question with everything that its answer depends on, and the answer once there is one.
+struct Item {
+    row: Row,
+    paths: Vec<PathBuf>,
+    /// The prompt as the model gets it.
+    asked: String,
+    answer: Option<String>,
+}
+
+pub fn run(common: &Common, eval: &Eval) -> Result<()> {
+    let options = eval.generation.options();
+    options.check()?;
+    // What cannot be read, worded or written is told before a long run begins, and before --force empties a file.
+    check_target(&eval.output)?;
+    let mut skipped = Skipped::new(common, "question", eval.strict);
+    let rows = questions::read(&eval.questions, &eval.group, &mut skipped)?;
+    if eval.output.canonicalize().is_ok_and(|output| eval.questions.canonicalize().is_ok_and(|q| q == output)) {
+        let problem = format!("{} is the file of questions; answers go to another one", eval.output.display());
+        return Err(Error::Request { problem }.into());
+    }
+    let settings = settings(eval, &options)?;
+    let known = if eval.force { Known::nothing() } else { Known::read(&eval.output, &settings)? };
+    let mut items = items(eval, rows, &mut skipped)?;
+    let mut contents = Contents::default();
+    take_up(common, eval, known, &mut items, &mut contents, &mut skipped)?;
+    if items.iter().any(|item| item.answer.is_none()) {
+        ask(common, eval, &options, &settings, &mut items, &mut contents, &mut skipped)?;
+    }
+    let mut tallies: BTreeMap<Option<&str>, Tally> = BTreeMap::new();
+    let mut answered = 0;
+    for Item { row, answer, .. } in &items {
+        if let Some(answer) = answer {
+            tallies.entry(row.group.as_deref()).or_default().add(answer, &row.answers);
+            answered += 1;
+        }
+    }
+    if answered == 0 && skipped.count() > 0 {
+        return skipped.verdict(0);
+    }
+    report(&tallies, skipped.count(), eval.json)?;
+    skipped.verdict(answered)
+}
+
+/// The questions that can be asked: those whose pictures are there and whose prompts can be worded.
+fn items(eval: &Eval, rows: Vec<Row>, skipped: &mut Skipped) -> Result<Vec<Item>> {
+    let folder = eval.questions.parent().unwrap_or(Path::new(""));
+    let mut items = Vec::new();
+    for row in rows {
+        let paths: Vec<PathBuf> = row.images.iter().map(|image| folder.join(image)).collect();
+        let asked = paths.iter().try_for_each(|path| is_there(path)).and_then(|()| row.worded(eval.task));
+        match asked {
+            Ok(asked) => items.push(Item { row, paths, asked, answer: None }),
+            Err(error) => skipped.add(about(&row, error), &Progress::Quiet)?,
+        }
+    }
+    match items.is_empty() && skipped.count() > 0 {
+        true => Err(skipped.nothing_left()),
+        false => Ok(items),
+    }
+}
+
+/// What is wrong with a row, and which one it is.
+fn about(row: &Row, error: Error) -> anyhow::Error {
+    anyhow::Error::from(error).context(row.place.clone())
+}
+
+impl Item {
+    fn key(&self, contents: &mut Contents) -> instructblip::Result<Key> {
+        let pictures = self.paths.iter().map(|path| contents.of(path)).collect::<instructblip::Result<_>>()?;
+        Ok(Key { pictures, asked: self.asked.clone(), qformer_prompt: self.row.qformer_prompt.clone() })
+    }
+}
+
+/// Gives questions the answers that are in the file already.
+fn take_up(
+    common: &Common,
+    eval: &Eval,
+    mut known: Known,
+    items: &mut [Item],
+    contents: &mut Contents,
+    skipped: &mut Skipped,
+) -> Result<()> {
+    let file = eval.output.display();
+    if known.unclear > 0 && !common.quiet {
+        say(&format!("{} lines of {file} do not say what was asked and are not used", known.unclear));
+    }
+    if known.is_empty() {
+        return Ok(());
+    }
+    for item in items.iter_mut() {
+        // What cannot be read is told of when it is asked.
+        item.answer = item.key(contents).ok().and_then(|key| known.take(&key));
+    }
+    let done = items.iter().filter(|item| item.answer.is_some()).count();
+    if done > 0 && !common.quiet {
+        let all = items.len() + skipped.count();
+        say(&format!("{done} of {all} answers are in {file} already; --force asks again"));
+    }
+    Ok(())
+}
+
+/// Asks the model what is not answered yet, a batch at a time, and writes each answer down as soon as it is there.
+fn ask(
+    common: &Common,
+    eval: &Eval,
+    options: &GenerateOptions,
+    settings: &str,
+    items: &mut [Item],
+    contents: &mut Contents,
+    skipped: &mut Skipped,
+) -> Result<()> {
+    let mut open: Vec<&mut Item> = items.iter_mut().filter(|item| item.answer.is_none()).collect();
+    let frames = open.iter().map(|item| item.paths.len()).max().unwrap_or(1);
+    let mut model = load_model(common, &eval.model, workload(options, eval.batch_size, frames))?;
+    let mut file = predictions::open(&eval.output, eval.force)?;
+    if !common.quiet
+        && open.iter().any(|item| predictions::FIELDS.iter().any(|name| item.row.fields.contains_key(*name)))
+    {
+        say(&format!("fields of questions that are called {} are replaced", predictions::FIELDS.join(", ")));
+    }
+    let mut progress = Progress::counting(common.quiet, "questions", Some(open.len() as u64));
+    let mut done = 0;
+    for batch in open.chunks_mut(eval.batch_size as usize) {
+        done += batch.len();
+        let mut asked = Vec::new();
+        for item in batch {
+            let images = item.paths.iter().map(Image::open).collect::<instructblip::Result<Vec<Image>>>();
+            match images.and_then(|images| Ok((item.key(contents)?, images))) {
+                Ok((key, images)) => asked.push((item, key, images)),
+                Err(error) => skipped.add(about(&item.row, error), &progress)?,
+            }
+        }
+        let questions = asked.iter().map(|(item, key, images)| Question {
+            images,
+            prompt: &key.asked,
+            qformer_prompt: item.row.qformer_prompt.as_deref(),
+        });
+        let questions: Vec<_> = questions.collect();
+        let replies = replies(&mut model, &questions, options)?;
+        for ((item, key, _), reply) in asked.into_iter().zip(replies) {
+            match reply {
+                Ok(reply) => {
+                    let line = predictions::line(&item.row, &key, &reply.text, settings);
+                    // A whole line at once: what is interrupted here is asked again next time.
+                    file.write_all(format!("{line}\n").as_bytes()).map_err(|e| unwritable(&eval.output, e))?;
+                    item.answer = Some(reply.text);
+                }
+                Err(error) => skipped.add(about(&item.row, error), &progress)?,
+            }
+        }
+        progress.count(done as u64);
+    }
+    progress.clear();
+    eval.model.overrides.tell_unused(common, model.device());
+    Ok(())
+}
+
+/// A reply to each question, or why there is none. Where one of a batch is bad, each is asked alone, which changes no answer.
+fn replies(
+    model: &mut InstructBlip,
+    questions: &[Question<'_>],
+    options: &GenerateOptions,
+) -> Result<Vec<instructblip::Result<Reply>>> {
+    match (model.answer(questions, options, &mut |_| {}), questions) {
+        (Ok(replies), _) => Ok(replies.into_iter().map(Ok).collect()),
+        (Err(error), _) if !is_about_question(&error) => Err(error.into()),
+        (Err(error), [_]) => Ok(vec![Err(error)]),
+        _ => questions.iter().map(|question| Ok(replies(model, &[*question], options)?.swap_remove(0))).collect(),
+    }
+}
+
+/// Whether another question may do better.
+fn is_about_question(error: &Error) -> bool {
+    matches!(error, Error::NotFinite { .. } | Error::PromptTooLong { .. } | Error::Request { .. } | Error::Image { .. })
+}
+
+/// What answers depend on besides the question: answers of other settings are not taken up again.
+fn settings(eval: &Eval, options: &GenerateOptions) -> Result<String> {
+    // Taken apart, so that an option that is added has to be thought of here.
+    let Model { model, resize, image_size, special_tokens, weights, overrides } = &eval.model;
+    let model = model.as_deref().map_or("embedded model".into(), |name| {
+        // A branch of the hub moves and a folder is written again. Without the model, old answers can still be counted.
+        let root = named(name).ok().map(|checkpoint| checkpoint.root().to_path_buf());
+        let version = root.and_then(|root| match name.is_dir() {
+            true => Some(format!(" of {}", changed(&root)?)),
+            false => Some(format!(" at {}", root.file_name()?.display())),
+        });
+        format!("{}{}", name.display(), version.unwrap_or_default())
+    });
+    // Which options are not the default is told apart by their names in what Debug prints.
+    let (given, usual) = (format!("{options:#?}"), format!("{:#?}", GenerateOptions::default()));
+    let usual: HashSet<&str> = usual.lines().collect();
+    let changed = given.lines().filter(|line| !usual.contains(line)).map(str::trim).collect::<Vec<_>>().join(" ");
+    let task = eval.task.map_or(String::new(), |task| format!(", task {task:?}"));
+    let size = image_size.map_or(String::new(), |side| format!(", {side} pixels"));
+    let special = if *special_tokens { ", special tokens" } else { "" };
+    let weights = match (weights.formats() == Formats::default(), weights.formats()) {
+        (true, _) => String::new(),
+        (false, Formats { vision, qformer, language }) => {
+            let name = |format: Option<WeightFormat>| format.map_or("as stored", WeightFormat::name);
+            format!(", weights {} {} {}", name(vision), name(qformer), name(language))
+        }
+    };
+    let resize = if *resize == Resize::Pillow13 { ", Pillow 13" } else { "" };
+    let mut kernels = String::new();
+    for file in &overrides.files {
+        let content = Contents::default().of(&file.file)?;
+        kernels += &format!(", {} from {} ({})", file.name, file.file.display(), &content[..8]);
+    }
+    let all = format!("{model}{task}{size}{special}{weights}{resize}{kernels}, {changed}");
+    Ok(all.trim_end_matches([',', ' ']).to_string())
+}
+
+/// When a file of a folder was last written, in seconds since 1970.
+fn changed(folder: &Path) -> Option<u64> {
+    let files = std::fs::read_dir(folder).ok()?.flatten().filter_map(|entry| entry.path().metadata().ok());
+    let newest = files.filter(|file| file.is_file()).filter_map(|file| file.modified().ok()).max()?;
+    Some(newest.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs())
+}
+
+/// What rows without a group are called.
+const UNGROUPED: &str = "ungrouped";
+
+fn report(tallies: &BTreeMap<Option<&str>, Tally>, skipped: usize, as_json: bool) -> Result<()> {
+    let mut all = Tally::default();
+    for tally in tallies.values() {
+        all = Tally { count: all.count + tally.count, exact: all.exact + tally.exact, vqa: all.vqa + tally.vqa };
+    }
+    let of = |part: f64, tally: &Tally| if tally.count == 0 { 0.0 } else { part / tally.count as f64 };
+    let mut out = std::io::stdout().lock();
+    if as_json {
+        let object =
+            |t: &Tally| json!({"count": t.count, "exact_match": of(t.exact as f64, t), "vqa_accuracy": of(t.vqa, t)});
+        let groups = tallies.iter().filter_map(|(name, tally)| Some(((*name)?.to_string(), object(tally))));
+        let groups: serde_json::Map<String, Value> = groups.collect();
+        let ungrouped = tallies.get(&None).map(object);
+        let object = json!({"all": object(&all), "groups": groups, UNGROUPED: ungrouped, "skipped": skipped});
+        writeln!(out, "{object}")?;
+        return Ok(());
+    }
+    let mut line = |name: &str, t: &Tally| {
+        let (exact, vqa) = (100.0 * of(t.exact as f64, t), 100.0 * of(t.vqa, t));
+        let questions = if t.count == 1 { "question " } else { "questions" };
+        writeln!(out, "{name:<20} {:>6} {questions}  exact {exact:5.1} %  VQA {vqa:5.1} %", t.count)
+    };
+    if tallies.len() > 1 {
+        let name = |group: &Option<&str>| group.map_or(format!("({UNGROUPED})"), str::to_owned);
+        tallies.iter().try_for_each(|(group, tally)| line(&name(group), tally))?;
+    }
+    line("all", &all)?;
+    Ok(())
+}
