@@ -185,6 +185,7 @@ impl Image {
         &self.pixels
     }
 
+    /// The bytes, to be drawn on.
     pub(super) fn pixels_mut(&mut self) -> &mut [u8] {
         &mut self.pixels
     }

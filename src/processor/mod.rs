@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 pub use self::image::{Image, ImageOptions, MAX_FILE_BYTES, MAX_PIXELS};
+pub use self::overlay::SheetKind;
 pub use self::preprocess::ImageProcessor;
 pub use self::resize::{PassOrder, resize};
 pub use self::task::Task;

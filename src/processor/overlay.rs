@@ -1,5 +1,7 @@
 //! Pictures of where a model looks: a map over patches laid over the picture, and many of them on one sheet.
 
+use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
+
 use super::Image;
 use super::resize::{PassOrder, resize};
 use crate::error::{Error, Result};
@@ -10,9 +12,28 @@ const LARGEST_SIDE: u32 = 448;
 /// White between the pictures of a sheet, in pixels.
 const GAP: u32 = 4;
 
+/// Share of a picture's colours that stays where nothing is looked at, and the grey the rest becomes.
+const LEAST_KEPT: f32 = 0.3;
+const FADED: f32 = 90.0;
+
+/// Size of letters on sheets, in pixels.
+const LETTERS: RasterHeight = RasterHeight::Size16;
+const LINE: u32 = LETTERS.val() as u32;
+const LETTER_WIDTH: u32 = get_raster_width(FontWeight::Regular, LETTERS) as u32;
+
+/// Pictures of one kind on a sheet.
+#[derive(Clone, Debug)]
+pub struct SheetKind {
+    /// What they are.
+    pub title: String,
+    /// The pictures, with their names.
+    pub pictures: Vec<(String, Image)>,
+}
+
 impl Image {
-    /// The picture darkened where `map` (`patches²` values, row by row) is low, with a warm glow where it is high. The
-    /// largest value is full strength; a map is stretched over the whole picture, as the model saw it.
+    /// The picture with its own colours where `map` (`patches²` values, row by row) is high, faded to a dark grey where it
+    /// is low, which shows on light and on dark pictures. The largest value is full strength; a map is stretched over the
+    /// whole picture, as the model saw it.
     ///
     /// # Errors
     /// [`Error::Request`] if there are not `patches²` values.
@@ -20,45 +41,59 @@ impl Image {
         if map.len() != patches * patches || map.is_empty() {
             return Err(Error::request(format!("a map of {} values is not {patches} x {patches}", map.len())));
         }
-        let shrink = (f64::from(LARGEST_SIDE) / f64::from(self.width().max(self.height()))).min(1.0);
-        let side = |n: u32| ((f64::from(n) * shrink).round() as u32).max(1);
-        let (width, height) = (side(self.width()), side(self.height()));
-        let small = resize(self, width, height, PassOrder::HorizontalFirst);
+        let small = self.thumbnail();
         let largest = map.iter().copied().fold(f32::MIN_POSITIVE, f32::max);
         let levels = map.iter().flat_map(|value| [(255.0 * (value / largest).clamp(0.0, 1.0)) as u8; 3]).collect();
         let map = Image::from_rgb(patches as u32, patches as u32, levels)?;
-        let map = resize(&map, width, height, PassOrder::HorizontalFirst);
-        let glow = [255.0, 150.0, 0.0];
-        let pixels = small.pixels().iter().zip(map.pixels()).enumerate().map(|(i, (&pixel, &level))| {
-            let level = f32::from(level) / 255.0;
-            let dimmed = f32::from(pixel) * (0.35 + 0.65 * level);
-            (dimmed + (glow[i % 3] - dimmed) * 0.45 * level) as u8
+        let map = resize(&map, small.width(), small.height(), PassOrder::HorizontalFirst);
+        let pixels = small.pixels().iter().zip(map.pixels()).map(|(&pixel, &level)| {
+            let kept = LEAST_KEPT + (1.0 - LEAST_KEPT) * f32::from(level) / 255.0;
+            (f32::from(pixel) * kept + FADED * (1.0 - kept)).round() as u8
         });
-        Image::from_rgb(width, height, pixels.collect())
+        Image::from_rgb(small.width(), small.height(), pixels.collect())
     }
 
-    /// Pictures of one size on a white sheet, `columns` in a row.
+    /// The picture as large as overlays of it are.
+    pub fn thumbnail(&self) -> Image {
+        let shrink = (f64::from(LARGEST_SIDE) / f64::from(self.width().max(self.height()))).min(1.0);
+        let side = |n: u32| ((f64::from(n) * shrink).round() as u32).max(1);
+        resize(self, side(self.width()), side(self.height()), PassOrder::HorizontalFirst)
+    }
+
+    /// Kinds of pictures on a white sheet, each beginning a row of at most `columns` under its title, each picture with
+    /// its name beneath it. Titles and names are ASCII; other characters become `?`.
     ///
     /// # Errors
-    /// [`Error::Request`] if there are none or their sizes differ.
-    pub fn sheet(pictures: &[Image], columns: usize) -> Result<Image> {
-        let Some(first) = pictures.first() else { return Err(Error::request("a sheet needs pictures")) };
-        let (width, height) = (first.width(), first.height());
-        if pictures.iter().any(|p| (p.width(), p.height()) != (width, height)) || columns == 0 {
-            return Err(Error::request("the pictures of a sheet have one size"));
+    /// [`Error::Request`] if there is nothing to show, or if that is too large for one picture.
+    pub fn sheet(kinds: &[SheetKind], columns: usize) -> Result<Image> {
+        let tiles = || kinds.iter().flat_map(|kind| &kind.pictures);
+        let text_width = |text: &str| text.chars().count() as u32 * LETTER_WIDTH;
+        let width = tiles().map(|(name, picture)| picture.width().max(text_width(name))).max().unwrap_or(0) + GAP;
+        let height = tiles().map(|(_, picture)| picture.height()).max().unwrap_or(0) + LINE + 2 * GAP;
+        if width == GAP || columns == 0 {
+            return Err(Error::request("a sheet needs pictures"));
         }
-        let across = columns.min(pictures.len()) as u32;
-        let down = (pictures.len() as u32).div_ceil(across);
-        let (sheet_width, sheet_height) = (across * (width + GAP) + GAP, down * (height + GAP) + GAP);
-        let mut pixels = vec![255; sheet_width as usize * sheet_height as usize * 3];
-        for (i, picture) in (0u32..).zip(pictures) {
-            let (left, top) = (GAP + (i % across) * (width + GAP), GAP + (i / across) * (height + GAP));
-            for (row, line) in (0u32..).zip(picture.pixels().chunks(width as usize * 3)) {
-                let at = ((top + row) * sheet_width + left) as usize * 3;
-                pixels[at..at + line.len()].copy_from_slice(line);
+        let across = kinds.iter().map(|kind| kind.pictures.len().min(columns)).max().unwrap_or(0) as u32;
+        let title_width = kinds.iter().map(|kind| text_width(&kind.title)).max().unwrap_or(0) + GAP;
+        let rows = |kind: &SheetKind| kind.pictures.len().div_ceil(columns) as u32;
+        let sheet_height = GAP + kinds.iter().map(|kind| LINE + GAP + rows(kind) * height).sum::<u32>();
+        let sheet_width = GAP + (across * width).max(title_width);
+        let white = vec![255; sheet_width as usize * sheet_height as usize * 3];
+        let mut sheet = Canvas(Image::from_rgb(sheet_width, sheet_height, white)?);
+        let mut top = GAP;
+        for kind in kinds {
+            sheet.write(GAP, top, &kind.title);
+            top += LINE + GAP;
+            for row in kind.pictures.chunks(columns) {
+                for (column, (name, picture)) in (0u32..).zip(row) {
+                    let left = GAP + column * width;
+                    sheet.draw(left, top, picture);
+                    sheet.write(left, top + picture.height() + GAP, name);
+                }
+                top += height;
             }
         }
-        Image::from_rgb(sheet_width, sheet_height, pixels)
+        Ok(sheet.0)
     }
 
     /// The picture as the bytes of a PNG file.
@@ -75,19 +110,71 @@ impl Image {
     }
 }
 
+/// A picture that is drawn on.
+struct Canvas(Image);
+
+impl Canvas {
+    fn draw(&mut self, left: u32, top: u32, picture: &Image) {
+        for (row, line) in (0u32..).zip(picture.pixels().chunks(picture.width() as usize * 3)) {
+            let at = ((top + row) * self.0.width() + left) as usize * 3;
+            self.0.pixels_mut()[at..at + line.len()].copy_from_slice(line);
+        }
+    }
+
+    /// Black letters on white.
+    fn write(&mut self, left: u32, top: u32, text: &str) {
+        let letter = |c: char| get_raster(c, FontWeight::Regular, LETTERS);
+        let letters = text.chars().filter_map(|c| letter(c).or_else(|| letter('?')));
+        for (at, letter) in (0u32..).zip(letters) {
+            let pixels = letter.pixels().iter().flat_map(|&ink| [255 - ink; 3]).collect();
+            let drawn = Image::from_parts(letter.width() as u32, letter.height() as u32, pixels);
+            self.draw(left + at * LETTER_WIDTH, top, &drawn);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn overlays_glow_where_the_map_is_high() {
-        let grey = Image::from_rgb(40, 20, vec![100; 40 * 20 * 3]).expect("a picture");
-        let seen = grey.overlaid(&[0.0, 0.9, 0.0, 0.0], 2).expect("an overlay");
-        let red = |x: usize, y: usize| seen.pixels()[(y * 40 + x) * 3];
-        assert!(red(36, 2) > 130 && red(3, 17) < 50, "{} {}", red(36, 2), red(3, 17));
+    fn overlays_keep_colours_where_the_map_is_high_and_fade_the_rest() {
+        for level in [0u8, 100, 255] {
+            let plain = Image::from_rgb(40, 20, [level, 60, 200].repeat(40 * 20)).expect("a picture");
+            let seen = plain.overlaid(&[0.0, 0.9, 0.0, 0.0], 2).expect("an overlay");
+            let at = |x: usize, y: usize| &seen.pixels()[(y * 40 + x) * 3..][..3];
+            assert_eq!(at(39, 0), [level, 60, 200], "its own colours");
+            let faded = |own: u8| (0.3 * f32::from(own) + 0.7 * 90.0).round() as u8;
+            assert_eq!(at(0, 19), [faded(level), faded(60), faded(200)]);
+        }
+        let grey = Image::from_rgb(900, 20, vec![100; 900 * 20 * 3]).expect("a picture");
         assert!(grey.overlaid(&[1.0], 2).is_err());
-        let sheet = Image::sheet(&[seen.clone(), seen.clone(), seen], 2).expect("a sheet");
-        assert_eq!((sheet.width(), sheet.height()), (2 * 44 + 4, 2 * 24 + 4));
+        assert_eq!((grey.thumbnail().width(), grey.thumbnail().height()), (448, 10));
+    }
+
+    #[test]
+    fn sheets_have_a_row_a_kind_and_a_name_under_every_picture() {
+        let tile = |shade: u8| Image::from_rgb(60, 30, vec![shade; 60 * 30 * 3]).expect("a picture");
+        let named = |name: &str| (name.to_string(), tile(200));
+        let kinds = [
+            SheetKind { title: "one".into(), pictures: vec![named("a")] },
+            SheetKind { title: "three".into(), pictures: vec![named("b"), named("c"), named("é")] },
+        ];
+        let sheet = Image::sheet(&kinds, 2).expect("a sheet");
+        let (line, row) = (LINE + GAP, 30 + LINE + 2 * GAP);
+        assert_eq!((sheet.width(), sheet.height()), (2 * (60 + GAP) + GAP, GAP + 2 * line + 3 * row));
+        let ink = |top: u32, height: u32| {
+            let line = sheet.width() as usize * 3;
+            let rows = &sheet.pixels()[top as usize * line..][..height as usize * line];
+            rows.iter().filter(|&&shade| shade < 128).count()
+        };
+        // A title and a name before the second kind, a title and two lines of names after.
+        let second = GAP + line + row;
+        for (top, there) in [(GAP, true), (GAP + line, false), (GAP + line + 30 + GAP, true), (second, true)] {
+            assert_eq!(ink(top, LINE) > 10, there, "from {top}");
+        }
+        assert!(ink(second + line + 30 + GAP, LINE) > 10 && ink(second + line + row + 30 + GAP, LINE) > 10);
+        assert!(Image::sheet(&[], 2).is_err() && Image::sheet(&kinds, 0).is_err());
         assert_eq!(Image::decode("sheet", &sheet.to_png().expect("a PNG")).expect("a picture"), sheet);
     }
 }
