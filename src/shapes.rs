@@ -56,6 +56,11 @@ impl Shape {
         self.name
     }
 
+    /// The checkpoint's repository on the hub.
+    pub fn repo(&self) -> String {
+        format!("Salesforce/{}", self.name)
+    }
+
     /// The whole of `config.json`, to be changed or written.
     pub fn document(&self) -> Value {
         let (model_type, prefix) = match self.family {

@@ -18,9 +18,20 @@ fn ask_puts_the_answer_alone_on_stdout() {
     }
     let output = run(&["ask", &sample("11.png"), "Which is the smallest shape?"]);
     assert_eq!(text(&output.stdout), "green star\n");
-    assert!(text(&output.stderr).contains("tokens/s"), "{}", text(&output.stderr));
+    let stderr = text(&output.stderr);
+    assert_eq!(stderr.matches("coloured shapes").count(), 1, "what the embedded model knows: {stderr}");
+    let last = stderr.lines().last().expect("a line");
+    for part in ["3 tokens in ", " s, ", " tokens/s; instructblip-shapes (embedded) on "] {
+        assert!(last.contains(part), "no {part:?} in {last}");
+    }
+    let counts = ["kernels compiled", "loading:"];
+    assert!(counts.iter().all(|count| !stderr.contains(count)), "no count is half of something: {stderr}");
     let quiet = run(&["ask", &sample("11.png"), "Which is the smallest shape?", "--quiet"]);
     assert_eq!((text(&quiet.stdout), text(&quiet.stderr)), ("green star\n", ""));
+    let empty = run(&["ask", &sample("11.png"), "", "--max-new-tokens", "1"]);
+    for part in ["the prompt is empty", "1 token in "] {
+        assert!(text(&empty.stderr).contains(part), "no {part:?} in {}", text(&empty.stderr));
+    }
 }
 
 #[test]
@@ -239,6 +250,17 @@ fn exit_codes_tell_what_was_wrong() {
     refused(&["ask", "only-a-picture.png"], 2, &["PROMPT"]);
     refused(&["ask", "no-such-file.png", "a"], 3, &["no-such-file.png"]);
     refused(&["ask", &sample("00.png"), "a", "--model", "/no/such/model"], 3, &["/no/such/model", "no such directory"]);
+    let published = ["ask", &sample("00.png"), "a", "--model", "flan-t5-xl@no-such"];
+    refused(&published, 3, &["instructblip pull Salesforce/instructblip-flan-t5-xl --revision no-such"]);
+    for verb in ["ask", "score", "forward"] {
+        let rest: &[&str] = match verb {
+            "score" => &["--choice", "a"],
+            "forward" => &["-o", "x.safetensors"],
+            _ => &[],
+        };
+        refused(&[&[verb, "What is it?", &sample("00.png")], rest].concat(), 3, &["picture first, question second"]);
+    }
+    refused(&["ask", &sample("00.png"), "What", "is", "it"], 2, &["put the question in quotes"]);
     refused(&["ask", &sample("00.png"), &"very ".repeat(500)], 3, &["too long", "128"]);
     refused(
         &["ask", &sample("00.png"), "a", "--adapter", "no such adapter"],
@@ -256,6 +278,27 @@ fn exit_codes_tell_what_was_wrong() {
     fixture.edit_tensors(|name, tensor| (!name.starts_with("qformer.")).then_some(tensor));
     let folder = fixture.path().display().to_string();
     refused(&["ask", &sample("00.png"), "a", "--model", &folder], 3, &["missing", "tensors: qformer.", "more"]);
+}
+
+#[test]
+fn completions_and_manual_pages_come_from_the_program() {
+    for (shell, part) in [
+        ("bash", "complete -F _instructblip"),
+        ("zsh", "#compdef instructblip"),
+        ("fish", "complete -c instructblip"),
+        ("powershell", "Register-ArgumentCompleter"),
+    ] {
+        let script = run(&["completions", shell]);
+        assert!(script.status.success() && script.stderr.is_empty(), "{}", text(&script.stderr));
+        for part in [part, "num-beams", "eval"] {
+            assert!(text(&script.stdout).contains(part), "{shell}: no {part:?}");
+        }
+    }
+    let page = run(&["man"]);
+    assert!(page.status.success() && text(&page.stdout).contains(".TH instructblip 1"), "{}", text(&page.stdout));
+    let page = run(&["man", "bench", "kernels"]);
+    assert!(text(&page.stdout).contains("MxNxK") && text(&page.stdout).contains("257x1408x1408"));
+    refused(&["man", "nothing"], 3, &["nothing is no command"]);
 }
 
 #[test]

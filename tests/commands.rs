@@ -515,7 +515,7 @@ fn devices_and_pipes_are_no_files_of_questions_or_answers() {
     std::fs::write(path("array.json"), "[{}]").expect("written");
     refused(&["eval", &path("array.json"), "-o", &path("out.jsonl")], 3, &["array.json", "JSON array", "jq"]);
     std::fs::write(path("bad.jsonl"), "{}\nx").expect("written");
-    refused(&["eval", &path("bad.jsonl"), "-o", &path("out.jsonl")], 3, &["line 1: lacks", "for example: {\"id\""]);
+    refused(&["eval", &path("bad.jsonl"), "-o", &path("out.jsonl")], 3, &["line 1: lacks", "for example: {\"image\""]);
 }
 
 #[test]

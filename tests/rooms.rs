@@ -126,6 +126,7 @@ fn the_program_uses_the_public_api_only() {
         "args",
         "attention",
         "bench",
+        "common",
         "compiling",
         "devices",
         "eval::questions",
@@ -133,10 +134,12 @@ fn the_program_uses_the_public_api_only() {
         "generation",
         "inputs",
         "machine",
+        "models",
         "overrides",
         "progress",
         "selftest",
         "session",
+        "synthesize",
         "tune",
     ];
     for (path, text) in files("src/bin", "rs") {

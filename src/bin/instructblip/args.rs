@@ -1,6 +1,5 @@
 //! The command line.
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 
 use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
@@ -9,10 +8,10 @@ use instructblip::generate::options::MAX_NEW_TOKENS;
 use instructblip::model::{LoadOptions, Workload};
 use instructblip::processor::Task;
 use instructblip::runtime::WeightFormat;
-#[cfg(feature = "embedded-model")]
-use instructblip::shapes::{self, Shape};
 use instructblip::weights::Formats;
 
+pub use crate::common::Common;
+use crate::common::{Adapter, Gpu, Notes};
 use crate::eval::questions::EXAMPLE;
 use crate::generation::Generation;
 use crate::inputs::Pictures;
@@ -24,7 +23,7 @@ use crate::overrides::Overrides;
 pub struct Arguments {
     /// Options of every command.
     #[command(flatten)]
-    pub common: Common,
+    pub notes: Notes,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -35,47 +34,6 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 2 usage, 3 model or input refused 
                           101 a mistake in this program, 1 anything else.\n\
                           WGPU_BACKEND (vulkan, metal, dx12, gl) and WGPU_ADAPTER_NAME choose the GPU as --adapter does.\n\
                           INSTRUCTBLIP_CACHE is the folder that compiled kernels are kept in; `off` keeps none.";
-
-/// Options of every command.
-#[derive(Args, Debug)]
-pub struct Common {
-    /// Part of the name of the GPU to use, as `devices` lists it
-    #[arg(long, global = true, env = "INSTRUCTBLIP_ADAPTER", value_name = "NAME")]
-    pub adapter: Option<String>,
-    /// Ask the GPU only for WebGPU's default limits and no optional features
-    #[arg(long, global = true, env = "INSTRUCTBLIP_PORTABLE", value_parser = FalseyValueParser::new())]
-    pub portable: bool,
-    /// Keep bounds and loop checks in the kernels: slower, same answers
-    #[arg(long, global = true, env = "INSTRUCTBLIP_CHECKED", value_parser = FalseyValueParser::new())]
-    pub checked: bool,
-    /// Which kernels to run: auto, portable (those that every GPU can run), or the name of one that is to run wherever it
-    /// can, as `selftest` lists them
-    #[arg(
-        long,
-        global = true,
-        env = "INSTRUCTBLIP_KERNELS",
-        value_name = "auto|portable|NAME",
-        default_value = "auto"
-    )]
-    pub kernels: String,
-    /// No progress and no notes on stderr
-    #[arg(long, short, global = true, env = "INSTRUCTBLIP_QUIET", value_parser = FalseyValueParser::new())]
-    pub quiet: bool,
-    /// Colours on stderr; NO_COLOR and TERM=dumb are respected
-    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, env = "INSTRUCTBLIP_COLOR")]
-    pub color: Color,
-}
-
-/// When to colour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Color {
-    /// On a terminal, unless the environment says no.
-    Auto,
-    /// Yes.
-    Always,
-    /// No.
-    Never,
-}
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -109,10 +67,10 @@ pub enum Command {
     Pull(Pull),
     /// List the models in the cache
     #[cfg(feature = "hub")]
-    Ls(Ls),
+    Ls(crate::models::Ls),
     /// Remove a model from the cache
     #[cfg(feature = "hub")]
-    Rm(Rm),
+    Rm(crate::models::Rm),
     /// List the GPUs that could be used
     Devices(Devices),
     /// Say what would be used here, what is missing and what to do about it
@@ -131,10 +89,14 @@ pub enum Command {
     Bench(crate::bench::Bench),
     /// Answer questions about the bundled pictures
     Demo(Demo),
+    /// Write completions of commands and options for a shell to standard output
+    Completions(Completions),
+    /// Write the manual page of the program, or of a command, to standard output
+    Man(Man),
     /// Write a checkpoint of a published shape with random weights, to try loading and speed on
     #[cfg(feature = "embedded-model")]
     #[command(hide = true)]
-    Synthesize(Synthesize),
+    Synthesize(crate::synthesize::Synthesize),
 }
 
 /// Arguments of `ask`.
@@ -149,11 +111,7 @@ pub struct Ask {
     #[arg(long = "image", value_name = "FRAME")]
     pub frames: Vec<PathBuf>,
     #[command(flatten)]
-    pub model: Model,
-    #[command(flatten)]
     pub wording: Wording,
-    #[command(flatten)]
-    pub generation: Generation,
     /// Print one JSON object with the answers, their tokens and timings
     #[arg(long)]
     pub json: bool,
@@ -163,6 +121,12 @@ pub struct Ask {
     /// Folder to write pictures of the Q-Former's attention to the (first) picture to, with the raw weights
     #[arg(long, value_name = "DIR")]
     pub attention: Option<PathBuf>,
+    #[command(flatten)]
+    pub generation: Generation,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub gpu: Gpu,
 }
 
 /// How a prompt is worded.
@@ -200,13 +164,15 @@ pub struct Caption {
     /// The instruction, if not the paper's for captions, or none for BLIP-2
     #[arg(long)]
     pub prompt: Option<String>,
-    #[command(flatten)]
-    pub model: Model,
-    #[command(flatten)]
-    pub generation: Generation,
     /// Print one JSON object a picture, a line each
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub generation: Generation,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub gpu: Gpu,
 }
 
 /// Arguments of `score`.
@@ -217,12 +183,14 @@ pub struct Score {
     /// The question; with --task the text that goes into the task's wording
     pub prompt: String,
     #[command(flatten)]
-    pub model: Model,
-    #[command(flatten)]
     pub wording: Wording,
     /// Print one JSON object with log-probabilities by token
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub gpu: Gpu,
 }
 
 /// Arguments of `embed`.
@@ -233,8 +201,6 @@ pub struct Embed {
     /// What the Q-Former looks for
     #[arg(long, default_value = "")]
     pub prompt: String,
-    #[command(flatten)]
-    pub model: Model,
     /// File to write: tensors image_features, query_features, projected_features, a row per picture
     #[arg(long, short, value_name = "OUT.safetensors")]
     pub output: PathBuf,
@@ -242,6 +208,10 @@ pub struct Embed {
     /// qformer.encoder.layer.0.cross_attention.weights
     #[arg(long, value_name = "LABEL,…", value_delimiter = ',')]
     pub taps: Vec<String>,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub gpu: Gpu,
 }
 
 /// Arguments of `eval`.
@@ -252,10 +222,6 @@ pub struct Eval {
     /// prompt), answers (a list; or answer or expected, one), choices for tasks that need them, qformer_prompt if the
     /// Q-Former is to read something else, and group, if results are to be told by group. Other fields are kept
     pub questions: PathBuf,
-    #[command(flatten)]
-    pub model: Model,
-    #[command(flatten)]
-    pub generation: Generation,
     /// Word the prompts as the paper does for this task
     #[arg(long, value_parser = tasks())]
     pub task: Option<Task>,
@@ -277,13 +243,20 @@ pub struct Eval {
     /// Print the results as one JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub generation: Generation,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub gpu: Gpu,
 }
 
 /// Which model to use.
 #[derive(Args, Debug, Default)]
+#[command(next_help_heading = "Model")]
 pub struct Model {
     /// Directory of a checkpoint (config.json, tokenizers, safetensors), or owner/name of a model that was pulled, with
-    /// @revision if not main; the embedded demo model if left out
+    /// @revision if not main, or the short name of a published one; the embedded demo model if left out
     #[arg(long, value_name = "DIR|REPO", env = "INSTRUCTBLIP_MODEL")]
     pub model: Option<PathBuf>,
     /// LoRA adapter to merge into the weights: a folder that peft saved, or owner/name of one that was pulled. An adapter
@@ -378,8 +351,6 @@ pub struct Forward {
     pub image: PathBuf,
     /// The question or instruction
     pub prompt: String,
-    #[command(flatten)]
-    pub model: Model,
     /// File to write
     #[arg(long, short, value_name = "OUT.safetensors")]
     pub output: PathBuf,
@@ -398,10 +369,15 @@ pub struct Forward {
     /// What the Q-Former reads instead of the prompt
     #[arg(long, value_name = "TEXT")]
     pub qformer_prompt: Option<String>,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub gpu: Gpu,
 }
 
 /// Arguments of `plan`.
 #[derive(Args, Debug)]
+#[command(mut_arg("no_mmap", |option| option.hide(true)))]
 pub struct Plan {
     /// Directory of a checkpoint, or the name of one in the cache, or of a published one, whose shape is known; the
     /// embedded model if left out
@@ -410,8 +386,6 @@ pub struct Plan {
     /// in the model's own folder is merged without being asked for
     #[arg(long, value_name = "DIR|REPO")]
     pub lora: Option<PathBuf>,
-    #[command(flatten)]
-    pub weights: Weights,
     /// Most tokens of an answer
     #[arg(long, value_name = "N", default_value_t = 256,
           value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_NEW_TOKENS)))]
@@ -431,6 +405,8 @@ pub struct Plan {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub weights: Weights,
 }
 
 /// Arguments of `quantize`.
@@ -465,31 +441,11 @@ pub struct Quantize {
 #[cfg(feature = "hub")]
 #[derive(Args, Debug)]
 pub struct Pull {
-    /// The repository, owner/name, for example Salesforce/instructblip-flan-t5-xl
+    /// The repository, owner/name, for example Salesforce/instructblip-flan-t5-xl; a published model's name alone will do
     pub repo: String,
     /// A branch, a tag or a commit
     #[arg(long, value_name = "REVISION")]
     pub revision: Option<String>,
-}
-
-/// Arguments of `ls`.
-#[cfg(feature = "hub")]
-#[derive(Args, Debug)]
-pub struct Ls {
-    /// Print a JSON array
-    #[arg(long)]
-    pub json: bool,
-    /// Models of kinds that this program does not run, too
-    #[arg(long)]
-    pub all: bool,
-}
-
-/// Arguments of `rm`.
-#[cfg(feature = "hub")]
-#[derive(Args, Debug)]
-pub struct Rm {
-    /// The repository, owner/name, as `ls` shows it; all its revisions are removed
-    pub repo: String,
 }
 
 /// Arguments of `devices`.
@@ -498,6 +454,8 @@ pub struct Devices {
     /// Print a JSON array
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub gpu: Adapter,
 }
 
 /// Arguments of `doctor`.
@@ -509,6 +467,8 @@ pub struct Doctor {
     /// Checkpoint directory whose files are to be checked, too; no weights are read
     #[arg(long, value_name = "DIR", env = "INSTRUCTBLIP_MODEL")]
     pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub gpu: Gpu,
 }
 
 /// Arguments of `selftest`.
@@ -520,6 +480,8 @@ pub struct Selftest {
     /// Only cases whose kernel, form or shape contains this, for example attention_decode
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
+    #[command(flatten)]
+    pub gpu: Gpu,
 }
 
 /// Arguments of `demo`.
@@ -528,53 +490,22 @@ pub struct Demo {
     /// Print a JSON array
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub gpu: Gpu,
 }
 
-/// Arguments of `synthesize`.
-#[cfg(feature = "embedded-model")]
+/// Arguments of `completions`.
 #[derive(Args, Debug)]
-pub struct Synthesize {
-    /// The published checkpoint
-    #[arg(value_parser = shapes())]
-    pub shape: Shape,
-    /// Folder to write to, empty or not there yet
-    pub folder: PathBuf,
-    /// Layers of the language model, if not all; of T5's encoder and of its decoder
-    #[arg(long, value_name = "N")]
-    pub layers: Option<u32>,
-    /// Layers of the vision tower, if not all
-    #[arg(long, value_name = "N")]
-    pub vision_layers: Option<u32>,
-    /// Layers of the Q-Former, if not all
-    #[arg(long, value_name = "N")]
-    pub qformer_layers: Option<u32>,
-    /// Type of the weights, if not the published files'
-    #[arg(long, value_enum)]
-    pub dtype: Option<Dtype>,
-    /// Most bytes of a file
-    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
-    pub shard_size: u64,
-    /// Where random numbers start: the same seed gives the same files
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
+pub struct Completions {
+    /// The shell
+    pub shell: clap_complete::Shell,
 }
 
-/// The type of stored weights.
-#[cfg(feature = "embedded-model")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Dtype {
-    /// float16
-    F16,
-    /// bfloat16
-    Bf16,
-    /// float32
-    F32,
-}
-
-#[cfg(feature = "embedded-model")]
-fn shapes() -> impl TypedValueParser<Value = Shape> {
-    let names = PossibleValuesParser::new(shapes::PUBLISHED.map(|shape| shape.name()));
-    names.try_map(|name| Shape::named(&name).ok_or("is no shape"))
+/// Arguments of `man`.
+#[derive(Args, Debug)]
+pub struct Man {
+    /// The command, if not the program itself
+    pub command: Vec<String>,
 }
 
 /// A number of bytes: `5GB`, `7.5GiB`, `500MB`, or plain.
@@ -599,16 +530,24 @@ pub fn size(text: &str) -> Result<u64, String> {
     whole.ok_or_else(|| "give a number of bytes, as in 5GB or 500MB".into())
 }
 
-impl Common {
-    /// `text` in the given ANSI style when stderr may be coloured.
-    pub fn paint(&self, text: &str, style: &str) -> String {
-        let unwanted = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|v| v == "dumb");
-        let coloured = match self.color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => std::io::stderr().is_terminal() && !unwanted("NO_COLOR") && !dumb,
+impl Command {
+    /// Which GPU the command is to use, if it uses one.
+    pub fn gpu(&self) -> Gpu {
+        let gpu = match self {
+            Command::Ask(ask) => &ask.gpu,
+            Command::Caption(caption) => &caption.gpu,
+            Command::Score(score) => &score.gpu,
+            Command::Embed(embed) => &embed.gpu,
+            Command::Eval(eval) => &eval.gpu,
+            Command::Forward(forward) => &forward.gpu,
+            Command::Doctor(doctor) => &doctor.gpu,
+            Command::Selftest(selftest) => &selftest.gpu,
+            Command::Tune(tune) => &tune.gpu,
+            Command::Demo(demo) => &demo.gpu,
+            Command::Bench(bench) => return bench.gpu(),
+            Command::Devices(devices) => return devices.gpu.clone().into(),
+            _ => return Adapter::default().into(),
         };
-        if coloured { format!("\x1b[{style}m{text}\x1b[0m") } else { text.into() }
+        gpu.clone()
     }
 }

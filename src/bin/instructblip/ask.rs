@@ -4,6 +4,7 @@ use std::io::Write;
 use std::time::Instant;
 
 use anyhow::Result;
+use instructblip::model::Timings;
 use instructblip::{GenerateOptions, Image, InstructBlip, Question, Reply};
 use serde_json::json;
 
@@ -12,7 +13,10 @@ use crate::attention::write_attention;
 use crate::files::check_folder;
 use crate::overrides::Watch;
 use crate::progress::{Progress, say};
-use crate::session::{load_replaced, read_image, reply_json, tokens_per_second, workload};
+use crate::session::{
+    check_order, load_replaced, note_demo_model, note_empty_prompt, read_image, reply_json, say_last,
+    tokens_per_second, workload,
+};
 
 pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     let prompt = ask.wording.prompt(ask.prompt.as_deref().unwrap_or_default())?;
@@ -21,12 +25,14 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     }
     let options = ask.generation.options();
     options.check()?;
+    check_order(&ask.image, ask.prompt.as_deref().unwrap_or_default())?;
     ask.attention.as_deref().map_or(Ok(()), check_folder)?;
     let started = Instant::now();
     let paths = std::iter::once(&ask.image).chain(&ask.frames);
     let images = paths.map(|path| read_image(path)).collect::<Result<Vec<Image>>>()?;
     let decode_ms = started.elapsed().as_secs_f64() * 1000.0;
     let question = Question { images: &images, prompt: &prompt, qformer_prompt: ask.wording.qformer_prompt.as_deref() };
+    note_demo_model(common, &ask.model);
     let overrides = &ask.model.overrides;
     let replaced = overrides.replacements()?;
     let workload = workload(&options, 1, images.len());
@@ -39,6 +45,7 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
         false => None,
     };
     let mut model = load_replaced(common, &ask.model, workload, replaced)?;
+    note_empty_prompt(common, &model, &prompt);
     let watch = overrides.any().then(|| overrides.watch());
     let shown = options.gives_one() && !ask.json;
     let mut reply = answer(common, &mut model, &question, &options, &mut |piece| {
@@ -65,17 +72,17 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     } else {
         reply.sequences.iter().try_for_each(|sequence| writeln!(out, "{}", sequence.text))?;
     }
-    if !common.quiet && !ask.json {
-        say(&common.paint(&note(&reply, &model), "2"));
-        if let Some(ours) = &ours {
-            say(&verdict(&overrides.names().join(", "), ours, &reply));
-        }
+    if let (Some(ours), false) = (&ours, common.quiet || ask.json) {
+        say(&verdict(&overrides.names().join(", "), ours, &reply));
     }
     if let Some(folder) = &ask.attention {
         let words = question.qformer_prompt.unwrap_or(&prompt);
         write_attention(common, &mut model, &images[0], words, folder)?;
     }
     overrides.tell_unused(common, model.device());
+    if !ask.json {
+        say_last(common, &model, &note(&reply));
+    }
     Ok(())
 }
 
@@ -112,9 +119,16 @@ fn answer(
     Ok(answer.into_reply())
 }
 
-fn note(reply: &Reply, model: &InstructBlip) -> String {
+/// What was done, how long it took from the picture on, and how fast tokens came.
+fn note(reply: &Reply) -> String {
+    let Timings { load: _, image, vision, qformer, prefill, decode } = reply.timings;
+    let seconds = (image + vision + qformer + prefill + decode) / 1000.0;
     let speed = tokens_per_second(reply).map_or(String::new(), |speed| format!(", {speed:.1} tokens/s"));
-    format!("{} tokens{speed} on {}", reply.token_ids.len(), model.device().name())
+    let tokens = match reply.token_ids.len() {
+        1 => "1 token".into(),
+        count => format!("{count} tokens"),
+    };
+    format!("{tokens} in {seconds:.2} s{speed}; ")
 }
 
 /// Whether two replies say the same, token by token in every answer.

@@ -1,6 +1,7 @@
 //! `instructblip caption`: a line of text for each picture.
 
 use std::io::Write;
+use std::time::Instant;
 
 use anyhow::Result;
 use instructblip::processor::Task;
@@ -8,7 +9,7 @@ use instructblip::{Error, Question};
 
 use crate::args::{Caption, Common};
 use crate::progress::Progress;
-use crate::session::{load_model, read_image, reply_json, workload};
+use crate::session::{load_model, read_image, reply_json, say_last, workload};
 
 pub fn run(common: &Common, caption: &Caption) -> Result<()> {
     let options = caption.generation.options();
@@ -21,6 +22,7 @@ pub fn run(common: &Common, caption: &Caption) -> Result<()> {
         // BLIP-2 was not taught instructions; it describes pictures by itself.
         None => String::new(),
     };
+    let started = Instant::now();
     let mut out = std::io::stdout().lock();
     let mut done = 0;
     for path in &files {
@@ -51,5 +53,9 @@ pub fn run(common: &Common, caption: &Caption) -> Result<()> {
         done += 1;
     }
     caption.model.overrides.tell_unused(common, model.device());
+    if !caption.json {
+        let pictures = if done == 1 { "picture" } else { "pictures" };
+        say_last(common, &model, &format!("{done} {pictures} in {:.2} s; ", started.elapsed().as_secs_f64()));
+    }
     skipped.verdict(done)
 }

@@ -60,7 +60,8 @@ struct Shown {
 impl Shown {
     fn tell(&mut self, now: &Compiling) {
         let Some((kernel, time)) = now.longest else {
-            if let Some(progress) = self.progress.take() {
+            if let Some(mut progress) = self.progress.take() {
+                progress.count(now.done as u64);
                 progress.clear();
             }
             return;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::args::{Common, Demo, Model};
 use crate::progress::say;
-use crate::session::{load_model, reply_json, tokens_per_second};
+use crate::session::{load_replaced, reply_json, tokens_per_second};
 
 struct Scene {
     path: &'static str,
@@ -36,7 +36,7 @@ static SCENES: &[Scene] = &[
 ];
 
 pub fn run(common: &Common, demo: &Demo) -> Result<()> {
-    let mut model = load_model(common, &Model::default(), Workload::default())?;
+    let mut model = load_replaced(common, &Model::default(), Workload::default(), Vec::new())?;
     let mut out = std::io::stdout().lock();
     if !common.quiet {
         say(&common.paint(&format!("{} on {}", model.name(), model.device().name()), "2"));

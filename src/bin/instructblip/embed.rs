@@ -10,7 +10,7 @@ use instructblip::model::{NamedTensor, Values};
 use crate::args::{Common, Embed};
 use crate::files::{check_target, write_tensors};
 use crate::progress::{Progress, say};
-use crate::session::{load_model, read_image};
+use crate::session::{load_model, read_image, say_last};
 
 pub fn run(common: &Common, embed: &Embed) -> Result<()> {
     check_target(&embed.output)?;
@@ -56,6 +56,7 @@ pub fn run(common: &Common, embed: &Embed) -> Result<()> {
     if !common.quiet {
         joined.iter().for_each(|tensor| say(&format!("{} {:?}", tensor.name, tensor.shape)));
     }
+    say_last(common, &model, "");
     skipped.verdict(used)
 }
 

@@ -10,13 +10,15 @@ use instructblip::{Image, Question};
 use crate::args::{Common, Forward};
 use crate::files::{check_target, write_tensors};
 use crate::progress::say;
-use crate::session::{load_model, read_image};
+use crate::session::{check_order, load_model, note_empty_prompt, read_image, say_last};
 
 pub fn run(common: &Common, forward: &Forward) -> Result<()> {
     check_target(&forward.output)?;
+    check_order(&forward.image, &forward.prompt)?;
     let paths = std::iter::once(&forward.image).chain(&forward.frames);
     let images = paths.map(|path| read_image(path)).collect::<Result<Vec<Image>>>()?;
     let mut model = load_model(common, &forward.model, Workload::default())?;
+    note_empty_prompt(common, &model, &forward.prompt);
     let qformer_prompt = forward.qformer_prompt.as_deref();
     let question = Question { images: &images, prompt: &forward.prompt, qformer_prompt };
     let options = ForwardOptions {
@@ -41,5 +43,6 @@ pub fn run(common: &Common, forward: &Forward) -> Result<()> {
             }
         }
     }
+    say_last(common, &model, "");
     Ok(())
 }

@@ -5,6 +5,7 @@ mod ask;
 mod attention;
 mod bench;
 mod caption;
+mod common;
 mod compiling;
 mod demo;
 mod devices;
@@ -30,13 +31,13 @@ mod session;
 #[cfg(feature = "embedded-model")]
 mod synthesize;
 mod tune;
+mod usage;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use instructblip::Error;
 
-use args::{Arguments, Command};
+use args::{Command, Common};
 use progress::say;
 
 fn main() -> ExitCode {
@@ -44,30 +45,33 @@ fn main() -> ExitCode {
         let place = panic.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
         say(&format!("instructblip: internal error at {place}; please report it with the command that led to it"));
     }));
-    let arguments = Arguments::parse();
+    let arguments = usage::parse();
+    let common = &Common::new(arguments.notes, arguments.command.gpu());
     let result = match &arguments.command {
-        Command::Ask(ask) => ask::run(&arguments.common, ask),
-        Command::Caption(caption) => caption::run(&arguments.common, caption),
-        Command::Score(score) => score::run(&arguments.common, score),
-        Command::Embed(embed) => embed::run(&arguments.common, embed),
-        Command::Eval(eval) => eval::run(&arguments.common, eval),
-        Command::Forward(forward) => forward::run(&arguments.common, forward),
+        Command::Ask(ask) => ask::run(common, ask),
+        Command::Caption(caption) => caption::run(common, caption),
+        Command::Score(score) => score::run(common, score),
+        Command::Embed(embed) => embed::run(common, embed),
+        Command::Eval(eval) => eval::run(common, eval),
+        Command::Forward(forward) => forward::run(common, forward),
         Command::Plan(plan) => plan::run(plan),
-        Command::Quantize(quantize) => quantize::run(&arguments.common, quantize),
-        Command::Devices(devices) => devices::run(&arguments.common, devices),
+        Command::Quantize(quantize) => quantize::run(common, quantize),
+        Command::Devices(devices) => devices::run(common, devices),
         #[cfg(feature = "hub")]
-        Command::Pull(pull) => pull::run(&arguments.common, pull),
+        Command::Pull(pull) => pull::run(common, pull),
         #[cfg(feature = "hub")]
-        Command::Ls(ls) => models::list(&arguments.common, ls),
+        Command::Ls(ls) => models::list(common, ls),
         #[cfg(feature = "hub")]
-        Command::Rm(rm) => models::remove(&arguments.common, rm),
-        Command::Doctor(doctor) => doctor::run(&arguments.common, doctor),
-        Command::Selftest(selftest) => selftest::run(&arguments.common, selftest),
-        Command::Tune(tune) => tune::run(&arguments.common, tune),
-        Command::Bench(bench) => bench::run(&arguments.common, bench),
-        Command::Demo(demo) => demo::run(&arguments.common, demo),
+        Command::Rm(rm) => models::remove(common, rm),
+        Command::Doctor(doctor) => doctor::run(common, doctor),
+        Command::Selftest(selftest) => selftest::run(common, selftest),
+        Command::Tune(tune) => tune::run(common, tune),
+        Command::Bench(bench) => bench::run(common, bench),
+        Command::Demo(demo) => demo::run(common, demo),
+        Command::Completions(completions) => usage::completions(completions),
+        Command::Man(man) => usage::man(man),
         #[cfg(feature = "embedded-model")]
-        Command::Synthesize(synthesize) => synthesize::run(&arguments.common, synthesize),
+        Command::Synthesize(synthesize) => synthesize::run(common, synthesize),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -75,7 +79,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // What is written to stdout is the only thing that fails without an error type of its own.
             let place = if error.is::<std::io::Error>() { "standard output: " } else { "" };
-            say(&format!("{} {place}{error:#}", arguments.common.paint("error:", "31;1")));
+            say(&format!("{} {place}{error:#}", common.paint("error:", "31;1")));
             ExitCode::from(exit_code(&error))
         }
     }

@@ -3,12 +3,31 @@
 use std::io::Write;
 
 use anyhow::Result;
+use clap::Args;
 use indicatif::DecimalBytes;
 use instructblip::hub::{CachedModel, Hub};
 use serde_json::json;
 
-use crate::args::{Common, Ls, Rm};
+use crate::args::Common;
 use crate::progress::say;
+
+/// Arguments of `ls`.
+#[derive(Args, Debug)]
+pub struct Ls {
+    /// Print a JSON array
+    #[arg(long)]
+    pub json: bool,
+    /// Models of kinds that this program does not run, too
+    #[arg(long)]
+    pub all: bool,
+}
+
+/// Arguments of `rm`.
+#[derive(Args, Debug)]
+pub struct Rm {
+    /// The repository, owner/name, as `ls` shows it; all its revisions are removed
+    pub repo: String,
+}
 
 /// The table of models. The cache is shared with other programs, whose models are shown only when asked for.
 pub fn list(common: &Common, ls: &Ls) -> Result<()> {

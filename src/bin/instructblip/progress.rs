@@ -1,4 +1,5 @@
-//! Progress of long work on stderr: a bar on a terminal, a line now and then elsewhere.
+//! Progress of long work on stderr: a bar on a terminal; elsewhere a line now and then if it takes long, and one at the
+//! end of that, so that no log ends with a count that is half of it.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -16,10 +17,20 @@ pub enum Progress {
     Quiet,
     /// A bar.
     Bar(ProgressBar),
-    /// A line every few seconds.
+    /// A line now and then.
     Lines(Lines),
     /// The same for counted work.
-    CountedLines(Instant, &'static str, Option<u64>),
+    CountedLines(Counted),
+}
+
+/// Pieces of work done, told in lines.
+pub struct Counted {
+    what: &'static str,
+    /// Work without an end has no lines.
+    total: Option<u64>,
+    done: u64,
+    last: Instant,
+    said: bool,
 }
 
 /// Bytes done, told in lines.
@@ -28,9 +39,26 @@ pub struct Lines {
     last: Instant,
     /// When the first report came, and of how much: what was there before is not this run's speed.
     first: Option<(Instant, u64)>,
+    said: bool,
 }
 
-const EVERY: Duration = Duration::from_secs(5);
+const EVERY: Duration = Duration::from_secs(30);
+
+impl Counted {
+    /// The line to write when so much is done.
+    fn line(&mut self, done: u64, now: Instant) -> Option<String> {
+        self.done = done;
+        let total = self.total.filter(|_| now.duration_since(self.last) > EVERY)?;
+        (self.last, self.said) = (now, true);
+        Some(format!("{done} of {total} {}", self.what))
+    }
+
+    /// The line that ends what was begun.
+    fn last_line(&self) -> Option<String> {
+        let total = self.total.filter(|total| self.said && self.done == *total)?;
+        Some(format!("{total} of {total} {}", self.what))
+    }
+}
 
 impl Progress {
     /// Progress of bytes, for the terminal or file that stderr is.
@@ -39,7 +67,7 @@ impl Progress {
             return Progress::Quiet;
         }
         if !std::io::stderr().is_terminal() {
-            return Progress::Lines(Lines { what, last: Instant::now(), first: None });
+            return Progress::Lines(Lines { what, last: Instant::now(), first: None, said: false });
         }
         let style = ProgressStyle::with_template(
             "{msg} {bar:30} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left",
@@ -54,7 +82,7 @@ impl Progress {
             return Progress::Quiet;
         }
         if !std::io::stderr().is_terminal() {
-            return Progress::CountedLines(Instant::now(), what, total);
+            return Progress::CountedLines(Counted { what, total, done: 0, last: Instant::now(), said: false });
         }
         let (bar, template) = match total {
             Some(total) => (ProgressBar::new(total), "{msg} {bar:30} {pos}/{len} {eta} left"),
@@ -68,11 +96,7 @@ impl Progress {
     pub fn count(&mut self, done: u64) {
         match self {
             Progress::Bar(bar) => bar.set_position(done),
-            Progress::CountedLines(last, what, total) if last.elapsed() > EVERY => {
-                *last = Instant::now();
-                let of = total.map_or(String::new(), |total| format!(" of {total}"));
-                say(&format!("{done}{of} {what}"));
-            }
+            Progress::CountedLines(counted) => counted.line(done, Instant::now()).iter().for_each(|line| say(line)),
             _ => {}
         }
     }
@@ -96,8 +120,10 @@ impl Progress {
 
     /// Takes a counter off the terminal.
     pub fn clear(&self) {
-        if let Progress::Bar(bar) = self {
-            bar.finish_and_clear();
+        match self {
+            Progress::Bar(bar) => bar.finish_and_clear(),
+            Progress::CountedLines(counted) => counted.last_line().iter().for_each(|line| say(line)),
+            _ => {}
         }
     }
 
@@ -117,15 +143,34 @@ impl Progress {
                     bar.finish_and_clear();
                 }
             }
-            Progress::Lines(Lines { what, last, first }) => {
+            Progress::Lines(Lines { what, last, first, said }) => {
                 let (start, before) = *first.get_or_insert((Instant::now(), done));
-                if last.elapsed() > EVERY {
-                    *last = Instant::now();
+                if last.elapsed() > EVERY || (*said && done == total) {
+                    (*last, *said) = (Instant::now(), done < total);
                     let rate = done.saturating_sub(before) as f64 / start.elapsed().as_secs_f64().max(0.1);
                     let (done, total, rate) = (DecimalBytes(done), DecimalBytes(total), DecimalBytes(rate as u64));
                     say(&format!("{what}: {done} of {total}, {rate}/s"));
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_in_lines_are_rare_and_end_whole() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        let counted = |total| Counted { what: "questions", total, done: 0, last: start, said: false };
+        let mut short = counted(Some(9));
+        assert_eq!((short.line(4, after(20)), short.line(9, after(25)), short.last_line()), (None, None, None));
+        let mut long = counted(Some(9));
+        assert_eq!(long.line(4, after(31)).as_deref(), Some("4 of 9 questions"));
+        assert_eq!((long.line(8, after(50)), long.last_line()), (None, None), "it may have failed");
+        assert_eq!((long.line(9, after(55)), long.last_line().as_deref()), (None, Some("9 of 9 questions")));
+        assert_eq!(counted(None).line(4, after(99)), None);
     }
 }

@@ -8,6 +8,7 @@ use instructblip::hub::{Event, Hub, Plan};
 
 use crate::args::{Common, Pull};
 use crate::progress::{Progress, say};
+use crate::session::full_name;
 
 pub fn run(common: &Common, pull: &Pull) -> Result<()> {
     let hub = Hub::from_env()?;
@@ -16,7 +17,8 @@ pub fn run(common: &Common, pull: &Pull) -> Result<()> {
     }
     let mut progress = Progress::bytes(common.quiet, "downloading");
     let mut base = None;
-    let result = hub.pull(&pull.repo, pull.revision.as_deref(), &mut |event| {
+    let repo = full_name(&pull.repo);
+    let result = hub.pull(&repo, pull.revision.as_deref(), &mut |event| {
         if let Event::Plan(plan) = &event {
             base.clone_from(&plan.base);
         }

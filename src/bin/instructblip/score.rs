@@ -8,15 +8,17 @@ use instructblip::model::Workload;
 use serde_json::json;
 
 use crate::args::{Common, Score};
-use crate::session::{load_model, read_image};
+use crate::session::{check_order, load_model, note_empty_prompt, read_image, say_last};
 
 pub fn run(common: &Common, score: &Score) -> Result<()> {
     if score.wording.choices.is_empty() {
         return Err(instructblip::Error::Request { problem: "give the answers to score with --choice".into() }.into());
     }
     let prompt = score.wording.prompt(&score.prompt)?;
+    check_order(&score.image, &score.prompt)?;
     let image = read_image(&score.image)?;
     let mut model = load_model(common, &score.model, Workload::default())?;
+    note_empty_prompt(common, &model, &prompt);
     let images = [image];
     let qformer_prompt = score.wording.qformer_prompt.as_deref();
     let question = Question { images: &images, prompt: &prompt, qformer_prompt };
@@ -48,5 +50,7 @@ pub fn run(common: &Common, score: &Score) -> Result<()> {
             s.sum
         )?;
     }
+    drop(out);
+    say_last(common, &model, "");
     Ok(())
 }

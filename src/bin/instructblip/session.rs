@@ -10,6 +10,8 @@ use instructblip::error::Bytes;
 use instructblip::model::{LoadOptions, Timings, Workload};
 use instructblip::processor::{MAX_FILE_BYTES, PassOrder};
 use instructblip::runtime::{AdapterClass, Forms, Replacement};
+#[cfg(feature = "hub")]
+use instructblip::shapes::Shape;
 use instructblip::weights::LoadReport;
 use instructblip::{
     Checkpoint, Device, DeviceOptions, Error, FinishReason, GenerateOptions, Image, InstructBlip, Reply,
@@ -58,8 +60,46 @@ pub fn workload(options: &GenerateOptions, batch: u32, frames: usize) -> Workloa
     Workload { new_tokens, rows: options.rows(), batch, frames: frames as u32, ..usual }
 }
 
+/// Says once that the demo model answers where no model is named: it answers about photographs, too, and is wrong.
+pub fn note_demo_model(common: &Common, model: &Model) {
+    if cfg!(feature = "embedded-model") && model.model.is_none() && !common.quiet {
+        say(
+            "note: no --model is named, so the embedded demo model answers, which knows only pictures of coloured shapes; \
+             for others: instructblip pull instructblip-flan-t5-xl, then --model instructblip-flan-t5-xl",
+        );
+    }
+}
+
+/// Says that a prompt is empty to whom was taught to follow prompts.
+pub fn note_empty_prompt(common: &Common, model: &InstructBlip, prompt: &str) {
+    if !common.quiet && prompt.trim().is_empty() && model.config().qformer_reads_text() {
+        say("note: the prompt is empty; this model was taught to follow one, such as \"A short image description.\"");
+    }
+}
+
+/// The last line of a run: what was done, and by which model on which device.
+pub fn say_last(common: &Common, model: &InstructBlip, what: &str) {
+    if !common.quiet {
+        say(&common.paint(&format!("{what}{} on {}", model.name(), model.device().name()), "2"));
+    }
+}
+
+/// Tells whoever has them the other way round that the picture comes before the question.
+///
+/// # Errors
+/// [`Error::Request`] if that is so.
+pub fn check_order(image: &Path, prompt: &str) -> Result<()> {
+    if image != Path::new("-") && !image.exists() && Path::new(prompt).is_file() {
+        let image = image.display();
+        let problem = format!("\"{image}\" is no file, but {prompt} is: picture first, question second");
+        return Err(Error::Request { problem }.into());
+    }
+    Ok(())
+}
+
 /// Loads the model the options ask for, with progress, on a device with the user's kernels; those are tried first.
 pub fn load_model(common: &Common, model: &Model, workload: Workload) -> Result<InstructBlip> {
+    note_demo_model(common, model);
     let replaced = model.overrides.replacements()?;
     let mut loaded = load_replaced(common, model, workload, replaced)?;
     if model.overrides.any() {
@@ -145,9 +185,17 @@ pub fn chosen(model: &Path, lora: Option<&Path>) -> instructblip::Result<Chosen>
 pub fn named(name: &Path) -> instructblip::Result<Checkpoint> {
     #[cfg(feature = "hub")]
     if !name.is_dir() {
-        return instructblip::hub::Hub::from_env()?.checkpoint(name);
+        let full = name.to_str().map(|name| full_name(name).into()).unwrap_or_else(|| name.to_path_buf());
+        return instructblip::hub::Hub::from_env()?.checkpoint(&full);
     }
     Checkpoint::directory(name)
+}
+
+/// The repository that a published model's name stands for, as `plan` takes it; other names stay as they are.
+#[cfg(feature = "hub")]
+pub fn full_name(name: &str) -> String {
+    let (short, revision) = name.split_at(name.find('@').unwrap_or(name.len()));
+    Shape::named(short).map_or_else(|| name.into(), |shape| shape.repo() + revision)
 }
 
 #[cfg(feature = "embedded-model")]

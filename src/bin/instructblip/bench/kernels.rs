@@ -16,6 +16,7 @@ use super::results::{Ceilings, KernelRow, Results};
 use super::run::Output;
 use super::time::{Clock, Times, median, spread_percent};
 use crate::args::Common;
+use crate::common::Gpu;
 use crate::files;
 use crate::progress::{Progress, say};
 use crate::session::{device_options, read_text};
@@ -30,9 +31,9 @@ pub struct Kernels {
     /// Only operations and shapes that contain this, for example "linear q4" or "257x1408"
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
-    /// Linear layers of these shapes instead of the published models': rows, columns and inputs, as 257x1408x1408; may be
-    /// repeated
-    #[arg(long = "shape", value_name = "M,N,K", value_parser = shape)]
+    /// Linear layers of these shapes instead of the published models': rows, columns and inputs, for example
+    /// 257x1408x1408; may be repeated
+    #[arg(long = "shape", value_name = "MxNxK", value_parser = shape)]
     pub shapes: Vec<(u32, u32, u32)>,
     /// Only these ways to run: auto (the adapter's own choice), portable, or a kernel's name; may be repeated. All that can
     /// run if left out
@@ -63,6 +64,8 @@ pub struct Kernels {
     pub time_out: u64,
     #[command(flatten)]
     pub output: Output,
+    #[command(flatten)]
+    pub gpu: Gpu,
 }
 
 fn shape(text: &str) -> Result<(u32, u32, u32), String> {

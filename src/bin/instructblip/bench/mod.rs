@@ -20,6 +20,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::args::Common;
+use crate::common::{Adapter, Gpu};
 use crate::files;
 pub use ceilings::MatrixProbe;
 use results::Results;
@@ -57,6 +58,17 @@ pub enum Command {
     /// A difference within the spreads of both runs is called noise, and so is one below 5 % of a stage, whose spread is not
     /// measured.
     Compare(Compare),
+}
+
+impl Bench {
+    /// Which GPU is to be measured, if one is.
+    pub fn gpu(&self) -> Gpu {
+        match &self.command {
+            Command::Kernels(kernels) => kernels.gpu.clone(),
+            Command::Model(model) => model.gpu.clone(),
+            Command::Report(_) | Command::Compare(_) => Adapter::default().into(),
+        }
+    }
 }
 
 /// Arguments of `bench report`.

@@ -25,6 +25,7 @@ use super::results::{LabelRow, ModelResults, Results, Stage};
 use super::run::Output;
 use super::time::{median, milliseconds};
 use crate::args::{Common, formats};
+use crate::common::Gpu;
 use crate::machine::available_bytes;
 use crate::progress::{Progress, say};
 use crate::session::{embedded, named, open_device};
@@ -32,7 +33,8 @@ use crate::session::{embedded, named, open_device};
 /// Arguments of `bench model`.
 #[derive(Args, Debug)]
 pub struct Model {
-    /// A published model's shape with random weights, by its full or short name, or embedded; embedded if left out
+    /// A published model's shape with random weights, by its full or short name (of two with the same one InstructBLIP's),
+    /// or embedded; embedded if left out
     #[arg(long, value_name = "NAME", value_parser = shapes(), conflicts_with = "model")]
     pub shape: Option<Chosen>,
     /// Directory of a checkpoint, or owner/name of a model that was pulled
@@ -65,6 +67,8 @@ pub struct Model {
     pub runs: u32,
     #[command(flatten)]
     pub output: Output,
+    #[command(flatten)]
+    pub gpu: Gpu,
 }
 
 /// A model that needs no files.
@@ -78,8 +82,13 @@ pub enum Chosen {
 
 fn shapes() -> impl TypedValueParser<Value = Chosen> {
     let short = PUBLISHED.iter().filter_map(|shape| shape.name().split_once('-')).map(|(_, short)| short);
-    let mut names: Vec<&str> = ["embedded"].into_iter().chain(PUBLISHED.iter().map(Shape::name)).chain(short).collect();
-    names.dedup();
+    let mut names: Vec<&str> = ["embedded"].into_iter().chain(PUBLISHED.iter().map(Shape::name)).collect();
+    // Two have the same short name.
+    short.for_each(|short| {
+        if !names.contains(&short) {
+            names.push(short)
+        }
+    });
     PossibleValuesParser::new(names).try_map(|name| match name.as_str() {
         "embedded" => Ok(Chosen::Embedded),
         name => Shape::named(name).map(Chosen::Published).ok_or("is no shape"),

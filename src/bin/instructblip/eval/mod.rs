@@ -7,7 +7,7 @@ pub mod questions;
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use anyhow::Result;
 use instructblip::runtime::WeightFormat;
@@ -19,7 +19,7 @@ use crate::args::{Common, Eval, Model, Resize};
 use crate::files::{check_target, unwritable};
 use crate::inputs::{Skipped, is_there};
 use crate::progress::{Progress, say};
-use crate::session::{load_model, named, workload};
+use crate::session::{load_model, named, say_last, workload};
 use accuracy::Tally;
 use predictions::{Contents, Key, Known};
 use questions::Row;
@@ -144,6 +144,7 @@ fn ask(
     {
         say(&format!("fields of questions that are called {} are replaced", predictions::FIELDS.join(", ")));
     }
+    let started = Instant::now();
     let mut progress = Progress::counting(common.quiet, "questions", Some(open.len() as u64));
     let mut done = 0;
     for batch in open.chunks_mut(eval.batch_size as usize) {
@@ -178,6 +179,8 @@ fn ask(
     }
     progress.clear();
     eval.model.overrides.tell_unused(common, model.device());
+    let questions = if done == 1 { "question" } else { "questions" };
+    say_last(common, &model, &format!("asked {done} {questions} in {:.2} s; ", started.elapsed().as_secs_f64()));
     Ok(())
 }
 

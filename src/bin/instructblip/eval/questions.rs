@@ -12,8 +12,7 @@ use crate::inputs::Skipped;
 use crate::progress::Progress;
 
 /// One row, for messages and help.
-pub const EXAMPLE: &str =
-    r#"{"id": 7, "image": "photos/cat.jpg", "question": "What is on the sofa?", "answers": ["cat", "a cat"]}"#;
+pub const EXAMPLE: &str = r#"{"image": "photos/cat.jpg", "question": "Where is the cat?", "answers": ["sofa"]}"#;
 
 /// Names of a row's field, the first one there counts.
 const PROMPT: [&str; 2] = ["prompt", "question"];

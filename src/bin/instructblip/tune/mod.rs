@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::args::Common;
 use crate::bench::today;
+use crate::common::Gpu;
 use crate::progress::{Progress, say};
 use crate::session::{device_options, open_device};
 use search::{Candidate, STEPS, Step, search};
@@ -27,6 +28,8 @@ pub struct Tune {
     /// Tune software adapters, too
     #[arg(long, hide = true)]
     pub force: bool,
+    #[command(flatten)]
+    pub gpu: Gpu,
 }
 
 /// Finds sizes and keeps them.
