@@ -11,6 +11,7 @@ mod demo;
 mod devices;
 mod doctor;
 mod embed;
+mod environment;
 mod eval;
 mod files;
 mod forward;
@@ -41,6 +42,7 @@ use args::{Command, Common};
 use progress::say;
 
 fn main() -> ExitCode {
+    environment::give_runtime_folder();
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
         say(&format!("instructblip: internal error at {place}; please report it with the command that led to it"));
