@@ -203,19 +203,23 @@ fn is_about_question(error: &Error) -> bool {
     matches!(error, Error::NotFinite { .. } | Error::PromptTooLong { .. } | Error::Request { .. } | Error::Image { .. })
 }
 
+/// A model's name with its version: a branch of the hub moves and a folder is written again. Without the model, old answers
+/// can still be counted.
+fn with_version(name: &Path) -> String {
+    let root = named(name).ok().map(|checkpoint| checkpoint.root().to_path_buf());
+    let version = root.and_then(|root| match name.is_dir() {
+        true => Some(format!(" of {}", changed(&root)?)),
+        false => Some(format!(" at {}", root.file_name()?.display())),
+    });
+    format!("{}{}", name.display(), version.unwrap_or_default())
+}
+
 /// What answers depend on besides the question: answers of other settings are not taken up again.
 fn settings(eval: &Eval, options: &GenerateOptions) -> Result<String> {
     // Taken apart, so that an option that is added has to be thought of here.
-    let Model { model, resize, image_size, special_tokens, weights, overrides } = &eval.model;
-    let model = model.as_deref().map_or("embedded model".into(), |name| {
-        // A branch of the hub moves and a folder is written again. Without the model, old answers can still be counted.
-        let root = named(name).ok().map(|checkpoint| checkpoint.root().to_path_buf());
-        let version = root.and_then(|root| match name.is_dir() {
-            true => Some(format!(" of {}", changed(&root)?)),
-            false => Some(format!(" at {}", root.file_name()?.display())),
-        });
-        format!("{}{}", name.display(), version.unwrap_or_default())
-    });
+    let Model { model, lora, resize, image_size, special_tokens, weights, overrides } = &eval.model;
+    let model = model.as_deref().map_or("embedded model".into(), with_version);
+    let lora = lora.as_deref().map_or(String::new(), |name| format!(", LoRA {}", with_version(name)));
     // Which options are not the default is told apart by their names in what Debug prints.
     let (given, usual) = (format!("{options:#?}"), format!("{:#?}", GenerateOptions::default()));
     let usual: HashSet<&str> = usual.lines().collect();
@@ -236,7 +240,7 @@ fn settings(eval: &Eval, options: &GenerateOptions) -> Result<String> {
         let content = Contents::default().of(&file.file)?;
         kernels += &format!(", {} from {} ({})", file.name, file.file.display(), &content[..8]);
     }
-    let all = format!("{model}{task}{size}{special}{weights}{resize}{kernels}, {changed}");
+    let all = format!("{model}{lora}{task}{size}{special}{weights}{resize}{kernels}, {changed}");
     Ok(all.trim_end_matches([',', ' ']).to_string())
 }
 
