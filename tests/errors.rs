@@ -213,7 +213,12 @@ fn pointers_and_pages_in_place_of_files_are_told() {
     let Some(device) = support::device() else { return };
     let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 15789\n";
     let page = "\n<!DOCTYPE html>\n<html><head><title>404</title></head></html>\n";
-    let answers = [(pointer, "git lfs pull"), (page, "web page"), ("Entry not found", "server's refusal")];
+    let answers = [
+        (pointer, "git lfs pull"),
+        (page, "web page"),
+        ("Entry not found", "server's refusal"),
+        ("../../blobs/4d7a", "text of a link"),
+    ];
     for name in [
         "model.safetensors",
         "config.json",

@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 const LOOK: u64 = 64;
 /// How a file begins that holds the name of another, and what to do.
 const POINTERS: [&str; 2] = ["version https://git-lfs.github.com/", "# xet version"];
+/// How the text of a cache's link begins, which some copying programs write as a file.
+const LINKS: [&str; 2] = ["../../blobs/", "../../../blobs/"];
 /// How pages of servers begin, in lower case.
 const PAGES: [&str; 4] = ["<!doctype", "<html", "<?xml", "<head"];
 /// What servers say in place of a file, in lower case.
@@ -39,6 +41,12 @@ fn told(bytes: &[u8]) -> Option<&'static str> {
              with `instructblip pull`",
         );
     }
+    if begins(&LINKS) {
+        return Some(
+            "is the text of a link into a cache, not the file: copy the folder again with its links followed (cp -rL), or \
+             fetch the model with `instructblip pull`",
+        );
+    }
     if begins(&PAGES) {
         return Some(
             "is a web page that was saved under this name, not the file: fetch the model with `instructblip pull`",
@@ -60,6 +68,7 @@ mod tests {
             ("<!DOCTYPE html>\n<html>", Some("web page")),
             ("\u{feff}\n <HTML lang=en>", Some("web page")),
             ("<?xml version=\"1.0\"?><Error><Code>AccessDenied", Some("web page")),
+            ("../../blobs/0a1b", Some("text of a link")),
             ("Entry not found", Some("server's refusal")),
             ("{\"error\":\"Repository not found\"}", Some("server's refusal")),
             ("{\"model_type\": \"instructblip\"}", None),

@@ -131,9 +131,17 @@ impl Listing {
             }
             return self.refuse(format!("has neither {WEIGHTS} nor {INDEX}"));
         }
-        match [CONFIG, TOKENIZER].into_iter().find(|name| !self.has(name)) {
-            Some(name) => self.refuse(format!("has no {name}, so it is no model as save_pretrained writes one")),
-            None => Ok(()),
+        if !self.has(CONFIG) {
+            return self.refuse(format!("has no {CONFIG}, so it is no model as save_pretrained writes one"));
+        }
+        match self.has(TOKENIZER) {
+            true => Ok(()),
+            false => self.refuse(format!(
+                "has no {TOKENIZER}; transformers writes it from the older tokenizer files, once, in Python: \
+                 AutoProcessor.from_pretrained({0:?}).save_pretrained(dir), and the same with the model; then use --model \
+                 dir",
+                self.repo
+            )),
         }
     }
 
