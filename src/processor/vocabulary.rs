@@ -84,15 +84,16 @@ impl Vocabulary {
         names.extend(header.added_tokens.into_iter().filter(|token| token.special).map(|token| token.content));
 
         let read = |json: Value| without_panics(|| serde_json::from_value::<Tokenizer>(json).ok()).flatten();
-        let decoder = read(json.clone());
-        let decoder = decoder.and_then(|tokenizer| prepare(tokenizer, &names)).ok_or_else(damaged)?;
+        let unigram = (kind.as_deref() == Some("Unigram")).then(|| json.clone());
+        let decoder = read(json).and_then(|tokenizer| prepare(tokenizer, &names)).ok_or_else(damaged)?;
         let unknown_name = header.model.unk_token.as_deref();
         let unknown = header.model.unk_id.or_else(|| unknown_name.and_then(|name| decoder.token_to_id(name)));
-        let encoder = if kind.as_deref() == Some("Unigram") {
-            let encoder = untypable_specials(json, &names, unknown).and_then(read);
-            Some(encoder.and_then(|tokenizer| prepare(tokenizer, &HashSet::new())).ok_or_else(damaged)?)
-        } else {
-            None
+        let encoder = match unigram {
+            Some(json) => {
+                let encoder = untypable_specials(json, &names, unknown).and_then(read);
+                Some(encoder.and_then(|tokenizer| prepare(tokenizer, &HashSet::new())).ok_or_else(damaged)?)
+            }
+            None => None,
         };
         let special = names.iter().filter_map(|name| decoder.token_to_id(name)).filter(|id| unknown != Some(*id));
         Ok(Vocabulary {
