@@ -424,8 +424,9 @@ fn adapters(name: &str) -> std::path::PathBuf {
 
 /// Relative distance of a model's last logits from the recorded ones, and whether its greedy answer is the recorded one.
 fn against(golden: &Golden, model: &mut InstructBlip) -> (f64, bool) {
-    let image = Image::open(golden_image(golden.about("image"))).expect("a picture");
-    let question = Question::new(&image, golden.about("prompt"));
+    let open = |file| Image::open(golden_image(file)).expect("a picture");
+    let images: Vec<Image> = golden.about("image").split(',').map(open).collect();
+    let question = Question { images: &images, prompt: golden.about("prompt"), qformer_prompt: None };
     let start = model.config().text.decoder_start_token_id();
     let options = ForwardOptions { decoder_input_ids: start.into_iter().collect(), ..ForwardOptions::default() };
     let tensors = model.forward(&question, &options).expect("a pass");
@@ -442,7 +443,7 @@ fn against(golden: &Golden, model: &mut InstructBlip) -> (f64, bool) {
 #[test]
 fn adapters_are_merged_as_peft_does() {
     let Some(device) = support::device() else { return };
-    for base in ["llama", "opt", "t5"] {
+    for base in ["llama", "opt", "video", "t5"] {
         let root = adapters(base);
         let folder = root.join("base");
         let unadapted = Golden::read(&folder.join("golden.safetensors"));
@@ -546,9 +547,9 @@ fn adapters_that_cannot_be_merged_are_refused_by_name() {
         ),
         (
             &tensors(|name, t| {
-                Some(if name.contains("q_proj.lora_A") { Stored { shape: vec![2, 96], ..t } } else { t })
+                Some(if name.contains("q_proj.lora_A") { Stored { shape: vec![2, 222], ..t } } else { t })
             }),
-            "[2, 96]",
+            "[2, 222]",
         ),
         (&set("lora_alpha", json!("x")), "lora_alpha"),
         (&|folder| std::fs::write(folder.join("adapter_config.json"), "{").expect("written"), "not valid JSON"),

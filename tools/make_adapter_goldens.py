@@ -24,11 +24,12 @@ import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 
-from make_family_goldens import CLASSES, LLAMA, OPT, T5, Member, ask, build, write_tokenizers
+from make_family_goldens import CLASSES, Member, ask, build, write_tokenizers
 from make_goldens import GOLDEN, write_safetensors
+from make_ragged_goldens import RAGGED
 
 STEP = 2.0**-9
-PROMPT = ("exact-56x56.png", "What is in the image?")
+MEMBERS = {member.name: member for member in RAGGED}
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Base:
 
 
 BASES = [
-    Base("llama", Member("llama", LLAMA), [
+    Base("llama", MEMBERS["ragged-llama"], [
         Adapter("plain", dict(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"])),
         # Ranks and scales by layer, all three parts, a convolution, an embedding, biases and a layer trained whole.
         Adapter("every-kind", dict(
@@ -60,13 +61,16 @@ BASES = [
                             "down_proj"])),
         Adapter("head", dict(r=4, lora_alpha=4, target_modules=["lm_head", "embed_tokens", "up_proj"])),
     ]),
-    Base("opt", Member("opt", OPT, kind="blip-2"), [
+    Base("opt", MEMBERS["ragged-opt"], [
         Adapter("all-biases", dict(r=4, lora_alpha=8, bias="all", target_modules="all-linear")),
         Adapter("lora-bias", dict(r=4, lora_alpha=4, lora_bias=True, target_modules=["fc2", "qkv", "language_projection"])),
         # The head stops being the embedding, for the adapter trained it whole.
         Adapter("untied", dict(r=4, lora_alpha=4, target_modules=["q_proj"], modules_to_save=["lm_head"])),
     ]),
-    Base("t5", Member("t5", T5 | dict(feed_forward_proj="gated-gelu", dense_act_fn="gelu", tie_word_embeddings=False)), [
+    Base("video", MEMBERS["ragged-video"], [
+        Adapter("plain", dict(r=2, lora_alpha=8, target_modules=["q_proj", "k_proj", "fc1"])),
+    ]),
+    Base("t5", MEMBERS["ragged-t5"], [
         Adapter("encoder-decoder", dict(r=8, lora_alpha=8, target_modules=["q", "v", "wi_0", "wo"])),
     ]),
 ]
@@ -88,7 +92,8 @@ def randomise(model, seed: int) -> None:
             p.copy_(on_grid(1 + 0.1 * noise, STEP, 3))
         elif "embed" in name and "patch" not in name or name in ("query_tokens", "language_model.shared.weight"):
             # Where the head is the embedding, larger ones would say a token again and again.
-            p.copy_(on_grid((0.1 if "model.decoder.embed_tokens" in name else 0.6) * noise, STEP, 3))
+            tied = p is model.language_model.get_output_embeddings().weight
+            p.copy_(on_grid((0.1 if tied else 0.6) * noise, STEP, 3))
         else:
             p.copy_(on_grid(noise / p[0].numel() ** 0.5, STEP, 1.5))
 
@@ -133,7 +138,7 @@ def inputs_of(base: Base, folder: Path, place: int) -> dict:
     from tokenizers import Tokenizer
     text = Tokenizer.from_file(str(folder / "tokenizer.json"))
     words = folder / "qformer_tokenizer" / "tokenizer.json"
-    return ask(base.member, *PROMPT, text, Tokenizer.from_file(str(words)) if words.exists() else None, place)
+    return ask(base.member, *base.member.cases[0], text, Tokenizer.from_file(str(words)) if words.exists() else None, place)
 
 
 def make(base: Base) -> None:
@@ -152,6 +157,8 @@ def make(base: Base) -> None:
         recorded = {"": record(load(base, folder), base, inputs)}
         if recorded[""]["gap"].item() > 0.01 and len(recorded[""]["greedy_ids"].unique()) > 2:
             break
+    else:
+        raise SystemExit(f"{base.name}: every seed decides by hairs, or says one token over and over")
     (folder / "generation_config.json").unlink(missing_ok=True)
     for adapter in base.adapters:
         target = root / adapter.name
@@ -169,13 +176,13 @@ def make(base: Base) -> None:
             differs = not torch.equal(recorded[adapter.name]["greedy_ids"], recorded[""]["greedy_ids"])
             if differs and recorded[adapter.name]["gap"].item() > 0.01:
                 break
+        else:
+            raise SystemExit(f"{base.name}/{adapter.name}: every seed decides by hairs")
         for name, p in adapted.merge_and_unload().named_parameters():
             assert torch.equal(p, p.half().float()), f"{base.name}/{adapter.name}: {name} is not exact"
-    if any(out["gap"].item() <= 0.01 for out in recorded.values()):
-        raise SystemExit(f"{base.name}: every seed decides by hairs")
     for name, out in recorded.items():
         out.pop("gap")
-        metadata = versions | {"image": PROMPT[0], "prompt": PROMPT[1]}
+        metadata = versions | {"image": base.member.cases[0][0], "prompt": base.member.cases[0][1]}
         write_safetensors((root / name if name else folder) / "golden.safetensors", out, metadata)
     print(base.name, {name: out["greedy_ids"].tolist() for name, out in recorded.items()})
 
