@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! $ cargo run --release --example attention -- tests/shapes/samples/11.png look.png \
-//!       "Which is the smallest shape?" "What is purple?" "Where is the cross?"
+//!       "Which is the smallest shape?" "Where is the purple star?" "Where is the cross?"
 //! ```
 //!
 //! The pictures on the sheet that is written have their colours where the last layer's queries get what they know from.

@@ -67,7 +67,8 @@ impl Image {
     /// [`Error::Request`] if there is nothing to show, or if that is too large for one picture.
     pub fn sheet(kinds: &[SheetKind], columns: usize) -> Result<Image> {
         let tiles = || kinds.iter().flat_map(|kind| &kind.pictures);
-        let text_width = |text: &str| text.chars().count() as u32 * LETTER_WIDTH;
+        // A letter more than there are, so that names do not touch.
+        let text_width = |text: &str| (text.chars().count() as u32 + 1) * LETTER_WIDTH;
         let width = tiles().map(|(name, picture)| picture.width().max(text_width(name))).max().unwrap_or(0) + GAP;
         let height = tiles().map(|(_, picture)| picture.height()).max().unwrap_or(0) + LINE + 2 * GAP;
         if width == GAP || columns == 0 {
