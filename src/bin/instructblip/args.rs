@@ -20,10 +20,17 @@ use crate::overrides::Overrides;
 /// Ask questions about pictures with InstructBLIP, on any GPU.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXIT_CODES)]
+#[command(mut_args(|option| match option.get_help_heading() {
+    Some("GPU") => option.hide(true),
+    _ => option,
+}))]
 pub struct Arguments {
     /// Options of every command.
     #[command(flatten)]
     pub notes: Notes,
+    /// May be named before the command, too; the help of commands that use a GPU has them.
+    #[command(flatten)]
+    pub gpu: Gpu,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -530,9 +537,23 @@ pub fn size(text: &str) -> Result<u64, String> {
     whole.ok_or_else(|| "give a number of bytes, as in 5GB or 500MB".into())
 }
 
+impl Arguments {
+    /// What the command is told besides its own options.
+    pub fn common(&self) -> Common {
+        let (before, after) = (&self.gpu, self.command.gpu());
+        let gpu = Gpu {
+            chosen: if after.chosen.adapter.is_some() { after.chosen } else { before.chosen.clone() },
+            portable: before.portable || after.portable,
+            checked: before.checked || after.checked,
+            kernels: if after.kernels == "auto" { before.kernels.clone() } else { after.kernels },
+        };
+        Common::new(self.notes, gpu)
+    }
+}
+
 impl Command {
     /// Which GPU the command is to use, if it uses one.
-    pub fn gpu(&self) -> Gpu {
+    fn gpu(&self) -> Gpu {
         let gpu = match self {
             Command::Ask(ask) => &ask.gpu,
             Command::Caption(caption) => &caption.gpu,

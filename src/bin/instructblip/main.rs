@@ -38,7 +38,7 @@ use std::process::ExitCode;
 
 use instructblip::Error;
 
-use args::{Command, Common};
+use args::Command;
 use progress::say;
 
 fn main() -> ExitCode {
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         say(&format!("instructblip: internal error at {place}; please report it with the command that led to it"));
     }));
     let arguments = usage::parse();
-    let common = &Common::new(arguments.notes, arguments.command.gpu());
+    let common = &arguments.common();
     let result = match &arguments.command {
         Command::Ask(ask) => ask::run(common, ask),
         Command::Caption(caption) => caption::run(common, caption),

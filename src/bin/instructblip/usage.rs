@@ -111,13 +111,29 @@ mod tests {
             ("instructblip ask a.png b --num-beems 5", "'--num-beams'"),
             ("instructblip ask a.png What is this", "put the question in quotes: instructblip ask photo.jpg \""),
             ("instructblip score a.png Is it --choice yes", "put the question in quotes: instructblip score"),
-            ("instructblip --adapter x ask a.png b", "options come after the command"),
+            ("instructblip --json ask a.png b", "options come after the command"),
             ("instructblip pull a/b --adapter x", "unexpected argument '--adapter'"),
         ] {
             let refusal = refusal(line);
             assert!(refusal.contains(part), "{line}: {refusal}");
         }
         assert!(!refusal("instructblip ls a b").contains("quotes"));
+    }
+
+    #[test]
+    fn the_gpu_may_be_chosen_before_and_after_the_command() {
+        let common = |line: &str| {
+            let read = read(line.split(' ').map(OsString::from).collect());
+            let common = read.unwrap_or_else(|error| panic!("{error}")).common();
+            (common.adapter.unwrap_or_default(), common.portable, common.kernels, common.quiet)
+        };
+        let wanted = ("x".to_string(), true, "norm".to_string(), true);
+        assert_eq!(common("instructblip -q --adapter x --portable --kernels norm ask a.png b"), wanted);
+        assert_eq!(common("instructblip ask a.png b --adapter x --portable --kernels norm -q"), wanted);
+        assert_eq!(
+            common("instructblip --adapter y --kernels dot bench model --adapter x --kernels norm --portable -q"),
+            wanted
+        );
     }
 
     #[test]
@@ -139,6 +155,7 @@ mod tests {
             assert!((places[from]..end).contains(&place), "{option} at {place} of {places:?}");
         }
         assert!(ask.find("--quiet").is_some_and(|quiet| quiet > ask.find("--attention").expect("an option")));
+        assert!(!Arguments::command().render_long_help().to_string().contains("GPU:"));
         for verb in ["plan", "quantize", "completions", "man"] {
             assert!(!help(verb).contains("--adapter") && !help(verb).contains("GPU:"), "{verb}");
         }
