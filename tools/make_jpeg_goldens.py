@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-from PIL import Image
+from PIL import Image, ImageOps
 
 from make_resize_goldens import fnv1a64
 
@@ -398,40 +398,57 @@ def files():
 
 
 def reference(data: bytes) -> dict:
-    """What Pillow and transformers' `convert_to_rgb` make of a file (a JPEG has no transparency)."""
+    """What Pillow and transformers' `convert_to_rgb` make of a file, and turned as its EXIF data say."""
     try:
-        rgb = Image.open(io.BytesIO(data)).convert("RGB")
+        picture = Image.open(io.BytesIO(data))
+        rgb = convert_to_rgb(picture)
+        turned = ImageOps.exif_transpose(picture)
     except Exception:
         return {"refused": True}
-    return {"width": rgb.width, "height": rgb.height, "hash": fnv1a64(rgb.tobytes())}
+    row = {"width": rgb.width, "height": rgb.height, "hash": fnv1a64(rgb.tobytes())}
+    return row if turned.tobytes() == picture.tobytes() and turned.size == picture.size else row | {"turned": fnv1a64(convert_to_rgb(turned).tobytes())}
 
 
-def write() -> None:
+def convert_to_rgb(picture: Image.Image) -> Image.Image:
+    """`transformers.image_transforms.convert_to_rgb`."""
+    if "A" not in picture.getbands() and picture.info.get("transparency") is None:
+        return picture.convert("RGB")
+    picture = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, (255,) * 4), picture).convert("RGB")
+
+
+def write(name: str, files, unsupported: tuple[str, ...]) -> None:
     assert PIL.__version__.startswith("12.3"), f"the reference is Pillow 12.3, this is {PIL.__version__}"
     packed, rows = bytearray(), []
-    for name, data in files():
-        rows.append({"name": name, "offset": len(packed), "bytes": len(data)} | reference(data))
+    for file, data in files():
+        row = {"name": file, "offset": len(packed), "bytes": len(data)} | reference(data)
+        rows.append(row | {"unsupported": True} if file in unsupported and "refused" not in row else row)
         packed += data
     assert len({row["name"] for row in rows}) == len(rows)
-    (GOLDEN / "jpeg.bin").write_bytes(packed)
-    (GOLDEN / "jpeg.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (GOLDEN / f"{name}.bin").write_bytes(packed)
+    (GOLDEN / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     refused = [row["name"] for row in rows if "refused" in row]
     print(f"{len(rows)} files, {len(packed)} bytes, {len(refused)} refused: {', '.join(refused)}")
 
 
-def check() -> None:
-    packed = (GOLDEN / "jpeg.bin").read_bytes()
-    rows = [json.loads(line) for line in (GOLDEN / "jpeg.jsonl").read_text().splitlines()]
+def check(name: str) -> None:
+    packed = (GOLDEN / f"{name}.bin").read_bytes()
+    rows = [json.loads(line) for line in (GOLDEN / f"{name}.jsonl").read_text().splitlines()]
+    recorded = ("name", "offset", "bytes", "unsupported")
     wrong = []
     for row in rows:
         data = packed[row["offset"] : row["offset"] + row["bytes"]]
-        if {"name": row["name"], "offset": row["offset"], "bytes": row["bytes"]} | reference(data) != row:
+        if {field: row[field] for field in recorded if field in row} | reference(data) != row:
             wrong.append(row["name"])
     print(f"Pillow {PIL.__version__}: {len(rows) - len(wrong)} of {len(rows)} as recorded", *wrong, sep="\n")
     raise SystemExit(bool(wrong))
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(description: str, name: str, files, unsupported: tuple[str, ...] = ()) -> None:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare the installed Pillow with the files")
-    check() if parser.parse_args().check else write()
+    check(name) if parser.parse_args().check else write(name, files, unsupported)
+
+
+if __name__ == "__main__":
+    main(__doc__, "jpeg", files)

@@ -48,8 +48,17 @@ pub(super) fn round_down_channels(pixels: &mut [u8], max: [u32; 3]) {
     }
 }
 
+/// Four inks as RGB: Pillow's conversion, which knows no profiles.
+pub(super) fn cmyk([c, m, y, k]: [u8; 4]) -> [u8; 3] {
+    let light = 255 - i32::from(k);
+    [c, m, y].map(|ink| {
+        let product = i32::from(ink) * light + 128;
+        (light - (((product >> 8) + product) >> 8)).clamp(0, 255) as u8
+    })
+}
+
 /// A sample type that is read from the decoder's bytes.
-trait Sample: Copy {
+pub(super) trait Sample: Copy {
     const BYTES: usize;
     fn read(bytes: &[u8]) -> Self;
 }
@@ -68,8 +77,15 @@ impl Sample for u16 {
     }
 }
 
+impl Sample for u32 {
+    const BYTES: usize = 4;
+    fn read(bytes: &[u8]) -> Self {
+        u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+    }
+}
+
 /// Applies `to` to every pixel of `N` samples.
-fn map<S: Sample, const N: usize>(samples: &[u8], to: impl Fn([S; N]) -> [u8; 3]) -> Vec<u8> {
+pub(super) fn map<S: Sample, const N: usize>(samples: &[u8], to: impl Fn([S; N]) -> [u8; 3]) -> Vec<u8> {
     let pixel_bytes = N * S::BYTES;
     let mut out = Vec::with_capacity(samples.len() / pixel_bytes * 3);
     for pixel in samples.chunks_exact(pixel_bytes) {
@@ -89,7 +105,7 @@ fn clip(value: u16) -> u8 {
 }
 
 /// One pixel over white: Pillow's `alpha_composite` with an opaque white background.
-fn over_white(pixel: [u8; 3], alpha: u8) -> [u8; 3] {
+pub(super) fn over_white(pixel: [u8; 3], alpha: u8) -> [u8; 3] {
     // 7 fractional bits, as in the reference; with an opaque background its division by the resulting alpha
     // is exact and drops out.
     let (front, back) = (u32::from(alpha) << 7, u32::from(255 - alpha) << 7);

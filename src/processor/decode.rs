@@ -2,21 +2,29 @@
 
 use std::io::Cursor;
 
-use image::codecs::{bmp, gif, png, tiff, webp};
+use image::codecs::{bmp, gif, png, webp};
+use image::metadata::Orientation;
 use image::{ImageDecoder, ImageError, Limits};
 
 use super::container::{self, Kind};
 use super::convert::{ColorKey, round_down_channels, to_rgb};
 use super::image::Image;
+use super::tiff::{self, Tiff};
 use super::{jpeg, png as png_file};
 
 /// Why a picture is not decoded, in this library's own words only.
 pub(super) enum Refusal {
     Damaged,
     Kind,
+    /// A kind that has a name.
+    Named(String),
     Memory,
     Zero(u32, u32),
-    TooLarge { width: u32, height: u32, max_pixels: u64 },
+    TooLarge {
+        width: u32,
+        height: u32,
+        max_pixels: u64,
+    },
 }
 
 impl Refusal {
@@ -25,6 +33,7 @@ impl Refusal {
         match self {
             Refusal::Damaged => format!("not a decodable picture ({format}): it ends early or is damaged"),
             Refusal::Kind => format!("this kind of {format} is not supported; convert it to 8-bit RGB PNG or JPEG"),
+            Refusal::Named(name) => format!("a {name} is not supported; convert it to 8-bit RGB PNG or JPEG"),
             Refusal::Memory => {
                 format!("not a decodable picture ({format}): it asks for more memory than its size needs")
             }
@@ -55,6 +64,15 @@ impl From<jpeg::Fault> for Refusal {
         match fault {
             jpeg::Fault::Kind => Refusal::Kind,
             jpeg::Fault::Truncated | jpeg::Fault::Damaged => Refusal::Damaged,
+        }
+    }
+}
+
+impl From<tiff::Fault> for Refusal {
+    fn from(fault: tiff::Fault) -> Self {
+        match fault {
+            tiff::Fault::Damaged => Refusal::Damaged,
+            tiff::Fault::Kind(name) => Refusal::Named(name),
         }
     }
 }
@@ -106,9 +124,11 @@ pub(super) fn decode_as(kind: Kind, bytes: &[u8], max_pixels: u64) -> Result<Ima
             Ok(image)
         }
         Kind::Tiff => {
-            let mut decoder = tiff::TiffDecoder::new(cursor)?;
-            let orientation = decoder.orientation()?;
-            Ok(read(decoder, None, max_pixels)?.turned(orientation))
+            let file = Tiff::new(bytes)?;
+            let (width, height) = file.size();
+            check_size(width, height, max_pixels)?;
+            let image = Image::from_parts(width, height, file.decode()?);
+            Ok(image.turned(Orientation::from_exif(file.orientation()).unwrap_or(Orientation::NoTransforms)))
         }
     }
 }

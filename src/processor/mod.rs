@@ -16,6 +16,7 @@ mod quiet;
 mod resize;
 mod task;
 mod text;
+mod tiff;
 mod vocabulary;
 
 use std::path::{Path, PathBuf};

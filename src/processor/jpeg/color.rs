@@ -3,11 +3,12 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::Fault;
 use super::frame::{Block, Frame};
 use super::idct;
 use super::markers::Steps;
 use super::upsample::{Channel, Method};
+use super::{Color, Fault};
+use crate::processor::convert::cmyk;
 
 /// What a frame's components are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,10 +21,12 @@ enum ColorSpace {
 }
 
 /// Markers first, then the components' ids: `default_decompress_parms` of libjpeg.
-fn color_space(frame: &Frame) -> ColorSpace {
+fn color_space(frame: &Frame, color: Color) -> ColorSpace {
     let ids: Vec<u8> = frame.components.iter().map(|c| c.id).collect();
     match (ids.len(), frame.adobe) {
         (1, _) => ColorSpace::Grey,
+        (3, _) if color == Color::YCbCr => ColorSpace::YCbCr,
+        (3, _) if color == Color::AsStored => ColorSpace::Rgb,
         (3, _) if frame.jfif => ColorSpace::YCbCr,
         (3, Some(0)) => ColorSpace::Rgb,
         (3, None) if ids == *b"RGB" => ColorSpace::Rgb,
@@ -48,10 +51,10 @@ pub(super) struct Painter<'f> {
 
 impl<'f> Painter<'f> {
     /// Refuses a sampling that is no whole number of pixels a sample.
-    pub(super) fn new(frame: &'f Frame) -> Result<Self, Fault> {
+    pub(super) fn new(frame: &'f Frame, color: Color) -> Result<Self, Fault> {
         let methods = frame.components.iter().map(|c| Method::of(frame, c));
         let methods = methods.collect::<Option<Vec<_>>>().ok_or(Fault::Kind)?;
-        Ok(Painter { frame, space: color_space(frame), methods })
+        Ok(Painter { frame, space: color_space(frame, color), methods })
     }
 
     /// The picture's bands: their rows of units and their pixels.
@@ -161,13 +164,9 @@ fn ycc_run(out: &mut [u8; 3 * RUN], luma: &[u8; RUN], cb: &[u8; RUN], cr: &[u8; 
 }
 
 /// Colour inks in `out`, black in `black`, both inverted as Adobe stores them and Pillow takes every file to be.
-/// Pillow's conversion of CMYK to RGB.
 fn ink(out: &mut [u8], black: &[u8]) {
-    for (pixel, light) in out.chunks_exact_mut(3).zip(black) {
-        for value in pixel {
-            let light = i32::from(*light);
-            let product = (255 - i32::from(*value)) * light + 128;
-            *value = (light - (((product >> 8) + product) >> 8)).clamp(0, 255) as u8;
-        }
+    for (pixel, black) in out.chunks_exact_mut(3).zip(black) {
+        let rgb = cmyk([255 - pixel[0], 255 - pixel[1], 255 - pixel[2], 255 - *black]);
+        pixel.copy_from_slice(&rgb);
     }
 }

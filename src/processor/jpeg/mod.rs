@@ -36,6 +36,17 @@ pub(super) enum Fault {
     Kind,
 }
 
+/// What three components are taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Color {
+    /// What the file's markers and ids say.
+    AsMarked,
+    /// Luma and colour differences.
+    YCbCr,
+    /// Red, green and blue.
+    AsStored,
+}
+
 /// Width and height in pixels, from the header.
 pub(super) fn size(bytes: &[u8]) -> Result<(u32, u32), Fault> {
     let frame = Markers::header(bytes)?;
@@ -46,5 +57,10 @@ pub(super) fn size(bytes: &[u8]) -> Result<(u32, u32), Fault> {
 ///
 /// Memory besides the picture: two bytes a sample where the file has several scans, else a few rows.
 pub(super) fn decode(bytes: &[u8]) -> Result<Vec<u8>, Fault> {
-    picture::read(bytes)
+    picture::read(bytes, Color::AsMarked)
+}
+
+/// The same for three components whose meaning is known from elsewhere.
+pub(super) fn decode_as(bytes: &[u8], color: Color) -> Result<Vec<u8>, Fault> {
+    picture::read(bytes, color)
 }

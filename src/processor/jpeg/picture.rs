@@ -3,7 +3,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::Fault;
 use super::arithmetic::Arithmetic;
 use super::bands::{Band, UnitRow, paint_all, with_painters};
 use super::color::Painter;
@@ -13,13 +12,14 @@ use super::progressive::Progressive;
 use super::scan::{Blocks, Decoder, Ended, Scan};
 use super::sequential::Sequential;
 use super::smoothing::{KnownBits, Smoothing};
+use super::{Color, Fault};
 
 /// Reads a file into RGB.
-pub(super) fn read(bytes: &[u8]) -> Result<Vec<u8>, Fault> {
+pub(super) fn read(bytes: &[u8], color: Color) -> Result<Vec<u8>, Fault> {
     let mut markers = Markers::new(bytes)?;
     let scan = markers.next_scan(0)?.ok_or(Fault::Damaged)?;
     let frame = markers.frame.clone().ok_or(Fault::Damaged)?;
-    let painter = Painter::new(&frame)?;
+    let painter = Painter::new(&frame, color)?;
     if frame.coding == Coding::Lossless {
         return Err(Fault::Kind);
     }
