@@ -136,6 +136,7 @@ fn the_program_uses_the_public_api_only() {
         "machine",
         "models",
         "overrides",
+        "pictures",
         "progress",
         "selftest",
         "session",

@@ -16,6 +16,7 @@ use crate::eval::questions::EXAMPLE;
 use crate::generation::Generation;
 use crate::inputs::Pictures;
 use crate::overrides::Overrides;
+use crate::pictures::PictureOptions;
 
 /// Ask questions about pictures with InstructBLIP, on any GPU.
 #[derive(Debug, Parser)]
@@ -279,6 +280,8 @@ pub struct Model {
     /// Let special tokens written in a prompt, such as </s>, be those tokens and not text
     #[arg(long)]
     pub special_tokens: bool,
+    #[command(flatten)]
+    pub picture_options: PictureOptions,
     #[command(flatten)]
     pub weights: Weights,
     #[command(flatten)]

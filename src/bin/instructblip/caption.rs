@@ -9,7 +9,7 @@ use instructblip::{Error, Question};
 
 use crate::args::{Caption, Common};
 use crate::progress::Progress;
-use crate::session::{load_model, read_image, reply_json, say_last, workload};
+use crate::session::{load_model, reply_json, say_last, workload};
 
 pub fn run(common: &Common, caption: &Caption) -> Result<()> {
     let options = caption.generation.options();
@@ -26,10 +26,10 @@ pub fn run(common: &Common, caption: &Caption) -> Result<()> {
     let mut out = std::io::stdout().lock();
     let mut done = 0;
     for path in &files {
-        let image = match read_image(path) {
+        let image = match caption.model.picture_options.read(common, path) {
             Ok(image) => image,
             Err(error) => {
-                skipped.add(error, &Progress::Quiet)?;
+                skipped.add(error.into(), &Progress::Quiet)?;
                 continue;
             }
         };

@@ -10,7 +10,7 @@ use instructblip::model::{NamedTensor, Values};
 use crate::args::{Common, Embed};
 use crate::files::{check_target, write_tensors};
 use crate::progress::{Progress, say};
-use crate::session::{load_model, read_image, say_last};
+use crate::session::{load_model, say_last};
 
 pub fn run(common: &Common, embed: &Embed) -> Result<()> {
     check_target(&embed.output)?;
@@ -21,9 +21,9 @@ pub fn run(common: &Common, embed: &Embed) -> Result<()> {
     // Of each row, as pictures may be skipped.
     let mut names = Vec::new();
     for (i, path) in files.iter().enumerate() {
-        let features = read_image(path).map(|image| model.features(&image, &embed.prompt, &embed.taps));
+        let features = embed.model.picture_options.read(common, path).map(|image| model.features(&image, &embed.prompt, &embed.taps));
         match features {
-            Err(error) => skipped.add(error, &progress)?,
+            Err(error) => skipped.add(error.into(), &progress)?,
             Ok(Err(error @ Error::NotFinite { .. })) => {
                 skipped.add(anyhow::Error::from(error).context(path.display().to_string()), &progress)?;
             }

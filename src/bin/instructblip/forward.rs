@@ -10,13 +10,13 @@ use instructblip::{Image, Question};
 use crate::args::{Common, Forward};
 use crate::files::{check_target, write_tensors};
 use crate::progress::say;
-use crate::session::{check_order, load_model, note_empty_prompt, read_image, say_last};
+use crate::session::{check_order, load_model, note_empty_prompt, say_last};
 
 pub fn run(common: &Common, forward: &Forward) -> Result<()> {
     check_target(&forward.output)?;
     check_order(&forward.image, &forward.prompt)?;
     let paths = std::iter::once(&forward.image).chain(&forward.frames);
-    let images = paths.map(|path| read_image(path)).collect::<Result<Vec<Image>>>()?;
+    let images = paths.map(|path| forward.model.picture_options.read(common, path)).collect::<instructblip::Result<Vec<Image>>>()?;
     let mut model = load_model(common, &forward.model, Workload::default())?;
     note_empty_prompt(common, &model, &forward.prompt);
     let qformer_prompt = forward.qformer_prompt.as_deref();

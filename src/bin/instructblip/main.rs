@@ -21,6 +21,7 @@ mod machine;
 #[cfg(feature = "hub")]
 mod models;
 mod overrides;
+mod pictures;
 mod plan;
 mod progress;
 #[cfg(feature = "hub")]

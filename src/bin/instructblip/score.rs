@@ -8,7 +8,7 @@ use instructblip::model::Workload;
 use serde_json::json;
 
 use crate::args::{Common, Score};
-use crate::session::{check_order, load_model, note_empty_prompt, read_image, say_last};
+use crate::session::{check_order, load_model, note_empty_prompt, say_last};
 
 pub fn run(common: &Common, score: &Score) -> Result<()> {
     if score.wording.choices.is_empty() {
@@ -16,7 +16,7 @@ pub fn run(common: &Common, score: &Score) -> Result<()> {
     }
     let prompt = score.wording.prompt(&score.prompt)?;
     check_order(&score.image, &score.prompt)?;
-    let image = read_image(&score.image)?;
+    let image = score.model.picture_options.read(common, &score.image)?;
     let mut model = load_model(common, &score.model, Workload::default())?;
     note_empty_prompt(common, &model, &prompt);
     let images = [image];

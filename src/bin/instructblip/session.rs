@@ -1,6 +1,5 @@
 //! What every command that runs a model does first: read the picture, open the device, load the model.
 
-use std::io::Read;
 use std::path::Path;
 
 use anyhow::Result;
@@ -8,13 +7,13 @@ use instructblip::checkpoint::AdapterBase;
 use instructblip::checkpoint::names::{ADAPTER_CONFIG, CONFIG};
 use instructblip::error::Bytes;
 use instructblip::model::{LoadOptions, Timings, Workload};
-use instructblip::processor::{MAX_FILE_BYTES, PassOrder};
+use instructblip::processor::PassOrder;
 use instructblip::runtime::{AdapterClass, Forms, Replacement};
 #[cfg(feature = "hub")]
 use instructblip::shapes::Shape;
 use instructblip::weights::LoadReport;
 use instructblip::{
-    Checkpoint, Device, DeviceOptions, Error, FinishReason, GenerateOptions, Image, InstructBlip, Reply,
+    Checkpoint, Device, DeviceOptions, Error, FinishReason, GenerateOptions, InstructBlip, Reply,
 };
 use serde_json::json;
 
@@ -215,19 +214,6 @@ pub fn embedded() -> Result<Checkpoint> {
 pub fn read_text(path: &Path) -> instructblip::Result<String> {
     check_source(path)?;
     std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })
-}
-
-/// Reads a picture from a file, or from standard input when the path is `-`.
-pub fn read_image(path: &Path) -> Result<Image> {
-    if path != Path::new("-") {
-        return Ok(Image::open(path)?);
-    }
-    let mut bytes = Vec::new();
-    std::io::stdin()
-        .take(MAX_FILE_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|source| Error::Io { path: "standard input".into(), source })?;
-    Ok(Image::decode("standard input", &bytes)?)
 }
 
 /// An answer as JSON.

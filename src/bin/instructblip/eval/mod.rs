@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use crate::args::{Common, Eval, Model, Resize};
 use crate::files::{check_target, unwritable};
 use crate::inputs::{Skipped, is_there};
+use crate::pictures::PictureOptions;
 use crate::progress::{Progress, say};
 use crate::session::{load_model, named, say_last, workload};
 use accuracy::Tally;
@@ -151,7 +152,7 @@ fn ask(
         done += batch.len();
         let mut asked = Vec::new();
         for item in batch {
-            let images = item.paths.iter().map(Image::open).collect::<instructblip::Result<Vec<Image>>>();
+            let images = item.paths.iter().map(|path| eval.model.picture_options.read(common, path)).collect::<instructblip::Result<Vec<Image>>>();
             match images.and_then(|images| Ok((item.key(contents)?, images))) {
                 Ok((key, images)) => asked.push((item, key, images)),
                 Err(error) => skipped.add(about(&item.row, error), &progress)?,
@@ -217,7 +218,10 @@ fn with_version(name: &Path) -> String {
 /// What answers depend on besides the question: answers of other settings are not taken up again.
 fn settings(eval: &Eval, options: &GenerateOptions) -> Result<String> {
     // Taken apart, so that an option that is added has to be thought of here.
-    let Model { model, lora, resize, image_size, special_tokens, weights, overrides } = &eval.model;
+    let Model { model, lora, resize, image_size, special_tokens, picture_options, weights, overrides } = &eval.model;
+    // How large a picture may be decides whether there is an answer, not which.
+    let PictureOptions { max_pixels: _, exif_rotate } = picture_options;
+    let upright = if *exif_rotate { ", upright" } else { "" };
     let model = model.as_deref().map_or("embedded model".into(), with_version);
     let lora = lora.as_deref().map_or(String::new(), |name| format!(", LoRA {}", with_version(name)));
     // Which options are not the default is told apart by their names in what Debug prints.
@@ -240,7 +244,7 @@ fn settings(eval: &Eval, options: &GenerateOptions) -> Result<String> {
         let content = Contents::default().of(&file.file)?;
         kernels += &format!(", {} from {} ({})", file.name, file.file.display(), &content[..8]);
     }
-    let all = format!("{model}{lora}{task}{size}{special}{weights}{resize}{kernels}, {changed}");
+    let all = format!("{model}{lora}{task}{size}{special}{weights}{resize}{upright}{kernels}, {changed}");
     Ok(all.trim_end_matches([',', ' ']).to_string())
 }
 
