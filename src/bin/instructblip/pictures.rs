@@ -41,8 +41,8 @@ impl PictureOptions {
         };
         if let Some(orientation) = image.orientation().filter(|_| !common.quiet) {
             say(&format!(
-                "note: {} is to be turned, says its EXIF data (orientation {orientation}); it is read as it is stored, \
-                 as the reference does; --exif-rotate turns it",
+                "note: {} was taken with the camera turned (EXIF orientation {orientation}) and is read as it is stored, as the \
+                 reference does; --exif-rotate turns it upright",
                 path.display()
             ));
         }

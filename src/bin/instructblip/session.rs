@@ -12,9 +12,7 @@ use instructblip::runtime::{AdapterClass, Forms, Replacement};
 #[cfg(feature = "hub")]
 use instructblip::shapes::Shape;
 use instructblip::weights::LoadReport;
-use instructblip::{
-    Checkpoint, Device, DeviceOptions, Error, FinishReason, GenerateOptions, InstructBlip, Reply,
-};
+use instructblip::{Checkpoint, Device, DeviceOptions, Error, FinishReason, GenerateOptions, InstructBlip, Reply};
 use serde_json::json;
 
 use crate::args::{Common, Model, Resize};
