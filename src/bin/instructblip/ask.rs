@@ -14,8 +14,7 @@ use crate::files::check_folder;
 use crate::overrides::Watch;
 use crate::progress::{Progress, say};
 use crate::session::{
-    check_order, load_replaced, note_demo_model, note_empty_prompt, reply_json, say_last,
-    tokens_per_second, workload,
+    check_order, load_replaced, note_demo_model, note_empty_prompt, reply_json, say_last, tokens_per_second, workload,
 };
 
 pub fn run(common: &Common, ask: &Ask) -> Result<()> {
@@ -29,7 +28,8 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     ask.attention.as_deref().map_or(Ok(()), check_folder)?;
     let started = Instant::now();
     let paths = std::iter::once(&ask.image).chain(&ask.frames);
-    let images = paths.map(|path| ask.model.picture_options.read(common, path)).collect::<instructblip::Result<Vec<Image>>>()?;
+    let images =
+        paths.map(|path| ask.model.picture_options.read(common, path)).collect::<instructblip::Result<Vec<Image>>>()?;
     let decode_ms = started.elapsed().as_secs_f64() * 1000.0;
     let question = Question { images: &images, prompt: &prompt, qformer_prompt: ask.wording.qformer_prompt.as_deref() };
     note_demo_model(common, &ask.model);

@@ -21,7 +21,11 @@ pub fn run(common: &Common, embed: &Embed) -> Result<()> {
     // Of each row, as pictures may be skipped.
     let mut names = Vec::new();
     for (i, path) in files.iter().enumerate() {
-        let features = embed.model.picture_options.read(common, path).map(|image| model.features(&image, &embed.prompt, &embed.taps));
+        let features = embed
+            .model
+            .picture_options
+            .read(common, path)
+            .map(|image| model.features(&image, &embed.prompt, &embed.taps));
         match features {
             Err(error) => skipped.add(error.into(), &progress)?,
             Ok(Err(error @ Error::NotFinite { .. })) => {

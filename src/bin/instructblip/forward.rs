@@ -16,7 +16,9 @@ pub fn run(common: &Common, forward: &Forward) -> Result<()> {
     check_target(&forward.output)?;
     check_order(&forward.image, &forward.prompt)?;
     let paths = std::iter::once(&forward.image).chain(&forward.frames);
-    let images = paths.map(|path| forward.model.picture_options.read(common, path)).collect::<instructblip::Result<Vec<Image>>>()?;
+    let images = paths
+        .map(|path| forward.model.picture_options.read(common, path))
+        .collect::<instructblip::Result<Vec<Image>>>()?;
     let mut model = load_model(common, &forward.model, Workload::default())?;
     note_empty_prompt(common, &model, &forward.prompt);
     let qformer_prompt = forward.qformer_prompt.as_deref();

@@ -152,7 +152,11 @@ fn ask(
         done += batch.len();
         let mut asked = Vec::new();
         for item in batch {
-            let images = item.paths.iter().map(|path| eval.model.picture_options.read(common, path)).collect::<instructblip::Result<Vec<Image>>>();
+            let images = item
+                .paths
+                .iter()
+                .map(|path| eval.model.picture_options.read(common, path))
+                .collect::<instructblip::Result<Vec<Image>>>();
             match images.and_then(|images| Ok((item.key(contents)?, images))) {
                 Ok((key, images)) => asked.push((item, key, images)),
                 Err(error) => skipped.add(about(&item.row, error), &progress)?,
