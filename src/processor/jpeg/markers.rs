@@ -123,8 +123,10 @@ impl<'a> Markers<'a> {
         match code {
             // Restart markers and TEM have no data.
             0x01 | 0xd0..=0xd7 => return Ok(()),
-            0xd8 => return Err(Fault::Damaged),
-            _ => {}
+            // Refused before their data are looked for, as libjpeg does.
+            0xc5..=0xc8 | 0xcd..=0xcf => return Err(Fault::Kind),
+            0xc0..=0xcf | 0xdb..=0xdd | 0xe0..=0xef | 0xfe => {}
+            _ => return Err(Fault::Damaged),
         }
         let data = self.take_segment()?;
         match code {
