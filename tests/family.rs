@@ -96,7 +96,7 @@ fn family() -> Vec<String> {
 
 #[test]
 fn every_call_of_generate_gives_the_recorded_answers() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     for name in family() {
         let (calls, searches) = check(&device, &name);
         assert!(calls >= 59 && searches >= 48, "{name}: {calls} calls, {searches} with beams");
@@ -106,7 +106,7 @@ fn every_call_of_generate_gives_the_recorded_answers() {
 /// Rows are as many as are asked for; one run holds 256 of them.
 #[test]
 fn more_rows_than_one_run_holds_are_answered() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let mut model = load(&device, &checkpoint_folder("b2-opt"));
     let image = Image::from_rgb(2, 1, vec![9, 200, 30, 7, 7, 7]).expect("a picture");
     let asked: Vec<Question<'_>> = (0..70).map(|_| Question::new(&image, "What is it?")).collect();
@@ -119,7 +119,7 @@ fn more_rows_than_one_run_holds_are_answered() {
 /// tokens beams draw.
 #[test]
 fn one_end_of_text_id_counts_once() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let mut model = load(&device, &checkpoint_folder("b2-t5"));
     let image = Image::from_rgb(2, 1, vec![9, 200, 30, 7, 7, 7]).expect("a picture");
     assert_eq!((stop_ids(&model), model.processor().tokenizers().eos_token_id()), (vec![1], Some(1)));
@@ -143,7 +143,7 @@ fn one_end_of_text_id_counts_once() {
 /// are those given alone.
 #[test]
 fn trap_a_batch_is_expanded_prompt_by_prompt() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     for name in family() {
         let folder = checkpoint_folder(&name);
         let golden = Golden::of(&name);
@@ -192,7 +192,7 @@ fn cases(golden: &Golden) -> Vec<(Vec<Image>, String)> {
 /// What the stage tests do not reach, on one device: its kernels are compiled once.
 #[test]
 fn ragged_models_answer_in_every_way_and_show_what_others_show() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     for name in RAGGED {
         let golden = Golden::of(name);
         let mut model = load(&device, &checkpoint_folder(name));

@@ -42,7 +42,7 @@ fn share(map: &[f32], patches: usize, cell: u32) -> f64 {
 /// the asked one, where a ninth would be chance, and whether it is more than when the other is asked about.
 #[test]
 fn attention_falls_on_the_object_that_is_asked_about() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let mut model = InstructBlip::embedded(&device).expect("the embedded model");
     let mut rng = Rng::new(11);
     let (mut asked, mut other, mut more, count) = (0.0, 0.0, 0, 40);
@@ -75,7 +75,7 @@ fn attention_falls_on_the_object_that_is_asked_about() {
 
 #[test]
 fn attention_maps_are_probabilities_of_every_layer_head_and_query() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let mut model = InstructBlip::embedded(&device).expect("the embedded model");
     let maps = model.attention_maps(&scene(&[(0, 4)]), "Which colour is it?").expect("maps");
     assert_eq!((maps.layers.as_slice(), maps.queries, maps.patches), (&[0, 2][..], 16, 12));
@@ -90,7 +90,7 @@ fn attention_maps_are_probabilities_of_every_layer_head_and_query() {
 
 #[test]
 fn features_are_the_stages_of_a_forward_pass() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let mut model = InstructBlip::embedded(&device).expect("the embedded model");
     let (image, prompt) = (scene(&[(1, 2), (2, 6)]), "Can you count the things?");
     let features = model.features(&image, prompt, &[]).expect("features");
@@ -109,7 +109,7 @@ fn ib_llama(device: &instructblip::Device) -> (InstructBlip, Golden) {
 
 #[test]
 fn larger_pictures_have_interpolated_positions() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     for (name, side) in [("ib-llama", 28), ("ragged-llama", 21)] {
         interpolates(load(&device, &checkpoint_folder(name)), &Golden::of(name), side);
     }
@@ -138,7 +138,7 @@ fn interpolates(model: InstructBlip, golden: &Golden, side: u32) {
 /// positions: with padding as there the answer is the reference's, without it is the answer alone.
 #[test]
 fn trap_left_padding_reaches_the_qformer_in_the_reference() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let (mut model, golden) = ib_llama(&device);
     let image = Image::open(golden_image(golden.about("0.image"))).expect("a picture");
     let prompt = golden.about("0.prompt");

@@ -323,7 +323,7 @@ fn what_was_seen_while_loading_is_reported() {
 /// Two models in one folder: where there is a single file, nobody looks at an index, whichever was saved first.
 #[test]
 fn a_single_file_counts_before_an_index() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let fixture = Fixture::of("ib-llama");
     let wanted = logits(&mut load(&device, fixture.path()));
     let index = "model.safetensors.index.json";
@@ -337,7 +337,7 @@ fn a_single_file_counts_before_an_index() {
 
 #[test]
 fn tied_tensors_are_found_under_any_of_their_names() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let cases: [(&str, &str, &[&str]); 3] = [
         ("ib-t5-relu-tied", "shared", &["lm_head", "encoder.embed_tokens", "decoder.embed_tokens"]),
         ("b2-opt", "model.decoder.embed_tokens", &["lm_head"]),
@@ -363,7 +363,7 @@ fn tied_tensors_are_found_under_any_of_their_names() {
 /// transformers 5 calls every T5 tied, says apart from it whether the decoder's output is scaled, and saves no head.
 #[test]
 fn a_tied_t5_whose_output_is_not_scaled_loads() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let fixture = Fixture::of("ib-t5-relu-tied");
     let scaled = logits(&mut load(&device, fixture.path()));
     fixture.set("config.json", "/text_config/tie_word_embeddings", json!(true));
@@ -378,7 +378,7 @@ fn a_tied_t5_whose_output_is_not_scaled_loads() {
 /// An OPT whose head is its own, as the reference loads it.
 #[test]
 fn an_untied_opt_has_a_head_of_its_own() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let fixture = Fixture::of("b2-opt");
     let tied = logits(&mut load(&device, fixture.path()));
     let folder = fixture.path();
@@ -405,7 +405,7 @@ fn an_untied_opt_has_a_head_of_its_own() {
 /// The prefix that the reference strips, and the names that norms had before 2020.
 #[test]
 fn names_that_the_reference_renames_are_renamed() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let fixture = Fixture::of("ib-llama");
     let wanted = logits(&mut load(&device, fixture.path()));
     let bytes = fixture.read("model.safetensors");
@@ -442,7 +442,7 @@ fn against(golden: &Golden, model: &mut InstructBlip) -> (f64, bool) {
 
 #[test]
 fn adapters_are_merged_as_peft_does() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     for base in ["llama", "opt", "video", "t5"] {
         let root = adapters(base);
         let folder = root.join("base");
@@ -470,7 +470,7 @@ fn adapters_are_merged_as_peft_does() {
 /// An adapter given as the model brings its base; beside its base it is applied, as `from_pretrained` does both.
 #[test]
 fn an_adapter_in_the_models_folder_counts() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let alone = adapters("llama/plain");
     let golden = Golden::read(&alone.join("golden.safetensors"));
     let bound = support::stage_bound(&device);

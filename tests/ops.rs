@@ -6,6 +6,8 @@
 mod oracle;
 mod support;
 
+use std::sync::OnceLock;
+
 use half::f16;
 use instructblip::runtime::kernels::Needs;
 use instructblip::runtime::ops::linear::choose;
@@ -30,18 +32,22 @@ struct Place {
 }
 
 /// Every kernel form: this device's own, the portable ones under default limits, and the portable ones with every
-/// runtime check on.
+/// runtime check on. All tests share the devices, so that each kernel is compiled once.
 fn places() -> Vec<Place> {
-    let (Some(device), Some(portable), Some(checked)) =
-        (support::device(), support::portable_device(), support::checked_device())
-    else {
-        return Vec::new();
+    static PLACES: OnceLock<Vec<Place>> = OnceLock::new();
+    let open = || {
+        let (Some(device), Some(portable), Some(checked)) =
+            (support::shared_device(), support::portable_device(), support::checked_device())
+        else {
+            return Vec::new();
+        };
+        vec![
+            Place { name: "own forms", caps: device.caps(), device },
+            Place { name: "portable forms", caps: Caps::PORTABLE, device: portable },
+            Place { name: "checked portable forms", caps: Caps::PORTABLE, device: checked },
+        ]
     };
-    vec![
-        Place { name: "own forms", caps: device.caps(), device },
-        Place { name: "portable forms", caps: Caps::PORTABLE, device: portable },
-        Place { name: "checked portable forms", caps: Caps::PORTABLE, device: checked },
-    ]
+    PLACES.get_or_init(open).clone()
 }
 
 /// The same, and the forms by matrices where the adapter has any: a GPU's own, a software adapter's by pretence.
@@ -246,7 +252,7 @@ fn every_form_of_linear_matches_oracle() {
             }
         }
     }
-    assert!(support::device().is_none() || tried.len() >= 6, "{tried:?}");
+    assert!(support::shared_device().is_none() || tried.len() >= 6, "{tried:?}");
 }
 
 /// Rows, outputs, inputs of quantised layers: groups of 32, rows whose scales are padded, the real widths.
@@ -449,7 +455,7 @@ fn swiglu_matches_oracle() {
 /// Weights over the binding limit are split by rows; with a limit of 16 KiB every one of these is.
 #[test]
 fn split_weights_give_what_whole_ones_give() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let device = device.with_binding_limit(16 << 10);
     let place = Place { name: "split", caps: device.caps(), device };
     let mut rng = Rng::new(11);
@@ -1350,7 +1356,7 @@ fn fill_is_deterministic_spread_and_in_range() {
 /// The same forms with and without the driver-independent checks give the same bits.
 #[test]
 fn checked_and_trusted_shaders_agree_to_the_bit() {
-    let (Some(trusted), Some(checked)) = (support::device(), support::checked_device()) else { return };
+    let (Some(trusted), Some(checked)) = (support::shared_device(), support::checked_device()) else { return };
     let run = |device: &Device, caps: Caps| {
         let place = Place { name: "", caps, device: device.clone() };
         let mut rng = Rng::new(12);

@@ -97,7 +97,7 @@ fn check_checkpoints(device: &Device, how: &str) {
 
 #[test]
 fn tiny_checkpoints_match_transformers() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     check_checkpoints(&device, "on the best device");
 }
 
@@ -117,7 +117,7 @@ fn tiny_checkpoints_match_transformers_with_checked_shaders() {
 /// Hidden states and attention weights of the first layers, by label.
 #[test]
 fn taps_are_the_hidden_states_and_attentions_of_transformers() {
-    for device in [support::device(), support::portable_device()].into_iter().flatten() {
+    for device in [support::shared_device(), support::portable_device()].into_iter().flatten() {
         check_taps(&device);
     }
 }
@@ -146,7 +146,7 @@ fn check_taps(device: &Device) {
 #[cfg(feature = "embedded-model")]
 #[test]
 fn embedded_model_matches_transformers() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let golden = Golden::read(&tests_folder().join("shapes/golden.safetensors"));
     let mut model = InstructBlip::embedded(&device).expect("the embedded model");
     let names = [

@@ -34,7 +34,7 @@ struct Case {
 
 impl Case {
     fn new(name: &str) -> Option<Case> {
-        Some(Case { device: support::device()?, fixture: Fixture::of(name), golden: Golden::of(name) })
+        Some(Case { device: support::shared_device()?, fixture: Fixture::of(name), golden: Golden::of(name) })
     }
 
     fn load(&self) -> InstructBlip {
@@ -276,7 +276,7 @@ fn trap_the_pooled_row_is_normed_twice() {
 #[cfg(feature = "embedded-model")]
 #[test]
 fn trap_beams_come_back_padded() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let mut model = InstructBlip::embedded(&device).expect("the embedded model");
     let image = Image::open(support::golden::tests_folder().join("shapes/samples/01.png")).expect("a picture");
     let options = GenerateOptions { num_beams: 5, num_return_sequences: 5, ..GenerateOptions::default() };

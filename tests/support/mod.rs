@@ -8,11 +8,20 @@ pub mod program;
 #[cfg(feature = "hub")]
 pub mod server;
 
+use std::sync::OnceLock;
+
 use instructblip::runtime::{AdapterClass, Device, DeviceOptions};
 
-/// The best adapter, or `None` with a loud note where the environment says that tests may run without one.
+/// The best adapter, or `None` with a loud note where the environment says that tests may run without one. The device is
+/// the test's own, for those that count what is on it.
 pub fn device() -> Option<Device> {
     open(&DeviceOptions::default())
+}
+
+/// The same for tests that count nothing: one device for all of a program's tests, so that each kernel is compiled once.
+pub fn shared_device() -> Option<Device> {
+    static SHARED: OnceLock<Option<Device>> = OnceLock::new();
+    SHARED.get_or_init(device).clone()
 }
 
 /// A device with WebGPU's default limits and no optional features.
