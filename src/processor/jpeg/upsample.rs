@@ -22,7 +22,7 @@ pub(super) enum Method {
 impl Method {
     /// `None` for a sampling that is no whole number of pixels a sample.
     pub(super) fn of(frame: &Frame, c: &Component) -> Option<Method> {
-        if frame.h_max % c.h != 0 || frame.v_max % c.v != 0 {
+        if !frame.h_max.is_multiple_of(c.h) || !frame.v_max.is_multiple_of(c.v) {
             return None;
         }
         Some(match (frame.h_max / c.h, frame.v_max / c.v) {
@@ -89,7 +89,7 @@ impl Channel {
             Method::Wide => wide(self.samples(y), &mut row),
             Method::High => {
                 let (near, far) = self.pair(y);
-                let bias = if y % 2 == 0 { 1 } else { 2 };
+                let bias = if y.is_multiple_of(2) { 1 } else { 2 };
                 for (out, (near, far)) in row.iter_mut().zip(near.iter().zip(far)) {
                     *out = ((u16::from(*near) * 3 + u16::from(*far) + bias) >> 2) as u8;
                 }
@@ -114,7 +114,7 @@ impl Channel {
     /// The sample row nearest to a row of the picture, and the one on its other side.
     fn pair(&self, y: usize) -> (&[u8], &[u8]) {
         let near = y / 2;
-        let far = if y % 2 == 0 { near.saturating_sub(1) } else { (near + 1).min(self.height - 1) };
+        let far = if y.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(self.height - 1) };
         (self.samples(near), self.samples(far))
     }
 }
