@@ -145,22 +145,31 @@ fn ycc_row(out: &mut [u8], luma: &[u8], cb: &[u8], cr: &[u8]) {
 /// The factors are 1.402, 0.344136, 0.714136 and 1.772 in 65536ths, with whole parts taken out so that products fit
 /// 16 by 16 bits.
 fn ycc_run(out: &mut [u8; 3 * RUN], luma: &[u8; RUN], cb: &[u8; RUN], cr: &[u8; RUN]) {
-    let mut planes = [[0u8; RUN]; 3];
+    // Loops of one kind of number each are what compilers make vector code of.
+    let wide = |samples: &[u8; RUN], less: i16| samples.map(|sample| i16::from(sample) - less);
+    let (y, cb, cr) = (wide(luma, 0), wide(cb, 128), wide(cr, 128));
+    // A product's upper half, rounded: that of twice the number, halved.
+    let scaled = |value: i16, by: i16| (((i32::from(2 * value) * i32::from(by)) >> 16) as i16 + 1) >> 1;
+    let level = |value: i16| value.clamp(0, 255) as u16;
+    let mut red = [0; RUN];
+    let mut green = [0; RUN];
+    let mut blue = [0; RUN];
     for i in 0..RUN {
-        let (y, cb, cr) = (i16::from(luma[i]), i16::from(cb[i]) - 128, i16::from(cr[i]) - 128);
-        let product = |a: i16, by: i16| i32::from(a) * i32::from(by);
-        let high = |sum: i32| ((sum + 32768) >> 16) as i16;
-        planes[0][i] = (y + cr + high(product(cr, 26345))).clamp(0, 255) as u8;
-        planes[1][i] = (y - cr + high(product(cb, -22554) + product(cr, 18734))).clamp(0, 255) as u8;
-        planes[2][i] = (y + 2 * cb + high(product(cb, -14942))).clamp(0, 255) as u8;
+        red[i] = level(y[i] + cr[i] + scaled(cr[i], 26345));
+        blue[i] = level(y[i] + 2 * cb[i] + scaled(cb[i], -14942));
     }
-    // Two pixels at a time: eight bytes are written, of which the last two are written over.
-    let pixel = |i: usize| u64::from(planes[0][i]) | u64::from(planes[1][i]) << 8 | u64::from(planes[2][i]) << 16;
-    let pairs: [u64; RUN / 2] = std::array::from_fn(|i| pixel(2 * i) | pixel(2 * i + 1) << 24);
+    for i in 0..RUN {
+        let sum = i32::from(cb[i]) * -22554 + i32::from(cr[i]) * 18734;
+        green[i] = level(y[i] - cr[i] + ((sum + 32768) >> 16) as i16);
+    }
+    // Red, green and blue from the lowest byte of each pixel.
+    let pixels: [u32; RUN] = std::array::from_fn(|i| u32::from(red[i] | green[i] << 8) | u32::from(blue[i]) << 16);
+    // Two at a time: eight bytes are written, of which the last two are written over.
+    let pair = |i: usize| u64::from(pixels[2 * i]) | u64::from(pixels[2 * i + 1]) << 24;
     for i in 0..RUN / 2 - 1 {
-        out[6 * i..6 * i + 8].copy_from_slice(&pairs[i].to_le_bytes());
+        out[6 * i..6 * i + 8].copy_from_slice(&pair(i).to_le_bytes());
     }
-    out[3 * RUN - 6..].copy_from_slice(&pairs[RUN / 2 - 1].to_le_bytes()[..6]);
+    out[3 * RUN - 6..].copy_from_slice(&pair(RUN / 2 - 1).to_le_bytes()[..6]);
 }
 
 /// Colour inks in `out`, black in `black`, both inverted as Adobe stores them and Pillow takes every file to be.
