@@ -32,6 +32,16 @@ fn answers(model: &mut InstructBlip, rows: &[Value]) -> Vec<String> {
     rows.iter().map(answer).collect()
 }
 
+/// The same as one batch.
+fn answers_at_once(model: &mut InstructBlip, rows: &[Value]) -> Vec<String> {
+    let open = |row| Image::open(tests_folder().join("shapes").join(field(row, "image"))).expect("a picture");
+    let images: Vec<Image> = rows.iter().map(open).collect();
+    let questions = rows.iter().zip(&images).map(|(row, image)| Question::new(image, field(row, "prompt")));
+    let questions: Vec<Question<'_>> = questions.collect();
+    let replies = model.answer(&questions, &GenerateOptions::up_to(80), &mut |_| {}).expect("answers");
+    replies.into_iter().map(|reply| reply.text).collect()
+}
+
 fn embedded(device: &Device) -> InstructBlip {
     InstructBlip::embedded(device).expect("the embedded model")
 }
@@ -42,7 +52,7 @@ fn sample(name: &str) -> Image {
 
 #[test]
 fn samples_are_answered_as_recorded() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let rows = rows("samples.jsonl");
     for (row, answer) in rows.iter().zip(answers(&mut embedded(&device), &rows)) {
         assert_eq!(answer, field(row, "hf_greedy"), "{} {:?}", field(row, "image"), field(row, "prompt"));
@@ -59,9 +69,11 @@ fn samples_are_answered_as_recorded_with_default_limits_and_no_features() {
 
 #[test]
 fn evaluation_accuracy_is_no_lower_than_recorded() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let rows = rows("eval.jsonl");
-    let answers = answers(&mut embedded(&device), &rows);
+    let mut model = embedded(&device);
+    let batches: Vec<Vec<String>> = rows.chunks(16).map(|rows| answers_at_once(&mut model, rows)).collect();
+    let answers = batches.concat();
     let right = rows.iter().zip(&answers).filter(|(row, answer)| *answer == field(row, "expected")).count();
     let recorded = rows.iter().filter(|row| field(row, "hf_greedy") == field(row, "expected")).count();
     let same = rows.iter().zip(&answers).filter(|(row, answer)| *answer == field(row, "hf_greedy")).count();
@@ -71,7 +83,7 @@ fn evaluation_accuracy_is_no_lower_than_recorded() {
 
 #[test]
 fn generation_stops_at_max_new_tokens() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let mut model = embedded(&device);
     let (image, prompt) = (sample("01.png"), "Please describe the photo in detail.");
     let whole = model.ask(&image, prompt, &GenerateOptions::default()).expect("an answer");
@@ -88,7 +100,7 @@ fn generation_stops_at_max_new_tokens() {
 
 #[test]
 fn an_answer_left_halfway_does_not_disturb_the_next() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let mut model = embedded(&device);
     let (image, prompt) = (sample("01.png"), "Please describe the photo in detail.");
     let options = GenerateOptions::default();
@@ -100,7 +112,7 @@ fn an_answer_left_halfway_does_not_disturb_the_next() {
 
 #[test]
 fn streamed_pieces_join_to_the_text() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let mut model = embedded(&device);
     let mut answer = model
         .generate(&sample("02.png"), "Write a short caption for the picture.", &GenerateOptions::default())
@@ -144,7 +156,7 @@ fn questions(rows: &[Value]) -> Vec<(Image, String)> {
 
 #[test]
 fn beam_answers_are_those_recorded() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let rows = rows("samples.jsonl");
     let asked = questions(&rows);
     let asked: Vec<Question<'_>> = asked.iter().map(|(image, prompt)| Question::new(image, prompt)).collect();
@@ -171,7 +183,7 @@ fn beam_answers_are_those_recorded() {
 /// Prompts of all lengths in one batch, greedily, drawn and with beams: every answer is the one given alone.
 #[test]
 fn trap_an_answer_in_a_batch_is_the_answer_alone() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let asked = questions(&rows("samples.jsonl")[..12]);
     let asked: Vec<Question<'_>> = asked.iter().map(|(image, prompt)| Question::new(image, prompt)).collect();
     let mut model = embedded(&device);
@@ -193,7 +205,7 @@ fn trap_an_answer_in_a_batch_is_the_answer_alone() {
 
 #[test]
 fn the_same_seed_draws_the_same_answer_and_another_one_others() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let mut model = embedded(&device);
     let (image, prompt) = (sample("01.png"), "Please describe the photo in detail.");
     let mut draw = |seed| {
@@ -211,7 +223,7 @@ fn the_same_seed_draws_the_same_answer_and_another_one_others() {
 
 #[test]
 fn stop_strings_end_answers() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let mut model = embedded(&device);
     let (image, prompt) = (sample("01.png"), "Please describe the photo in detail.");
     let whole = model.ask(&image, prompt, &GenerateOptions::default()).expect("an answer").text;
@@ -228,7 +240,7 @@ fn stop_strings_end_answers() {
 /// generated answer.
 #[test]
 fn scores_are_log_probabilities_and_rank_as_well_as_answers() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let mut model = embedded(&device);
     let rows = rows("eval.jsonl");
     let yes_no: Vec<&Value> = rows.iter().filter(|row| ["yes", "no"].contains(&field(row, "expected"))).collect();
@@ -274,7 +286,7 @@ fn scores_are_log_probabilities_and_rank_as_well_as_answers() {
 /// of 1 changes no score, but it looks at single tokens, so that all scores are read.
 #[test]
 fn drawn_answers_are_the_same_from_few_and_from_all_scores() {
-    for device in [support::device(), support::portable_device()] {
+    for device in [support::shared_device(), support::portable_device()] {
         let Some(device) = device else { continue };
         let mut model = embedded(&device);
         let few = GenerateOptions {
@@ -311,7 +323,7 @@ fn drawn_answers_are_the_same_from_few_and_from_all_scores() {
 /// The cache filled by a prompt and continued token by token gives the logits of the whole text at once.
 #[test]
 fn prefill_and_decode_equal_one_long_prefill() {
-    let Some(device) = support::device() else { return };
+    let Some(device) = support::shared_device() else { return };
     let folder = checkpoint_folder("gqa-tied-theta");
     let checkpoint = Checkpoint::directory(folder).expect("a folder");
     let parts = support::models::load_parts(&device, &checkpoint);

@@ -193,7 +193,9 @@ fn rounding_costs_the_embedded_model_no_more_than_promised() {
         }
         100.0 * right as f64 / rows.len() as f64
     };
-    let f16 = accuracy(Formats::default());
+    // In f16 the answers are the recorded ones, which tests/generate.rs sees to.
+    let recorded = rows.iter().filter(|row| string(row, "hf_greedy") == string(row, "expected")).count();
+    let f16 = 100.0 * recorded as f64 / rows.len() as f64;
     for (format, points) in [(WeightFormat::Q8, 1.0), (WeightFormat::Q4, 3.0)] {
         let rounded = accuracy(Formats::usual(format));
         println!("{format}: {rounded:.2} %, {f16:.2} % in f16");
