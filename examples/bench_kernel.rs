@@ -5,7 +5,7 @@
 //! linear_tile_subgroup 257x1408x1408: 14663 us, 69.5 GFLOP/s
 //! ```
 //!
-//! The kernel's source is `shaders/<name>.wgsl`; edit it and run again. `cargo test --test ops` says whether it is
+//! The kernel's source is `shaders/<name>.wgsl`; edit it and run again. `cargo test --test library ops` says whether it is
 //! still right.
 
 use instructblip::runtime::{Category, Device, DeviceOptions, Linear, Matrix, Recorder, WeightFormat};

@@ -34,7 +34,7 @@
 //! gives a directory like any other.
 //!
 //! [`model`] is the only room that knows every stage; the program in `src/bin` uses the public API only. The table of
-//! who may use whom is `tests/rooms.rs`.
+//! who may use whom is `tests/library/rooms.rs`.
 //!
 //! **One picture.** [`Image::open`] decodes it to RGB; [`processor`] resizes it exactly as Pillow does and normalises
 //! it; [`model`] writes the pixels to the device and replays the plan that [`vision::Vision::record`] wrote when the
@@ -125,11 +125,11 @@
 //! - Without `max_new_tokens` and `max_length` an answer has up to 256 tokens, not 20.
 //! - Drawn tokens follow the same distribution from another generator of random numbers.
 //!
-//! Mistakes that have cost people answers are tests with their names: `tests/traps.rs`.
+//! Mistakes that have cost people answers are tests with their names: `tests/library/traps.rs`.
 //!
 //! # Adding a kernel
 //!
-//! An oracle in `tests/oracle` and rows in `tests/ops.rs`; `shaders/<name>.wgsl` with its header; a line in
+//! An oracle in `tests/oracle` and rows in `tests/library/ops.rs`; `shaders/<name>.wgsl` with its header; a line in
 //! [`runtime::kernels`], which says what it needs of an adapter; an op in `runtime/ops` with a `choose` where there are
 //! forms; a case in the program's `selftest/cases`; a row in `shaders/README.md` and in `benches/kernels.rs`.
 

@@ -1,17 +1,16 @@
 //! Models of the hub, against a server on this machine that misbehaves as networks do.
 
-mod support;
-
+use crate::support;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::golden::{checkpoint_folder, golden_image};
+use crate::support::program::{program, text};
+use crate::support::server::{COMMIT, Server, Trouble, sha256};
 use instructblip::hub::{Event, Hub};
 use instructblip::{Checkpoint, Error, InstructBlip};
 use serde_json::{Value, json};
-use support::golden::{checkpoint_folder, golden_image};
-use support::program::{program, text};
-use support::server::{COMMIT, Server, Trouble, sha256};
 
 const REPO: &str = "tests/tiny-model";
 const FOLDER: &str = "models--tests--tiny-model";
@@ -210,7 +209,7 @@ fn settings_are_pulled_from_whatever_file_has_them() {
     });
     let snapshot = world.pull().expect("pulled");
     assert!(snapshot.join("video_preprocessor_config.json").is_file());
-    InstructBlip::check(&Checkpoint::directory(snapshot).expect("a folder")).expect("a whole model");
+    InstructBlip::check(&Checkpoint::directory(snapshot).expect("a folder"), None).expect("a whole model");
     world.hub.remove(REPO).expect("removed");
     world.server.behave();
     world.server.edit_files(|files| drop(files.remove("video_preprocessor_config.json")));
@@ -629,7 +628,8 @@ fn links_to_blobs_that_are_gone_are_told_and_mended() {
     for name in [WEIGHTS, "tokenizer.json", "config.json"] {
         let blob = std::fs::canonicalize(snapshot.join(name)).expect("a blob");
         std::fs::remove_file(blob).expect("removed");
-        let error = InstructBlip::check(&Checkpoint::directory(&snapshot).expect("a folder")).expect_err("refused");
+        let error =
+            InstructBlip::check(&Checkpoint::directory(&snapshot).expect("a folder"), None).expect_err("refused");
         let Error::Checkpoint { file, problem } = &error else { panic!("{error:?}") };
         assert!(file.ends_with(name), "{error}");
         expect_words(problem, &["no file named", "is gone", "instructblip pull"]);

@@ -1,15 +1,14 @@
 //! The program as its users run it: what goes to stdout and stderr, JSON keys, exit codes.
 
-mod support;
-
+use crate::support;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use crate::support::fixtures::Fixture;
+use crate::support::golden::{Golden, checkpoint_folder, golden_image, tests_folder};
+use crate::support::program::{program, refused, run, sample, text};
 use serde_json::Value;
-use support::fixtures::Fixture;
-use support::golden::{Golden, checkpoint_folder, golden_image, tests_folder};
-use support::program::{program, refused, run, sample, text};
 
 #[test]
 fn ask_puts_the_answer_alone_on_stdout() {

@@ -1,15 +1,14 @@
 //! Generation with every option against transformers' `generate`, over tiny checkpoints of the whole family: greedily
 //! with each processor, and with beams over early stopping, length penalty, repetition penalty and number of answers.
 
-mod support;
-
+use crate::support;
+use crate::support::golden::{Golden, checkpoint_folder, golden_image, relative_l2, tests_folder, values};
+use crate::support::models::load;
 use instructblip::model::{ForwardOptions, LoadOptions};
 use instructblip::runtime::WeightFormat;
 use instructblip::weights::Formats;
 use instructblip::{Checkpoint, Device, EarlyStopping, GenerateOptions, Image, InstructBlip, Question, Reply};
 use serde_json::Value;
-use support::golden::{Golden, checkpoint_folder, golden_image, relative_l2, tests_folder, values};
-use support::models::load;
 
 /// The reference's keyword arguments as our options.
 fn options(json: &Value) -> GenerateOptions {
@@ -175,7 +174,7 @@ fn trap_a_batch_is_expanded_prompt_by_prompt() {
     }
 }
 
-/// Checkpoints whose dimensions are no multiples of anything; `tests/stages.rs` compares their stages.
+/// Checkpoints whose dimensions are no multiples of anything; `tests/library/stages.rs` compares their stages.
 const RAGGED: [&str; 6] =
     ["ragged-llama", "ragged-b2-llama", "ragged-video", "ragged-t5", "ragged-t5-tied", "ragged-opt"];
 

@@ -1,13 +1,12 @@
 //! Features, attention maps, larger pictures and padding as the reference pads: what a model gives besides answers.
 
-mod support;
-
+use crate::support;
+use crate::support::Rng;
+use crate::support::golden::{Golden, checkpoint_folder, golden_image, relative_l2, values};
+use crate::support::models::load;
 use instructblip::generate::processors::log_softmax;
 use instructblip::model::ForwardOptions;
 use instructblip::{GenerateOptions, Image, InstructBlip, Question};
-use support::Rng;
-use support::golden::{Golden, checkpoint_folder, golden_image, relative_l2, values};
-use support::models::load;
 
 const COLORS: [(&str, [u8; 3]); 4] =
     [("red", [220, 40, 40]), ("blue", [40, 70, 220]), ("green", [40, 160, 60]), ("purple", [130, 50, 170])];

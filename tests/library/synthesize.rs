@@ -1,18 +1,17 @@
 //! Synthetic checkpoints: that they load and answer as others do, and that writing them is safe and repeatable.
 
-mod support;
-
+use crate::support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use crate::support::fixtures::narrow;
+use crate::support::models;
+use crate::support::program::{refused, run, sample, text};
 use instructblip::shapes::Layers;
 use instructblip::synthesize::{Stored, Synthesis, synthesize};
 use instructblip::{Error, GenerateOptions, Image};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
-use support::fixtures::narrow;
-use support::models;
-use support::program::{refused, run, sample, text};
 
 /// A published shape, much narrower and shallower.
 fn tiny(name: &str) -> Value {

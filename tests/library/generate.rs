@@ -1,8 +1,8 @@
 //! Whole answers: the recorded ones of the embedded model, the cache against one long prompt, stopping, streaming.
 
-mod oracle;
-mod support;
-
+use crate::oracle;
+use crate::support;
+use crate::support::golden::{Golden, checkpoint_folder, max_difference, relative_l2, tests_folder, values};
 use instructblip::generate::processors::{CANDIDATES, Processors, log_softmax};
 use instructblip::generate::scores::Scores;
 use instructblip::generate::session::Request;
@@ -11,7 +11,6 @@ use instructblip::model::{ForwardOptions, Parts};
 use instructblip::runtime::{Category, Device, Tensor};
 use instructblip::{Checkpoint, FinishReason, GenerateOptions, Image, InstructBlip, Question, Reply};
 use serde_json::Value;
-use support::golden::{Golden, checkpoint_folder, max_difference, relative_l2, tests_folder, values};
 
 fn rows(file: &str) -> Vec<Value> {
     let text = std::fs::read_to_string(tests_folder().join("shapes").join(file)).expect("a question file");

@@ -3,27 +3,26 @@
 //!
 //! Traps whose test lies with what it belongs to, also named `trap_…`:
 //! - batches: prompts of several lengths (HF #21578), expanded each for itself (HF #34223), padding that moves positions
-//!   or comes between picture and text: tests/generate.rs, tests/family.rs; the Q-Former's words padded on the left:
-//!   tests/features.rs
+//!   or comes between picture and text: tests/library/generate.rs, tests/library/family.rs; the Q-Former's words padded on the left:
+//!   tests/library/features.rs
 //! - `max_length` and `min_length` that count image places (HF #29438, #29296), repetition penalties over the prompt
-//!   (LAVIS #448): tests/sampling.rs
+//!   (LAVIS #448): tests/library/sampling.rs
 //! - T5's position buckets: src/language/t5.rs
-//! - Pillow 13's order of passes, too few or too many picture places in a prompt: tests/processor.rs
+//! - Pillow 13's order of passes, too few or too many picture places in a prompt: tests/library/processor.rs
 //! - published figures that need the paper's prompts (LAVIS #99, #326, #333): src/processor/task.rs
 //!
 //! One cannot be tested here: weights of another Vicuna than 1.1 (LAVIS #316) answer nonsense in any engine.
 
-mod support;
-
+use crate::support;
+use crate::support::fixtures::{Fixture, Stored};
+use crate::support::golden::{Golden, golden_image, max_difference, relative_l2, values};
+use crate::support::models;
 use instructblip::generate::processors::log_softmax;
 use instructblip::model::{ForwardOptions, NamedTensor};
 use instructblip::runtime::Device;
 use instructblip::{Checkpoint, GenerateOptions, Image, InstructBlip, Question};
 use safetensors::Dtype;
 use serde_json::json;
-use support::fixtures::{Fixture, Stored};
-use support::golden::{Golden, golden_image, max_difference, relative_l2, values};
-use support::models;
 
 /// A checkpoint that a test may change, and what the reference made of it unchanged.
 struct Case {

@@ -1,9 +1,11 @@
 //! Memory: plans without a device against what is allocated, budgets, stages and layers that take turns.
 
-mod support;
-
+use crate::support;
 use std::path::Path;
 
+use crate::support::fixtures::narrow;
+use crate::support::golden::checkpoint_folder;
+use crate::support::models;
 use instructblip::model::{LoadOptions, MemoryPlan, Parts, Workload};
 use instructblip::runtime::recorder::Binding;
 use instructblip::runtime::{Caps, Category, Device, Mask, Recorder, Tensor, WeightFormat};
@@ -11,9 +13,6 @@ use instructblip::shapes::{Layers, PUBLISHED};
 use instructblip::synthesize::{Synthesis, synthesize};
 use instructblip::weights::{Formats, Loader, Placement};
 use instructblip::{Checkpoint, Error, GenerateOptions, Image, InstructBlip, Reply};
-use support::fixtures::narrow;
-use support::golden::checkpoint_folder;
-use support::models;
 
 const LIMIT: u64 = 128 << 20;
 

@@ -3,11 +3,12 @@
 //! Forms meant for GPUs run on a software adapter too: a form is chosen by the recorder's `Caps`, not by the device.
 //! Relative L2 of 1e-5 is allowed unless a test says otherwise.
 
-mod oracle;
-mod support;
-
+use crate::oracle;
+use crate::support;
 use std::sync::OnceLock;
 
+use crate::oracle::wide;
+use crate::support::{Rng, assert_close};
 use half::f16;
 use instructblip::runtime::kernels::Needs;
 use instructblip::runtime::ops::linear::choose;
@@ -15,8 +16,6 @@ use instructblip::runtime::{
     Activation, AdapterClass, Caps, Category, Device, Heads, KvLayer, Linear, Mask, Matrix, MatrixSize, Norm, Plan,
     Recorder, Rows, Step, Tensor, Tuning, WeightFormat,
 };
-use oracle::wide;
-use support::{Rng, assert_close};
 
 const BOUND: f64 = 1e-5;
 
@@ -298,7 +297,7 @@ fn quantised_linear_matches_oracle() {
 }
 
 /// What is lost by rounding, against the values before: of Gaussian weights, and of weights a hundredth of which are
-/// twenty times as large. `cargo test --test ops rounding -- --nocapture` prints the table.
+/// twenty times as large. `cargo test --test library ops::rounding -- --nocapture` prints the table.
 #[test]
 fn rounding_weights_loses_what_the_table_says() {
     println!("{:<28} {:>10} {:>10} {:>12}", "weights [256, 4096]", "weights", "largest", "y of 8 rows");
@@ -338,7 +337,7 @@ fn rounding_weights_loses_what_the_table_says() {
 
 #[test]
 fn linear_act_matches_oracle_for_every_activation() {
-    use oracle::activation::{gelu, gelu_tanh, relu, silu};
+    use crate::oracle::activation::{gelu, gelu_tanh, relu, silu};
     let activations: [Case; 5] = [
         (Activation::None, |x| x),
         (Activation::Gelu, gelu),

@@ -1,14 +1,12 @@
 //! Choosing tokens: the processors against transformers' own, draws against their distribution. No device.
 
-mod oracle;
-mod support;
-
+use crate::oracle;
+use crate::support::Rng;
+use crate::support::golden::tests_folder;
 use instructblip::generate::processors::{CANDIDATES, Processors, draw, softmax};
 use instructblip::generate::scores::Scores;
 use instructblip::{Error, GenerateOptions};
 use serde_json::Value;
-use support::Rng;
-use support::golden::tests_folder;
 
 const EOS: [u32; 2] = [2, 5];
 

@@ -1,17 +1,16 @@
 //! `selftest` and `doctor`: what people are asked to run when something looks wrong.
 
-mod support;
-
+use crate::support;
 use std::collections::BTreeSet;
 use std::process::Output;
 
+use crate::support::fixtures::Fixture;
+use crate::support::golden::checkpoint_folder;
+use crate::support::program::{program, refused, run, text};
 use instructblip::runtime::kernels::{self, Kernel, Needs};
 use instructblip::runtime::{AdapterClass, Device, MatrixSize};
 use instructblip::{Checkpoint, Error, InstructBlip};
 use serde_json::Value;
-use support::fixtures::Fixture;
-use support::golden::checkpoint_folder;
-use support::program::{program, refused, run, text};
 
 /// The only object on stdout of a run that ends with `code`.
 fn json(output: &Output, code: i32) -> Value {

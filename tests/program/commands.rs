@@ -1,14 +1,13 @@
 //! What the commands and flags for the whole family do, as their users run them.
 
-mod support;
-
+use crate::support;
 use std::path::Path;
 
+use crate::support::golden::{Golden, checkpoint_folder, golden_image, tests_folder};
+use crate::support::program::{program, refused, run, sample, text};
 use instructblip::runtime::WeightFormat;
 use instructblip::runtime::ops::linear::choose;
 use serde_json::Value;
-use support::golden::{Golden, checkpoint_folder, golden_image, tests_folder};
-use support::program::{program, refused, run, sample, text};
 
 /// The output of a run that succeeds.
 fn stdout(arguments: &[&str]) -> String {
@@ -586,8 +585,8 @@ fn kernel_file(text: &str) -> (tempfile::TempDir, String) {
     (folder, path)
 }
 
-const NORM: &str = include_str!("../shaders/norm.wgsl");
-const NAIVE: &str = include_str!("../examples/wgsl/linear_naive.wgsl");
+const NORM: &str = include_str!("../../shaders/norm.wgsl");
+const NAIVE: &str = include_str!("../../examples/wgsl/linear_naive.wgsl");
 
 #[test]
 fn a_users_kernel_takes_part_in_answers_and_is_told_of() {

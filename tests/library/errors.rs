@@ -1,18 +1,17 @@
 //! Every way in which a checkpoint, a prompt or a picture can be wrong: which error, and what it tells.
 
-mod support;
-
+use crate::support;
 use std::path::Path;
 use std::sync::Arc;
 
+use crate::support::fixtures::{Fixture, Stored};
+use crate::support::models::load;
 use instructblip::model::{ForwardOptions, Parts};
 use instructblip::runtime::{Category, Device};
 use instructblip::weights::{Loader, Placement, TensorFiles};
 use instructblip::{Checkpoint, Error, GenerateOptions, Image, InstructBlip, Question};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
-use support::fixtures::{Fixture, Stored};
-use support::models::load;
 
 /// Loads a folder that must be refused; nothing of it may stay on the device.
 fn refusal(device: &Device, folder: &Path) -> Error {

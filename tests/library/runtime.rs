@@ -1,7 +1,6 @@
 //! The runtime's mechanics: slots, taps, replays, tokens in flight, memory counters.
 
-mod support;
-
+use crate::support;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 

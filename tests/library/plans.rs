@@ -1,16 +1,14 @@
 //! What the recordings of real configurations look like, without a device: every dispatch, scratch slots and bytes,
-//! against `tests/golden/plans/*.txt`. `UPDATE_PLANS=1 cargo test --test plans` writes the files anew.
-
-mod support;
+//! against `tests/golden/plans/*.txt`. `UPDATE_PLANS=1 cargo test --test library plans` writes the files anew.
 
 use std::path::{Path, PathBuf};
 
+use crate::support::models;
 use instructblip::config::Config;
 use instructblip::model::Parts;
 use instructblip::runtime::{Caps, Mask, Recorder, Tensor};
 use instructblip::shapes::Shape;
 use instructblip::weights::Loader;
-use support::models;
 
 fn parts(config: Config) -> (Config, Parts) {
     let parts = Parts::load(&mut Loader::shapes(), &config).expect("shapes");
@@ -18,7 +16,7 @@ fn parts(config: Config) -> (Config, Parts) {
 }
 
 fn embedded() -> (Config, Parts) {
-    let json = include_bytes!("../models/shapes/config.json");
+    let json = include_bytes!("../../models/shapes/config.json");
     parts(Config::parse(Path::new("config.json"), json).expect("a valid configuration"))
 }
 

@@ -1,12 +1,11 @@
 //! The answers do not depend on which forms of kernels run.
 
-mod support;
-
+use crate::support;
 use std::collections::BTreeSet;
 
+use crate::support::program::{refused, run, sample, text};
 use instructblip::runtime::kernels;
 use serde_json::Value;
-use support::program::{refused, run, sample, text};
 
 /// Runs one question of the embedded model.
 fn ask(kernels: &str) -> Value {

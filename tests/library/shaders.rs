@@ -2,11 +2,10 @@
 //! SPIR-V, MSL and HLSL, within WebGPU's default limits, and with the interface the Rust side expects. Kernels by
 //! matrices have capabilities, languages and limits of their own, which stand here.
 
-mod support;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use crate::support::models;
 use instructblip::config::Config;
 use instructblip::model::Parts;
 use instructblip::runtime::kernels::{self, BindingKind, Kernel, Needs};
@@ -17,7 +16,6 @@ use instructblip::runtime::{
 };
 use instructblip::shapes::{Layers, Shape};
 use instructblip::weights::Loader;
-use support::models;
 
 const WORKGROUP_BYTES: u32 = 16 << 10;
 const MATRIX_WORKGROUP_BYTES: u32 = 32 << 10;
@@ -38,7 +36,7 @@ fn models() -> Vec<Config> {
         document.to_string()
     });
     let others = [
-        include_str!("../models/shapes/config.json"),
+        include_str!("../../models/shapes/config.json"),
         r#"{"model_type": "blip-2", "text_config": {"model_type": "t5", "num_layers": 2,
             "feed_forward_proj": "gated-gelu"}}"#,
         r#"{"model_type": "blip-2", "text_config": {"model_type": "t5", "num_layers": 2}}"#,

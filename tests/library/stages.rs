@@ -1,12 +1,13 @@
 //! Every stage of tiny checkpoints against transformers in float32: pixels, vision, Q-Former, projection, logits, and
 //! the greedy answer. The checkpoints differ in everything a published one may differ in (tests/golden/README.md).
 
-mod support;
-
+use crate::support;
+use crate::support::golden::{
+    Golden, checkpoint_folder, golden_image, max_difference, relative_l2, tests_folder, values,
+};
+use crate::support::models::load;
 use instructblip::model::{ForwardOptions, NamedTensor};
 use instructblip::{Device, GenerateOptions, Image, InstructBlip, Question};
-use support::golden::{Golden, checkpoint_folder, golden_image, max_difference, relative_l2, tests_folder, values};
-use support::models::load;
 
 /// In the order they are computed.
 const STAGES: [&str; 7] = [

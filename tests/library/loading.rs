@@ -2,10 +2,12 @@
 //! What is wrong with quantised files, and files that change while they are read, is told. Tensors are found under every
 //! name that the reference finds them by, and adapters are merged into them as peft does.
 
-mod support;
-
+use crate::support;
 use std::path::Path;
 
+use crate::support::fixtures::{Fixture, Stored, copy, edit_tensors, narrow, rename_tensor};
+use crate::support::golden::{Golden, checkpoint_folder, golden_image, relative_l2, tests_folder};
+use crate::support::models::load;
 use instructblip::model::{ForwardOptions, LoadOptions, NamedTensor, Values, quantize};
 use instructblip::runtime::{Category, Device, WeightFormat};
 use instructblip::shapes::Layers;
@@ -14,9 +16,6 @@ use instructblip::weights::{Formats, TensorFiles};
 use instructblip::{Checkpoint, Error, GenerateOptions, Image, InstructBlip, Question};
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
-use support::fixtures::{Fixture, Stored, copy, edit_tensors, narrow, rename_tensor};
-use support::golden::{Golden, checkpoint_folder, golden_image, relative_l2, tests_folder};
-use support::models::load;
 
 fn options(formats: Formats) -> LoadOptions {
     LoadOptions { formats, ..LoadOptions::default() }
@@ -193,7 +192,7 @@ fn rounding_costs_the_embedded_model_no_more_than_promised() {
         }
         100.0 * right as f64 / rows.len() as f64
     };
-    // In f16 the answers are the recorded ones, which tests/generate.rs sees to.
+    // In f16 the answers are the recorded ones, which tests/library/generate.rs sees to.
     let recorded = rows.iter().filter(|row| string(row, "hf_greedy") == string(row, "expected")).count();
     let f16 = 100.0 * recorded as f64 / rows.len() as f64;
     for (format, points) in [(WeightFormat::Q8, 1.0), (WeightFormat::Q4, 3.0)] {

@@ -1,0 +1,32 @@
+//! Tests of the library, as one program: it is linked once, and a kernel that several of them need is compiled once.
+//! `cargo test --test library ops::` runs those of one file.
+
+#[path = "../oracle/mod.rs"]
+mod oracle;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod errors;
+mod family;
+#[cfg(feature = "embedded-model")]
+mod features;
+#[cfg(feature = "embedded-model")]
+mod generate;
+#[cfg(feature = "embedded-model")]
+mod loading;
+#[cfg(feature = "embedded-model")]
+mod memory;
+mod ops;
+mod pictures;
+mod plans;
+mod processor;
+mod rooms;
+mod runtime;
+mod sampling;
+mod shaders;
+#[cfg(feature = "embedded-model")]
+mod shapes;
+mod stages;
+#[cfg(feature = "embedded-model")]
+mod synthesize;
+mod traps;
