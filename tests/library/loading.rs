@@ -70,7 +70,6 @@ fn a_quantised_checkpoint_gives_what_its_source_gives_quantised_on_the_way() {
         ("ib-t5-erf", WeightFormat::Q4),
         ("b2-opt", WeightFormat::Q8),
         ("ragged-b2-llama", WeightFormat::Q4),
-        ("ragged-t5", WeightFormat::Q8),
     ] {
         let source = checkpoint_folder(name);
         let folder = tempfile::tempdir().expect("a folder");
