@@ -219,7 +219,7 @@ fn caption_writes_a_line_for_each_picture() {
         serde_json::from_value::<Vec<u32>>(reply["token_ids"].clone()).expect("ids"),
         golden.ids("2.greedy_ids")
     );
-    refused(&["caption", &one, "no-such-file.png"], 3, &["no-such-file.png"]);
+    refused(&["caption", &one, "no-such-file.png", "--strict"], 3, &["no-such-file.png"]);
 }
 
 #[test]
