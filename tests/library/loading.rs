@@ -527,7 +527,8 @@ fn adapters_that_cannot_be_merged_are_refused_by_name() {
             std::fs::rename(&ours, &theirs).expect("renamed");
         }
     };
-    let cases: [(&dyn Fn(&Path), &str); 11] = [
+    type Edit<'a> = &'a dyn Fn(&Path);
+    let cases: [(Edit<'_>, &str); 11] = [
         (&set("use_dora", json!(true)), "DoRA is not supported"),
         (&set("peft_type", json!("IA3")), "kind IA3"),
         (&set("trainable_token_indices", json!([1])), "trained tokens"),
