@@ -71,18 +71,28 @@ impl Checkpoint {
         }
     }
 
+    /// The settings of the adapter that this is.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] when this is no adapter, or its settings are damaged.
+    pub fn adapter_config(&self) -> Result<serde_json::Value> {
+        let wrong = |problem: &str| Error::checkpoint(self.root().join(ADAPTER_CONFIG), problem);
+        let bytes = self.read(ADAPTER_CONFIG)?.ok_or_else(|| wrong("is missing; give the folder that peft saved"))?;
+        serde_json::from_slice(&bytes).map_err(|_| wrong("is not valid JSON"))
+    }
+
     /// The model that this adapter was made for (`base_model_name_or_path`): a folder, also one beside the adapter, or a
     /// repository.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when this is no adapter, or one that does not name its model.
     pub fn adapter_base(&self) -> Result<AdapterBase> {
-        let file = self.root().join(ADAPTER_CONFIG);
-        let wrong = |problem: &str| Error::checkpoint(&file, problem);
-        let bytes = self.read(ADAPTER_CONFIG)?.ok_or_else(|| wrong("is missing; give the folder that peft saved"))?;
-        let json: serde_json::Value = serde_json::from_slice(&bytes).map_err(|_| wrong("is not valid JSON"))?;
+        let json = self.adapter_config()?;
         let name = json.get("base_model_name_or_path").and_then(|name| name.as_str()).filter(|name| !name.is_empty());
-        let name = name.ok_or_else(|| wrong("has no \"base_model_name_or_path\"; name the model it was made for"))?;
+        let name = name.ok_or_else(|| {
+            let problem = "has no \"base_model_name_or_path\"; name the model it was made for";
+            Error::checkpoint(self.root().join(ADAPTER_CONFIG), problem)
+        })?;
         // An absolute path stays what it is.
         let places = [self.root().join(name), PathBuf::from(name)];
         Ok(match places.into_iter().find(|place| place.is_dir()) {

@@ -254,9 +254,7 @@ impl LoraConfig {
     fn read(adapter: &Checkpoint) -> Result<LoraConfig> {
         let file = adapter.root().join(ADAPTER_CONFIG);
         let wrong = |problem: &str| Error::checkpoint(&file, problem);
-        let bytes =
-            adapter.read(ADAPTER_CONFIG)?.ok_or_else(|| wrong("is missing; give the folder that peft saved"))?;
-        let json: Value = serde_json::from_slice(&bytes).map_err(|_| wrong("is not valid JSON"))?;
+        let json = adapter.adapter_config()?;
         let set = |name: &str| json.get(name).filter(|value| !value.is_null() && **value != Value::Bool(false));
         match set("peft_type").and_then(Value::as_str) {
             Some("LORA") => {}

@@ -541,7 +541,7 @@ pub fn size(text: &str) -> Result<u64, String> {
 }
 
 impl Arguments {
-    /// What the command is told besides its own options.
+    /// Gives the options that every command has.
     pub fn common(&self) -> Common {
         let (before, after) = (&self.gpu, self.command.gpu());
         let gpu = Gpu {

@@ -119,7 +119,7 @@ fn answer(
     Ok(answer.into_reply())
 }
 
-/// What was done, how long it took from the picture on, and how fast tokens came.
+/// Tells what was done, how long it took from the picture on, and how fast tokens came.
 fn note(reply: &Reply) -> String {
     let Timings { load: _, image, vision, qformer, prefill, decode } = reply.timings;
     let seconds = (image + vision + qformer + prefill + decode) / 1000.0;

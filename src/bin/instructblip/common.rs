@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 /// Place in help, behind what is a command's own and before --help.
 const LAST: usize = 900;
 
-/// What goes to stderr, of every command.
+/// Options of every command that say what goes to stderr.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Notes {
     /// No progress and no notes on stderr

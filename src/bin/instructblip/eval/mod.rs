@@ -86,7 +86,7 @@ fn items(eval: &Eval, rows: Vec<Row>, skipped: &mut Skipped) -> Result<Vec<Item>
     }
 }
 
-/// What is wrong with a row, and which one it is.
+/// Adds to an error which row it is about.
 fn about(row: &Row, error: Error) -> anyhow::Error {
     anyhow::Error::from(error).context(row.place.clone())
 }
@@ -203,7 +203,7 @@ fn replies(
     }
 }
 
-/// Whether another question may do better.
+/// Tells errors of one question, after which others may still be answered.
 fn is_about_question(error: &Error) -> bool {
     matches!(error, Error::NotFinite { .. } | Error::PromptTooLong { .. } | Error::Request { .. } | Error::Image { .. })
 }
@@ -219,7 +219,7 @@ fn with_version(name: &Path) -> String {
     format!("{}{}", name.display(), version.unwrap_or_default())
 }
 
-/// What answers depend on besides the question: answers of other settings are not taken up again.
+/// Names what answers depend on besides the question: answers of other settings are not taken up again.
 fn settings(eval: &Eval, options: &GenerateOptions) -> Result<String> {
     // Taken apart, so that an option that is added has to be thought of here.
     let Model { model, lora, resize, image_size, special_tokens, picture_options, weights, overrides } = &eval.model;
