@@ -13,20 +13,19 @@
 //!
 //! One cannot be tested here: weights of another Vicuna than 1.1 (LAVIS #316) answer nonsense in any engine.
 
-use crate::support;
 use crate::support::fixtures::{Fixture, Stored};
 use crate::support::golden::{Golden, golden_image, max_difference, relative_l2, values};
 use crate::support::models;
+use crate::support::{self, Lent};
 use instructblip::generate::processors::log_softmax;
 use instructblip::model::{ForwardOptions, NamedTensor};
-use instructblip::runtime::Device;
 use instructblip::{Checkpoint, GenerateOptions, Image, InstructBlip, Question};
 use safetensors::Dtype;
 use serde_json::json;
 
 /// A checkpoint that a test may change, and what the reference made of it unchanged.
 struct Case {
-    device: Device,
+    device: Lent,
     fixture: Fixture,
     golden: Golden,
 }

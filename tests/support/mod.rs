@@ -8,7 +8,7 @@ pub mod program;
 #[cfg(feature = "hub")]
 pub mod server;
 
-use std::sync::OnceLock;
+use std::sync::Mutex;
 
 use instructblip::runtime::{AdapterClass, Device, DeviceOptions};
 
@@ -18,20 +18,58 @@ pub fn device() -> Option<Device> {
     open(&DeviceOptions::default())
 }
 
-/// The same for tests that count nothing: one device for all of a program's tests, so that each kernel is compiled once.
-pub fn shared_device() -> Option<Device> {
-    static SHARED: OnceLock<Option<Device>> = OnceLock::new();
-    SHARED.get_or_init(device).clone()
+/// The same for tests that count nothing.
+pub fn shared_device() -> Option<Lent> {
+    static FREE: Mutex<Vec<Device>> = Mutex::new(Vec::new());
+    lend(&FREE, &DeviceOptions::default())
 }
 
-/// A device with WebGPU's default limits and no optional features.
-pub fn portable_device() -> Option<Device> {
-    open(&DeviceOptions { portable: true, ..Default::default() })
+/// A device with WebGPU's default limits and no optional features, for tests that count nothing.
+pub fn portable_device() -> Option<Lent> {
+    static FREE: Mutex<Vec<Device>> = Mutex::new(Vec::new());
+    lend(&FREE, &DeviceOptions { portable: true, ..Default::default() })
 }
 
-/// A device whose shaders keep their bounds and loop checks.
-pub fn checked_device() -> Option<Device> {
-    open(&DeviceOptions { checked: true, ..Default::default() })
+/// A device whose shaders keep their bounds and loop checks, for tests that count nothing.
+pub fn checked_device() -> Option<Lent> {
+    static FREE: Mutex<Vec<Device>> = Mutex::new(Vec::new());
+    lend(&FREE, &DeviceOptions { checked: true, ..Default::default() })
+}
+
+/// A device that the next test gets when this one is done with it, so that kernels are compiled about once and no two
+/// tests wait for each other in one queue.
+pub struct Lent {
+    device: Device,
+    free: Option<&'static Mutex<Vec<Device>>>,
+}
+
+/// A device that no other test gets.
+impl From<Device> for Lent {
+    fn from(device: Device) -> Lent {
+        Lent { device, free: None }
+    }
+}
+
+impl std::ops::Deref for Lent {
+    type Target = Device;
+
+    fn deref(&self) -> &Device {
+        &self.device
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // A test that failed may have left anything behind.
+        if let (Some(free), false) = (self.free, std::thread::panicking()) {
+            free.lock().expect("free devices").push(self.device.clone());
+        }
+    }
+}
+
+fn lend(free: &'static Mutex<Vec<Device>>, options: &DeviceOptions) -> Option<Lent> {
+    let used = free.lock().expect("free devices").pop();
+    Some(Lent { device: used.or_else(|| open(options))?, free: Some(free) })
 }
 
 /// How far a stage of a model may be from the reference, relative (L2).
