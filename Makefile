@@ -2,6 +2,8 @@
 
 # Wayland's library complains where this is not set, as in containers. The program sees to that itself.
 test bench: export XDG_RUNTIME_DIR ?= /tmp
+# Whoever builds once gains nothing by what makes the next build short; `cargo test` still does it.
+test: export CARGO_INCREMENTAL ?= 0
 
 .PHONY: demo test check bench vulkan
 
