@@ -173,7 +173,7 @@ fn flag(config: &Value, name: &str, otherwise: bool) -> bool {
 }
 
 fn named<'a>(config: &'a Value, name: &str, otherwise: &'a str) -> &'a str {
-    config.get(name).and_then(super::text::token_name).unwrap_or(otherwise)
+    config.get(name).and_then(token_name).unwrap_or(otherwise)
 }
 
 /// The id of a token, added or of the vocabulary.
@@ -185,4 +185,9 @@ fn id_of(file: &Value, token: &str) -> Option<u32> {
         _ => None,
     });
     id.and_then(|id| u32::try_from(id).ok())
+}
+
+/// The name of a token in `tokenizer_config.json`: a string, or an object that has it as `content`.
+pub(super) fn token_name(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value.get("content")?.as_str())
 }

@@ -8,7 +8,7 @@ use image::{ImageDecoder, ImageError, Limits};
 
 use super::container::{self, Kind};
 use super::convert::{ColorKey, round_down_channels, to_rgb};
-use super::image::Image;
+use super::image::{Image, no_pixels};
 use super::tiff::{self, Tiff};
 use super::{jpeg, png as png_file};
 
@@ -37,7 +37,7 @@ impl Refusal {
             Refusal::Memory => {
                 format!("not a decodable picture ({format}): it asks for more memory than its size needs")
             }
-            Refusal::Zero(width, height) => format!("the picture is {width}x{height} pixels: it has no pixels"),
+            Refusal::Zero(width, height) => no_pixels(*width, *height),
             Refusal::TooLarge { width, height, max_pixels } => {
                 let pixels = u64::from(*width) * u64::from(*height);
                 format!(

@@ -8,6 +8,7 @@ mod convert;
 mod decode;
 mod image;
 mod jpeg;
+mod open;
 mod orientation;
 mod overlay;
 mod png;
@@ -23,12 +24,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-pub use self::image::{Image, ImageOptions, MAX_FILE_BYTES, MAX_PIXELS};
+pub use self::image::Image;
+pub use self::open::{ImageOptions, MAX_FILE_BYTES, MAX_PIXELS};
 pub use self::overlay::SheetKind;
 pub use self::preprocess::ImageProcessor;
 pub use self::resize::{PassOrder, resize};
 pub use self::task::Task;
 pub use self::text::{MAX_PROMPT_BYTES, Prompt, PromptLimits, StreamDecoder, TokenizerFiles, Tokenizers};
+
 use crate::checkpoint::names::{
     PREPROCESSOR_CONFIG, PROCESSOR_CONFIG, QFORMER_TOKENIZER, QFORMER_TOKENIZER_CONFIG, TOKENIZER, TOKENIZER_CONFIG,
     VIDEO_PREPROCESSOR_CONFIG,

@@ -2,7 +2,7 @@
 
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 
-use super::Image;
+use super::image::Image;
 use super::resize::{PassOrder, resize};
 use crate::error::{Error, Result};
 

@@ -3,7 +3,7 @@
 //! The arithmetic follows `Resample.c` of Pillow: weights in `f64`, rounded to 22 fractional bits, summed in
 //! `i32`, and an 8-bit picture between the two passes. The published model outputs depend on that rounding.
 
-use super::Image;
+use super::image::Image;
 
 /// Fractional bits of a weight: 32 less 8 for the sample and 2 for the overshoot of the kernel.
 const PRECISION_BITS: u32 = 32 - 8 - 2;

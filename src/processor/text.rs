@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::class::token_name;
 use super::vocabulary::Vocabulary;
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -235,11 +236,6 @@ fn check_rows(vocabulary: &Vocabulary, ids: &[u32], rows: usize, what: &str) -> 
         "the prompt has token {id} ({token:?}), but {what} has only {rows} embedding rows; \
          the tokenizer is that of another model, or the word must be left out"
     )))
-}
-
-/// The name of a token in `tokenizer_config.json`: a string, or an object that has it as `content`.
-pub(super) fn token_name(value: &Value) -> Option<&str> {
-    value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
 /// The special tokens that `tokenizer_config.json` names.

@@ -8,7 +8,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 
-use super::lora::Adapter;
+use super::adapter::{Adapter, Entry};
 use crate::checkpoint::names::{INDEX, WEIGHTS, Weights, is_pickle, is_shard, shards};
 use crate::checkpoint::{Checkpoint, Source};
 use crate::error::{Error, Result};
@@ -23,13 +23,6 @@ pub struct TensorFiles {
     shards: Vec<Shard>,
     tensors: BTreeMap<String, Entry>,
     pub(super) adapter: Adapter,
-}
-
-/// Where a tensor is.
-#[derive(Clone)]
-pub(super) struct Entry {
-    shard: usize,
-    info: TensorInfo,
 }
 
 struct Shard {
@@ -182,13 +175,6 @@ impl TensorFiles {
     }
 }
 
-impl Entry {
-    /// The tensor's shape.
-    pub fn shape(&self) -> &[usize] {
-        &self.info.shape
-    }
-}
-
 impl<'a> StoredRows<'a> {
     /// The format that needs no conversion; `None` for plain floats.
     pub fn format(&self) -> Option<WeightFormat> {
@@ -271,6 +257,24 @@ impl<'a> Stored<'a> {
     pub fn release(&self) {
         let first = self.first_byte();
         self.shard.source.release(first..first + self.bytes());
+    }
+
+    /// Requires the tensor `name`, which this is, to be stored as one of these types.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] naming those.
+    pub(super) fn check_type(self, name: &str, supported: &[Dtype]) -> Result<()> {
+        if supported.contains(&self.dtype()) {
+            return Ok(());
+        }
+        let names: Vec<String> = supported.iter().map(|dtype| format!("{dtype:?}")).collect();
+        let supported = match names.as_slice() {
+            [one] => one.clone(),
+            [others @ .., last] => format!("{} and {last}", others.join(", ")),
+            [] => String::new(),
+        };
+        let problem = format!("tensor {name} is stored as {:?}; supported are {supported}", self.dtype());
+        Err(Error::checkpoint(self.path(), problem))
     }
 }
 

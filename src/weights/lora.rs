@@ -7,17 +7,15 @@
 //! r and alpha may differ by layer; of an embedding, A and B are stored with their dimensions exchanged.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fancy_regex::Regex;
 use safetensors::Dtype;
 use serde_json::Value;
 
-use super::Asked;
-use super::files::{Entry, TensorFiles};
-use super::pack;
-use super::transfer::check_type;
+use super::adapter::{Entry, LowRank, Update};
+use super::files::TensorFiles;
+use super::{Asked, pack};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::names::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::error::{Error, Result};
@@ -42,33 +40,6 @@ const OTHER_KINDS: [(&str, &str); 11] = [
 
 /// Ways to start a training (`init_lora_weights`) that leave the checkpoint's own weights as they are.
 const HARMLESS_STARTS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
-
-/// What an adapter does to a checkpoint's tensors.
-#[derive(Default)]
-pub(super) struct Adapter {
-    file: PathBuf,
-    /// What is added to tensors, by their names.
-    updates: BTreeMap<String, Update>,
-    /// Names of the tensors that the adapter has whole.
-    replaced: BTreeSet<String>,
-}
-
-/// What is added to a tensor.
-enum Update {
-    /// `scale B A`, to a matrix.
-    Product { a: Entry, b: Entry, embedding: bool, scale: f32 },
-    /// `scale` times these values, to a bias.
-    Values { values: Entry, scale: f32 },
-}
-
-/// `scale B A`, ready to be added to a matrix row by row.
-pub(super) struct LowRank {
-    rank: usize,
-    /// `[r, K]`.
-    a: Vec<f32>,
-    /// `[N, r]`, times the scale.
-    b: Vec<f32>,
-}
 
 /// The tensors of one adapted layer.
 #[derive(Default)]
@@ -170,7 +141,7 @@ impl TensorFiles {
             return Err(Error::checkpoint(&self.adapter.file, problem));
         }
         for entry in &entries {
-            check_type(name, self.at(entry), &[Dtype::F16, Dtype::BF16, Dtype::F32])?;
+            self.at(entry).check_type(name, &[Dtype::F16, Dtype::BF16, Dtype::F32])?;
         }
         Ok(entries.iter().map(|entry| self.at(entry).bytes()).sum())
     }
@@ -209,25 +180,6 @@ impl TensorFiles {
             to.iter_mut().zip(values).for_each(|(to, value)| *to += scale * value);
         }
         Ok(())
-    }
-}
-
-impl Entry {
-    /// r, where this is a layer's first factor.
-    fn rank(&self) -> usize {
-        self.shape().first().copied().unwrap_or(0)
-    }
-}
-
-impl LowRank {
-    /// Adds the product's `rows` to `values`, which are those rows of the matrix.
-    pub fn add(&self, rows: Range<usize>, values: &mut [f32]) {
-        let width = self.a.len() / self.rank;
-        for (row, values) in rows.zip(values.chunks_exact_mut(width)) {
-            for (factor, a) in self.b[row * self.rank..][..self.rank].iter().zip(self.a.chunks_exact(width)) {
-                values.iter_mut().zip(a).for_each(|(value, a)| *value += factor * a);
-            }
-        }
     }
 }
 

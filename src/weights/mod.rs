@@ -12,6 +12,7 @@
 //! `NAME.q4` (U8 `[N, K / 2]`) with `NAME.scales` (F16 `[N, K / 32, 2]`: scale and offset), packed as
 //! [`weight_format`](crate::runtime::weight_format) says.
 
+mod adapter;
 pub mod convert;
 mod files;
 mod lora;
@@ -32,12 +33,11 @@ pub use pack::Scan;
 pub use placement::{Formats, Part, Placement, Resident};
 
 use crate::error::{Error, Result};
-use crate::runtime::buffers::{Category, Linear, Matrix, Norm, Tensor};
-use crate::runtime::device::{Caps, Device};
 use crate::runtime::recorder::Recorder;
 use crate::runtime::stream::Streamed;
 use crate::runtime::upload::Uploader;
 use crate::runtime::weight_format::{GROUP, WeightFormat};
+use crate::runtime::{Caps, Category, Device, Linear, Matrix, Norm, Tensor};
 use transfer::{Ahead, Rows, check_stored, write_rows};
 use worker::{Done, Worker};
 

@@ -7,8 +7,8 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use safetensors::Dtype;
 
+use super::adapter::LowRank;
 use super::files::{Stored, StoredRows, TensorFiles};
-use super::lora::LowRank;
 use crate::error::{Error, Result};
 use crate::runtime::WeightFormat;
 

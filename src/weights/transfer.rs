@@ -6,7 +6,7 @@ use safetensors::Dtype;
 use super::files::{Stored, TensorFiles};
 use super::pack::{Room, RowSource, Scan};
 use crate::error::{Error, Result};
-use crate::runtime::buffers::Matrix;
+use crate::runtime::Matrix;
 use crate::runtime::upload::{Sink, Uploader};
 
 /// Bytes the system is asked to read ahead.
@@ -107,20 +107,5 @@ pub(super) fn check_stored(name: &str, stored: Stored<'_>, shape: &[u32], suppor
         let problem = format!("tensor {name} has shape {:?}, the configuration asks for {want:?}", stored.shape());
         return Err(Error::checkpoint(stored.path(), problem));
     }
-    check_type(name, stored, supported)
-}
-
-/// Type of a tensor of a file.
-pub(super) fn check_type(name: &str, stored: Stored<'_>, supported: &[Dtype]) -> Result<()> {
-    if supported.contains(&stored.dtype()) {
-        return Ok(());
-    }
-    let names: Vec<String> = supported.iter().map(|dtype| format!("{dtype:?}")).collect();
-    let supported = match names.as_slice() {
-        [one] => one.clone(),
-        [others @ .., last] => format!("{} and {last}", others.join(", ")),
-        [] => String::new(),
-    };
-    let problem = format!("tensor {name} is stored as {:?}; supported are {supported}", stored.dtype());
-    Err(Error::checkpoint(stored.path(), problem))
+    stored.check_type(name, supported)
 }

@@ -1,6 +1,6 @@
 //! Entropy-coded bits and Huffman codes.
 
-use super::Fault;
+use super::fault::Fault;
 
 /// Bits that are looked up at once.
 const LOOKAHEAD: u32 = 10;

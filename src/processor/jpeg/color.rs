@@ -3,12 +3,23 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
+use super::fault::Fault;
 use super::frame::{Block, Frame};
 use super::idct;
 use super::markers::Steps;
 use super::upsample::{Channel, Method};
-use super::{Color, Fault};
 use crate::processor::convert::cmyk;
+
+/// What three components are taken for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::processor) enum Color {
+    /// What the file's markers and ids say.
+    AsMarked,
+    /// Luma and colour differences.
+    YCbCr,
+    /// Red, green and blue.
+    AsStored,
+}
 
 /// What a frame's components are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! The frame: what the file's header says of the picture and its components.
 
-use super::Fault;
+use super::fault::Fault;
 
 /// Natural (row by row) position of each coefficient in zigzag order. Runs that go past the block's end land on its
 /// last coefficient, as in libjpeg.

@@ -1,7 +1,7 @@
 //! The marker segments between and before the scans.
 
-use super::Fault;
 use super::bits::TableSpec;
+use super::fault::Fault;
 use super::frame::{Coding, Frame, NATURAL};
 
 /// Quantisation steps in natural order.

@@ -13,6 +13,7 @@ mod arithmetic;
 mod bands;
 mod bits;
 mod color;
+mod fault;
 mod frame;
 mod idct;
 mod markers;
@@ -23,29 +24,10 @@ mod sequential;
 mod smoothing;
 mod upsample;
 
+pub(super) use self::color::Color;
+pub(super) use self::fault::Fault;
+
 use self::markers::Markers;
-
-/// Why a file is not decoded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// The data stop before the picture does.
-    Truncated,
-    /// The file breaks the format's rules where libjpeg-turbo does not go on.
-    Damaged,
-    /// A kind of JPEG that Pillow does not read either.
-    Kind,
-}
-
-/// What three components are taken for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Color {
-    /// What the file's markers and ids say.
-    AsMarked,
-    /// Luma and colour differences.
-    YCbCr,
-    /// Red, green and blue.
-    AsStored,
-}
 
 /// Width and height in pixels, from the header.
 pub(super) fn size(bytes: &[u8]) -> Result<(u32, u32), Fault> {

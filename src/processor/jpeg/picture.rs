@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::arithmetic::Arithmetic;
 use super::bands::{Band, UnitRow, paint_all, with_painters};
-use super::color::Painter;
+use super::color::{Color, Painter};
+use super::fault::Fault;
 use super::frame::{Coding, Frame};
 use super::markers::{Markers, ScanHeader, Steps};
 use super::progressive::Progressive;
 use super::scan::{Blocks, Decoder, Ended, Scan};
 use super::sequential::Sequential;
 use super::smoothing::{KnownBits, Smoothing};
-use super::{Color, Fault};
 
 /// Reads a file into RGB.
 pub(super) fn read(bytes: &[u8], color: Color) -> Result<Vec<u8>, Fault> {

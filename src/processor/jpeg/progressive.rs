@@ -1,7 +1,7 @@
 //! Progressive frames with Huffman coding: bands of coefficients, a few bits at a time.
 
-use super::Fault;
 use super::bits::{Bits, Table};
+use super::fault::Fault;
 use super::frame::{Block, NATURAL};
 use super::markers::{Markers, ScanHeader};
 use super::scan::Decoder;

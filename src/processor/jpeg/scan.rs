@@ -1,6 +1,6 @@
 //! The walk over a scan: units of blocks, rows of units, restart markers.
 
-use super::Fault;
+use super::fault::Fault;
 use super::frame::{Block, Frame};
 use super::markers::{Markers, ScanHeader};
 

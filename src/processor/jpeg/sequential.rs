@@ -1,7 +1,7 @@
 //! Baseline and extended frames with Huffman coding: whole blocks.
 
-use super::Fault;
 use super::bits::{Bits, Table, TableSpec};
+use super::fault::Fault;
 use super::frame::{Block, NATURAL};
 use super::markers::{Markers, ScanHeader};
 use super::scan::Decoder;

@@ -2,9 +2,8 @@
 
 use std::io::Read;
 
-use super::directory::Directory;
+use super::directory::{Directory, Fault, tag};
 use super::pixels::Layout;
-use super::{Fault, tag};
 use crate::processor::jpeg;
 
 /// How strips and tiles are compressed, and what is to be undone after that.

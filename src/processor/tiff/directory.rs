@@ -1,6 +1,39 @@
 //! The directory of a TIFF or BigTIFF file.
 
-use super::Fault;
+/// Why a file is not decoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::processor) enum Fault {
+    /// The file ends early or breaks the format's rules.
+    Damaged,
+    /// A kind of TIFF that is not read, by name.
+    Kind(String),
+}
+
+/// The tags that are looked at.
+pub(super) mod tag {
+    pub(in crate::processor::tiff) const WIDTH: u16 = 256;
+    pub(in crate::processor::tiff) const HEIGHT: u16 = 257;
+    pub(in crate::processor::tiff) const BITS: u16 = 258;
+    pub(in crate::processor::tiff) const COMPRESSION: u16 = 259;
+    pub(in crate::processor::tiff) const PHOTOMETRIC: u16 = 262;
+    pub(in crate::processor::tiff) const FILL_ORDER: u16 = 266;
+    pub(in crate::processor::tiff) const STRIP_OFFSETS: u16 = 273;
+    pub(in crate::processor::tiff) const ORIENTATION: u16 = 274;
+    pub(in crate::processor::tiff) const SAMPLES: u16 = 277;
+    pub(in crate::processor::tiff) const ROWS_PER_STRIP: u16 = 278;
+    pub(in crate::processor::tiff) const STRIP_BYTES: u16 = 279;
+    pub(in crate::processor::tiff) const PLANAR: u16 = 284;
+    pub(in crate::processor::tiff) const T4_OPTIONS: u16 = 292;
+    pub(in crate::processor::tiff) const PREDICTOR: u16 = 317;
+    pub(in crate::processor::tiff) const COLOR_MAP: u16 = 320;
+    pub(in crate::processor::tiff) const TILE_WIDTH: u16 = 322;
+    pub(in crate::processor::tiff) const TILE_HEIGHT: u16 = 323;
+    pub(in crate::processor::tiff) const TILE_OFFSETS: u16 = 324;
+    pub(in crate::processor::tiff) const TILE_BYTES: u16 = 325;
+    pub(in crate::processor::tiff) const EXTRA_SAMPLES: u16 = 338;
+    pub(in crate::processor::tiff) const SAMPLE_FORMAT: u16 = 339;
+    pub(in crate::processor::tiff) const JPEG_TABLES: u16 = 347;
+}
 
 /// A file's first directory.
 pub(super) struct Directory<'a> {

@@ -1,7 +1,6 @@
 //! From samples to RGB, for every kind of pixel Pillow reads in a TIFF file.
 
-use super::directory::Directory;
-use super::{Fault, tag};
+use super::directory::{Directory, Fault, tag};
 use crate::processor::convert::{cmyk, map, over_white};
 
 /// How pixels are stored.
