@@ -249,3 +249,24 @@ impl fmt::Display for Bytes {
         }
     }
 }
+
+/// The heart of a driver's message: enough to search for, short enough to read.
+pub(crate) fn first_line(message: &str) -> String {
+    // wgpu begins with headings; the causes come last.
+    let says = |l: &&str| !l.is_empty() && !["Validation Error", "Caused by:"].contains(l) && !l.starts_with("In ");
+    let line = message.lines().map(str::trim).filter(says).take(2).collect::<Vec<_>>().join(": ");
+    line.chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drivers_message_is_cut_to_what_it_says() {
+        let dump =
+            format!("Validation Error\n\nCaused by:\n  In Device::create, label = 'x'\n    {}", "é ".repeat(400));
+        let line = first_line(&dump);
+        assert!(line.starts_with("é é") && line.chars().count() <= 200, "{line}");
+    }
+}

@@ -8,10 +8,10 @@
 
 use crate::config::{QFormerConfig, VisionConfig};
 use crate::error::Result;
-use crate::runtime::buffers::{Linear, Matrix, Norm, Tensor};
 use crate::runtime::ops::Activation;
 use crate::runtime::ops::attention::{Heads, Mask};
 use crate::runtime::recorder::Recorder;
+use crate::runtime::{Linear, Matrix, Norm, Tensor};
 use crate::weights::Loader;
 
 /// The Q-Former's weights, with the learned queries and the projection into the language model.

@@ -7,11 +7,10 @@
 
 use crate::config::VisionConfig;
 use crate::error::Result;
-use crate::runtime::buffers::{Category, Linear, Norm, Tensor};
-use crate::runtime::device::Device;
 use crate::runtime::ops::Activation;
 use crate::runtime::ops::attention::{Heads, Mask};
 use crate::runtime::recorder::Recorder;
+use crate::runtime::{Category, Device, Linear, Norm, Tensor};
 use crate::weights::Loader;
 
 /// The vision tower's weights.

@@ -10,11 +10,10 @@ use super::processors::{CANDIDATES, Processors};
 use super::scores::Scores;
 use crate::error::Result;
 use crate::language::{Cached, KvCache, Language, Memory};
-use crate::runtime::buffers::{Category, Tensor, whole};
-use crate::runtime::device::{Caps, Device};
 use crate::runtime::ops::attention::Rows;
 use crate::runtime::plan::{Plan, Step};
 use crate::runtime::recorder::Recorder;
+use crate::runtime::{Caps, Category, Device, Tensor, whole};
 
 /// A prompt on the device: token ids, and image features with the rows they replace.
 pub struct PromptInputs<'a> {

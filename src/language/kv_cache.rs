@@ -1,9 +1,8 @@
 //! The cache of keys and values: layout, capacity, and nothing else. How full it is, is the step's business.
 
 use crate::error::{Error, Result};
-use crate::runtime::buffers::{Category, Tensor, whole};
-use crate::runtime::device::Device;
 use crate::runtime::ops::attention::{Heads, KvLayer};
+use crate::runtime::{Category, Device, Tensor, whole};
 
 /// Keys and values of every layer, each `[G * capacity, d]` in f32: a head's pages lie side by side. Channels are as
 /// many as [`Heads::padded`] has.

@@ -12,9 +12,9 @@ pub use t5::T5;
 
 use crate::config::TextConfig;
 use crate::error::Result;
-use crate::runtime::buffers::{Linear, Matrix, Tensor};
 use crate::runtime::ops::attention::{Heads, Rows};
 use crate::runtime::recorder::Recorder;
+use crate::runtime::{Linear, Matrix, Tensor};
 use crate::weights::Loader;
 
 /// Label of the output layer.

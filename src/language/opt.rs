@@ -7,10 +7,10 @@
 use super::{Cached, load_head};
 use crate::config::OptConfig;
 use crate::error::Result;
-use crate::runtime::buffers::{Linear, Matrix, Norm, Tensor};
 use crate::runtime::ops::Activation;
 use crate::runtime::ops::attention::{Heads, KvLayer, Rows};
 use crate::runtime::recorder::Recorder;
+use crate::runtime::{Linear, Matrix, Norm, Tensor};
 use crate::weights::Loader;
 
 /// Fixed in the reference's code.

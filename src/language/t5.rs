@@ -9,10 +9,10 @@
 use super::{Cached, Memory, load_head};
 use crate::config::T5Config;
 use crate::error::Result;
-use crate::runtime::buffers::{Linear, Matrix, Norm, Tensor};
 use crate::runtime::ops::Activation;
 use crate::runtime::ops::attention::{Heads, Mask};
 use crate::runtime::recorder::Recorder;
+use crate::runtime::{Linear, Matrix, Norm, Tensor};
 use crate::weights::Loader;
 
 /// Encoder and decoder weights.

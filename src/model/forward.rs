@@ -6,7 +6,7 @@ use crate::generate;
 use crate::generate::processors::log_softmax;
 use crate::generate::session::Request;
 use crate::processor::Image;
-use crate::runtime::buffers::Tensor;
+use crate::runtime::Tensor;
 use crate::runtime::recorder::Recorder;
 
 /// A label that does not count for the loss.

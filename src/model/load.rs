@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::language::Language;
 use crate::processor::{Processor, PromptLimits};
-use crate::runtime::device::Device;
+use crate::runtime::Device;
 use crate::weights::{Formats, Loaded, Loader, Placement, TensorFiles};
 
 /// How to load a model.

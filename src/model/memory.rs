@@ -14,12 +14,10 @@ use crate::error::{Bytes, Error, Result};
 use crate::generate::options::MAX_NEW_TOKENS;
 use crate::generate::session::DrySession;
 use crate::generate::{MAX_PROMPT_TOKENS, Room};
-use crate::runtime::buffers::{Tensor, whole};
-use crate::runtime::device::Caps;
 use crate::runtime::ops::attention::Mask;
 use crate::runtime::recorder::Recorder;
 use crate::runtime::upload::STAGING_BYTES;
-use crate::runtime::{DryPool, WeightFormat};
+use crate::runtime::{Caps, DryPool, Tensor, WeightFormat, whole};
 use crate::weights::{Formats, Loaded, Loader, Part, Placement, Resident, TensorFiles};
 
 /// What is asked of a model at most.

@@ -27,10 +27,9 @@ use crate::generate::{self, GenerateOptions, Limits, PromptInputs, Prompted, Seq
 use crate::language::Language;
 use crate::processor::{Image, PassOrder, Processor, Prompt};
 use crate::qformer::{QFormer, QFormerOutput};
-use crate::runtime::buffers::{Category, Tensor};
-use crate::runtime::device::Device;
 use crate::runtime::ops::attention::Mask;
 use crate::runtime::recorder::Recorder;
+use crate::runtime::{Category, Device, Tensor};
 use crate::vision::Vision;
 use crate::weights::{LoadReport, Loader, Part};
 use residence::{Home, Seeing, Speaking};

@@ -8,10 +8,9 @@ use crate::error::Result;
 use crate::generate::{Room, Session};
 use crate::language::Language;
 use crate::qformer::QFormer;
-use crate::runtime::buffers::{Category, Tensor};
-use crate::runtime::device::Device;
 use crate::runtime::plan::Plan;
 use crate::runtime::recorder::Recorder;
+use crate::runtime::{Category, Device, Tensor};
 use crate::vision::{Vision, VisionOutput};
 use crate::weights::{LoadReport, Loaded, Loader, Part, Placement, TensorFiles};
 

@@ -2,9 +2,7 @@
 
 use naga::front::wgsl;
 
-use super::device::Device;
 use super::kernels::{self, Interface, Kernel, Parsed};
-use super::tuning::form;
 use crate::error::{Error, Result};
 
 /// A user's kernel, and whose place it takes.
@@ -30,20 +28,11 @@ impl Replacement {
     /// [`Error::Request`] for a name that no kernel has; [`Error::Kernel`] with the place in the text if it does not
     /// compile or has another interface.
     pub fn of(name: &str, file: &str, text: &str) -> Result<Vec<&'static Replacement>> {
-        let form = form(name)?;
+        let form = kernels::form(name)?;
         let text: &'static str = text.to_string().leak();
         let file: &'static str = file.to_string().leak();
         let ours = kernels::all().filter(|kernel| kernel.form == form);
         ours.map(|ours| Ok(&*Box::leak(Box::new(replace(ours, file, text)?)))).collect()
-    }
-}
-
-impl Device {
-    /// Whether plans of this device run a kernel in the place of one of this form, of any weight format.
-    pub fn runs_replaced(&self, form: &str) -> bool {
-        let is_of_form = |name: &str| kernels::all().any(|kernel| kernel.form == form && kernel.name == name);
-        let mut replaced = self.caps().replaced.iter();
-        replaced.any(|replacement| is_of_form(replacement.name) && self.inner.pipelines.has(&replacement.kernel))
     }
 }
 

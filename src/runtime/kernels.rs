@@ -1,7 +1,6 @@
 //! The kernel registry: WGSL sources and their interfaces by naga reflection.
 
-use super::device::first_line;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, first_line};
 
 /// One WGSL kernel: shared pieces put in front of one file with one entry point, `main`.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -76,7 +75,7 @@ macro_rules! kernels {
 macro_rules! weight_kernels {
     ($($constant:ident = $form:literal $file:literal $shared:tt $needs:ident;)*) => {
         $(
-            #[doc = concat!("`shaders/", $file, ".wgsl`, by [`WeightFormat`](super::WeightFormat).")]
+            #[doc = concat!("`shaders/", $file, ".wgsl`, by [`WeightFormat`](super::weight_format::WeightFormat).")]
             pub static $constant: [Kernel; 3] = weight_kernels!(@formats $form $file $shared $needs);
         )*
         static BY_FORMAT: &[&[Kernel; 3]] = &[$(&$constant),*];
@@ -139,6 +138,19 @@ kernels! {
 /// Every kernel.
 pub fn all() -> impl Iterator<Item = &'static Kernel> {
     BY_FORMAT.iter().flat_map(|kernels| kernels.iter()).chain(PLAIN.iter().copied())
+}
+
+/// The form of this name.
+///
+/// # Errors
+/// [`Error::Request`] for a name that no kernel has.
+pub fn form(name: &str) -> Result<&'static str> {
+    let mut forms: Vec<&'static str> = all().map(|kernel| kernel.form).collect();
+    forms.dedup();
+    match forms.iter().find(|&&form| form == name) {
+        Some(form) => Ok(form),
+        None => Err(Error::request(format!("there is no kernel {name:?}; there are {}", forms.join(", ")))),
+    }
 }
 
 impl Kernel {

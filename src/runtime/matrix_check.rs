@@ -1,52 +1,12 @@
-//! Matrices that subgroups multiply: which ones an adapter has, and a product that is known. What drivers make of them is
-//! young, and a wrong one must not reach a model.
+//! A product by matrices that is known: what drivers make of them is young, and a wrong one must not reach a model.
 
-use super::buffers::{Category, Linear, Matrix};
-use super::device::{AdapterClass, Caps, Device, fixed_subgroup_size};
+use super::caps::{AdapterClass, Caps};
+use super::counters::Category;
+use super::device::Device;
 use super::recorder::Recorder;
+use super::tensor::{Linear, Matrix};
 use super::weight_format::WeightFormat;
 use crate::error::Result;
-
-/// Square matrices that a subgroup multiplies: f16 times f16, summed in f32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MatrixSize {
-    /// 8 x 8: Metal.
-    Eight,
-    /// 16 x 16: Vulkan.
-    Sixteen,
-}
-
-impl MatrixSize {
-    /// Rows, and columns.
-    pub fn edge(self) -> u32 {
-        match self {
-            MatrixSize::Eight => 8,
-            MatrixSize::Sixteen => 16,
-        }
-    }
-}
-
-/// What kernels by matrices use.
-pub(super) const MATRIX_FEATURES: wgpu::Features =
-    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
-
-/// Workgroup memory that kernels by matrices may take, in bytes.
-const MATRIX_WORKGROUP_BYTES: u32 = 32 << 10;
-
-/// The matrices that kernels may use on this adapter.
-pub(super) fn matrix_size(adapter: &wgpu::Adapter) -> Option<MatrixSize> {
-    let offered = adapter.cooperative_matrix_properties();
-    let has = |size: &MatrixSize| {
-        let types = (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
-        let sizes = [size.edge(); 3];
-        offered.iter().any(|p| [p.m_size, p.n_size, p.k_size] == sizes && (p.ab_type, p.cr_type) == types)
-    };
-    let fits = adapter.features().contains(MATRIX_FEATURES)
-        && adapter.limits().max_compute_workgroup_storage_size >= MATRIX_WORKGROUP_BYTES
-        // Six subgroups are a workgroup of at most 256.
-        && fixed_subgroup_size(&adapter.get_info(), adapter.features()).is_some_and(|lanes| lanes <= 32);
-    [MatrixSize::Sixteen, MatrixSize::Eight].into_iter().find(has).filter(|_| fits)
-}
 
 /// Several tiles, rows, columns and steps of k, none of them full at the end.
 const SHAPE: (u32, u32, u32) = (70, 72, 104);

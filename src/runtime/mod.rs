@@ -1,11 +1,17 @@
 //! The floor everything stands on: device, buffers, recordings, plans, kernels and ops. Knows no model.
 
-pub mod buffers;
+mod adapter;
+mod buffers;
+mod caps;
+mod counters;
 pub mod custom;
-pub mod device;
+mod device;
+mod gpu;
 mod kept;
 pub mod kernels;
 mod matrix_check;
+mod memory;
+mod open;
 pub mod ops;
 mod parallel;
 mod pipelines;
@@ -13,20 +19,23 @@ pub mod plan;
 pub mod profile;
 pub mod recorder;
 pub mod stream;
-pub mod tuning;
+pub mod tensor;
 pub mod upload;
 pub mod weight_format;
 
-pub use buffers::{Category, Counters, DryPool, Linear, Matrix, Norm, Tensor};
+pub use adapter::{AdapterSummary, list_adapters};
+pub use buffers::{Buffer, DryPool, whole};
+pub use caps::{AdapterClass, Caps, Forms, MatrixSize, Tuning};
+pub use counters::{Category, Counters};
 pub use custom::Replacement;
-pub use device::{AdapterClass, AdapterSummary, Caps, Device, DeviceOptions, list_adapters};
-pub use matrix_check::MatrixSize;
+pub use device::Device;
+pub use open::DeviceOptions;
 pub use ops::Activation;
 pub use ops::attention::{Heads, KvLayer, Mask, Rows};
 pub use pipelines::{CompileHook, Compiling};
 pub use plan::{Plan, Step};
 pub use recorder::Recorder;
 pub use stream::Streamed;
-pub use tuning::{Forms, Tuning};
+pub use tensor::{Linear, Matrix, Norm, Tensor};
 pub use upload::Uploader;
 pub use weight_format::WeightFormat;

@@ -6,11 +6,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::device::{Device, first_line};
+use super::caps::Caps;
+use super::gpu::Gpu;
 use super::kept::Kept;
 use super::kernels::{self, BindingKind, Kernel, Parsed};
 use super::parallel;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, first_line};
 
 /// A compiled kernel variant.
 pub(super) struct Pipeline {
@@ -18,7 +19,7 @@ pub(super) struct Pipeline {
     pub layout: wgpu::BindGroupLayout,
 }
 
-/// How far compiling is; see [`DeviceOptions::compiling`](super::device::DeviceOptions::compiling).
+/// How far compiling is; see [`DeviceOptions::compiling`](super::open::DeviceOptions::compiling).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Compiling {
@@ -33,7 +34,7 @@ pub struct Compiling {
     pub longest: Option<(&'static str, Duration)>,
 }
 
-/// Called while kernels compile; see [`DeviceOptions::compiling`](super::device::DeviceOptions::compiling).
+/// Called while kernels compile; see [`DeviceOptions::compiling`](super::open::DeviceOptions::compiling).
 #[derive(Clone)]
 pub struct CompileHook(Arc<dyn Fn(&Compiling) + Send + Sync>);
 
@@ -90,7 +91,7 @@ impl Pipelines {
     ///
     /// # Errors
     /// Of one that does not compile; it is named. The ones that do are kept.
-    pub fn get(&self, device: &Device, variants: &[Variant<'_>]) -> Result<Vec<Arc<Pipeline>>> {
+    pub fn get(&self, gpu: &Gpu, caps: &Caps, variants: &[Variant<'_>]) -> Result<Vec<Arc<Pipeline>>> {
         // Held throughout, so that no two threads compile the same.
         let mut known = self.known.lock().expect("no panic while pipelines are held");
         let mut seen = HashSet::new();
@@ -99,7 +100,7 @@ impl Pipelines {
         // Long texts first, so that no thread is left alone with one at the end.
         missing.sort_by_key(|(kernel, _)| Reverse(kernel.sources.iter().map(|text| text.len()).sum::<usize>()));
         if !missing.is_empty() {
-            self.compile(device, &missing, &mut known)?;
+            self.compile(gpu, caps, &missing, &mut known)?;
         }
         Ok(variants.iter().map(|variant| known.compiled[&key(variant)].clone()).collect())
     }
@@ -110,18 +111,19 @@ impl Pipelines {
         known.compiled.keys().any(|(name, _)| *name == kernel.name)
     }
 
-    fn compile(&self, device: &Device, missing: &[Variant<'_>], known: &mut Known) -> Result<()> {
+    fn compile(&self, gpu: &Gpu, caps: &Caps, missing: &[Variant<'_>], known: &mut Known) -> Result<()> {
         let started = Instant::now();
         let mut seen: HashSet<&str> = known.texts.keys().copied().collect();
         let kernels = missing.iter().map(|&(kernel, _)| kernel).filter(|kernel| seen.insert(kernel.name));
         let kernels: Vec<&'static Kernel> = kernels.collect();
-        let texts = parallel::each(&kernels, |kernel| Text::new(device, kernel, self.checked), |_| {});
+        let texts = parallel::each(&kernels, |kernel| Text::new(gpu, kernel, self.checked), |_| {});
         for (kernel, text) in kernels.iter().zip(texts.into_iter().map_while(|text| text)) {
             known.texts.insert(kernel.name, text?);
         }
         let texts = &known.texts;
         let cache = self.kept.as_ref().map(Kept::cache);
-        let work = |&(kernel, constants): &Variant<'_>| texts[kernel.name].compile(device, kernel, constants, cache);
+        let work =
+            |&(kernel, constants): &Variant<'_>| texts[kernel.name].compile(gpu, caps, (kernel, constants), cache);
         let results = parallel::each(missing, work, |now| {
             let longest = now.oldest.map(|(index, at)| (missing[index].0.name, at.elapsed()));
             // Between the end of one and the beginning of the next there is nothing to say.
@@ -132,7 +134,7 @@ impl Pipelines {
         let compiled = |result: &Option<Result<_>>| matches!(result, Some(Ok(_)));
         let done = results.iter().filter(|result| compiled(result)).count();
         self.tell(&Compiling { done, total: missing.len(), elapsed: started.elapsed(), longest: None });
-        device.inner.counters.count_pipelines(done as u64);
+        gpu.counters.count_pipelines(done as u64);
         let mut failed = None;
         for (variant, result) in missing.iter().zip(results) {
             match result {
@@ -159,10 +161,9 @@ impl Pipelines {
 }
 
 /// What `make` gives, or what the graphics layer has against it. Both happen on one thread: error scopes are a thread's.
-fn scoped<T>(device: &Device, name: &str, make: impl FnOnce(&wgpu::Device) -> T) -> Result<T> {
-    let gpu = &device.inner.gpu;
-    let scope = gpu.push_error_scope(wgpu::ErrorFilter::Validation);
-    let made = make(gpu);
+fn scoped<T>(gpu: &Gpu, name: &str, make: impl FnOnce(&wgpu::Device) -> T) -> Result<T> {
+    let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
+    let made = make(&gpu.device);
     match pollster::block_on(scope.pop()) {
         None => Ok(made),
         Some(e) => Err(Error::Gpu { what: format!("compiling kernel {name}"), problem: first_line(&e.to_string()) }),
@@ -170,13 +171,13 @@ fn scoped<T>(device: &Device, name: &str, make: impl FnOnce(&wgpu::Device) -> T)
 }
 
 impl Text {
-    fn new(device: &Device, kernel: &'static Kernel, checked: bool) -> Result<Text> {
+    fn new(gpu: &Gpu, kernel: &'static Kernel, checked: bool) -> Result<Text> {
         let parsed = kernels::parse(kernel)?;
         let bindings = kernels::bindings(&parsed)?;
-        scoped(device, kernel.name, |gpu| {
-            let module = shader_module(gpu, kernel, &parsed, checked);
-            let bind_group = bind_group_layout(gpu, kernel.name, &bindings);
-            let layout = gpu.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        scoped(gpu, kernel.name, |device| {
+            let module = shader_module(device, kernel, &parsed, checked);
+            let bind_group = bind_group_layout(device, kernel.name, &bindings);
+            let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some(kernel.name),
                 bind_group_layouts: &[Some(&bind_group)],
                 immediate_size: 0,
@@ -187,14 +188,14 @@ impl Text {
 
     fn compile(
         &self,
-        device: &Device,
-        kernel: &'static Kernel,
-        constants: &[(&'static str, f64)],
+        gpu: &Gpu,
+        caps: &Caps,
+        (kernel, constants): Variant<'_>,
         cache: Option<&wgpu::PipelineCache>,
     ) -> Result<Pipeline> {
         let interface = kernels::reflect(&self.parsed, constants)?;
         // The graphics layer does not check this one, and drivers crash on it.
-        let have = device.caps().max_workgroup_bytes;
+        let have = caps.max_workgroup_bytes;
         if interface.workgroup_bytes > have {
             return Err(Error::DoesNotFit {
                 what: format!("workgroup memory of kernel {} in bytes", kernel.name),
@@ -214,7 +215,7 @@ impl Text {
             },
             cache,
         };
-        let gpu = scoped(device, kernel.name, |gpu| gpu.create_compute_pipeline(&descriptor))?;
+        let gpu = scoped(gpu, kernel.name, |device| device.create_compute_pipeline(&descriptor))?;
         Ok(Pipeline { gpu, layout: self.bind_group.clone() })
     }
 }
@@ -258,18 +259,18 @@ fn bind_group_layout(gpu: &wgpu::Device, label: &str, bindings: &[(String, Bindi
 
 /// Counts one more bind group and makes it.
 pub(super) fn bind_group(
-    device: &Device,
+    gpu: &Gpu,
     pipeline: &Pipeline,
     label: &str,
     resources: &[wgpu::BindingResource<'_>],
 ) -> wgpu::BindGroup {
-    device.inner.counters.count_bind_group();
+    gpu.counters.count_bind_group();
     let entries: Vec<_> = resources
         .iter()
         .enumerate()
         .map(|(i, resource)| wgpu::BindGroupEntry { binding: i as u32, resource: resource.clone() })
         .collect();
-    device.inner.gpu.create_bind_group(&wgpu::BindGroupDescriptor {
+    gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
         label: Some(label),
         layout: &pipeline.layout,
         entries: &entries,
@@ -279,11 +280,15 @@ pub(super) fn bind_group(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::DeviceOptions;
     use crate::runtime::kernels::tests::{named, refusal};
+    use crate::runtime::{Device, DeviceOptions};
 
     /// Valid by itself; what refuses it is the device's limit, as a driver would.
     static HUGE: Kernel = named("huge", &["@compute @workgroup_size(1024, 64) fn main() {}"]);
+
+    fn get(device: &Device, variants: &[Variant<'_>]) -> Result<Vec<Arc<Pipeline>>> {
+        device.inner.pipelines.get(&device.inner.gpu, &device.caps(), variants)
+    }
 
     fn portable() -> Option<Device> {
         match Device::open(&DeviceOptions { portable: true, ..Default::default() }) {
@@ -297,7 +302,7 @@ mod tests {
     fn a_pipeline_that_does_not_compile_is_named_in_one_line() {
         let Some(device) = portable() else { return };
         for _ in 0..2 {
-            let result = device.inner.pipelines.get(&device, &[(&HUGE, &[])]);
+            let result = get(&device, &[(&HUGE, &[])]);
             let problem = refusal(result.map(|_| ()), "compiling kernel huge");
             assert!(!problem.contains("Validation Error"), "a heading says nothing: {problem}");
             device.check().expect("the device is as it was");
@@ -308,12 +313,11 @@ mod tests {
     fn of_kernels_compiled_at_once_the_one_that_does_not_compile_is_named_and_the_others_are_kept() {
         let Some(device) = portable() else { return };
         static TYPO: Kernel = named("typo", &["fn main( {"]);
-        let pipelines = &device.inner.pipelines;
         let good: [Variant<'_>; 2] = [(&kernels::ARGMAX, &[]), (&kernels::FILL, &[])];
-        refusal(pipelines.get(&device, &[good[0], good[1], (&HUGE, &[])]).map(|_| ()), "compiling kernel huge");
+        refusal(get(&device, &[good[0], good[1], (&HUGE, &[])]).map(|_| ()), "compiling kernel huge");
         assert_eq!(device.counters().pipelines_compiled(), 2);
-        refusal(pipelines.get(&device, &[good[0], (&TYPO, &[]), (&HUGE, &[])]).map(|_| ()), "kernel typo");
-        let twice = pipelines.get(&device, &[good[1], good[0], good[1]]).expect("pipelines");
+        refusal(get(&device, &[good[0], (&TYPO, &[]), (&HUGE, &[])]).map(|_| ()), "kernel typo");
+        let twice = get(&device, &[good[1], good[0], good[1]]).expect("pipelines");
         assert!(Arc::ptr_eq(&twice[0], &twice[2]) && !Arc::ptr_eq(&twice[0], &twice[1]));
         assert_eq!(device.counters().pipelines_compiled(), 2);
     }
@@ -324,7 +328,7 @@ mod tests {
         static SIZED: Kernel = named("sized", &["override size: u32; @compute @workgroup_size(size) fn main() {}"]);
         let variants: [Variant<'_>; 3] =
             [(&SIZED, &[("size", 8.0)]), (&SIZED, &[("size", 16.0)]), (&SIZED, &[("size", 8.0)])];
-        let got = device.inner.pipelines.get(&device, &variants).expect("pipelines");
+        let got = get(&device, &variants).expect("pipelines");
         assert!(Arc::ptr_eq(&got[0], &got[2]) && !Arc::ptr_eq(&got[0], &got[1]));
         assert_eq!(device.counters().pipelines_compiled(), 2);
     }

@@ -2,11 +2,14 @@
 
 use std::sync::{Arc, Mutex};
 
-use super::buffers::{Buffer, Category, Storage, Tensor};
-use super::device::{Caps, Device};
+use super::buffers::{Buffer, whole};
+use super::caps::Caps;
+use super::counters::Category;
+use super::device::Device;
 use super::pipelines::{self, Pipeline};
 use super::recorder::{Binding, Dispatch, Recorder};
 use super::stream::Streamed;
+use super::tensor::{Storage, Tensor};
 use crate::error::{Error, Result};
 
 /// What changes from one replay of a plan to the next.
@@ -81,8 +84,10 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(recording: Recorder, device: &Device) -> Result<Plan> {
-        let take = |(_, bytes): &(_, u64)| device.inner.pool.take(device, *bytes);
+    fn new(recording: Recorder, device: &Device) -> Result<Plan> {
+        let take = |(_, bytes): &(_, u64)| {
+            device.inner.pool.take(*bytes, || device.storage_buffer(Category::Scratch, "scratch", *bytes))
+        };
         let slots: Vec<Arc<Buffer>> = recording.slots.iter().map(take).collect::<Result<_>>()?;
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let step = device.buffer(Category::Io, "step", 16, uniform)?;
@@ -93,10 +98,10 @@ impl Plan {
         for (dispatch, bytes) in recording.dispatches.iter().zip(packed.chunks_mut(stride as usize)) {
             bytes[..dispatch.params.len()].copy_from_slice(&dispatch.params);
         }
-        device.inner.queue.write_buffer(params.gpu()?, 0, &packed);
+        device.inner.gpu.queue.write_buffer(params.gpu()?, 0, &packed);
         let builder = Builder { device, slots: &slots, step: &step, params: &params };
         let variants: Vec<_> = recording.dispatches.iter().map(|d| (d.kernel, d.constants.as_slice())).collect();
-        let compiled = device.inner.pipelines.get(device, &variants)?;
+        let compiled = device.inner.pipelines.get(&device.inner.gpu, &device.caps(), &variants)?;
         let launches = recording.dispatches.iter().zip(compiled).enumerate();
         let launch = |(i, (dispatch, pipeline))| builder.launch(dispatch, pipeline, i as u64 * stride);
         let launches = launches.map(launch).collect::<Result<Vec<_>>>()?;
@@ -142,7 +147,7 @@ impl Plan {
     /// Sets what the next submit reads as its step.
     pub fn write_step(&self, step: Step) {
         if let Ok(gpu) = self.step.gpu() {
-            self.device.inner.queue.write_buffer(gpu, 0, bytemuck::bytes_of(&step));
+            self.device.inner.gpu.queue.write_buffer(gpu, 0, bytemuck::bytes_of(&step));
         }
     }
 
@@ -158,7 +163,7 @@ impl Plan {
             if let Some(layer) = needs {
                 layer.bring()?;
             }
-            let mut encoder = self.device.inner.gpu.create_command_encoder(&Default::default());
+            let mut encoder = self.device.inner.gpu.device.create_command_encoder(&Default::default());
             let mut pass = encoder.begin_compute_pass(&Default::default());
             self.launches[start..*end].iter().for_each(|launch| launch.encode(&mut pass));
             drop(pass);
@@ -169,7 +174,7 @@ impl Plan {
                 let Storage::Device(source) = &token.storage else { unreachable!("outputs are device tensors") };
                 encoder.copy_buffer_to_buffer(source.gpu()?, 0, readback.staging[slot].gpu()?, 0, 4);
             }
-            let submission = self.device.inner.queue.submit([encoder.finish()]);
+            let submission = self.device.inner.gpu.queue.submit([encoder.finish()]);
             if self.token.is_some() && last {
                 readback.staging[slot].gpu()?.slice(..4).map_async(wgpu::MapMode::Read, |_| {});
                 readback.submitted.push_back((slot, submission));
@@ -187,10 +192,7 @@ impl Plan {
     pub fn read_token(&self) -> Result<u32> {
         let mut readback = self.readback.lock().expect("no panic while it is held");
         let (slot, submission) = readback.submitted.pop_front().expect("a token is read once per submit");
-        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
-        let polled = self.device.inner.gpu.poll(wait);
-        self.device.check()?;
-        polled.map_err(|e| Error::DeviceLost { reason: e.to_string() })?;
+        self.device.inner.gpu.wait(Some(submission), None)?;
         let staging = readback.staging[slot].gpu()?;
         let view = staging.slice(..4).get_mapped_range();
         let view = view.map_err(|e| Error::Gpu { what: "reading a token".into(), problem: e.to_string() })?;
@@ -267,8 +269,24 @@ fn segments(recording: &Recorder, share: u64) -> Vec<Segment> {
     segments
 }
 
+impl Recorder {
+    /// Makes the recording real on `device`: buffers, pipelines, bind groups.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], [`Error::DoesNotFit`], or
+    /// [`Error::Gpu`] when the driver refuses a kernel.
+    pub fn finish(self, device: &Device) -> Result<Plan> {
+        Plan::new(self, device)
+    }
+
+    /// Bytes of the plan's own small buffers.
+    pub fn io_bytes(&self) -> u64 {
+        whole(params_stride(self.caps()) * self.len() as u64) + whole(16)
+    }
+}
+
 /// Bytes from one dispatch's parameters to the next one's.
-pub(super) fn params_stride(caps: &Caps) -> u64 {
+fn params_stride(caps: &Caps) -> u64 {
     u64::from(caps.uniform_alignment.max(64))
 }
 
@@ -304,7 +322,7 @@ impl Builder<'_> {
         let size = std::num::NonZeroU64::new(dispatch.params.len().next_multiple_of(16) as u64);
         let params = wgpu::BufferBinding { buffer: self.params.gpu()?, offset: params_at, size };
         resources.push(wgpu::BindingResource::Buffer(params));
-        let bind_group = pipelines::bind_group(self.device, &pipeline, &dispatch.label, &resources);
+        let bind_group = pipelines::bind_group(&self.device.inner.gpu, &pipeline, &dispatch.label, &resources);
         Ok(Launch {
             label: dispatch.label.clone(),
             kernel: dispatch.kernel.name,
@@ -328,7 +346,7 @@ impl Builder<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::buffers::{Linear, Matrix};
+    use crate::runtime::tensor::{Linear, Matrix};
     use crate::runtime::weight_format::WeightFormat;
 
     /// Four scopes of one copy and one addition of 64 elements: 64 operations each.

@@ -1,6 +1,6 @@
 //! GPU time per dispatch, by timestamp queries.
 
-use super::buffers::Category;
+use super::counters::Category;
 use super::plan::Plan;
 use crate::error::{Error, Result};
 
@@ -40,7 +40,7 @@ impl Plan {
         let mut timings = Vec::with_capacity(self.launches.len());
         for batch in self.launches.chunks(BATCH) {
             let count = 2 * batch.len() as u32;
-            let queries = device.inner.gpu.create_query_set(&wgpu::QuerySetDescriptor {
+            let queries = device.inner.gpu.device.create_query_set(&wgpu::QuerySetDescriptor {
                 label: Some("profile"),
                 ty: wgpu::QueryType::Timestamp,
                 count,
@@ -50,7 +50,7 @@ impl Plan {
             let resolved = device.buffer(Category::Staging, "timestamps", bytes, usage)?;
             let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ;
             let staging = device.buffer(Category::Staging, "timestamps", bytes, usage)?;
-            let mut encoder = device.inner.gpu.create_command_encoder(&Default::default());
+            let mut encoder = device.inner.gpu.device.create_command_encoder(&Default::default());
             for (i, launch) in batch.iter().enumerate() {
                 let writes = wgpu::ComputePassTimestampWrites {
                     query_set: &queries,
@@ -62,9 +62,9 @@ impl Plan {
             }
             encoder.resolve_query_set(&queries, 0..count, resolved.gpu()?, 0);
             encoder.copy_buffer_to_buffer(resolved.gpu()?, 0, staging.gpu()?, 0, bytes);
-            device.inner.queue.submit([encoder.finish()]);
+            device.inner.gpu.queue.submit([encoder.finish()]);
             let ticks: Vec<u64> = device.map(&staging, bytes)?;
-            let microseconds = f64::from(device.inner.queue.get_timestamp_period()) / 1000.0;
+            let microseconds = f64::from(device.inner.gpu.queue.get_timestamp_period()) / 1000.0;
             timings.extend(batch.iter().zip(ticks.chunks(2)).map(|(launch, t)| Timing {
                 label: launch.label.clone(),
                 kernel: launch.kernel,

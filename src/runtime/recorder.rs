@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::buffers::{Buffer, Slot, Storage, Tensor, whole};
-use super::device::Caps;
+use super::buffers::Buffer;
+use super::caps::Caps;
 use super::kernels::Kernel;
 use super::stream::Streamed;
-use crate::error::Result;
+use super::tensor::{Slot, Storage, Tensor};
 
 /// What a kernel's binding is filled with: whole storages, since offsets travel in the parameters.
 #[derive(Clone, Debug)]
@@ -181,11 +181,6 @@ impl Recorder {
         }
     }
 
-    /// Bytes of the plan's own small buffers.
-    pub fn io_bytes(&self) -> u64 {
-        whole(super::plan::params_stride(&self.caps) * self.dispatches.len() as u64) + whole(16)
-    }
-
     /// Floating point operations of the whole recording.
     pub fn flops(&self) -> u64 {
         self.dispatches.iter().map(|d| d.flops).sum()
@@ -198,15 +193,6 @@ impl Recorder {
             format!("{:<72} {:<22} {x} {y} {z}\n", d.label, d.kernel.name)
         };
         self.dispatches.iter().map(line).collect()
-    }
-
-    /// Makes the recording real on `device`: buffers, pipelines, bind groups.
-    ///
-    /// # Errors
-    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory), [`Error::DoesNotFit`](crate::Error::DoesNotFit), or
-    /// [`Error::Gpu`](crate::Error::Gpu) when the driver refuses a kernel.
-    pub fn finish(self, device: &super::Device) -> Result<super::Plan> {
-        super::Plan::new(self, device)
     }
 }
 

@@ -6,9 +6,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::buffers::{Buffer, Category, Matrix, MatrixPart};
-use super::device::{Device, first_line};
-use crate::error::{Error, Result};
+use super::buffers::Buffer;
+use super::counters::Category;
+use super::device::Device;
+use super::tensor::{Matrix, MatrixPart};
+use super::weight_format::WeightFormat;
+use crate::error::{Error, Result, first_line};
 
 /// Bytes of one staging buffer: rows are packed and copied by at most this much at a time.
 const PIECE_BYTES: u64 = 8 << 20;
@@ -75,7 +78,7 @@ impl Matrix {
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub fn loading(device: &Device, label: &str, rows: u32, cols: u32, format: super::WeightFormat) -> Result<Matrix> {
+    pub fn loading(device: &Device, label: &str, rows: u32, cols: u32, format: WeightFormat) -> Result<Matrix> {
         if !device.caps().shares_memory {
             return Matrix::uninit(device, label, rows, cols, format);
         }
@@ -152,22 +155,19 @@ impl Uploader {
         let staging = &mut self.ring[self.next];
         self.next = (self.next + 1) % RING;
         if let Some(submission_index) = staging.copied.take() {
-            let wait = wgpu::PollType::Wait { submission_index: Some(submission_index), timeout: None };
-            let polled = self.device.inner.gpu.poll(wait);
-            self.device.check()?;
-            polled.map_err(|e| Error::DeviceLost { reason: first_line(&e.to_string()) })?;
+            self.device.inner.gpu.wait(Some(submission_index), None)?;
         }
         let gpu = staging.buffer.gpu()?;
         let [packed, scales] = piece.bytes();
         piece.fill([(gpu, 0), (gpu, packed)], pack)?;
         gpu.unmap();
-        let mut encoder = self.device.inner.gpu.create_command_encoder(&Default::default());
+        let mut encoder = self.device.inner.gpu.device.create_command_encoder(&Default::default());
         let [packed_at, scales_at] = piece.row_bytes.map(|bytes| bytes * piece.at);
         encoder.copy_buffer_to_buffer(gpu, 0, part.buffer.gpu()?, packed_at, packed);
         if let Some(target) = &part.scales {
             encoder.copy_buffer_to_buffer(gpu, packed, target.gpu()?, scales_at, scales);
         }
-        staging.copied = Some(self.device.inner.queue.submit([encoder.finish()]));
+        staging.copied = Some(self.device.inner.gpu.queue.submit([encoder.finish()]));
         gpu.slice(..).map_async(wgpu::MapMode::Write, |_| {});
         Ok(())
     }

@@ -2,10 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::runtime::buffers::Tensor;
-use crate::runtime::device::AdapterClass;
+use crate::runtime::caps::AdapterClass;
 use crate::runtime::kernels;
 use crate::runtime::recorder::{Dispatch, Recorder};
+use crate::runtime::tensor::Tensor;
 
 /// `Params` of `shaders/argmax.wgsl`.
 #[repr(C)]

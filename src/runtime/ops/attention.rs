@@ -2,10 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::runtime::buffers::Tensor;
-use crate::runtime::device::Caps;
+use crate::runtime::caps::Caps;
 use crate::runtime::kernels::{self, Kernel};
 use crate::runtime::recorder::{Binding, Dispatch, Recorder};
+use crate::runtime::tensor::Tensor;
 
 /// `Params` of `shaders/attention_tile.wgsl`.
 #[repr(C)]

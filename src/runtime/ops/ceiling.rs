@@ -2,11 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::runtime::buffers::Tensor;
-use crate::runtime::device::AdapterClass;
+use crate::runtime::caps::{AdapterClass, MatrixSize};
 use crate::runtime::kernels::{self, Kernel};
-use crate::runtime::matrix_check::MatrixSize;
 use crate::runtime::recorder::{Dispatch, Recorder, fold};
+use crate::runtime::tensor::Tensor;
 
 /// `Params` of `shaders/ceiling_fma.wgsl`.
 #[repr(C)]

@@ -2,9 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::runtime::buffers::{Matrix, Tensor};
 use crate::runtime::kernels;
 use crate::runtime::recorder::{Dispatch, Recorder, fold};
+use crate::runtime::tensor::{Matrix, Tensor};
 use crate::runtime::weight_format::WeightFormat;
 
 /// `Params` of `shaders/fill.wgsl`.

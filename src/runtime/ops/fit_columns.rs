@@ -2,9 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::runtime::buffers::Tensor;
 use crate::runtime::kernels;
 use crate::runtime::recorder::{Dispatch, Recorder, fold};
+use crate::runtime::tensor::Tensor;
 
 /// `Params` of `shaders/fit_columns.wgsl`.
 #[repr(C)]

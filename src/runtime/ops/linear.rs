@@ -3,11 +3,10 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::Activation;
-use crate::runtime::buffers::{Linear, Norm, Tensor};
-use crate::runtime::device::{AdapterClass, Caps};
+use crate::runtime::caps::{AdapterClass, Caps, MatrixSize};
 use crate::runtime::kernels::{self, Kernel};
-use crate::runtime::matrix_check::MatrixSize;
 use crate::runtime::recorder::{Dispatch, Recorder};
+use crate::runtime::tensor::{Linear, Norm, Tensor};
 use crate::runtime::weight_format::WeightFormat;
 
 /// `Params` of `shaders/shared/linear.wgsl`.

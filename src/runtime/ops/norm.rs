@@ -2,9 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::runtime::buffers::{Norm, Tensor};
 use crate::runtime::kernels;
 use crate::runtime::recorder::{Dispatch, Recorder};
+use crate::runtime::tensor::{Norm, Tensor};
 
 /// `Params` of `shaders/norm.wgsl`.
 #[repr(C)]

@@ -4,9 +4,9 @@ use bytemuck::{Pod, Zeroable};
 
 use super::attention::{Heads, KvLayer, Rows};
 use super::linear::{Form, choose, forms};
-use crate::runtime::buffers::{Linear, Norm, Tensor};
 use crate::runtime::kernels::{self, Kernel};
 use crate::runtime::recorder::{Binding, Dispatch, Recorder, fold};
+use crate::runtime::tensor::{Linear, Norm, Tensor};
 
 /// `Params` of `shaders/turns.wgsl`.
 #[repr(C)]

@@ -3,9 +3,9 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::attention::{Heads, KvLayer, Rows};
-use crate::runtime::buffers::Tensor;
 use crate::runtime::kernels;
 use crate::runtime::recorder::{Binding, Dispatch, Recorder, fold};
+use crate::runtime::tensor::Tensor;
 
 /// `Params` of `shaders/store.wgsl`.
 #[repr(C)]

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use instructblip::runtime::ops::linear;
-use instructblip::runtime::{AdapterSummary, Caps, Forms, Plan, Recorder, Replacement, list_adapters, tuning};
+use instructblip::runtime::{AdapterSummary, Caps, Forms, Plan, Recorder, Replacement, kernels, list_adapters};
 use instructblip::{Device, DeviceOptions, Error};
 
 use super::cases::{Case, Entry, Lab, Prepared};
@@ -252,7 +252,7 @@ struct Custom {
 fn custom(options: &Kernels) -> Result<Option<Custom>> {
     let Some(path) = &options.wgsl else { return Ok(None) };
     let text = read_text(path)?;
-    let form = tuning::form(if options.op == "linear" { "linear_tile" } else { &options.op })?;
+    let form = kernels::form(if options.op == "linear" { "linear_tile" } else { &options.op })?;
     let replaced = Vec::leak(Replacement::of(form, &path.display().to_string(), &text)?);
     Ok(Some(Custom { form, replaced }))
 }

@@ -1,0 +1,237 @@
+//! Adapters: which there are, which one is taken, and the facts about them.
+
+use super::caps::{AdapterClass, Caps, MatrixSize, Tuning};
+
+/// An adapter as `instructblip devices` lists it.
+#[derive(Clone, Debug)]
+pub struct AdapterSummary {
+    /// The driver's name for the adapter.
+    pub name: String,
+    /// Vulkan, Metal, Dx12 or Gl.
+    pub backend: String,
+    /// DiscreteGpu, IntegratedGpu, Cpu, …
+    pub kind: String,
+    /// Driver name and version.
+    pub driver: String,
+    /// Whether 16-bit floats may be used in shaders.
+    pub shader_f16: bool,
+    /// Matrices that its subgroups multiply, says its driver. A device does without where a known product comes out wrong.
+    pub matrix: Option<MatrixSize>,
+    /// Smallest and largest subgroup, when subgroup operations exist.
+    pub subgroup_sizes: Option<(u32, u32)>,
+    /// Whether kernels can be timed on the device.
+    pub timestamps: bool,
+    /// Largest storage binding in bytes.
+    pub max_binding_bytes: u64,
+    /// Largest buffer in bytes.
+    pub max_buffer_bytes: u64,
+    /// Workgroup memory in bytes.
+    pub max_workgroup_bytes: u32,
+    /// Memory in bytes, where the driver says.
+    pub memory_bytes: Option<u64>,
+    /// Storage buffers one kernel may bind.
+    pub max_storage_buffers: u32,
+    /// Invocations in one workgroup.
+    pub max_workgroup_invocations: u32,
+    /// Why it cannot be used: what it has too little of, with both numbers.
+    pub problem: Option<String>,
+    /// Whether a default run would use this adapter.
+    pub chosen: bool,
+}
+
+/// Lists every adapter, with the one a default [`Device::open`](crate::Device::open) would take marked.
+pub fn list_adapters(wanted: Option<&str>) -> Vec<AdapterSummary> {
+    let adapters = adapters();
+    let from_env = std::env::var("WGPU_ADAPTER_NAME").ok();
+    let chosen = choose(&adapters, wanted.or(from_env.as_deref())).map(|a| a.get_info());
+    adapters.iter().map(|adapter| summarise(adapter, chosen.as_ref() == Some(&adapter.get_info()))).collect()
+}
+
+fn summarise(adapter: &wgpu::Adapter, chosen: bool) -> AdapterSummary {
+    let (info, features, limits) = (adapter.get_info(), adapter.features(), adapter.limits());
+    AdapterSummary {
+        name: info.name.clone(),
+        backend: format!("{:?}", info.backend),
+        kind: format!("{:?}", info.device_type),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
+        shader_f16: features.contains(wgpu::Features::SHADER_F16),
+        matrix: matrix_size(adapter),
+        subgroup_sizes: features
+            .contains(wgpu::Features::SUBGROUP)
+            .then_some((info.subgroup_min_size, info.subgroup_max_size)),
+        timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+        max_binding_bytes: limits.max_storage_buffer_binding_size,
+        max_buffer_bytes: limits.max_buffer_size,
+        max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        memory_bytes: memory_bytes(adapter),
+        max_storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        max_workgroup_invocations: limits.max_compute_invocations_per_workgroup,
+        problem: shortfall(&limits),
+        chosen,
+    }
+}
+
+pub(super) fn adapters() -> Vec<wgpu::Adapter> {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle_from_env();
+    // Debug builds would otherwise turn on the driver's validation layers: 25 times the CPU cost per dispatch.
+    descriptor.flags = wgpu::InstanceFlags::empty().with_env();
+    // OpenGL only when it is asked for: it shows the same adapters again, and its loader prints on stderr.
+    let backends = wgpu::Backends::from_env().unwrap_or(wgpu::Backends::PRIMARY);
+    descriptor.backends = backends;
+    let instance = wgpu::Instance::new(descriptor);
+    pollster::block_on(instance.enumerate_adapters(backends))
+}
+
+/// Lower is better.
+fn rank(info: &wgpu::AdapterInfo) -> (u32, u32) {
+    let kind = match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    };
+    (kind, u32::from(info.backend == wgpu::Backend::Gl))
+}
+
+pub(super) fn choose<'a>(adapters: &'a [wgpu::Adapter], wanted: Option<&str>) -> Option<&'a wgpu::Adapter> {
+    let wanted = wanted.unwrap_or("").to_lowercase();
+    adapters
+        .iter()
+        .filter(|a| shortfall(&a.limits()).is_none() && a.get_info().name.to_lowercase().contains(&wanted))
+        .min_by_key(|a| rank(&a.get_info()))
+}
+
+/// The size of the heap that weights go to. The graphics layer does not tell; Vulkan does.
+#[cfg(any(windows, target_os = "linux", target_os = "android"))]
+#[allow(unsafe_code)]
+pub(super) fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
+    const DEVICE_LOCAL: u32 = 1;
+    // A software adapter makes its heap up.
+    if adapter.get_info().device_type == wgpu::DeviceType::Cpu {
+        return None;
+    }
+    // SAFETY: the adapter is only asked for its properties, which changes nothing, and lives as long as the borrow.
+    let properties = unsafe {
+        let vulkan = adapter.as_hal::<wgpu::hal::api::Vulkan>()?;
+        let instance = vulkan.shared_instance().raw_instance();
+        instance.get_physical_device_memory_properties(vulkan.raw_physical_device())
+    };
+    let heaps = &properties.memory_heaps[..properties.memory_heap_count as usize];
+    match adapter.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => {
+            heaps.iter().filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
+        }
+        _ => Some(heaps.iter().map(|heap| heap.size).sum()),
+    }
+}
+
+#[cfg(not(any(windows, target_os = "linux", target_os = "android")))]
+pub(super) fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
+    None
+}
+
+/// The first of WebGPU's default limits that an adapter stays below and kernels rely on. OpenGL adapters without compute
+/// shaders have no storage buffers at all.
+fn shortfall(limits: &wgpu::Limits) -> Option<String> {
+    let need = wgpu::Limits::default();
+    let rows = [
+        (
+            "storage buffers in a kernel",
+            limits.max_storage_buffers_per_shader_stage,
+            need.max_storage_buffers_per_shader_stage,
+        ),
+        (
+            "bytes of workgroup memory",
+            limits.max_compute_workgroup_storage_size,
+            need.max_compute_workgroup_storage_size,
+        ),
+        (
+            "invocations in a workgroup",
+            limits.max_compute_invocations_per_workgroup,
+            need.max_compute_invocations_per_workgroup,
+        ),
+    ];
+    let short = rows.into_iter().find(|(_, have, need)| have < need);
+    short.map(|(what, have, need)| format!("allows {have} {what}, {need} are needed"))
+}
+
+/// Lanes in every subgroup, where it is known that they are the same.
+fn fixed_subgroup_size(info: &wgpu::AdapterInfo, features: wgpu::Features) -> Option<u32> {
+    // Metal does not tell; Apple's own GPUs, which are those that multiply matrices, have 32.
+    if info.backend == wgpu::Backend::Metal && features.contains(MATRIX_FEATURES) {
+        return Some(32);
+    }
+    let fixed = info.subgroup_min_size == info.subgroup_max_size && features.contains(wgpu::Features::SUBGROUP);
+    fixed.then_some(info.subgroup_min_size)
+}
+
+pub(super) fn caps(
+    info: &wgpu::AdapterInfo,
+    features: wgpu::Features,
+    limits: &wgpu::Limits,
+    matrix: Option<MatrixSize>,
+) -> Caps {
+    let class = if info.device_type == wgpu::DeviceType::Cpu { AdapterClass::Cpu } else { AdapterClass::Gpu };
+    Caps {
+        class,
+        subgroup_size: fixed_subgroup_size(info, features),
+        matrix,
+        max_binding_bytes: limits.max_storage_buffer_binding_size,
+        max_buffer_bytes: limits.max_buffer_size,
+        max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
+        uniform_alignment: limits.min_uniform_buffer_offset_alignment,
+        shares_memory: features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
+        int64: features.contains(wgpu::Features::SHADER_INT64),
+        f16: features.contains(wgpu::Features::SHADER_F16),
+        tuning: Tuning::of(class),
+        preferred: None,
+        replaced: &[],
+    }
+}
+
+/// What kernels by matrices use.
+pub(super) const MATRIX_FEATURES: wgpu::Features =
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
+
+/// Workgroup memory that kernels by matrices may take, in bytes.
+const MATRIX_WORKGROUP_BYTES: u32 = 32 << 10;
+
+/// The matrices that kernels may use on this adapter.
+pub(super) fn matrix_size(adapter: &wgpu::Adapter) -> Option<MatrixSize> {
+    let offered = adapter.cooperative_matrix_properties();
+    let has = |size: &MatrixSize| {
+        let types = (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
+        let sizes = [size.edge(); 3];
+        offered.iter().any(|p| [p.m_size, p.n_size, p.k_size] == sizes && (p.ab_type, p.cr_type) == types)
+    };
+    let fits = adapter.features().contains(MATRIX_FEATURES)
+        && adapter.limits().max_compute_workgroup_storage_size >= MATRIX_WORKGROUP_BYTES
+        // Six subgroups are a workgroup of at most 256.
+        && fixed_subgroup_size(&adapter.get_info(), adapter.features()).is_some_and(|lanes| lanes <= 32);
+    [MatrixSize::Sixteen, MatrixSize::Eight].into_iter().find(has).filter(|_| fits)
+}
+
+pub(super) fn describe(info: &wgpu::AdapterInfo) -> String {
+    let driver = format!("{} {}", info.driver, info.driver_info);
+    format!("{} ({:?}, {})", info.name, info.backend, driver.trim())
+}
+
+pub(super) fn describe_with_problem(adapter: &wgpu::Adapter) -> String {
+    let name = describe(&adapter.get_info());
+    shortfall(&adapter.limits()).map_or(name.clone(), |problem| format!("{name}: {problem}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn adapters_below_the_default_limits_are_told_with_both_numbers() {
+        assert_eq!(shortfall(&wgpu::Limits::default()), None);
+        let few = wgpu::Limits { max_storage_buffers_per_shader_stage: 4, ..Default::default() };
+        assert_eq!(shortfall(&few).as_deref(), Some("allows 4 storage buffers in a kernel, 8 are needed"));
+        let small = wgpu::Limits { max_compute_workgroup_storage_size: 8 << 10, ..Default::default() };
+        assert_eq!(shortfall(&small).as_deref(), Some("allows 8192 bytes of workgroup memory, 16384 are needed"));
+    }
+}

@@ -1,0 +1,207 @@
+//! The facts about a device that kernels and memory plans depend on, and what may be chosen differently from adapter to
+//! adapter: a few sizes, and which form of a kernel runs.
+
+use serde::{Deserialize, Serialize};
+
+use super::custom::Replacement;
+use super::kernels;
+use crate::error::Result;
+
+/// What an adapter is, for choosing kernel forms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AdapterClass {
+    /// Thousands of threads, fast workgroup memory.
+    Gpu,
+    /// A software rasteriser: few SIMD lanes, every barrier is expensive.
+    Cpu,
+}
+
+/// The facts about a device that kernels and memory plans depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// GPU or software adapter.
+    pub class: AdapterClass,
+    /// Lanes in a subgroup when subgroup operations are enabled and the size cannot vary.
+    pub subgroup_size: Option<u32>,
+    /// Matrices that subgroups multiply, where they are of a known size and 32 KiB of workgroup memory can be had.
+    pub matrix: Option<MatrixSize>,
+    /// Largest storage buffer one binding may cover, in bytes.
+    pub max_binding_bytes: u64,
+    /// Largest buffer, in bytes.
+    pub max_buffer_bytes: u64,
+    /// Workgroup memory one workgroup may use, in bytes.
+    pub max_workgroup_bytes: u32,
+    /// Alignment of dynamic offsets into uniform buffers, in bytes.
+    pub uniform_alignment: u32,
+    /// Whether the host may write into the device's own memory, because it is the same.
+    pub shares_memory: bool,
+    /// Whether shaders may use 64-bit integers.
+    pub int64: bool,
+    /// Whether shaders may use 16-bit floats.
+    pub f16: bool,
+    /// Sizes by which kernels are launched.
+    pub tuning: Tuning,
+    /// The form of kernel that runs wherever it can.
+    pub preferred: Option<&'static str>,
+    /// Kernels in the places of others.
+    pub replaced: &'static [&'static Replacement],
+}
+
+impl Caps {
+    /// A GPU with WebGPU's default limits and no optional features: what every kernel must fit.
+    pub const PORTABLE: Caps = Caps {
+        class: AdapterClass::Gpu,
+        subgroup_size: None,
+        matrix: None,
+        max_binding_bytes: 128 << 20,
+        max_buffer_bytes: 256 << 20,
+        max_workgroup_bytes: 16 << 10,
+        uniform_alignment: 256,
+        shares_memory: false,
+        int64: false,
+        f16: false,
+        tuning: Tuning::of(AdapterClass::Gpu),
+        preferred: None,
+        replaced: &[],
+    };
+
+    /// Mesa's software Vulkan on an AVX2 machine.
+    pub const SOFTWARE: Caps = Caps {
+        class: AdapterClass::Cpu,
+        subgroup_size: Some(8),
+        int64: true,
+        tuning: Tuning::of(AdapterClass::Cpu),
+        ..Caps::PORTABLE
+    };
+
+    /// Whether kernels for software adapters can run: subgroups of 8, and loads of 64 bits.
+    pub fn is_software(&self) -> bool {
+        self.class == AdapterClass::Cpu && self.int64 && self.subgroup_size == Some(8)
+    }
+
+    /// Invocations of the workgroups that share a row or a head through workgroup memory, as a kernel's constant.
+    pub(super) fn row_workgroup(&self) -> f64 {
+        if self.class == AdapterClass::Gpu { 64.0 } else { 8.0 }
+    }
+
+    /// The same device, on which the forms run that every GPU can run.
+    #[must_use]
+    pub fn portable(self) -> Caps {
+        let Caps { class, subgroup_size, matrix, int64, f16, tuning, .. } = Caps::PORTABLE;
+        Caps { class, subgroup_size, matrix, int64, f16, tuning, ..self }
+    }
+
+    /// The same device, on which these forms run.
+    ///
+    /// # Errors
+    /// [`Error::Request`](crate::Error::Request) for a name that no kernel has.
+    pub fn with_forms(self, forms: &Forms) -> Result<Caps> {
+        Ok(match forms {
+            Forms::Auto => self,
+            Forms::Portable => self.portable(),
+            Forms::Named(name) => Caps { preferred: Some(kernels::form(name)?), ..self },
+        })
+    }
+
+    /// Largest buffer that can be bound whole.
+    pub fn max_part_bytes(&self) -> u64 {
+        self.max_binding_bytes.min(self.max_buffer_bytes)
+    }
+}
+
+/// Square matrices that a subgroup multiplies: f16 times f16, summed in f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatrixSize {
+    /// 8 x 8: Metal.
+    Eight,
+    /// 16 x 16: Vulkan.
+    Sixteen,
+}
+
+impl MatrixSize {
+    /// Rows, and columns.
+    pub fn edge(self) -> u32 {
+        match self {
+            MatrixSize::Eight => 8,
+            MatrixSize::Sixteen => 16,
+        }
+    }
+}
+
+/// The sizes that decide how fast kernels are on an adapter, and nothing else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tuning {
+    /// Whether a workgroup of `linear_vec` is one subgroup, where those have one size.
+    pub vec_subgroup: bool,
+    /// Invocations in a workgroup of `linear_vec` (a power of two), where it is not one subgroup.
+    pub vec_workgroup: u32,
+    /// Columns of y that a workgroup of `linear_vec` makes: 4 or 8.
+    pub vec_columns: u32,
+    /// Most rows of x that go through `linear_vec`, up to 8; more go through tiles.
+    pub vec_rows: u32,
+    /// Whether `linear_vec` does an RMSNorm before and a rotation and store after it on the way, which reads the gains once
+    /// for every workgroup and saves dispatches.
+    pub fuse_norm: bool,
+    /// Workgroups that share the keys of one head in a step of decoding.
+    pub decode_splits: u32,
+}
+
+impl Tuning {
+    /// What is good for a class of adapters, untuned.
+    pub const fn of(class: AdapterClass) -> Tuning {
+        match class {
+            AdapterClass::Gpu => Tuning {
+                vec_subgroup: true,
+                vec_workgroup: 64,
+                vec_columns: 4,
+                vec_rows: 8,
+                fuse_norm: true,
+                decode_splits: 8,
+            },
+            // Loads cost more than dispatches there, and there are few threads to fill.
+            AdapterClass::Cpu => Tuning {
+                vec_subgroup: true,
+                vec_workgroup: 8,
+                vec_columns: 8,
+                vec_rows: 8,
+                fuse_norm: false,
+                decode_splits: 1,
+            },
+        }
+    }
+
+    /// Whether every size is one that the kernels can run with: a file may say anything.
+    pub fn is_valid(&self) -> bool {
+        self.vec_workgroup.is_power_of_two()
+            && (4..=256).contains(&self.vec_workgroup)
+            && [4, 8].contains(&self.vec_columns)
+            && self.vec_rows <= 8
+            && (1..=64).contains(&self.decode_splits)
+    }
+}
+
+/// Which forms of kernels run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Forms {
+    /// The best for the adapter.
+    #[default]
+    Auto,
+    /// Those that every GPU can run.
+    Portable,
+    /// This one wherever it can run, the best for the adapter elsewhere.
+    Named(String),
+}
+
+impl Forms {
+    /// `auto`, `portable` or a kernel's form.
+    ///
+    /// # Errors
+    /// [`Error::Request`](crate::Error::Request) for a name that no kernel has.
+    pub fn parse(text: &str) -> Result<Forms> {
+        match text {
+            "auto" => Ok(Forms::Auto),
+            "portable" => Ok(Forms::Portable),
+            name => kernels::form(name).map(|name| Forms::Named(name.into())),
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Opening a device: the adapter, its limits, and the proof that it multiplies matrices right.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::adapter::{self, MATRIX_FEATURES};
+use super::buffers::Pool;
+use super::caps::{AdapterClass, Forms, MatrixSize, Tuning};
+use super::custom::Replacement;
+use super::device::{Device, Inner};
+use super::gpu::Gpu;
+use super::kept::Kept;
+use super::matrix_check;
+use super::pipelines::{CompileHook, Pipelines};
+use crate::error::{Error, Result, first_line};
+
+/// How to choose and open a device. `Default` takes the best adapter with its own limits.
+#[derive(Clone, Debug, Default)]
+pub struct DeviceOptions {
+    /// Part of the wanted adapter's name, any case; `WGPU_ADAPTER_NAME` when `None`.
+    pub adapter: Option<String>,
+    /// Ask only for what every WebGPU implementation gives: default limits, no optional features.
+    pub portable: bool,
+    /// Keep the driver-independent bounds and loop checks in every shader. Slower, same results.
+    pub checked: bool,
+    /// Which forms of kernels run.
+    pub forms: Forms,
+    /// Sizes found for this adapter; those of its class if `None`.
+    pub tuning: Option<Tuning>,
+    /// Kernels in the places of others.
+    pub replaced: Vec<&'static Replacement>,
+    /// A folder that compiled kernels are kept in from one run to the next, made if it is not there; nobody else should
+    /// be able to write to it. Nothing touches the disk when `None`, with `portable`, or where the driver gives compiled
+    /// kernels to nobody (all but Vulkan's). What is in the folder changes no result, and no fault of it is an error.
+    pub cache: Option<PathBuf>,
+    /// Called while a plan's kernels compile, which some drivers take minutes for: on the thread that makes the plan,
+    /// whenever a kernel begins or ends and ten times a second, and a last time when nothing compiles any more. It may
+    /// not make plans itself.
+    pub compiling: Option<CompileHook>,
+}
+
+impl Device {
+    /// Opens the adapter that `options` ask for.
+    ///
+    /// Discrete GPUs come before integrated ones, those before software adapters.
+    /// `WGPU_BACKEND` restricts the backends.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] when nothing fits, [`Error::Gpu`] when the driver refuses to open it.
+    pub fn open(options: &DeviceOptions) -> Result<Device> {
+        let adapters = adapter::adapters();
+        let wanted = options.adapter.clone().or_else(|| std::env::var("WGPU_ADAPTER_NAME").ok());
+        let Some(adapter) = adapter::choose(&adapters, wanted.as_deref()) else {
+            return Err(Error::NoAdapter {
+                wanted: wanted.map_or("any".into(), |name| format!("\"{name}\"")),
+                found: adapters.iter().map(adapter::describe_with_problem).collect(),
+            });
+        };
+        if let Some(matrix) = adapter::matrix_size(adapter).filter(|_| !options.portable)
+            && let Ok(device) = Device::from_adapter(adapter, options, Some(matrix))
+            // On a processor no form by matrices runs that was not asked for.
+            && (device.caps.class == AdapterClass::Cpu || matrix_check::is_right(&device))
+        {
+            return Ok(device);
+        }
+        Device::from_adapter(adapter, options, None)
+    }
+
+    #[allow(unsafe_code)]
+    fn from_adapter(adapter: &wgpu::Adapter, options: &DeviceOptions, matrix: Option<MatrixSize>) -> Result<Device> {
+        let info = adapter.get_info();
+        let (features, limits) = if options.portable {
+            (wgpu::Features::empty(), wgpu::Limits::default())
+        } else {
+            // No form that a model runs has 16-bit floats without matrices; what they can do at most is measured.
+            let mut useful = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16;
+            // Only the forms for software adapters read 64 bits at a time.
+            useful.set(wgpu::Features::SHADER_INT64, info.device_type == wgpu::DeviceType::Cpu);
+            // On a card of its own this would put weights into the slow memory both can see.
+            let shared = matches!(info.device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu);
+            useful.set(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS, shared);
+            if matrix.is_some() {
+                useful |= MATRIX_FEATURES;
+            }
+            useful.set(wgpu::Features::PIPELINE_CACHE, options.cache.is_some());
+            (adapter.features() & useful, adapter.limits())
+        };
+        let experimental_features = match matrix {
+            // SAFETY: what may go wrong is in the kernels by matrices, which are few, tested, and checked on opening.
+            Some(_) => unsafe { wgpu::ExperimentalFeatures::enabled() },
+            None => wgpu::ExperimentalFeatures::disabled(),
+        };
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("instructblip"),
+            required_features: features,
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::MemoryUsage,
+            experimental_features,
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+            .map_err(|e| Error::Gpu { what: format!("opening {}", info.name), problem: first_line(&e.to_string()) })?;
+        let gpu = Gpu::new(device, queue);
+        let mut caps = adapter::caps(&info, features, &limits, matrix);
+        caps.tuning = options.tuning.filter(Tuning::is_valid).unwrap_or(caps.tuning);
+        let mut caps = caps.with_forms(&options.forms)?;
+        caps.replaced = Vec::leak(options.replaced.clone());
+        let keeps = features.contains(wgpu::Features::PIPELINE_CACHE);
+        let folder = options.cache.as_deref().filter(|_| keeps);
+        let kept = folder.and_then(|folder| Kept::open(&gpu.device, &info, folder));
+        Ok(Device {
+            caps,
+            inner: Arc::new(Inner {
+                pipelines: Pipelines::new(options.checked, options.compiling.clone(), kept),
+                pool: Pool::default(),
+                name: adapter::describe(&info),
+                timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+                memory_bytes: adapter::memory_bytes(adapter),
+                gpu,
+            }),
+        })
+    }
+}
