@@ -10,6 +10,7 @@ mod errors;
 mod family;
 #[cfg(feature = "embedded-model")]
 mod features;
+mod floors;
 #[cfg(feature = "embedded-model")]
 mod generate;
 #[cfg(feature = "embedded-model")]

@@ -1,21 +1,55 @@
 //! `instructblip ask`: a picture (or frames), a question, the answer as it comes.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
+use clap::Args;
 use instructblip::model::Timings;
 use instructblip::{GenerateOptions, Image, InstructBlip, Question, Reply};
 use serde_json::json;
 
-use crate::args::{Ask, Common};
 use crate::attention::write_attention;
+use crate::common::{Common, Gpu};
 use crate::files::check_folder;
+use crate::generation::Generation;
+use crate::options::{Model, Wording};
 use crate::overrides::Watch;
 use crate::progress::{Progress, say};
 use crate::session::{
     check_order, load_replaced, note_demo_model, note_empty_prompt, reply_json, say_last, tokens_per_second, workload,
 };
+
+/// Arguments of `ask`.
+#[derive(Args, Debug)]
+pub struct Ask {
+    /// The picture: a PNG, JPEG, WebP, GIF, BMP or TIFF file, or - for standard input
+    pub image: PathBuf,
+    /// The question or instruction; with --task the text that goes into the task's wording
+    #[arg(required_unless_present = "task")]
+    pub prompt: Option<String>,
+    /// Further frames, for video models; may be repeated
+    #[arg(long = "image", value_name = "FRAME")]
+    pub frames: Vec<PathBuf>,
+    #[command(flatten)]
+    pub wording: Wording,
+    /// Print one JSON object with the answers, their tokens and timings
+    #[arg(long)]
+    pub json: bool,
+    /// Print the prompt as the model gets it, and stop
+    #[arg(long)]
+    pub show_prompt: bool,
+    /// Folder to write pictures of the Q-Former's attention to the (first) picture to, with the raw weights
+    #[arg(long, value_name = "DIR")]
+    pub attention: Option<PathBuf>,
+    #[command(flatten)]
+    pub generation: Generation,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub gpu: Gpu,
+}
 
 pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     let prompt = ask.wording.prompt(ask.prompt.as_deref().unwrap_or_default())?;

@@ -12,7 +12,7 @@ use instructblip::model::{AttentionMaps, NamedTensor, Values};
 use instructblip::processor::SheetKind;
 use instructblip::{Image, InstructBlip};
 
-use crate::args::Common;
+use crate::common::Common;
 use crate::files::{write_bytes, write_tensors};
 use crate::progress::say;
 

@@ -4,12 +4,35 @@ use std::io::Write;
 use std::time::Instant;
 
 use anyhow::Result;
+use clap::Args;
 use instructblip::processor::Task;
 use instructblip::{Error, Question};
 
-use crate::args::{Caption, Common};
+use crate::common::{Common, Gpu};
+use crate::generation::Generation;
+use crate::inputs::Pictures;
+use crate::options::Model;
 use crate::progress::Progress;
 use crate::session::{load_model, reply_json, say_last, workload};
+
+/// Arguments of `caption`.
+#[derive(Args, Debug)]
+pub struct Caption {
+    #[command(flatten)]
+    pub pictures: Pictures,
+    /// The instruction, if not the paper's for captions, or none for BLIP-2
+    #[arg(long)]
+    pub prompt: Option<String>,
+    /// Print one JSON object a picture, a line each
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub generation: Generation,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub gpu: Gpu,
+}
 
 pub fn run(common: &Common, caption: &Caption) -> Result<()> {
     let options = caption.generation.options();

@@ -3,13 +3,25 @@
 use std::io::Write;
 
 use anyhow::Result;
+use clap::Args;
 use instructblip::model::Workload;
 use instructblip::{GenerateOptions, Image};
 use serde_json::{Value, json};
 
-use crate::args::{Common, Demo, Model};
+use crate::common::{Common, Gpu};
+use crate::options::Model;
 use crate::progress::say;
 use crate::session::{load_replaced, reply_json, tokens_per_second};
+
+/// Arguments of `demo`.
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// Print a JSON array
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub gpu: Gpu,
+}
 
 struct Scene {
     path: &'static str,

@@ -3,11 +3,22 @@
 use std::io::Write;
 
 use anyhow::Result;
+use clap::Args;
 use instructblip::error::Bytes;
 use instructblip::runtime::{AdapterSummary, MatrixSize, list_adapters};
 use serde_json::json;
 
-use crate::args::{Common, Devices};
+use crate::common::{Adapter, Common};
+
+/// Arguments of `devices`.
+#[derive(Args, Debug)]
+pub struct Devices {
+    /// Print a JSON array
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub gpu: Adapter,
+}
 
 pub fn run(common: &Common, devices: &Devices) -> Result<()> {
     let adapters = list_adapters(common.adapter.as_deref());

@@ -1,16 +1,40 @@
 //! `instructblip embed`: what the vision tower and the Q-Former make of pictures, in a file.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use anyhow::Result;
+use clap::Args;
 use instructblip::Error;
-use instructblip::model::Workload;
-use instructblip::model::{NamedTensor, Values};
+use instructblip::model::{NamedTensor, Values, Workload};
 
-use crate::args::{Common, Embed};
+use crate::common::{Common, Gpu};
 use crate::files::{check_target, write_tensors};
+use crate::inputs::Pictures;
+use crate::options::Model;
 use crate::progress::{Progress, say};
 use crate::session::{load_model, say_last};
+
+/// Arguments of `embed`.
+#[derive(Args, Debug)]
+pub struct Embed {
+    #[command(flatten)]
+    pub pictures: Pictures,
+    /// What the Q-Former looks for
+    #[arg(long, default_value = "")]
+    pub prompt: String,
+    /// File to write: tensors image_features, query_features, projected_features, a row per picture
+    #[arg(long, short, value_name = "OUT.safetensors")]
+    pub output: PathBuf,
+    /// Labels of further outputs of the vision tower and the Q-Former to write, for example
+    /// qformer.encoder.layer.0.cross_attention.weights
+    #[arg(long, value_name = "LABEL,…", value_delimiter = ',')]
+    pub taps: Vec<String>,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub gpu: Gpu,
+}
 
 pub fn run(common: &Common, embed: &Embed) -> Result<()> {
     check_target(&embed.output)?;

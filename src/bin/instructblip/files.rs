@@ -126,6 +126,15 @@ pub fn unwritable(path: &Path, source: std::io::Error) -> anyhow::Error {
     Error::Io { path: path.into(), source }.into()
 }
 
+/// The text of a file.
+///
+/// # Errors
+/// [`Error::Io`], also for what is no regular file.
+pub fn read_text(path: &Path) -> instructblip::Result<String> {
+    check_source(path)?;
+    std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,16 +1,49 @@
 //! `instructblip forward`: every stage's tensors in a file, for whoever compares implementations.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use anyhow::Result;
-use instructblip::model::Workload;
-use instructblip::model::{ForwardOptions, Values};
+use clap::Args;
+use instructblip::model::{ForwardOptions, Values, Workload};
 use instructblip::{Image, Question};
 
-use crate::args::{Common, Forward};
+use crate::common::{Common, Gpu};
 use crate::files::{check_target, write_tensors};
+use crate::options::Model;
 use crate::progress::say;
 use crate::session::{check_order, load_model, note_empty_prompt, say_last};
+
+/// Arguments of `forward`.
+#[derive(Args, Debug)]
+pub struct Forward {
+    /// The picture, or - for standard input
+    pub image: PathBuf,
+    /// The question or instruction
+    pub prompt: String,
+    /// File to write
+    #[arg(long, short, value_name = "OUT.safetensors")]
+    pub output: PathBuf,
+    /// Labels of further outputs to write (of the last frame), for example vision_model.encoder.layers.0.mlp.fc1
+    #[arg(long, value_name = "LABEL,…", value_delimiter = ',')]
+    pub taps: Vec<String>,
+    /// What T5's decoder reads, for logits of more than its first token
+    #[arg(long, value_name = "ID,…", value_delimiter = ',')]
+    pub decoder_input_ids: Vec<u32>,
+    /// Wanted tokens, for the loss: one for each of the prompt's, or for T5 of the answer's; -100 does not count
+    #[arg(long, value_name = "ID,…", value_delimiter = ',', allow_hyphen_values = true)]
+    pub labels: Vec<i64>,
+    /// Further frames, for video models; may be repeated
+    #[arg(long = "image", value_name = "FRAME")]
+    pub frames: Vec<PathBuf>,
+    /// What the Q-Former reads instead of the prompt
+    #[arg(long, value_name = "TEXT")]
+    pub qformer_prompt: Option<String>,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub gpu: Gpu,
+}
 
 pub fn run(common: &Common, forward: &Forward) -> Result<()> {
     check_target(&forward.output)?;

@@ -7,7 +7,7 @@ use clap::Args;
 use instructblip::Error;
 use walkdir::WalkDir;
 
-use crate::args::Common;
+use crate::common::Common;
 use crate::progress::Progress;
 
 /// Ends of the names of picture files, in small letters. What is refused by its kind is a picture, too, and is told.

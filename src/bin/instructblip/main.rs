@@ -1,10 +1,10 @@
 //! The `instructblip` program: answers on stdout, everything else on stderr, exit codes that scripts can tell apart.
 
-mod args;
 mod ask;
 mod attention;
 mod bench;
 mod caption;
+mod command;
 mod common;
 mod compiling;
 mod demo;
@@ -18,8 +18,10 @@ mod forward;
 mod generation;
 mod inputs;
 mod machine;
+mod manual;
 #[cfg(feature = "hub")]
 mod models;
+mod options;
 mod overrides;
 mod pictures;
 mod plan;
@@ -33,13 +35,15 @@ mod session;
 #[cfg(feature = "embedded-model")]
 mod synthesize;
 mod tune;
+mod tuned;
 mod usage;
 
 use std::process::ExitCode;
 
+use clap::CommandFactory;
 use instructblip::Error;
 
-use args::Command;
+use command::{Arguments, Command};
 use progress::say;
 
 fn main() -> ExitCode {
@@ -71,8 +75,8 @@ fn main() -> ExitCode {
         Command::Tune(tune) => tune::run(common, tune),
         Command::Bench(bench) => bench::run(common, bench),
         Command::Demo(demo) => demo::run(common, demo),
-        Command::Completions(completions) => usage::completions(completions),
-        Command::Man(man) => usage::man(man),
+        Command::Completions(completions) => manual::completions(Arguments::command(), completions),
+        Command::Man(man) => manual::man(Arguments::command(), man),
         #[cfg(feature = "embedded-model")]
         Command::Synthesize(synthesize) => synthesize::run(common, synthesize),
     };

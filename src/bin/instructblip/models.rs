@@ -8,7 +8,7 @@ use indicatif::DecimalBytes;
 use instructblip::hub::{CachedModel, Hub};
 use serde_json::json;
 
-use crate::args::Common;
+use crate::common::Common;
 use crate::progress::say;
 
 /// Arguments of `ls`.

@@ -9,9 +9,9 @@ use clap::Args;
 use instructblip::runtime::Replacement;
 use instructblip::{Device, GenerateOptions, Image, InstructBlip};
 
-use crate::args::Common;
+use crate::common::Common;
+use crate::files::read_text;
 use crate::progress::say;
-use crate::session::read_text;
 
 /// Options about a user's own kernels.
 #[derive(Args, Clone, Debug, Default)]

@@ -8,7 +8,7 @@ use clap::builder::FalseyValueParser;
 use instructblip::processor::{ImageOptions, MAX_FILE_BYTES, MAX_PIXELS};
 use instructblip::{Error, Image, Result};
 
-use crate::args::Common;
+use crate::common::Common;
 use crate::progress::say;
 
 /// Options of everything that reads pictures.

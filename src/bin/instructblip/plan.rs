@@ -1,18 +1,54 @@
 //! `instructblip plan`: what a model takes of a GPU's memory, and how it takes less, before there is a GPU.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use clap::Args;
 use instructblip::error::Bytes;
+use instructblip::generate::options::MAX_NEW_TOKENS;
 use instructblip::model::{LoadOptions, MemoryPlan, PartBytes, Workload};
 use instructblip::runtime::Caps;
 use instructblip::shapes::{PUBLISHED, Shape};
 use instructblip::{Checkpoint, Error};
 use serde_json::{Value, json};
 
-use crate::args::Plan;
+use crate::options::Weights;
 use crate::session::{Chosen, chosen, embedded, named};
+
+/// Arguments of `plan`.
+#[derive(Args, Debug)]
+#[command(mut_arg("no_mmap", |option| option.hide(true)))]
+pub struct Plan {
+    /// Directory of a checkpoint, or the name of one in the cache, or of a published one, whose shape is known; the
+    /// embedded model if left out
+    pub model: Option<String>,
+    /// LoRA adapter to merge into the weights: a folder that peft saved, or owner/name of one that was pulled. An adapter
+    /// in the model's own folder is merged without being asked for
+    #[arg(long, value_name = "DIR|REPO")]
+    pub lora: Option<PathBuf>,
+    /// Most tokens of an answer
+    #[arg(long, value_name = "N", default_value_t = 256,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_NEW_TOKENS)))]
+    pub max_new_tokens: u32,
+    /// Beams to search with
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub num_beams: u32,
+    /// Questions asked at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub batch: u32,
+    /// Tokens of a prompt
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub prompt_tokens: u32,
+    /// Pictures of a question, for video models
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub frames: u32,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub weights: Weights,
+}
 
 /// What is planned for.
 enum Target {

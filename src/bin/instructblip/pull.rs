@@ -3,12 +3,23 @@
 use std::io::Write;
 
 use anyhow::Result;
+use clap::Args;
 use indicatif::DecimalBytes;
 use instructblip::hub::{Event, Hub, Plan};
 
-use crate::args::{Common, Pull};
+use crate::common::Common;
 use crate::progress::{Progress, say};
 use crate::session::full_name;
+
+/// Arguments of `pull`.
+#[derive(Args, Debug)]
+pub struct Pull {
+    /// The repository, owner/name, for example Salesforce/instructblip-flan-t5-xl; a published model's name alone will do
+    pub repo: String,
+    /// A branch, a tag or a commit
+    #[arg(long, value_name = "REVISION")]
+    pub revision: Option<String>,
+}
 
 pub fn run(common: &Common, pull: &Pull) -> Result<()> {
     let hub = Hub::from_env()?;

@@ -1,14 +1,35 @@
 //! `instructblip score`: how likely given answers are, best first.
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::Result;
+use clap::Args;
 use instructblip::Question;
 use instructblip::model::Workload;
 use serde_json::json;
 
-use crate::args::{Common, Score};
+use crate::common::{Common, Gpu};
+use crate::options::{Model, Wording};
 use crate::session::{check_order, load_model, note_empty_prompt, say_last};
+
+/// Arguments of `score`.
+#[derive(Args, Debug)]
+pub struct Score {
+    /// The picture, or - for standard input
+    pub image: PathBuf,
+    /// The question; with --task the text that goes into the task's wording
+    pub prompt: String,
+    #[command(flatten)]
+    pub wording: Wording,
+    /// Print one JSON object with log-probabilities by token
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub gpu: Gpu,
+}
 
 pub fn run(common: &Common, score: &Score) -> Result<()> {
     if score.wording.choices.is_empty() {

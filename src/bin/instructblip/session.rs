@@ -15,12 +15,12 @@ use instructblip::weights::LoadReport;
 use instructblip::{Checkpoint, Device, DeviceOptions, Error, FinishReason, GenerateOptions, InstructBlip, Reply};
 use serde_json::json;
 
-use crate::args::{Common, Model, Resize};
+use crate::common::Common;
 use crate::compiling;
-use crate::files::check_source;
 use crate::machine::available_bytes;
+use crate::options::{Model, Resize};
 use crate::progress::{Progress, say};
-use crate::tune::tuned;
+use crate::tuned;
 
 /// What the options ask of a device, with the user's folder of compiled kernels, progress of compiling and the sizes
 /// that `tune` found.
@@ -203,15 +203,6 @@ pub fn embedded() -> Result<Checkpoint> {
 #[cfg(not(feature = "embedded-model"))]
 pub fn embedded() -> Result<Checkpoint> {
     anyhow::bail!("this build has no embedded model; give a checkpoint directory with --model")
-}
-
-/// The text of a file.
-///
-/// # Errors
-/// [`Error::Io`], also for what is no regular file.
-pub fn read_text(path: &Path) -> instructblip::Result<String> {
-    check_source(path)?;
-    std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })
 }
 
 /// An answer as JSON.

@@ -8,7 +8,8 @@ use clap::{Args, ValueEnum};
 use instructblip::shapes::{self, Layers, Shape};
 use instructblip::synthesize::{Stored, Synthesis, synthesize};
 
-use crate::args::{Common, size};
+use crate::common::Common;
+use crate::options::size;
 use crate::progress::{Progress, say};
 
 /// Arguments of `synthesize`.

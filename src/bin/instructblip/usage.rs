@@ -1,15 +1,12 @@
-//! What the command line is taken for, and a word that helps where it is none; completions and manual pages.
+//! What the command line is taken for, and a word that helps where it is none.
 
 use std::ffi::OsString;
-use std::io::Write;
 
-use anyhow::Result;
 use clap::builder::StyledStr;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser};
-use instructblip::Error;
 
-use crate::args::{Arguments, Completions, Man};
+use crate::command::Arguments;
 
 /// Commands whose question is one argument.
 const ASKING: [&str; 3] = ["ask", "score", "forward"];
@@ -63,28 +60,6 @@ fn tip(unknown: &str, given: &[OsString]) -> Option<String> {
 /// Where an argument is.
 fn at(argument: &str, given: &[OsString]) -> Option<usize> {
     given.iter().position(|word| word.to_string_lossy().starts_with(argument))
-}
-
-/// Completions for a shell, on standard output.
-pub fn completions(arguments: &Completions) -> Result<()> {
-    let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut Arguments::command(), "instructblip", &mut script);
-    Ok(std::io::stdout().lock().write_all(&script)?)
-}
-
-/// A manual page on standard output: the program's, or that of one of its commands.
-pub fn man(arguments: &Man) -> Result<()> {
-    let mut program = Arguments::command();
-    program.build();
-    let mut page = &program;
-    for name in &arguments.command {
-        page = page.find_subcommand(name).ok_or_else(|| Error::Request {
-            problem: format!("{name} is no command; instructblip --help lists them"),
-        })?;
-    }
-    let mut text = Vec::new();
-    clap_mangen::Man::new(page.clone()).render(&mut text)?;
-    Ok(std::io::stdout().lock().write_all(&text)?)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use instructblip::runtime::{Category, Tensor};
 use instructblip::weights::Formats;
 use instructblip::{Checkpoint, Device, Image, InstructBlip};
 
-use super::language::Prompt;
+use super::prompt::Prompt;
 
 /// Tokens that are generated one by one and then all at once.
 const CHECKED_TOKENS: u32 = 8;

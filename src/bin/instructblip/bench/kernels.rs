@@ -15,12 +15,12 @@ use super::ceilings;
 use super::results::{Ceilings, KernelRow, Results};
 use super::run::Output;
 use super::time::{Clock, Times, median, spread_percent};
-use crate::args::Common;
-use crate::common::Gpu;
+use crate::common::{Common, Gpu};
 use crate::files;
+use crate::files::read_text;
 use crate::progress::{Progress, say};
-use crate::session::{device_options, read_text};
-use crate::tune::tuned;
+use crate::session::device_options;
+use crate::tuned;
 
 /// How far above a measured ceiling a result may lie before it is taken for a mistake.
 const IMPOSSIBLE: f64 = 1.15;

@@ -5,47 +5,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use instructblip::generate::session::{DrySession, Placed, Request};
-use instructblip::generate::{PromptInputs, Room, Session};
+use instructblip::generate::{Room, Session};
 use instructblip::language::Language;
 use instructblip::runtime::recorder::Binding;
-use instructblip::runtime::{Category, Device, Tensor};
+use instructblip::runtime::{Device, Tensor};
 
 use super::check::finite;
 use super::labels::profile;
+use super::prompt::Prompt;
 use super::results::{DecodeRow, LabelRow, PrefillRow};
 use super::time::{median, milliseconds, thread_us};
-
-/// A prompt on the device: the picture's places first, then words.
-pub struct Prompt {
-    /// Of all of it.
-    pub ids: Vec<u32>,
-    on_device: Tensor,
-    places: Tensor,
-}
-
-impl Prompt {
-    /// A prompt of `words` words after `queries` places for a picture, none of them above `vocab_rows`.
-    pub fn new(device: &Device, queries: u32, words: u32, vocab_rows: u32) -> Result<Prompt> {
-        let places: Vec<u32> = (0..queries).collect();
-        // What stands in the picture's places is replaced.
-        let ids: Vec<u32> = places.iter().map(|_| 0).chain((0..words).map(|i| (300 + i % 97) % vocab_rows)).collect();
-        Ok(Prompt {
-            on_device: device.tensor(Category::Io, "ids", 1, ids.len() as u32, &ids)?,
-            places: device.tensor(Category::Io, "places", 1, queries, &places)?,
-            ids,
-        })
-    }
-
-    /// Tokens, those of the picture included.
-    pub fn len(&self) -> u32 {
-        self.ids.len() as u32
-    }
-
-    /// As a session reads it.
-    pub fn inputs<'a>(&'a self, features: &'a Tensor) -> PromptInputs<'a> {
-        PromptInputs { ids: &self.on_device, features, places: &self.places }
-    }
-}
 
 /// What to measure a language model with.
 pub struct Timer<'a> {

@@ -8,6 +8,7 @@ mod kernels;
 mod labels;
 mod language;
 mod model;
+mod prompt;
 mod report;
 mod results;
 mod run;
@@ -19,12 +20,12 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::args::Common;
-use crate::common::{Adapter, Gpu};
-use crate::files;
 pub use ceilings::MatrixProbe;
-use results::Results;
 pub use run::today;
+
+use crate::common::{Adapter, Common, Gpu};
+use crate::files;
+use results::Results;
 
 /// Columns of what is drawn in a terminal: wider ones are rare, and files have no width.
 const WIDTH: usize = 80;
@@ -155,7 +156,7 @@ fn compare(arguments: &Compare) -> Result<()> {
     let text = match arguments.format {
         Format::Table => comparison.text(),
         Format::Json => format!("{:#}\n", comparison.json()),
-        Format::Html => comparison.html(),
+        Format::Html => report::compare_page::html(&comparison),
     };
     match &arguments.output {
         Some(path) => files::write_bytes(path, text.as_bytes()),

@@ -17,16 +17,16 @@ use instructblip::weights::{Formats, Loaded, Loader, Part, Placement, TensorFile
 use instructblip::{Checkpoint, Device, Error, Image};
 use serde_json::{Value, json};
 
-use super::ceilings;
-use super::check;
 use super::labels::profile;
-use super::language::{Prompt, Timer};
+use super::language::Timer;
+use super::prompt::Prompt;
 use super::results::{LabelRow, ModelResults, Results, Stage};
 use super::run::Output;
 use super::time::{median, milliseconds};
-use crate::args::{Common, formats};
-use crate::common::Gpu;
+use super::{ceilings, check};
+use crate::common::{Common, Gpu};
 use crate::machine::available_bytes;
+use crate::options::formats;
 use crate::progress::{Progress, say};
 use crate::session::{embedded, named, open_device};
 

@@ -11,7 +11,7 @@ use instructblip::runtime::list_adapters;
 
 use super::results::{Adapter, Ceilings, FORMAT, Results};
 use super::{WIDTH, append, report};
-use crate::args::Common;
+use crate::common::Common;
 use crate::machine::Machine;
 use crate::progress::say;
 

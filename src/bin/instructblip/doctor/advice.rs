@@ -5,7 +5,8 @@ use instructblip::runtime::{AdapterSummary, MatrixSize};
 
 use super::Page;
 use crate::devices::by_edge;
-use crate::tune::{self, tuned::Tuned};
+use crate::tune;
+use crate::tuned::Tuned;
 
 /// Below this there is room for hardly any published model.
 const LITTLE_DISK: u64 = 8_000_000_000;

@@ -7,17 +7,31 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
+use clap::Args;
 use instructblip::error::Bytes;
 use instructblip::runtime::{AdapterSummary, MatrixSize, list_adapters};
 use instructblip::{Error, InstructBlip};
 use serde_json::{Value, json};
 
-use crate::args::{Common, Doctor};
+use crate::common::{Common, Gpu};
 use crate::compiling;
 use crate::machine::{self, Machine};
 use crate::selftest::{self, Report};
 use crate::session::chosen;
-use crate::tune::tuned::{self, Tuned};
+use crate::tuned::{self, Tuned};
+
+/// Arguments of `doctor`.
+#[derive(Args, Debug)]
+pub struct Doctor {
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Checkpoint directory whose files are to be checked, too; no weights are read
+    #[arg(long, value_name = "DIR", env = "INSTRUCTBLIP_MODEL")]
+    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub gpu: Gpu,
+}
 
 /// Everything there is to tell.
 struct Page {

@@ -10,20 +10,62 @@ use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
 use anyhow::Result;
+use clap::Args;
+use instructblip::processor::Task;
 use instructblip::runtime::WeightFormat;
 use instructblip::weights::Formats;
 use instructblip::{Error, GenerateOptions, Image, InstructBlip, Question, Reply};
 use serde_json::{Value, json};
 
-use crate::args::{Common, Eval, Model, Resize};
+use crate::common::{Common, Gpu};
 use crate::files::{check_target, unwritable};
+use crate::generation::Generation;
 use crate::inputs::{Skipped, is_there};
+use crate::options::{Model, Resize, tasks};
 use crate::pictures::PictureOptions;
 use crate::progress::{Progress, say};
 use crate::session::{load_model, named, say_last, workload};
 use accuracy::Tally;
 use predictions::{Contents, Key, Known};
+use questions::EXAMPLE;
 use questions::Row;
+
+/// Arguments of `eval`.
+#[derive(Args, Debug)]
+#[command(after_help = format!("A line of QUESTIONS is, for example:\n  {EXAMPLE}"))]
+pub struct Eval {
+    /// Questions, a JSON object a line: image (a path beside this file; for video models a list of frames), question (or
+    /// prompt), answers (a list; or answer or expected, one), choices for tasks that need them, qformer_prompt if the
+    /// Q-Former is to read something else, and group, if results are to be told by group. Other fields are kept
+    pub questions: PathBuf,
+    /// Word the prompts as the paper does for this task
+    #[arg(long, value_parser = tasks())]
+    pub task: Option<Task>,
+    /// File of answers; questions it has already are not asked again
+    #[arg(long, short, value_name = "PREDICTIONS.jsonl")]
+    pub output: PathBuf,
+    /// Questions asked at once; answers do not depend on it
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub batch_size: u32,
+    /// Ask everything again
+    #[arg(long)]
+    pub force: bool,
+    /// Stop at the first question that cannot be asked, instead of telling of it and going on
+    #[arg(long)]
+    pub strict: bool,
+    /// Field of a question to tell results by
+    #[arg(long, value_name = "FIELD", default_value = "group")]
+    pub group: String,
+    /// Print the results as one JSON object
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub generation: Generation,
+    #[command(flatten)]
+    pub model: Model,
+    #[command(flatten)]
+    pub gpu: Gpu,
+}
 
 /// A question with everything that its answer depends on, and the answer once there is one.
 struct Item {

@@ -12,16 +12,30 @@ use std::io::Write;
 use std::time::Instant;
 
 use anyhow::Result;
+use clap::Args;
 use instructblip::Error;
 use instructblip::runtime::list_adapters;
 
 pub use report::{Failed, Report};
 
-use crate::args::{Common, Selftest};
+use crate::common::{Common, Gpu};
 use crate::machine::Machine;
 use crate::progress::{Progress, say};
 use case::Selection;
 use place::{NotRun, Place};
+
+/// Arguments of `selftest`.
+#[derive(Args, Debug)]
+pub struct Selftest {
+    /// Print one JSON object with every case, fit for a bug report
+    #[arg(long)]
+    pub json: bool,
+    /// Only cases whose kernel, form or shape contains this, for example attention_decode
+    #[arg(long, value_name = "TEXT")]
+    pub filter: Option<String>,
+    #[command(flatten)]
+    pub gpu: Gpu,
+}
 
 pub fn run(common: &Common, selftest: &Selftest) -> Result<()> {
     let (places, not_run) = place::places(common)?;

@@ -7,7 +7,7 @@ use instructblip::runtime::{
 use instructblip::{Device, DeviceOptions, Result};
 
 use super::oracle::{quantised, wide};
-use crate::args::Common;
+use crate::common::Common;
 
 /// An open device and the caps to choose kernel forms by.
 #[derive(Clone)]

@@ -1,7 +1,6 @@
 //! `instructblip tune`: the sizes with which kernels are fastest on this GPU, for later runs.
 
 mod search;
-pub mod tuned;
 
 use std::io::Write;
 
@@ -11,13 +10,12 @@ use instructblip::runtime::{Tuning, list_adapters};
 use instructblip::{Device, DeviceOptions, Error};
 use serde_json::json;
 
-use crate::args::Common;
 use crate::bench::today;
-use crate::common::Gpu;
+use crate::common::{Common, Gpu};
 use crate::progress::{Progress, say};
 use crate::session::{device_options, open_device};
+use crate::tuned::Tuned;
 use search::{Candidate, STEPS, Step, search};
-use tuned::Tuned;
 
 /// Arguments of `tune`.
 #[derive(Args, Debug)]

@@ -262,11 +262,6 @@ impl Comparison {
             "only_before": self.only_before, "only_after": self.only_after,
         })
     }
-
-    /// A page.
-    pub fn html(&self) -> String {
-        super::compare_page::html(self)
-    }
 }
 
 fn pair(before: &Entry, after: &Entry) -> Pair {

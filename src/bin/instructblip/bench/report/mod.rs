@@ -3,7 +3,7 @@
 
 mod bars;
 mod compare;
-mod compare_page;
+pub mod compare_page;
 mod decode;
 mod family;
 mod numbers;

@@ -256,7 +256,7 @@ fn differences_within_both_spreads_are_noise() {
     assert!(comparison.warnings.is_empty(), "{:?}", comparison.warnings);
     assert!(comparison.summary().starts_with("1 faster, 1 slower, 2 within noise, 1 without a time"));
     assert_numbers(&comparison.text());
-    assert_numbers(comparison.html().split("<script>").next().expect("a page"));
+    assert_numbers(super::compare_page::html(&comparison).split("<script>").next().expect("a page"));
     assert_eq!(comparison.json()["pairs"][3]["verdict"], "unknown");
 }
 

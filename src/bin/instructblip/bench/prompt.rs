@@ -1,0 +1,38 @@
+//! A prompt to time a language model with.
+
+use anyhow::Result;
+use instructblip::Device;
+use instructblip::generate::PromptInputs;
+use instructblip::runtime::{Category, Tensor};
+
+/// A prompt on the device: the picture's places first, then words.
+pub struct Prompt {
+    /// Of all of it.
+    pub ids: Vec<u32>,
+    on_device: Tensor,
+    places: Tensor,
+}
+
+impl Prompt {
+    /// A prompt of `words` words after `queries` places for a picture, none of them above `vocab_rows`.
+    pub fn new(device: &Device, queries: u32, words: u32, vocab_rows: u32) -> Result<Prompt> {
+        let places: Vec<u32> = (0..queries).collect();
+        // What stands in the picture's places is replaced.
+        let ids: Vec<u32> = places.iter().map(|_| 0).chain((0..words).map(|i| (300 + i % 97) % vocab_rows)).collect();
+        Ok(Prompt {
+            on_device: device.tensor(Category::Io, "ids", 1, ids.len() as u32, &ids)?,
+            places: device.tensor(Category::Io, "places", 1, queries, &places)?,
+            ids,
+        })
+    }
+
+    /// Tokens, those of the picture included.
+    pub fn len(&self) -> u32 {
+        self.ids.len() as u32
+    }
+
+    /// As a session reads it.
+    pub fn inputs<'a>(&'a self, features: &'a Tensor) -> PromptInputs<'a> {
+        PromptInputs { ids: &self.on_device, features, places: &self.places }
+    }
+}
