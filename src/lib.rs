@@ -26,7 +26,7 @@
 //!      pixels ─► vision ─► qformer ─► language ─► generate ─► text
 //!                 [N, D]    [Q, H]    llama, opt, t5: logits [R, V]; one token after another
 //! ────────────────────────────────────────────────────────────────────────────
-//! runtime: device · buffers · recorder · plan · kernels · pipelines · ops · profile
+//! runtime, from roof to ground: open · plan · device · ops, recorder · tensor, buffers · caps · kernels, gpu
 //! ```
 //!
 //! [`shapes`] has the published configurations by name, and `synthesize` writes checkpoints of them with random weights.
@@ -34,7 +34,7 @@
 //! gives a directory like any other.
 //!
 //! [`model`] is the only room that knows every stage; the program in `src/bin` uses the public API only. The table of
-//! who may use whom is `tests/library/rooms.rs`.
+//! who may use whom is `tests/library/rooms.rs`; that of the runtime's floors, `tests/library/floors.rs`.
 //!
 //! **One picture.** [`Image::open`] decodes it to RGB; [`processor`] resizes it exactly as Pillow does and normalises
 //! it; [`model`] writes the pixels to the device and replays the plan that [`vision::Vision::record`] wrote when the

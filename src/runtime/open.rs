@@ -11,7 +11,7 @@ use super::device::{Device, Inner};
 use super::gpu::Gpu;
 use super::kept::Kept;
 use super::matrix_check;
-use super::pipelines::{CompileHook, Pipelines};
+use super::pipelines::{Checks, CompileHook, Pipelines};
 use crate::error::{Error, Result, first_line};
 
 /// How to choose and open a device. `Default` takes the best adapter with its own limits.
@@ -29,6 +29,9 @@ pub struct DeviceOptions {
     pub tuning: Option<Tuning>,
     /// Kernels in the places of others.
     pub replaced: Vec<&'static Replacement>,
+    /// Run kernels in the places of others without checks of their indices, as ours run. Only for kernels that were seen
+    /// to keep them in bounds, with [`DeviceOptions::checked`]: one that does not may end the program, or worse.
+    pub trusts_replaced: bool,
     /// A folder that compiled kernels are kept in from one run to the next, made if it is not there; nobody else should
     /// be able to write to it. Nothing touches the disk when `None`, with `portable`, or where the driver gives compiled
     /// kernels to nobody (all but Vulkan's). What is in the folder changes no result, and no fault of it is an error.
@@ -108,10 +111,15 @@ impl Device {
         let keeps = features.contains(wgpu::Features::PIPELINE_CACHE);
         let folder = options.cache.as_deref().filter(|_| keeps);
         let kept = folder.and_then(|folder| Kept::open(&gpu.device, &info, folder));
+        let checks = match (options.checked, options.trusts_replaced) {
+            (true, _) => Checks::All,
+            (false, false) => Checks::Custom,
+            (false, true) => Checks::None,
+        };
         Ok(Device {
             caps,
             inner: Arc::new(Inner {
-                pipelines: Pipelines::new(options.checked, options.compiling.clone(), kept),
+                pipelines: Pipelines::new(checks, options.compiling.clone(), kept),
                 pool: Pool::default(),
                 name: adapter::describe(&info),
                 timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),

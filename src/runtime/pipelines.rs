@@ -60,9 +60,20 @@ fn key(&(kernel, constants): &Variant<'_>) -> Key {
     (kernel.name, constants.iter().map(|&(name, value)| (name, value.to_bits())).collect())
 }
 
+/// Which shaders look after their own indices and loops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Checks {
+    /// All, indices and loops.
+    All,
+    /// The indices of kernels that are not ours.
+    Custom,
+    /// No shader.
+    None,
+}
+
 /// Compiled variants by kernel and constants.
 pub(super) struct Pipelines {
-    checked: bool,
+    checks: Checks,
     hook: Option<CompileHook>,
     kept: Option<Kept>,
     known: Mutex<Known>,
@@ -83,8 +94,8 @@ struct Text {
 }
 
 impl Pipelines {
-    pub fn new(checked: bool, hook: Option<CompileHook>, kept: Option<Kept>) -> Self {
-        Pipelines { checked, hook, kept, known: Mutex::default() }
+    pub fn new(checks: Checks, hook: Option<CompileHook>, kept: Option<Kept>) -> Self {
+        Pipelines { checks, hook, kept, known: Mutex::default() }
     }
 
     /// The pipelines of `variants`, in their order. Those nobody asked for before are compiled, several at once.
@@ -116,7 +127,7 @@ impl Pipelines {
         let mut seen: HashSet<&str> = known.texts.keys().copied().collect();
         let kernels = missing.iter().map(|&(kernel, _)| kernel).filter(|kernel| seen.insert(kernel.name));
         let kernels: Vec<&'static Kernel> = kernels.collect();
-        let texts = parallel::each(&kernels, |kernel| Text::new(gpu, kernel, self.checked), |_| {});
+        let texts = parallel::each(&kernels, |kernel| Text::new(gpu, kernel, self.checks), |_| {});
         for (kernel, text) in kernels.iter().zip(texts.into_iter().map_while(|text| text)) {
             known.texts.insert(kernel.name, text?);
         }
@@ -171,11 +182,11 @@ fn scoped<T>(gpu: &Gpu, name: &str, make: impl FnOnce(&wgpu::Device) -> T) -> Re
 }
 
 impl Text {
-    fn new(gpu: &Gpu, kernel: &'static Kernel, checked: bool) -> Result<Text> {
+    fn new(gpu: &Gpu, kernel: &'static Kernel, checks: Checks) -> Result<Text> {
         let parsed = kernels::parse(kernel)?;
         let bindings = kernels::bindings(&parsed)?;
         scoped(gpu, kernel.name, |device| {
-            let module = shader_module(device, kernel, &parsed, checked);
+            let module = shader_module(device, kernel, &parsed, checks);
             let bind_group = bind_group_layout(device, kernel.name, &bindings);
             let layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
                 label: Some(kernel.name),
@@ -221,17 +232,17 @@ impl Text {
 }
 
 #[allow(unsafe_code)]
-fn shader_module(gpu: &wgpu::Device, kernel: &Kernel, parsed: &Parsed, checked: bool) -> wgpu::ShaderModule {
+fn shader_module(gpu: &wgpu::Device, kernel: &Kernel, parsed: &Parsed, checks: Checks) -> wgpu::ShaderModule {
     let descriptor = wgpu::ShaderModuleDescriptor {
         label: Some(kernel.name),
         source: wgpu::ShaderSource::Naga(Cow::Owned(parsed.module.clone())),
     };
-    if checked {
+    if checks == Checks::All {
         return gpu.create_shader_module(descriptor);
     }
-    // A user's own kernel may index what it wants; that its loops end is its own business.
-    let checks =
-        wgpu::ShaderRuntimeChecks { bounds_checks: kernel.is_custom(), ..wgpu::ShaderRuntimeChecks::unchecked() };
+    // A user's own kernel may index what it wants, until it was seen not to; that its loops end is its own business.
+    let bounds_checks = checks == Checks::Custom && kernel.is_custom();
+    let checks = wgpu::ShaderRuntimeChecks { bounds_checks, ..wgpu::ShaderRuntimeChecks::unchecked() };
     // Loop bounding alone doubles the time of a tiled matmul.
     // SAFETY: every kernel of ours keeps its indices in bounds and its loops finite by construction; the test suite
     // runs each over its table of shapes with the checks on and requires equal results.

@@ -1,6 +1,7 @@
 //! `instructblip bench kernels`: every kernel at the shapes of published models, first against f64, then against the
 //! clock.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +11,7 @@ use instructblip::runtime::ops::linear;
 use instructblip::runtime::{AdapterSummary, Caps, Forms, Plan, Recorder, Replacement, kernels, list_adapters};
 use instructblip::{Device, DeviceOptions, Error};
 
-use super::cases::{Case, Entry, Lab, Prepared};
+use super::cases::{Case, Entry, Lab, Prepared, bound};
 use super::ceilings;
 use super::results::{Ceilings, KernelRow, Results};
 use super::run::Output;
@@ -36,7 +37,7 @@ pub struct Kernels {
     #[arg(long = "shape", value_name = "MxNxK", value_parser = shape)]
     pub shapes: Vec<(u32, u32, u32)>,
     /// Only these ways to run: auto (the adapter's own choice), portable, or a kernel's name; may be repeated. All that can
-    /// run if left out
+    /// run if left out, or with --wgsl auto alone
     #[arg(long = "variant", value_name = "NAME")]
     pub variants: Vec<String>,
     /// Every GPU there is, one after the other; with --output each has a folder of its own there
@@ -46,6 +47,9 @@ pub struct Kernels {
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub runs: u32,
     /// Your own kernel: a WGSL file that is checked against f64 and timed beside the kernel it replaces
+    ///
+    /// It is checked on every shape first, where indices and loops are looked after, and then timed without that, as ours
+    /// are: indices that a check would have kept in bounds may end the program.
     ///
     /// It has that kernel's bindings, Params, override constants and grid, which the head of its file in shaders/ tells;
     /// for linear layers they are in shaders/shared/linear.wgsl, and `const TILE_ROWS: u32` and `const TILE_COLUMNS: u32`
@@ -122,7 +126,7 @@ fn once(common: &Common, kernels: &Kernels) -> Result<()> {
     folders.into_iter().try_for_each(files::check_folder)?;
     let mut refused = Vec::new();
     for (options, output) in wanted {
-        let device = Device::open(&options)?;
+        let device = Device::open(&DeviceOptions { trusts_replaced: true, ..options.clone() })?;
         let outcome = measure(kernels, &device, &options, common.quiet)?;
         let results =
             Results { kernels: outcome.rows, ..Results::new(options.adapter.as_deref(), &device, outcome.ceilings) };
@@ -154,9 +158,7 @@ struct Variant {
 /// Times what `options` ask for on a device.
 fn measure(options: &Kernels, device: &Device, opened: &DeviceOptions, quiet: bool) -> Result<Outcome> {
     let custom = custom(options)?;
-    if let Some(custom) = &custom {
-        custom.try_once(options, opened)?;
-    }
+    let checked = custom.as_ref().map(|custom| custom.check(options, opened)).transpose()?;
     let lab = Lab { device, caps: device.caps() };
     let entries: Vec<Entry<'_>> =
         lab.cases(&options.shapes).into_iter().filter(|entry| is_wanted(entry, options)).collect();
@@ -166,10 +168,16 @@ fn measure(options: &Kernels, device: &Device, opened: &DeviceOptions, quiet: bo
     let mut progress = Progress::counting(quiet, "kernels", Some(entries.len() as u64));
     let mut outcome = Outcome { ceilings: ceilings::measure(device)?, rows: Vec::new(), refused: Vec::new() };
     for (i, entry) in entries.iter().enumerate() {
-        let case = entry.make()?;
-        if custom.as_ref().is_some_and(|custom| !custom.is_in(&case, device.caps())) {
-            continue;
+        match checked.as_ref().map(|checked| checked.get(&entry.name())) {
+            // The user's kernel has no part in it.
+            Some(None) => continue,
+            Some(Some(Some(problem))) => {
+                outcome.refused.push(problem.clone());
+                continue;
+            }
+            Some(Some(None)) | None => {}
         }
+        let case = entry.make()?;
         let timed =
             time_variants(&lab, entry, &case, &variants(entry, options, device, custom.as_ref()), options.runs)?;
         for result in timed {
@@ -231,7 +239,7 @@ fn with_share(mut row: KernelRow, ceilings: &Ceilings) -> KernelRow {
 }
 
 fn is_wanted(entry: &Entry<'_>, options: &Kernels) -> bool {
-    let name = format!("{} {}", entry.op, entry.shape);
+    let name = entry.name();
     let filtered = options.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()));
     // A user's linear kernel is for linear layers, any other for those of the other operations that run it.
     let for_layers = options.op.starts_with("linear") && !options.op.starts_with("linear_vec_rope");
@@ -269,33 +277,48 @@ impl Custom {
         r.dispatches().iter().any(|d| self.replaced.iter().any(|replacement| d.kernel == &replacement.kernel))
     }
 
-    /// Runs the kernel where every index and loop is checked, on the first case, with an eye on the clock: one that
-    /// never ends would hold the program for ever.
-    fn try_once(&self, options: &Kernels, opened: &DeviceOptions) -> Result<()> {
+    /// Runs the kernel on every case that it is in where every index and loop is checked, with an eye on the clock: one
+    /// that never ends would hold the program for ever. What is wrong with it, by the name of the case: where nothing is,
+    /// it is timed without checks, as ours are.
+    fn check(&self, options: &Kernels, opened: &DeviceOptions) -> Result<HashMap<String, Option<String>>> {
         let device = Device::open(&DeviceOptions { checked: true, ..opened.clone() })?;
         let lab = Lab { device: &device, caps: device.caps() };
-        let entries = lab.cases(&options.shapes);
-        let mut first = None;
-        for entry in entries.iter().filter(|entry| is_wanted(entry, options)) {
+        let mut found = HashMap::new();
+        for entry in lab.cases(&options.shapes).iter().filter(|entry| is_wanted(entry, options)) {
             let case = entry.make()?;
             if self.is_in(&case, device.caps()) {
-                first = Some((entry, case));
-                break;
+                found.insert(entry.name(), self.check_case(options, &lab, entry, &case)?);
             }
         }
-        let (entry, case) = first.ok_or_else(|| request(format!("nothing here runs {}", self.form)))?;
-        let mut r = Recorder::new(self.caps(device.caps()));
-        (case.record)(&mut r, 0);
-        let plan = r.finish(&device)?;
+        match found.is_empty() {
+            true => bail!(request(format!("nothing here runs {}", self.form))),
+            false => Ok(found),
+        }
+    }
+
+    fn check_case(
+        &self,
+        options: &Kernels,
+        lab: &Lab<'_>,
+        entry: &Entry<'_>,
+        case: &Case<'_>,
+    ) -> Result<Option<String>> {
+        let file = options.wgsl.as_deref().unwrap_or(Path::new("")).display();
+        let mut r = Recorder::new(self.caps(lab.caps));
+        let out = (case.record)(&mut r, 0);
+        let bound = bound(&r);
+        let plan = r.finish(lab.device)?;
         plan.write_step(case.step);
         plan.submit()?;
-        if let Err(e) = device.wait_for(Duration::from_secs(options.time_out)) {
-            let file = options.wgsl.as_deref().unwrap_or(Path::new("")).display();
-            say(&format!("error: {file}: {} {}: {e}; --time-out gives it longer", entry.op, entry.shape));
+        if let Err(e) = lab.device.wait_for(Duration::from_secs(options.time_out)) {
+            say(&format!("error: {file}: {}: {e}; --time-out gives it longer", entry.name()));
             // Nothing can end it but the end of the process, and closing the device would wait for it.
             std::process::exit(7);
         }
-        Ok(())
+        let error = (case.check)(&lab.device.read(&plan.output(&out))?)?;
+        let problem =
+            || format!("{} {file}: wrong by {error:.1e} relative to f64; the bound is {bound:.0e}", entry.name());
+        Ok((error > bound).then(problem))
     }
 }
 
@@ -304,6 +327,10 @@ fn variants(entry: &Entry<'_>, options: &Kernels, device: &Device, custom: Optio
     let caps = device.caps();
     let is_asked = |name: &str| options.variants.iter().any(|asked| asked == name);
     let mut variants = vec![Variant { name: "auto".into(), caps }];
+    if let Some(custom) = custom.filter(|_| options.variants.is_empty()) {
+        variants.push(Variant { name: "custom".into(), caps: custom.caps(caps) });
+        return variants;
+    }
     // All forms of linear layers go by their kernels' names; the one that every GPU runs is this as well for who asks.
     if entry.linear.is_none() || is_asked("portable") {
         variants.push(Variant { name: "portable".into(), caps: caps.portable() });
@@ -350,7 +377,7 @@ fn time_variants(
     let mut out = Vec::new();
     let mut ready: Vec<Ready<'_>> = Vec::new();
     for variant in variants {
-        let of_entry = || format!("{} {}", entry.op, entry.shape);
+        let of_entry = || entry.name();
         let prepared = lab.prepare(case, variant.caps).with_context(of_entry)?;
         let hot = lab.repeated(case, variant.caps, std::iter::repeat_n(0, HOT_CALLS)).with_context(of_entry)?;
         let made = Ready { variant, prepared, hot };

@@ -36,6 +36,11 @@ pub struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
+    /// The operation and its shape.
+    pub fn name(&self) -> String {
+        format!("{} {}", self.op, self.shape)
+    }
+
     /// Uploads what it needs.
     pub fn make(&self) -> Result<Case<'a>> {
         (self.make)()
@@ -121,7 +126,7 @@ impl<'a> Lab<'a> {
         let launch = r.dispatches().iter().map(|d| (d.kernel.name, d.constants.iter().map(bits).collect(), d.grid));
         let (launch, flops) = (launch.collect(), case.flops.unwrap_or(r.flops()));
         let matrices = r.dispatches().iter().any(|dispatch| dispatch.kernel.needs == Needs::Matrices);
-        let bound = r.dispatches().iter().fold(BOUND, |bound, dispatch| dispatch.kernel.needs.bound(bound));
+        let bound = bound(&r);
         let plan = self.run(r, case.step)?;
         let error = (case.check)(&self.device.read(&plan.output(&out))?)?;
         Ok(Prepared { launch, flops, matrices, error, bound, cold: self.repeated(case, caps, 0..case.copies)? })
@@ -148,6 +153,11 @@ impl<'a> Lab<'a> {
             pages: self.device.tensor(Category::Io, "pages", sequences, pages, &table)?,
         })
     }
+}
+
+/// Most that what is recorded may be off.
+pub fn bound(r: &Recorder) -> f64 {
+    r.dispatches().iter().fold(BOUND, |bound, dispatch| dispatch.kernel.needs.bound(bound))
 }
 
 fn entry<'a>(op: &'static str, shape: String, make: impl Fn() -> Result<Case<'a>> + 'a) -> Entry<'a> {
