@@ -349,13 +349,15 @@ fn llama(json: &Value) -> Result<LlamaConfig, String> {
     })
 }
 
-/// The base of the rotary frequencies: transformers 5 keeps it in `rope_parameters`, 4 beside `rope_scaling`.
+/// The base of the rotary frequencies: transformers 5 keeps it in `rope_parameters`, 4 beside `rope_scaling`. Where a file
+/// has both, `rope_scaling` counts (`RotaryEmbeddingConfigMixin.convert_rope_params_to_dict`).
 fn rope_theta(json: &Value) -> Result<f64, String> {
     let some = |name: &str| json.get(name).filter(|value| !value.is_null());
     let named = |s: &Value| s.get("rope_type").or(s.get("type")).and_then(Value::as_str).map(str::to_owned);
-    let parameters = some("rope_parameters");
-    let scaling = some("rope_scaling").map(|s| named(s).unwrap_or("unnamed".into()));
-    let rope_type = parameters.and_then(named).or(scaling).unwrap_or("default".into());
+    let scaling = some("rope_scaling").filter(|scaling| scaling.as_object().is_none_or(|scaling| !scaling.is_empty()));
+    let parameters = scaling.or(some("rope_parameters"));
+    let unnamed = if scaling.is_some() { "unnamed" } else { "default" };
+    let rope_type = parameters.and_then(named).unwrap_or(unnamed.into());
     if rope_type != "default" {
         return Err(format!("text_config: rope_type \"{rope_type}\" is not supported, only \"default\""));
     }

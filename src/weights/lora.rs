@@ -52,9 +52,22 @@ struct Layer {
 
 /// `adapter_config.json`: how much of each layer's product is added.
 struct LoraConfig {
-    alpha: f64,
-    alpha_pattern: Vec<(Regex, f64)>,
+    rank: ByLayer,
+    alpha: ByLayer,
     use_rslora: bool,
+}
+
+/// A number that some layers have another of.
+struct ByLayer {
+    usual: f64,
+    patterns: Vec<(Regex, f64)>,
+}
+
+impl ByLayer {
+    fn of(&self, layer: &str) -> f64 {
+        let own = self.patterns.iter().find(|(pattern, _)| pattern.is_match(layer).unwrap_or(false));
+        own.map_or(self.usual, |(_, number)| *number)
+    }
 }
 
 impl TensorFiles {
@@ -79,6 +92,9 @@ impl TensorFiles {
                 },
             ));
         };
+        if tensors.is_empty() {
+            return Err(Error::checkpoint(path, "holds no tensor, so it would change nothing; save the adapter again"));
+        }
         let mut layers: BTreeMap<String, Layer> = BTreeMap::new();
         for (stored, entry) in tensors {
             let name = stored.strip_prefix(PREFIX).unwrap_or(&stored);
@@ -103,6 +119,11 @@ impl TensorFiles {
             let (Some(a), Some(b)) = (layer.a, layer.b) else {
                 return Err(Error::checkpoint(&path, format!("has only one of the two factors of {name}")));
             };
+            let (rank, has) = (config.rank.of(&name), a.rank());
+            if rank != has as f64 {
+                let problem = format!("has rank {has} for {name}, which {ADAPTER_CONFIG} says is {rank}");
+                return Err(Error::checkpoint(&path, problem));
+            }
             let scale = config.scale(&name, a.rank()) as f32;
             if let Some(values) = layer.bias {
                 self.adapter.updates.insert(format!("{name}.bias"), Update::Values { values, scale });
@@ -228,23 +249,29 @@ impl LoraConfig {
             let number = value.as_f64().filter(|number| number.is_finite());
             number.ok_or_else(|| wrong(&format!("\"{name}\" must be a number, is {value}")))
         };
-        let patterns = set("alpha_pattern").and_then(Value::as_object).into_iter().flatten();
-        let alpha_pattern = patterns.map(|(pattern, alpha)| {
-            let regex = Regex::new(&format!(r"^(.*\.)?({pattern})$"));
-            let regex = regex.map_err(|_| wrong(&format!("\"alpha_pattern\" has no pattern in {pattern:?}")))?;
-            Ok((regex, number(alpha, "alpha_pattern")?))
-        });
+        let by_layer = |usual: &str, pattern_name: &str| {
+            let patterns = set(pattern_name).and_then(Value::as_object).into_iter().flatten();
+            let patterns = patterns.map(|(pattern, own)| {
+                let regex = Regex::new(&format!(r"^(.*\.)?({pattern})$"));
+                let regex = regex.map_err(|_| wrong(&format!("\"{pattern_name}\" has no pattern in {pattern:?}")))?;
+                Ok((regex, number(own, pattern_name)?))
+            });
+            // r and alpha are 8 where a file does not say.
+            Ok(ByLayer {
+                usual: json.get(usual).map_or(Ok(8.0), |value| number(value, usual))?,
+                patterns: patterns.collect::<Result<_>>()?,
+            })
+        };
         Ok(LoraConfig {
-            alpha: set("lora_alpha").map_or(Ok(8.0), |alpha| number(alpha, "lora_alpha"))?,
-            alpha_pattern: alpha_pattern.collect::<Result<_>>()?,
+            rank: by_layer("r", "rank_pattern")?,
+            alpha: by_layer("lora_alpha", "alpha_pattern")?,
             use_rslora: set("use_rslora").is_some(),
         })
     }
 
     /// What a layer's product of this rank is multiplied by.
     fn scale(&self, layer: &str, rank: usize) -> f64 {
-        let own = self.alpha_pattern.iter().find(|(pattern, _)| pattern.is_match(layer).unwrap_or(false));
-        let alpha = own.map_or(self.alpha, |(_, alpha)| *alpha);
+        let alpha = self.alpha.of(layer);
         let rank = rank as f64;
         alpha / if self.use_rslora { rank.sqrt() } else { rank }
     }

@@ -95,6 +95,11 @@ fn unsupported_models_are_named() {
         ("/text_config/hidden_act", json!("gelu"), ["hidden_act", "\"silu\""]),
         ("/text_config/rope_parameters", json!({"rope_type": "yarn"}), ["yarn", "default"]),
         ("/text_config/rope_scaling", json!({"type": "linear", "factor": 2}), ["linear", "default"]),
+        (
+            "/text_config",
+            json!({"model_type": "llama", "rope_parameters": {"rope_type": "default"}, "rope_scaling": {"type": "linear", "factor": 2}}),
+            ["linear", "default"],
+        ),
         ("/text_config/rope_scaling", json!({"factor": 2}), ["unnamed", "default"]),
         ("/text_config/rope_scaling", json!("yarn"), ["unnamed", "default"]),
         ("/vision_config/hidden_act", json!("quick_gelu"), ["quick_gelu", "gelu"]),

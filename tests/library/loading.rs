@@ -528,7 +528,7 @@ fn adapters_that_cannot_be_merged_are_refused_by_name() {
         }
     };
     type Edit<'a> = &'a dyn Fn(&Path);
-    let cases: [(Edit<'_>, &str); 11] = [
+    let cases: [(Edit<'_>, &str); 14] = [
         (&set("use_dora", json!(true)), "DoRA is not supported"),
         (&set("peft_type", json!("IA3")), "kind IA3"),
         (&set("trainable_token_indices", json!([1])), "trained tokens"),
@@ -548,11 +548,18 @@ fn adapters_that_cannot_be_merged_are_refused_by_name() {
         ),
         (
             &tensors(|name, t| {
-                Some(if name.contains("q_proj.lora_A") { Stored { shape: vec![2, 222], ..t } } else { t })
+                Some(if name.contains("layers.0.self_attn.q_proj.lora_B") {
+                    Stored { shape: vec![132, 2], ..t }
+                } else {
+                    t
+                })
             }),
-            "[2, 222]",
+            "[132, 2]",
         ),
         (&set("lora_alpha", json!("x")), "lora_alpha"),
+        (&set("r", json!(16)), "adapter_config.json says is 16"),
+        (&set("rank_pattern", json!({"q_proj": 99})), "adapter_config.json says is 99"),
+        (&tensors(|_, _| None), "holds no tensor"),
         (&|folder| std::fs::write(folder.join("adapter_config.json"), "{").expect("written"), "not valid JSON"),
     ];
     for (edit, part) in cases {

@@ -364,6 +364,7 @@ fn eval_counts_by_group_and_goes_on_where_it_was_left() {
     let again = std::fs::read_to_string(&output).expect("predictions");
     assert!(again.starts_with(&written[..keep]));
     assert!(written.lines().skip(3).all(|line| again.lines().any(|other| other == line)), "{again}");
+    assert!(again.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "the torn line is gone: {again}");
 
     // Nothing is left to ask, so no device is looked for.
     assert_eq!(eval(&["--adapter", "no such adapter"]), wanted);
@@ -439,6 +440,34 @@ fn runs_over_many_inputs_skip_bad_ones_and_say_so() {
     let alone = path("alone.safetensors");
     stdout(&["embed", &path("01.png"), "--prompt", "a", "-o", &alone, "-q"]);
     assert_eq!(tensor(Path::new(&alone), "image_features").1, rows[shape[1]..], "rows are those of the names");
+
+    // What is read is not written over.
+    for arguments in [
+        &["embed", &path("00.png"), "-o", &path("00.png")][..],
+        &["forward", &path("00.png"), "a", "-o", &path("00.png")],
+    ] {
+        refused(arguments, 3, &["00.png", "is one of the pictures"]);
+    }
+    let asked = r#"{"image": "00.png", "question": "What?", "answer": "x"}"#;
+    std::fs::write(path("one.jsonl"), asked).expect("written");
+    refused(&["eval", &path("one.jsonl"), "-o", &path("00.png"), "--force"], 3, &["is one of the pictures"]);
+    refused(&["eval", &path("one.jsonl"), "-o", &path("notes.txt")], 3, &["notes.txt line 1: is no prediction"]);
+    assert_eq!(std::fs::read(path("00.png")).ok(), std::fs::read(sample("00.png")).ok());
+    std::fs::remove_file(path("one.jsonl")).expect("removed");
+
+    // Names that end lines, or are no text.
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::ffi::OsStrExt;
+        let odd = tempfile::tempdir().expect("a folder");
+        for name in [&b"a\nb.png"[..], b"c\xff.png"] {
+            std::fs::copy(sample("00.png"), odd.path().join(std::ffi::OsStr::from_bytes(name))).expect("copied");
+        }
+        let lines = stdout(&["caption", &odd.path().join("*.png").display().to_string(), "-q"]);
+        let names: Vec<&str> = lines.lines().filter_map(|line| line.split_once('\t')).map(|(name, _)| name).collect();
+        assert_eq!((names.len(), lines.lines().count()), (2, 2), "{lines}");
+        assert!(names[0].ends_with("a\\nb.png"), "{lines}");
+    }
 
     // From a Windows editor; the first two differ in their choices only, the third is the first again.
     let questions = [

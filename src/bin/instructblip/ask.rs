@@ -18,7 +18,8 @@ use crate::options::{Model, Wording};
 use crate::overrides::Watch;
 use crate::progress::{Progress, say};
 use crate::session::{
-    check_order, load_replaced, note_demo_model, note_empty_prompt, reply_json, say_last, tokens_per_second, workload,
+    check_order, load_replaced, note_demo_model, note_empty_prompt, note_unread_words, reply_json, say_last,
+    tokens_per_second, workload,
 };
 
 /// Arguments of `ask`.
@@ -80,6 +81,7 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     };
     let mut model = load_replaced(common, &ask.model, workload, replaced)?;
     note_empty_prompt(common, &model, &prompt);
+    note_unread_words(common, &model, ask.wording.qformer_prompt.as_deref().unwrap_or_default());
     let watch = overrides.any().then(|| overrides.watch());
     let shown = options.gives_one() && !ask.json;
     let mut reply = answer(common, &mut model, &question, &options, &mut |piece| {

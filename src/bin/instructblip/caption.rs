@@ -1,6 +1,7 @@
 //! `instructblip caption`: a line of text for each picture.
 
 use std::io::Write;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -69,7 +70,7 @@ pub fn run(common: &Common, caption: &Caption) -> Result<()> {
             line["image"] = path.display().to_string().into();
             writeln!(out, "{line}")?;
         } else {
-            let name = if caption.pictures.is_one() { String::new() } else { format!("{}\t", path.display()) };
+            let name = if caption.pictures.is_one() { String::new() } else { format!("{}\t", one_line(path)) };
             reply.sequences.iter().try_for_each(|sequence| writeln!(out, "{name}{}", sequence.text))?;
         }
         out.flush()?;
@@ -81,4 +82,10 @@ pub fn run(common: &Common, caption: &Caption) -> Result<()> {
         say_last(common, &model, &format!("{done} {pictures} in {:.2} s; ", started.elapsed().as_secs_f64()));
     }
     skipped.verdict(done)
+}
+
+/// A path without what would end its line or its column: those characters are written as Rust and JSON write them.
+fn one_line(path: &Path) -> String {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    path.display().to_string().chars().map(shown).collect()
 }

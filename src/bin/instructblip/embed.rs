@@ -9,11 +9,11 @@ use instructblip::Error;
 use instructblip::model::{NamedTensor, Values, Workload};
 
 use crate::common::{Common, Gpu};
-use crate::files::{check_target, write_tensors};
+use crate::files::{check_is_no_input, check_target, write_tensors};
 use crate::inputs::Pictures;
 use crate::options::Model;
 use crate::progress::{Progress, say};
-use crate::session::{load_model, say_last};
+use crate::session::{load_model, note_unread_words, say_last};
 
 /// Arguments of `embed`.
 #[derive(Args, Debug)]
@@ -39,7 +39,9 @@ pub struct Embed {
 pub fn run(common: &Common, embed: &Embed) -> Result<()> {
     check_target(&embed.output)?;
     let (files, mut skipped) = embed.pictures.files(common)?;
+    check_is_no_input(&embed.output, &files)?;
     let mut model = load_model(common, &embed.model, Workload::default())?;
+    note_unread_words(common, &model, &embed.prompt);
     let mut progress = Progress::counting(common.quiet, "pictures", Some(files.len() as u64));
     let mut joined: Vec<NamedTensor> = Vec::new();
     // Of each row, as pictures may be skipped.

@@ -1,7 +1,7 @@
 //! Files that commands write.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use instructblip::Error;
@@ -24,6 +24,15 @@ pub fn check_target(path: &Path) -> Result<()> {
         return Err(unwritable(path, std::io::Error::other(problem)));
     }
     Ok(())
+}
+
+/// Refuses to write over what is to be read.
+pub fn check_is_no_input<'a>(path: &Path, inputs: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    let Ok(path) = path.canonicalize() else { return Ok(()) };
+    match inputs.into_iter().any(|input| input.canonicalize().is_ok_and(|input| input == path)) {
+        true => Err(unwritable(&path, std::io::Error::other("is one of the pictures; give the name of another file"))),
+        false => Ok(()),
+    }
 }
 
 /// Whether a file is what standard output goes to, as `/dev/stdout` is.

@@ -9,10 +9,10 @@ use instructblip::model::{ForwardOptions, Values, Workload};
 use instructblip::{Image, Question};
 
 use crate::common::{Common, Gpu};
-use crate::files::{check_target, write_tensors};
+use crate::files::{check_is_no_input, check_target, write_tensors};
 use crate::options::Model;
 use crate::progress::say;
-use crate::session::{check_order, load_model, note_empty_prompt, say_last};
+use crate::session::{check_order, load_model, note_empty_prompt, note_unread_words, say_last};
 
 /// Arguments of `forward`.
 #[derive(Args, Debug)]
@@ -48,12 +48,14 @@ pub struct Forward {
 pub fn run(common: &Common, forward: &Forward) -> Result<()> {
     check_target(&forward.output)?;
     check_order(&forward.image, &forward.prompt)?;
+    check_is_no_input(&forward.output, std::iter::once(&forward.image).chain(&forward.frames))?;
     let paths = std::iter::once(&forward.image).chain(&forward.frames);
     let images = paths
         .map(|path| forward.model.picture_options.read(common, path))
         .collect::<instructblip::Result<Vec<Image>>>()?;
     let mut model = load_model(common, &forward.model, Workload::default())?;
     note_empty_prompt(common, &model, &forward.prompt);
+    note_unread_words(common, &model, forward.qformer_prompt.as_deref().unwrap_or_default());
     let qformer_prompt = forward.qformer_prompt.as_deref();
     let question = Question { images: &images, prompt: &forward.prompt, qformer_prompt };
     let options = ForwardOptions {

@@ -146,12 +146,31 @@ fn matching(pattern: &Path) -> Vec<instructblip::Result<PathBuf>> {
         require_literal_separator: true,
         require_literal_leading_dot: true,
     };
-    let found = match glob::glob_with(&pattern.to_string_lossy(), options) {
-        Ok(found) => found,
+    let names = match glob::Pattern::new(&pattern.to_string_lossy()) {
+        Ok(names) => names,
         Err(error) => return refused(format!("is no file, and no pattern of names: {}", error.msg)),
     };
-    let unreadable = |error: glob::GlobError| Error::Io { path: error.path().into(), source: error.into() };
-    let found: Vec<_> = found.map(|path| path.map_err(unreadable)).collect();
+    // The folders in front of the first part that is a pattern are walked, as deep as the pattern goes. The glob crate's
+    // own walk ends the program at a name that is not UTF-8.
+    let is_plain = |part: &std::path::Component<'_>| !part.as_os_str().to_string_lossy().contains(['*', '?', '[']);
+    let folder: PathBuf = pattern.components().take_while(is_plain).collect();
+    let deep = pattern.components().any(|part| part.as_os_str() == "**");
+    let depth = if deep { usize::MAX } else { pattern.components().skip_while(is_plain).count() };
+    let start = if folder.as_os_str().is_empty() { Path::new(".") } else { &folder };
+    let walk = WalkDir::new(start).min_depth(1).max_depth(depth).follow_links(true).sort_by_file_name();
+    let named = |path: &Path| names.matches_with(&path.to_string_lossy(), options);
+    let found = walk.into_iter().filter_map(|entry| match entry {
+        Ok(entry) => {
+            let path = folder.join(entry.path().strip_prefix(start).unwrap_or(entry.path()));
+            named(&path).then_some(Ok(path))
+        }
+        // What cannot be read is told where it was meant.
+        Err(error) => {
+            let path = error.path().unwrap_or(start).to_path_buf();
+            (named(&path) || path == start).then(|| Err(Error::Io { path, source: error.into() }))
+        }
+    });
+    let found: Vec<_> = found.collect();
     if found.is_empty() { refused("no file has such a name".into()) } else { found }
 }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::common::{Common, Gpu};
 use crate::options::{Model, Wording};
-use crate::session::{check_order, load_model, note_empty_prompt, say_last};
+use crate::session::{check_order, load_model, note_empty_prompt, note_unread_words, say_last};
 
 /// Arguments of `score`.
 #[derive(Args, Debug)]
@@ -40,6 +40,7 @@ pub fn run(common: &Common, score: &Score) -> Result<()> {
     let image = score.model.picture_options.read(common, &score.image)?;
     let mut model = load_model(common, &score.model, Workload::default())?;
     note_empty_prompt(common, &model, &prompt);
+    note_unread_words(common, &model, score.wording.qformer_prompt.as_deref().unwrap_or_default());
     let images = [image];
     let qformer_prompt = score.wording.qformer_prompt.as_deref();
     let question = Question { images: &images, prompt: &prompt, qformer_prompt };

@@ -74,6 +74,13 @@ pub fn note_empty_prompt(common: &Common, model: &InstructBlip, prompt: &str) {
     }
 }
 
+/// Tells of words for a Q-Former that reads none.
+pub fn note_unread_words(common: &Common, model: &InstructBlip, words: &str) {
+    if !common.quiet && !words.is_empty() && !model.config().qformer_reads_text() {
+        say("note: this model's Q-Former reads no text; what it was to read changes nothing");
+    }
+}
+
 /// The last line of a run: what was done, and by which model on which device.
 pub fn say_last(common: &Common, model: &InstructBlip, what: &str) {
     if !common.quiet {

@@ -18,7 +18,7 @@ use instructblip::{Error, GenerateOptions, Image, InstructBlip, Question, Reply}
 use serde_json::{Value, json};
 
 use crate::common::{Common, Gpu};
-use crate::files::{check_target, unwritable};
+use crate::files::{check_is_no_input, check_target, unwritable};
 use crate::generation::Generation;
 use crate::inputs::{Skipped, is_there};
 use crate::options::{Model, Resize, tasks};
@@ -90,6 +90,7 @@ pub fn run(common: &Common, eval: &Eval) -> Result<()> {
     let settings = settings(eval, &options)?;
     let known = if eval.force { Known::nothing() } else { Known::read(&eval.output, &settings)? };
     let mut items = items(eval, rows, &mut skipped)?;
+    check_is_no_input(&eval.output, items.iter().flat_map(|item| &item.paths))?;
     let mut contents = Contents::default();
     take_up(common, eval, known, &mut items, &mut contents, &mut skipped)?;
     if items.iter().any(|item| item.answer.is_none()) {

@@ -15,6 +15,9 @@ use crate::files::{check_source, read_lines, unwritable};
 /// Fields that are ours. Everything else in a line is its question's own.
 pub const FIELDS: [&str; 4] = ["image_sha256", "asked", "prediction", "settings"];
 
+/// What is said of a file of something else.
+const NO_PREDICTION: &str = "is no prediction; give another --output, or --force to write over it";
+
 /// What an answer depends on besides the settings.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
@@ -48,13 +51,16 @@ impl Known {
             return Ok(known);
         }
         for (i, line) in read_lines(path)?.iter().enumerate() {
-            let Ok(row) = serde_json::from_slice::<Value>(line) else { continue };
             let refused =
                 |problem: &str| Error::Request { problem: format!("{} line {}: {problem}", path.display(), i + 1) };
+            let row = match serde_json::from_slice::<Value>(line) {
+                Ok(row) => row,
+                Err(_) if line.trim_ascii().is_empty() || line.trim_ascii_start().starts_with(b"{") => continue,
+                Err(_) => return Err(refused(NO_PREDICTION).into()),
+            };
             let text = |name: &str| row.get(name).and_then(Value::as_str).map(str::to_owned);
             let Some(prediction) = text("prediction") else {
-                let problem = "is no prediction; give another --output, or --force to write over it";
-                return Err(refused(problem).into());
+                return Err(refused(NO_PREDICTION).into());
             };
             let (Some(asked), Some(pictures)) = (text("asked"), row.get("image_sha256").and_then(hashes)) else {
                 known.unclear += 1;
@@ -147,11 +153,16 @@ pub fn open(path: &Path, force: bool) -> Result<std::fs::File> {
     let mut options = std::fs::OpenOptions::new();
     let opened = options.create(true).append(!force).write(true).truncate(force).open(path);
     let mut file = opened.map_err(|e| unwritable(path, e))?;
-    // A line torn by an interruption is ended, so that the next one begins a line.
-    let torn = std::fs::read(path).is_ok_and(|bytes| bytes.last().is_some_and(|&b| b != b'\n'));
-    if torn {
-        file.write_all(b"\n").map_err(|e| unwritable(path, e))?;
-    }
+    let bytes = std::fs::read(path).map_err(|e| unwritable(path, e))?;
+    let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    let last = bytes[whole..].strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes[whole..]);
+    // A line torn by an interruption goes, as its question is asked again; one that only lacks its end gets it.
+    let mended = match last.is_empty() {
+        true => Ok(()),
+        false if serde_json::from_slice::<Value>(last).is_ok() => file.write_all(b"\n"),
+        false => file.set_len(whole as u64),
+    };
+    mended.map_err(|e| unwritable(path, e))?;
     Ok(file)
 }
 
