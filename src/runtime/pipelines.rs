@@ -245,7 +245,8 @@ fn shader_module(gpu: &wgpu::Device, kernel: &Kernel, parsed: &Parsed, checks: C
     let checks = wgpu::ShaderRuntimeChecks { bounds_checks, ..wgpu::ShaderRuntimeChecks::unchecked() };
     // Loop bounding alone doubles the time of a tiled matmul.
     // SAFETY: every kernel of ours keeps its indices in bounds and its loops finite by construction; the test suite
-    // runs each over its table of shapes with the checks on and requires equal results.
+    // runs each over its table of shapes with the checks on and requires equal results. A user's own has its indices
+    // checked here unless whoever opened the device vouches for them (`DeviceOptions::trusts_replaced`).
     unsafe { gpu.create_shader_module_trusted(descriptor, checks) }
 }
 

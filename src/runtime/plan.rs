@@ -273,8 +273,7 @@ impl Recorder {
     /// Makes the recording real on `device`: buffers, pipelines, bind groups.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::DoesNotFit`], or
-    /// [`Error::Gpu`] when the driver refuses a kernel.
+    /// [`Error::OutOfMemory`], [`Error::DoesNotFit`], or [`Error::Gpu`] when the driver refuses a kernel.
     pub fn finish(self, device: &Device) -> Result<Plan> {
         Plan::new(self, device)
     }

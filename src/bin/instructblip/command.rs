@@ -25,7 +25,7 @@ pub struct Arguments {
     /// May be named before the command, too; the help of commands that use a GPU has them.
     #[command(flatten)]
     pub gpu: Gpu,
-    /// What to do.
+    /// The command that is to run.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -36,7 +36,7 @@ const EXIT_CODES: &str = "Exit codes: 0 done, 2 usage, 3 model or input refused 
                           WGPU_BACKEND (vulkan, metal, dx12, gl) and WGPU_ADAPTER_NAME choose the GPU as --adapter does.\n\
                           INSTRUCTBLIP_CACHE is the folder that compiled kernels are kept in; `off` keeps none.";
 
-/// What to do.
+/// The commands of the program.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Ask a question about a picture and stream the answer

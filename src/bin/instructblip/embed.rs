@@ -20,7 +20,7 @@ use crate::session::{load_model, note_unread_words, say_last};
 pub struct Embed {
     #[command(flatten)]
     pub pictures: Pictures,
-    /// What the Q-Former looks for
+    /// Words that tell the Q-Former what to look for
     #[arg(long, default_value = "")]
     pub prompt: String,
     /// File to write: tensors image_features, query_features, projected_features, a row per picture

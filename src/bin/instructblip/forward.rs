@@ -27,7 +27,7 @@ pub struct Forward {
     /// Labels of further outputs to write (of the last frame), for example vision_model.encoder.layers.0.mlp.fc1
     #[arg(long, value_name = "LABEL,…", value_delimiter = ',')]
     pub taps: Vec<String>,
-    /// What T5's decoder reads, for logits of more than its first token
+    /// Ids that T5's decoder reads, for logits of more than its first token
     #[arg(long, value_name = "ID,…", value_delimiter = ',')]
     pub decoder_input_ids: Vec<u32>,
     /// Wanted tokens, for the loss: one for each of the prompt's, or for T5 of the answer's; -100 does not count

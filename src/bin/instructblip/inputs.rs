@@ -146,7 +146,9 @@ fn matching(pattern: &Path) -> Vec<instructblip::Result<PathBuf>> {
         require_literal_separator: true,
         require_literal_leading_dot: true,
     };
-    let names = match glob::Pattern::new(&pattern.to_string_lossy()) {
+    // Written as the paths that are found: a folder's name may be followed by several slashes.
+    let plain: PathBuf = pattern.components().collect();
+    let names = match glob::Pattern::new(&plain.to_string_lossy()) {
         Ok(names) => names,
         Err(error) => return refused(format!("is no file, and no pattern of names: {}", error.msg)),
     };
@@ -244,6 +246,7 @@ mod tests {
         assert_eq!(of("*.png"), ["c.png", "folder.png", "x[1].png"]);
         assert_eq!(of("?.png"), ["c.png"]);
         assert_eq!(of("b/*"), ["b/d.webp", "b/deep"]);
+        assert_eq!(of("b//*"), of("b/*"));
         assert_eq!(of("x[1].png"), ["x[1].png"], "a file");
         assert!(of("*.gif")[0].contains("no file has such a name"), "{:?}", of("*.gif"));
         assert!(of("[.gif")[0].contains("no pattern"), "{:?}", of("[.gif"));

@@ -17,8 +17,7 @@ use super::results::{Ceilings, KernelRow, Results};
 use super::run::Output;
 use super::time::{Clock, Times, median, spread_percent};
 use crate::common::{Common, Gpu};
-use crate::files;
-use crate::files::read_text;
+use crate::files::{self, read_text};
 use crate::progress::{Progress, say};
 use crate::session::device_options;
 use crate::tuned;
@@ -168,14 +167,16 @@ fn measure(options: &Kernels, device: &Device, opened: &DeviceOptions, quiet: bo
     let mut progress = Progress::counting(quiet, "kernels", Some(entries.len() as u64));
     let mut outcome = Outcome { ceilings: ceilings::measure(device)?, rows: Vec::new(), refused: Vec::new() };
     for (i, entry) in entries.iter().enumerate() {
-        match checked.as_ref().map(|checked| checked.get(&entry.name())) {
-            // The user's kernel has no part in it.
-            Some(None) => continue,
-            Some(Some(Some(problem))) => {
-                outcome.refused.push(problem.clone());
-                continue;
+        if let Some(checked) = &checked {
+            match checked.get(&entry.name()) {
+                // The user's kernel has no part in it.
+                None => continue,
+                Some(Some(problem)) => {
+                    outcome.refused.push(problem.clone());
+                    continue;
+                }
+                Some(None) => {}
             }
-            Some(Some(None)) | None => {}
         }
         let case = entry.make()?;
         let timed =
@@ -307,19 +308,20 @@ impl Custom {
         let mut r = Recorder::new(self.caps(lab.caps));
         let out = (case.record)(&mut r, 0);
         let bound = bound(&r);
-        let plan = r.finish(lab.device)?;
-        plan.write_step(case.step);
-        plan.submit()?;
+        let plan = lab.submitted(r, case.step)?;
         if let Err(e) = lab.device.wait_for(Duration::from_secs(options.time_out)) {
             say(&format!("error: {file}: {}: {e}; --time-out gives it longer", entry.name()));
             // Nothing can end it but the end of the process, and closing the device would wait for it.
             std::process::exit(7);
         }
         let error = (case.check)(&lab.device.read(&plan.output(&out))?)?;
-        let problem =
-            || format!("{} {file}: wrong by {error:.1e} relative to f64; the bound is {bound:.0e}", entry.name());
-        Ok((error > bound).then(problem))
+        Ok((error > bound).then(|| wrong(entry, &file, error, bound)))
     }
+}
+
+/// The refusal of a kernel that computes something else.
+fn wrong(entry: &Entry<'_>, kernel: &dyn std::fmt::Display, error: f64, bound: f64) -> String {
+    format!("{} {kernel}: wrong by {error:.1e} relative to f64; the bound is {bound:.0e}", entry.name())
 }
 
 /// The kernels to compare: the adapter's choice, the others that can run, and a user's own.
@@ -383,11 +385,7 @@ fn time_variants(
         let made = Ready { variant, prepared, hot };
         if !made.prepared.is_right() {
             let Prepared { error, bound, .. } = made.prepared;
-            out.push(Err(format!(
-                "{} {}: wrong by {error:.1e} relative to f64; the bound is {bound:.0e}",
-                of_entry(),
-                made.kernel()
-            )));
+            out.push(Err(wrong(entry, &made.kernel(), error, bound)));
         // The same kernels in the same way are one row: portable devices choose what they must.
         } else if !ready.iter().any(|r| r.prepared.launch == made.prepared.launch) {
             ready.push(made);

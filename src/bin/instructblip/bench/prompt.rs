@@ -7,7 +7,7 @@ use instructblip::runtime::{Category, Tensor};
 
 /// A prompt on the device: the picture's places first, then words.
 pub struct Prompt {
-    /// Of all of it.
+    /// Token ids of the whole prompt.
     pub ids: Vec<u32>,
     on_device: Tensor,
     places: Tensor,

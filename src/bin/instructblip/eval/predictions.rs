@@ -15,7 +15,7 @@ use crate::files::{check_source, read_lines, unwritable};
 /// Fields that are ours. Everything else in a line is its question's own.
 pub const FIELDS: [&str; 4] = ["image_sha256", "asked", "prediction", "settings"];
 
-/// What is said of a file of something else.
+/// The refusal of a line that this command did not write.
 const NO_PREDICTION: &str = "is no prediction; give another --output, or --force to write over it";
 
 /// What an answer depends on besides the settings.
@@ -160,7 +160,8 @@ pub fn open(path: &Path, force: bool) -> Result<std::fs::File> {
     let mended = match last.is_empty() {
         true => Ok(()),
         false if serde_json::from_slice::<Value>(last).is_ok() => file.write_all(b"\n"),
-        false => file.set_len(whole as u64),
+        // By another handle: on Windows one that appends may not shorten.
+        false => std::fs::OpenOptions::new().write(true).open(path).and_then(|file| file.set_len(whole as u64)),
     };
     mended.map_err(|e| unwritable(path, e))?;
     Ok(file)

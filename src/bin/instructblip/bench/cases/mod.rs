@@ -111,10 +111,16 @@ impl<'a> Lab<'a> {
 
     /// Runs a recording once.
     pub fn run(&self, r: Recorder, step: Step) -> Result<Plan> {
+        let plan = self.submitted(r, step)?;
+        self.device.wait()?;
+        Ok(plan)
+    }
+
+    /// Submits a recording once, without waiting for it.
+    pub fn submitted(&self, r: Recorder, step: Step) -> Result<Plan> {
         let plan = r.finish(self.device)?;
         plan.write_step(step);
         plan.submit()?;
-        self.device.wait()?;
         Ok(plan)
     }
 
