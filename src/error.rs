@@ -94,6 +94,13 @@ pub enum Error {
         /// The stage.
         stage: &'static str,
     },
+    /// The GPU computes something else than a reference: neither its times nor its answers are to be trusted.
+    Incorrect {
+        /// The computation, or the check that found it.
+        what: String,
+        /// How the result differs.
+        problem: String,
+    },
     /// A picture cannot be read.
     Image {
         /// Where the picture came from.
@@ -207,6 +214,7 @@ impl fmt::Display for Error {
                 "the {stage} gave values that are not finite, so there is no answer: its weights are damaged or beyond \
                  what 32-bit floats can add up; `instructblip forward --taps` shows where it begins"
             ),
+            Error::Incorrect { what, problem } => write!(f, "{what}: {problem}"),
             Error::Image { name, problem } => write!(f, "{name}: {problem}"),
             Error::PromptTooLong { what, need, have } => {
                 write!(

@@ -129,11 +129,19 @@
 //!
 //! Mistakes that have cost people answers are tests with their names: `tests/library/traps.rs`.
 //!
+//! # The laboratory
+//!
+//! [`lab`] (feature `lab`) holds every kernel against f64, against the clock, and against the adapter's measured limits.
+//! One table of cases serves `selftest`, `doctor`, the tests and the benchmarks.
+//!
 //! # Adding a kernel
 //!
-//! An oracle in `tests/oracle` and rows in `tests/library/ops.rs`; `shaders/<name>.wgsl` with its header; a line in
-//! [`runtime::kernels`], which says what it needs of an adapter; an op in `runtime/ops` with a `choose` where there are
-//! forms; a case in the program's `selftest/cases`; a row in `shaders/README.md` and in `benches/kernels.rs`.
+//! 1. `src/lab/oracle/<family>.rs`: the math in f64, as plain loops;
+//! 2. `src/lab/cases/<family>.rs`: rows of the table: a quick one, small ones, ragged ones, a published one;
+//! 3. `shaders/<name>.wgsl`, with its header, and 4. its row in `shaders/README.md`;
+//! 5. a line in [`runtime::kernels`], which says what it needs of an adapter;
+//! 6. an op in `runtime/ops/<family>.rs`, with a `choose` where there are forms;
+//! 7. a line in `CHANGELOG.md`.
 
 pub mod checkpoint;
 pub mod config;
@@ -143,6 +151,8 @@ pub mod error;
 pub mod generate;
 #[cfg(feature = "hub")]
 pub mod hub;
+#[cfg(feature = "lab")]
+pub mod lab;
 pub mod language;
 pub mod model;
 pub mod processor;

@@ -1,6 +1,5 @@
 //! Whole answers: the recorded ones of the embedded model, the cache against one long prompt, stopping, streaming.
 
-use crate::oracle;
 use crate::support;
 use crate::support::golden::{Golden, checkpoint_folder, max_difference, relative_l2, tests_folder, values};
 use instructblip::generate::processors::{CANDIDATES, Processors, log_softmax};
@@ -359,7 +358,7 @@ fn prefill_and_decode_equal_one_long_prefill() {
     let read = |p: &Processors| session.read_scores(&[p]).expect("scores").swap_remove(0);
     let drawn = GenerateOptions { do_sample: true, ..GenerateOptions::default() };
     let few = processors(drawn.clone());
-    let pairs = oracle::top_k::top_k(&logits, columns, CANDIDATES as usize);
+    let pairs = instructblip::lab::oracle::top_k::top_k(&logits, columns, CANDIDATES as usize);
     let want = Scores::of_largest(&pairs, columns, &few).expect("no equals");
     assert_ne!(want, Scores::of_all(logits.clone()));
     assert_eq!(read(&few), want);

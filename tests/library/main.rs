@@ -1,8 +1,6 @@
 //! Tests of the library, as one program: it is linked once, and a kernel that several of them need is compiled once.
 //! `cargo test --test library ops::` runs those of one file.
 
-#[path = "../oracle/mod.rs"]
-mod oracle;
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Each room and the rooms it may use. `runtime::ops` is a room inside `runtime`.
-const ROOMS: [(&str, &[&str]); 16] = [
+const ROOMS: [(&str, &[&str]); 17] = [
     ("error", &[]),
     ("config", &["error"]),
     ("shapes", &["config"]),
@@ -33,6 +33,7 @@ const ROOMS: [(&str, &[&str]); 16] = [
             "runtime",
         ],
     ),
+    ("lab", &["error", "checkpoint", "config", "weights", "processor", "language", "generate", "model", "runtime"]),
     ("synthesize", &["error", "config", "embedded", "weights", "model"]),
     ("lib", &[]),
 ];
@@ -97,6 +98,22 @@ fn rooms_use_only_the_rooms_they_may() {
         }
     }
     assert!(checked > 50, "the test found {checked} uses only");
+}
+
+/// Oracles share nothing with what they judge, not even a mistake; the cases of the lab know the runtime alone.
+#[test]
+fn oracles_use_nothing_of_the_crate_and_cases_the_runtime_alone() {
+    let mut checked = 0;
+    for (path, text) in files("src/lab", "rs") {
+        let oracle = path.starts_with("src/lab/oracle");
+        if oracle || path.starts_with("src/lab/cases") {
+            let may = |used: &str| !oracle && ["lab", "runtime", "error"].iter().any(|room| used.starts_with(room));
+            let bad = code(&text).find(|line| line.split("crate::").skip(1).any(|used| !may(used)));
+            assert!(bad.is_none(), "{}: {}", path.display(), bad.unwrap_or_default());
+            checked += 1;
+        }
+    }
+    assert!(checked >= 12, "{checked} files");
 }
 
 #[test]

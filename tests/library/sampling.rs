@@ -1,6 +1,5 @@
 //! Choosing tokens: the processors against transformers' own, draws against their distribution. No device.
 
-use crate::oracle;
 use crate::support::Rng;
 use crate::support::golden::tests_folder;
 use instructblip::generate::processors::{CANDIDATES, Processors, draw, softmax};
@@ -102,7 +101,7 @@ fn draws_from_the_largest_scores_are_the_draws_from_all() {
         let processors = Processors::new(&options, &EOS, 1);
         assert!(processors.draw_among_few());
         let (n, k) = (row.len(), row.len().min(CANDIDATES as usize));
-        let largest = Scores::of_largest(&oracle::top_k::top_k(&row, n, k), n, &processors);
+        let largest = Scores::of_largest(&instructblip::lab::oracle::top_k::top_k(&row, n, k), n, &processors);
         short[kind as usize][usize::from(largest.is_some())] += 1;
         let Some(largest) = largest else { continue };
         for seed in 0..20 {

@@ -107,6 +107,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(Error::NoAdapter { .. }) => 4,
         Some(Error::OutOfMemory { .. } | Error::DoesNotFit { .. } | Error::OverBudget { .. }) => 5,
         Some(Error::DeviceLost { .. }) => 6,
+        Some(Error::Incorrect { .. }) => 7,
         Some(Error::Download { again: true, .. }) => 75,
         Some(
             Error::Download { again: false, .. }

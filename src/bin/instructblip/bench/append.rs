@@ -6,9 +6,9 @@ use std::path::Path;
 
 use anyhow::Result;
 use instructblip::Error;
+use instructblip::lab::results::{KernelRow, Results};
 
 use super::report::csv_cell;
-use super::results::{KernelRow, Results};
 use crate::files::{check_target, unwritable};
 
 /// Columns, whose meaning never changes; new ones come last.

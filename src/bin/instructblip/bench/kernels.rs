@@ -1,29 +1,24 @@
 //! `instructblip bench kernels`: every kernel at the shapes of published models, first against f64, then against the
 //! clock.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use instructblip::runtime::ops::linear;
-use instructblip::runtime::{AdapterSummary, Caps, Forms, Plan, Recorder, Replacement, kernels, list_adapters};
-use instructblip::{Device, DeviceOptions, Error};
+use instructblip::lab::kernels::{self as lab, Custom, Event};
+use instructblip::lab::results::{Ceilings, KernelRow, Results};
+use instructblip::runtime::{AdapterSummary, Forms, list_adapters};
+use instructblip::{Device, DeviceOptions};
 
-use super::cases::{Case, Entry, Lab, Prepared, bound};
-use super::ceilings;
-use super::results::{Ceilings, KernelRow, Results};
-use super::run::Output;
-use super::time::{Clock, Times, median, spread_percent};
+use super::report;
+use super::run::{self, Output};
 use crate::common::{Common, Gpu};
 use crate::files::{self, read_text};
 use crate::progress::{Progress, say};
 use crate::session::device_options;
 use crate::tuned;
-
-/// How far above a measured ceiling a result may lie before it is taken for a mistake.
-const IMPOSSIBLE: f64 = 1.15;
 
 /// Arguments of `bench kernels`.
 #[derive(Args, Debug)]
@@ -39,6 +34,9 @@ pub struct Kernels {
     /// run if left out, or with --wgsl auto alone
     #[arg(long = "variant", value_name = "NAME")]
     pub variants: Vec<String>,
+    /// Time the shapes of more than 1.1 GFLOP on a software adapter, too, which takes minutes
+    #[arg(long)]
+    pub all_shapes: bool,
     /// Every GPU there is, one after the other; with --output each has a folder of its own there
     #[arg(long)]
     pub all_adapters: bool,
@@ -82,54 +80,47 @@ fn shape(text: &str) -> Result<(u32, u32, u32), String> {
     }
 }
 
-/// Times kernels and delivers what was found; again and again with `--watch`.
+/// Times kernels and delivers the results; again and again with `--watch`.
 pub fn run(common: &Common, kernels: &Kernels) -> Result<()> {
-    loop {
-        let done = once(common, kernels);
-        let Some(file) = kernels.wgsl.as_deref().filter(|_| kernels.watch) else { return done };
-        if let Err(e) = done {
-            say(&format!("{} {e:#}", common.paint("error:", "31;1")));
-        }
-        say(&common.paint(&format!("waiting for {} to be saved; Ctrl-C ends", file.display()), "2"));
-        wait_for_change(file);
+    match kernels.wgsl.as_deref().filter(|_| kernels.watch) {
+        Some(file) => watch(common, file),
+        None => once(common, kernels),
     }
 }
 
-fn wait_for_change(file: &Path) {
+/// Runs the same command again whenever `file` is saved, each time as a process of its own: a kernel that never ends, or
+/// that takes the driver along, ends only that.
+fn watch(common: &Common, file: &Path) -> Result<()> {
+    let program = std::env::current_exe().context("finding this program")?;
+    let arguments: Vec<_> = std::env::args_os().skip(1).filter(|argument| argument != "--watch").collect();
     let saved = || -> Option<SystemTime> { file.metadata().ok()?.modified().ok() };
-    let before = saved();
-    while saved() == before || saved().is_none() {
-        std::thread::sleep(Duration::from_millis(200));
+    loop {
+        let before = saved();
+        Command::new(&program).args(&arguments).status().context("running the kernel")?;
+        say(&common.paint(&format!("waiting for {} to be saved; Ctrl-C ends", file.display()), "2"));
+        while saved() == before || saved().is_none() {
+            std::thread::sleep(Duration::from_millis(200));
+        }
     }
 }
 
 fn once(common: &Common, kernels: &Kernels) -> Result<()> {
-    let options = device_options(common)?;
+    let opened = device_options(common)?;
+    // Before anything is opened: a wrong name costs no time.
     kernels.variants.iter().try_for_each(|name| Forms::parse(name).map(drop))?;
-    let wanted: Vec<(DeviceOptions, Output)> = match kernels.all_adapters {
-        false => vec![(options, kernels.output.clone())],
-        true => {
-            let mut usable = list_adapters(None);
-            usable.retain(|adapter| adapter.problem.is_none());
-            let names = files::folder_names(usable.iter().map(|adapter| adapter.name.as_str()));
-            let opened = |(adapter, name): (AdapterSummary, String)| {
-                let tuning = tuned::of(&adapter).map(|tuned| tuned.tuning);
-                let output = kernels.output.output.as_ref().map(|folder| folder.join(name));
-                let options = DeviceOptions { tuning, adapter: Some(adapter.name), ..options.clone() };
-                (options, Output { output, ..kernels.output.clone() })
-            };
-            usable.into_iter().zip(names).map(opened).collect()
-        }
-    };
+    let options = options(kernels)?;
+    let wanted = adapters(kernels, opened);
     let folders = wanted.iter().filter_map(|(_, output)| output.output.as_deref());
     folders.into_iter().try_for_each(files::check_folder)?;
     let mut refused = Vec::new();
-    for (options, output) in wanted {
-        let device = Device::open(&DeviceOptions { trusts_replaced: true, ..options.clone() })?;
-        let outcome = measure(kernels, &device, &options, common.quiet)?;
-        let results =
-            Results { kernels: outcome.rows, ..Results::new(options.adapter.as_deref(), &device, outcome.ceilings) };
-        results.deliver(common, &output)?;
+    for (opened, output) in wanted {
+        let device = Device::open(&DeviceOptions { trusts_replaced: true, ..opened.clone() })?;
+        let mut results = run::results(opened.adapter.as_deref(), &device, Ceilings::default());
+        let mut told = Told { common, output: &output, results: &mut results, progress: None };
+        let outcome = lab::measure(&options, &device, &opened, &mut |event| told.hear(event))?;
+        told.progress.iter_mut().for_each(|progress| progress.clear());
+        (results.ceilings, results.kernels) = (outcome.ceilings, outcome.rows);
+        run::deliver(&results, common, &output)?;
         refused.extend(outcome.refused);
     }
     match refused.is_empty() {
@@ -138,329 +129,83 @@ fn once(common: &Common, kernels: &Kernels) -> Result<()> {
     }
 }
 
-/// What was found on one device.
-pub struct Outcome {
-    /// Measured in the same run.
-    pub ceilings: Ceilings,
-    /// What could be timed.
-    pub rows: Vec<KernelRow>,
-    /// What was wrong or impossible, in words.
-    pub refused: Vec<String>,
+fn options(kernels: &Kernels) -> Result<lab::Options> {
+    let custom = kernels.wgsl.as_deref().map(|path| -> Result<Custom> {
+        Ok(Custom {
+            file: path.display().to_string(),
+            text: read_text(path)?,
+            replaces: kernels.op.clone(),
+            time_out: Duration::from_secs(kernels.time_out),
+        })
+    });
+    Ok(lab::Options {
+        filter: kernels.filter.clone(),
+        shapes: kernels.shapes.clone(),
+        variants: kernels.variants.clone(),
+        runs: kernels.runs,
+        all_shapes: kernels.all_shapes,
+        custom: custom.transpose()?,
+    })
 }
 
-/// A way to run a case: which kernels are chosen.
-struct Variant {
-    name: String,
-    caps: Caps,
-}
-
-/// Times what `options` ask for on a device.
-fn measure(options: &Kernels, device: &Device, opened: &DeviceOptions, quiet: bool) -> Result<Outcome> {
-    let custom = custom(options)?;
-    let checked = custom.as_ref().map(|custom| custom.check(options, opened)).transpose()?;
-    let lab = Lab { device, caps: device.caps() };
-    let entries: Vec<Entry<'_>> =
-        lab.cases(&options.shapes).into_iter().filter(|entry| is_wanted(entry, options)).collect();
-    if entries.is_empty() {
-        bail!(request("no kernel's operation or shape is like that; without --filter all are timed".into()));
+/// The adapters to measure, and where the results of each go.
+fn adapters(kernels: &Kernels, options: DeviceOptions) -> Vec<(DeviceOptions, Output)> {
+    if !kernels.all_adapters {
+        return vec![(options, kernels.output.clone())];
     }
-    let mut progress = Progress::counting(quiet, "kernels", Some(entries.len() as u64));
-    let mut outcome = Outcome { ceilings: ceilings::measure(device)?, rows: Vec::new(), refused: Vec::new() };
-    for (i, entry) in entries.iter().enumerate() {
-        if let Some(checked) = &checked {
-            match checked.get(&entry.name()) {
-                // The user's kernel has no part in it.
-                None => continue,
-                Some(Some(problem)) => {
-                    outcome.refused.push(problem.clone());
-                    continue;
-                }
-                Some(None) => {}
-            }
-        }
-        let case = entry.make()?;
-        let timed =
-            time_variants(&lab, entry, &case, &variants(entry, options, device, custom.as_ref()), options.runs)?;
-        for result in timed {
-            match result {
-                Ok(row) => outcome.rows.push(row),
-                Err(problem) => outcome.refused.push(problem),
-            }
-        }
-        progress.count(i as u64 + 1);
-    }
-    progress.clear();
-    // Measured again: what else ran meanwhile must not make a kernel look better than its machine.
-    outcome.ceilings = outcome.ceilings.max(ceilings::measure(device)?);
-    outcome.judge();
-    Ok(outcome)
-}
-
-impl Outcome {
-    /// Works out shares of the ceilings and takes out what lies above them.
-    fn judge(&mut self) {
-        let ceilings = self.ceilings;
-        let (possible, impossible): (Vec<KernelRow>, Vec<KernelRow>) =
-            self.rows.drain(..).map(|row| with_share(row, &ceilings)).partition(|row| row.share <= IMPOSSIBLE);
-        self.rows = possible;
-        self.refused.extend(impossible.iter().map(|row| {
-            format!(
-                "{} {} {}: {:.1} GB/s and {:.1} GFLOP/s are more than this adapter can do ({:.1} GB/s, {:.1} GFLOP/s)",
-                row.op,
-                row.shape,
-                row.kernel,
-                row.gb_per_s,
-                row.gflop_per_s,
-                memory(&ceilings),
-                arithmetic(row, &ceilings)
-            )
-        }));
-    }
-}
-
-/// Bytes a second that a kernel may hope for.
-fn memory(ceilings: &Ceilings) -> f64 {
-    ceilings.copy_gb_s.max(ceilings.read_gb_s)
-}
-
-/// Operations a second that a kernel may hope for: of the others than those by matrices, in f32.
-fn arithmetic(row: &KernelRow, ceilings: &Ceilings) -> f64 {
-    ceilings.matrix_gflop_s.filter(|_| row.matrices).unwrap_or(ceilings.f32_gflop_s)
-}
-
-/// The roofline: what binds is the ceiling that takes longer.
-fn with_share(mut row: KernelRow, ceilings: &Ceilings) -> KernelRow {
-    let of_memory = row.gb_per_s / memory(ceilings);
-    let of_arithmetic = row.gflop_per_s / arithmetic(&row, ceilings);
-    (row.share, row.bound) = match of_memory > of_arithmetic {
-        true => (of_memory, "memory".into()),
-        false => (of_arithmetic, "arithmetic".into()),
+    let mut usable = list_adapters(None);
+    usable.retain(|adapter| adapter.problem.is_none());
+    let names = files::folder_names(usable.iter().map(|adapter| adapter.name.as_str()));
+    let opened = |(adapter, name): (AdapterSummary, String)| {
+        let tuning = tuned::of(&adapter).map(|tuned| tuned.tuning);
+        let output = kernels.output.output.as_ref().map(|folder| folder.join(name));
+        let options = DeviceOptions { tuning, adapter: Some(adapter.name), ..options.clone() };
+        (options, Output { output, ..kernels.output.clone() })
     };
-    row
+    usable.into_iter().zip(names).map(opened).collect()
 }
 
-fn is_wanted(entry: &Entry<'_>, options: &Kernels) -> bool {
-    let name = entry.name();
-    let filtered = options.filter.as_ref().is_none_or(|filter| name.contains(filter.as_str()));
-    // A user's linear kernel is for linear layers, any other for those of the other operations that run it.
-    let for_layers = options.op.starts_with("linear") && !options.op.starts_with("linear_vec_rope");
-    filtered && (options.wgsl.is_none() || for_layers == entry.linear.is_some())
+/// Tells a person how far a measurement is, and saves its rows as they come: whoever stops it keeps them.
+struct Told<'a> {
+    common: &'a Common,
+    output: &'a Output,
+    results: &'a mut Results,
+    progress: Option<Progress>,
 }
 
-fn request(problem: String) -> Error {
-    Error::Request { problem }
-}
-
-/// A user's kernel, and the form that it stands in for.
-struct Custom {
-    form: &'static str,
-    replaced: &'static [&'static Replacement],
-}
-
-/// A user's kernel, as `--wgsl` and `--op` name it.
-fn custom(options: &Kernels) -> Result<Option<Custom>> {
-    let Some(path) = &options.wgsl else { return Ok(None) };
-    let text = read_text(path)?;
-    let form = kernels::form(if options.op == "linear" { "linear_tile" } else { &options.op })?;
-    let replaced = Vec::leak(Replacement::of(form, &path.display().to_string(), &text)?);
-    Ok(Some(Custom { form, replaced }))
-}
-
-impl Custom {
-    fn caps(&self, caps: Caps) -> Caps {
-        Caps { preferred: Some(self.form), replaced: self.replaced, ..caps }
-    }
-
-    /// Whether a case would run it.
-    fn is_in(&self, case: &Case<'_>, caps: Caps) -> bool {
-        let mut r = Recorder::new(self.caps(caps));
-        (case.record)(&mut r, 0);
-        r.dispatches().iter().any(|d| self.replaced.iter().any(|replacement| d.kernel == &replacement.kernel))
-    }
-
-    /// Runs the kernel on every case that it is in where every index and loop is checked, with an eye on the clock: one
-    /// that never ends would hold the program for ever. What is wrong with it, by the name of the case: where nothing is,
-    /// it is timed without checks, as ours are.
-    fn check(&self, options: &Kernels, opened: &DeviceOptions) -> Result<HashMap<String, Option<String>>> {
-        let device = Device::open(&DeviceOptions { checked: true, ..opened.clone() })?;
-        let lab = Lab { device: &device, caps: device.caps() };
-        let mut found = HashMap::new();
-        for entry in lab.cases(&options.shapes).iter().filter(|entry| is_wanted(entry, options)) {
-            let case = entry.make()?;
-            if self.is_in(&case, device.caps()) {
-                found.insert(entry.name(), self.check_case(options, &lab, entry, &case)?);
+impl Told<'_> {
+    fn hear(&mut self, event: Event<'_>) {
+        match event {
+            Event::Planned(cases, time, left_out) => {
+                if !self.common.quiet {
+                    let more = match left_out {
+                        0 => String::new(),
+                        n => format!("; {n} larger ones only with --all-shapes, for this is a software adapter"),
+                    };
+                    say(&self.common.paint(&format!("{cases} cases, about {}{more}", in_words(time)), "2"));
+                }
+                self.progress = Some(Progress::counting(self.common.quiet, "kernels", Some(cases as u64)));
             }
-        }
-        match found.is_empty() {
-            true => bail!(request(format!("nothing here runs {}", self.form))),
-            false => Ok(found),
+            Event::Timed(row) => self.save(row),
+            Event::Done(done) => self.progress.iter_mut().for_each(|progress| progress.count(done)),
         }
     }
 
-    fn check_case(
-        &self,
-        options: &Kernels,
-        lab: &Lab<'_>,
-        entry: &Entry<'_>,
-        case: &Case<'_>,
-    ) -> Result<Option<String>> {
-        let file = options.wgsl.as_deref().unwrap_or(Path::new("")).display();
-        let mut r = Recorder::new(self.caps(lab.caps));
-        let out = (case.record)(&mut r, 0);
-        let bound = bound(&r);
-        let plan = lab.submitted(r, case.step)?;
-        if let Err(e) = lab.device.wait_for(Duration::from_secs(options.time_out)) {
-            say(&format!("error: {file}: {}: {e}; --time-out gives it longer", entry.name()));
-            // Nothing can end it but the end of the process, and closing the device would wait for it.
-            std::process::exit(7);
+    fn save(&mut self, row: &KernelRow) {
+        self.results.kernels.push(row.clone());
+        if let Some(folder) = &self.output.output
+            && let Err(e) = report::write_results(folder, self.results)
+        {
+            // What is written at the end decides; until then this is a help.
+            say(&format!("{}: {e:#}", self.common.paint("not saved", "33")));
         }
-        let error = (case.check)(&lab.device.read(&plan.output(&out))?)?;
-        Ok((error > bound).then(|| wrong(entry, &file, error, bound)))
     }
 }
 
-/// The refusal of a kernel that computes something else.
-fn wrong(entry: &Entry<'_>, kernel: &dyn std::fmt::Display, error: f64, bound: f64) -> String {
-    format!("{} {kernel}: wrong by {error:.1e} relative to f64; the bound is {bound:.0e}", entry.name())
-}
-
-/// The kernels to compare: the adapter's choice, the others that can run, and a user's own.
-fn variants(entry: &Entry<'_>, options: &Kernels, device: &Device, custom: Option<&Custom>) -> Vec<Variant> {
-    let caps = device.caps();
-    let is_asked = |name: &str| options.variants.iter().any(|asked| asked == name);
-    let mut variants = vec![Variant { name: "auto".into(), caps }];
-    if let Some(custom) = custom.filter(|_| options.variants.is_empty()) {
-        variants.push(Variant { name: "custom".into(), caps: custom.caps(caps) });
-        return variants;
-    }
-    // All forms of linear layers go by their kernels' names; the one that every GPU runs is this as well for who asks.
-    if entry.linear.is_none() || is_asked("portable") {
-        variants.push(Variant { name: "portable".into(), caps: caps.portable() });
-    }
-    if let Some((m, format)) = entry.linear {
-        // The first is the adapter's own choice, and needs its name only where it is asked for by that.
-        let forms = linear::forms(m, format, &caps).into_iter().skip(usize::from(options.variants.is_empty()));
-        for form in forms.map(|form| form.kernel.form) {
-            variants.push(Variant { name: form.into(), caps: Caps { preferred: Some(form), ..caps } });
-        }
-    }
-    variants.retain(|variant| options.variants.is_empty() || is_asked(&variant.name));
-    if let Some(custom) = custom {
-        variants.push(Variant { name: "custom".into(), caps: custom.caps(caps) });
-    }
-    variants
-}
-
-/// A variant that is right.
-struct Ready<'a> {
-    variant: &'a Variant,
-    prepared: Prepared,
-    hot: Plan,
-}
-
-impl Ready<'_> {
-    /// The first that is launched: what the row is called by.
-    fn kernel(&self) -> &'static str {
-        self.prepared.launch[0].0
-    }
-}
-
-/// Calls with the same operands, one after the other, in what is timed as hot.
-const HOT_CALLS: usize = 4;
-
-/// Checks every variant, then times them in turn, so that what the machine does meanwhile befalls all.
-fn time_variants(
-    lab: &Lab<'_>,
-    entry: &Entry<'_>,
-    case: &Case<'_>,
-    variants: &[Variant],
-    runs: u32,
-) -> Result<Vec<std::result::Result<KernelRow, String>>> {
-    let mut out = Vec::new();
-    let mut ready: Vec<Ready<'_>> = Vec::new();
-    for variant in variants {
-        let of_entry = || entry.name();
-        let prepared = lab.prepare(case, variant.caps).with_context(of_entry)?;
-        let hot = lab.repeated(case, variant.caps, std::iter::repeat_n(0, HOT_CALLS)).with_context(of_entry)?;
-        let made = Ready { variant, prepared, hot };
-        if !made.prepared.is_right() {
-            let Prepared { error, bound, .. } = made.prepared;
-            out.push(Err(wrong(entry, &made.kernel(), error, bound)));
-        // The same kernels in the same way are one row: portable devices choose what they must.
-        } else if !ready.iter().any(|r| r.prepared.launch == made.prepared.launch) {
-            ready.push(made);
-        }
-    }
-    let clock = Clock::new(lab.device);
-    let mut cold: Vec<Vec<Times>> = vec![Vec::new(); ready.len()];
-    let mut hot: Vec<Vec<Times>> = vec![Vec::new(); ready.len()];
-    let start = std::time::Instant::now();
-    for round in 0..runs {
-        if round >= 2 && start.elapsed().as_secs_f64() > 2.0 * ready.len() as f64 {
-            break;
-        }
-        for (i, made) in ready.iter().enumerate() {
-            cold[i].push(clock.time(&made.prepared.cold)?);
-            hot[i].push(clock.time(&made.hot)?);
-        }
-    }
-    for ((made, cold), hot) in ready.into_iter().zip(cold).zip(hot) {
-        let calls = case.copies as f64;
-        let cold_us = median(cold.iter().map(|t| t.device_us / calls));
-        out.push(Ok(KernelRow {
-            op: entry.op.into(),
-            shape: entry.shape.clone(),
-            kernel: made.kernel().into(),
-            variant: made.variant.name.clone(),
-            error: made.prepared.error,
-            cold_us,
-            hot_us: median(hot.iter().map(|t| t.device_us / HOT_CALLS as f64)),
-            wall_us: median(cold.iter().map(|t| t.wall_us / calls)),
-            spread_percent: spread_percent(cold.iter().map(|t| t.device_us)),
-            bytes: case.bytes,
-            flops: made.prepared.flops,
-            gb_per_s: case.bytes as f64 / cold_us / 1e3,
-            gflop_per_s: made.prepared.flops as f64 / cold_us / 1e3,
-            matrices: made.prepared.matrices,
-            share: 0.0,
-            bound: String::new(),
-        }));
-    }
-    Ok(out)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_are_of_the_ceiling_that_a_kernel_could_reach() {
-        let row = |matrices: bool, gb_per_s: f64| -> KernelRow {
-            serde_json::from_value(serde_json::json!({
-                "op": "linear", "shape": "64x64x64", "kernel": "a kernel", "variant": "auto", "error": 0.0, "cold_us": 1.0,
-                "hot_us": 1.0, "wall_us": 1.0, "spread_percent": 0.0, "bytes": 1, "flops": 1, "gb_per_s": gb_per_s,
-                "gflop_per_s": 80.0, "matrices": matrices, "share": 0.0, "bound": "",
-            }))
-            .expect("a row")
-        };
-        let (copy_gb_s, read_gb_s) = (5.0, 10.0);
-        let plain =
-            Ceilings { copy_gb_s, read_gb_s, f32_gflop_s: 100.0, f16_gflop_s: Some(200.0), matrix_gflop_s: None };
-        let ceilings = plain.max(Ceilings { matrix_gflop_s: Some(400.0), ..Ceilings::default() });
-        assert_eq!(ceilings, Ceilings { matrix_gflop_s: Some(400.0), ..plain });
-        let share = |row, ceilings| -> (f64, String) {
-            let row = with_share(row, ceilings);
-            (row.share, row.bound)
-        };
-        assert_eq!(share(row(false, 1.0), &ceilings), (0.8, "arithmetic".into()));
-        assert_eq!(share(row(true, 1.0), &ceilings), (0.2, "arithmetic".into()));
-        assert_eq!(share(row(true, 5.0), &ceilings), (0.5, "memory".into()));
-        let mut outcome = Outcome { ceilings: plain, rows: vec![row(false, 12.0)], refused: Vec::new() };
-        outcome.judge();
-        assert!(
-            outcome.rows.is_empty() && outcome.refused[0].contains("10.0 GB/s, 100.0 GFLOP/s"),
-            "{:?}",
-            outcome.refused
-        );
+/// A time as people tell it: `20 s`, `3 min`.
+fn in_words(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..90 => format!("{} s", seconds.max(1)),
+        seconds => format!("{} min", seconds.div_ceil(60)),
     }
 }

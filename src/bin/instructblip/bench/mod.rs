@@ -1,31 +1,22 @@
 //! `instructblip bench`: what kernels and models take, pictures of it and comparisons.
 
 mod append;
-pub mod cases;
-mod ceilings;
-mod check;
 mod kernels;
-mod labels;
-mod language;
 mod model;
-mod prompt;
 mod report;
-mod results;
 mod run;
-pub mod time;
 
 use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
+use instructblip::lab::Results;
 
-pub use ceilings::MatrixProbe;
 pub use run::today;
 
 use crate::common::{Adapter, Common, Gpu};
 use crate::files;
-use results::Results;
 
 /// Columns of what is drawn in a terminal: wider ones are rare, and files have no width.
 const WIDTH: usize = 80;

@@ -7,9 +7,9 @@ use std::time::SystemTime;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use instructblip::Device;
+use instructblip::lab::results::{Adapter, Ceilings, FORMAT, Results};
 use instructblip::runtime::list_adapters;
 
-use super::results::{Adapter, Ceilings, FORMAT, Results};
 use super::{WIDTH, append, report};
 use crate::common::Common;
 use crate::machine::Machine;
@@ -42,56 +42,50 @@ pub enum Format {
     Markdown,
 }
 
-impl Results {
-    /// Results of this run on the device that asking for `adapter` opened, without any measurement.
-    pub fn new(adapter: Option<&str>, device: &Device, ceilings: Ceilings) -> Results {
-        let adapter = list_adapters(adapter).into_iter().find(|adapter| adapter.chosen);
-        let unknown = || Adapter {
-            name: device.name().into(),
-            backend: String::new(),
-            driver: String::new(),
-            kind: String::new(),
-        };
-        Results {
-            format: FORMAT,
-            version: env!("CARGO_PKG_VERSION").into(),
-            commit: option_env!("GIT_COMMIT").map(Into::into),
-            date: today(),
-            command: command_line(std::env::args().skip(1)),
-            adapter: adapter.map_or_else(unknown, |a| Adapter {
-                name: a.name,
-                backend: a.backend,
-                driver: a.driver,
-                kind: a.kind,
-            }),
-            machine: Machine::look().json(),
-            ceilings,
-            kernels: Vec::new(),
-            model: None,
-        }
+/// Results of this run on the device that asking for `adapter` opened, without any measurement.
+pub fn results(adapter: Option<&str>, device: &Device, ceilings: Ceilings) -> Results {
+    let adapter = list_adapters(adapter).into_iter().find(|adapter| adapter.chosen);
+    let unknown =
+        || Adapter { name: device.name().into(), backend: String::new(), driver: String::new(), kind: String::new() };
+    Results {
+        format: FORMAT,
+        version: env!("CARGO_PKG_VERSION").into(),
+        commit: option_env!("GIT_COMMIT").map(Into::into),
+        date: today(),
+        command: command_line(std::env::args().skip(1)),
+        adapter: adapter.map_or_else(unknown, |a| Adapter {
+            name: a.name,
+            backend: a.backend,
+            driver: a.driver,
+            kind: a.kind,
+        }),
+        machine: Machine::look().json(),
+        ceilings,
+        kernels: Vec::new(),
+        model: None,
     }
+}
 
-    /// Prints the results, and writes them with their pictures into a folder where that is wanted.
-    ///
-    /// # Errors
-    /// [`instructblip::Error::Io`].
-    pub fn deliver(&self, common: &Common, output: &Output) -> Result<()> {
-        if let Some(folder) = &output.output {
-            report::write_all(folder, self)?;
-            if !common.quiet {
-                say(&common.paint(&format!("written to {}; report.html has the pictures", folder.display()), "2"));
-            }
+/// Prints the results, and writes them with their pictures into a folder where that is wanted.
+///
+/// # Errors
+/// [`instructblip::Error::Io`].
+pub fn deliver(results: &Results, common: &Common, output: &Output) -> Result<()> {
+    if let Some(folder) = &output.output {
+        report::write_all(folder, results)?;
+        if !common.quiet {
+            say(&common.paint(&format!("written to {}; report.html has the pictures", folder.display()), "2"));
         }
-        output.append.as_deref().map_or(Ok(()), |path| append::append(path, self))?;
-        let mut out = std::io::stdout().lock();
-        match output.format {
-            Format::Table => writeln!(out, "{}\n{}", report::table(self), report::sketch(self, WIDTH))?,
-            Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(self)?)?,
-            Format::Csv => write!(out, "{}", report::csv(self))?,
-            Format::Markdown => write!(out, "{}", report::markdown(self))?,
-        }
-        Ok(())
     }
+    output.append.as_deref().map_or(Ok(()), |path| append::append(path, results))?;
+    let mut out = std::io::stdout().lock();
+    match output.format {
+        Format::Table => writeln!(out, "{}\n{}", report::table(results), report::sketch(results, WIDTH))?,
+        Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(results)?)?,
+        Format::Csv => write!(out, "{}", report::csv(results))?,
+        Format::Markdown => write!(out, "{}", report::markdown(results))?,
+    }
+    Ok(())
 }
 
 /// The command as it can be pasted into a shell.

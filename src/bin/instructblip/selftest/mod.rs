@@ -1,11 +1,6 @@
 //! `instructblip selftest`: every kernel against f64 on the user's adapter. Exists because drivers compute wrong
 //! results, and the first to notice is the person with the card.
 
-mod case;
-mod cases;
-#[path = "../../../../tests/oracle/mod.rs"]
-mod oracle;
-mod place;
 mod report;
 
 use std::io::Write;
@@ -14,6 +9,8 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 use instructblip::Error;
+use instructblip::lab::selftest::{self, NotRun, Target};
+use instructblip::lab::{Depth, cases};
 use instructblip::runtime::list_adapters;
 
 pub use report::{Failed, Report};
@@ -21,8 +18,7 @@ pub use report::{Failed, Report};
 use crate::common::{Common, Gpu};
 use crate::machine::Machine;
 use crate::progress::{Progress, say};
-use case::Selection;
-use place::{NotRun, Place};
+use crate::session::{device_options, open_device};
 
 /// Arguments of `selftest`.
 #[derive(Args, Debug)]
@@ -38,12 +34,12 @@ pub struct Selftest {
 }
 
 pub fn run(common: &Common, selftest: &Selftest) -> Result<()> {
-    let (places, not_run) = place::places(common)?;
-    if let (Some(place), false) = (places.first(), common.quiet) {
-        say(&common.paint(&format!("testing kernels on {}", place.device.name()), "2"));
+    let (targets, not_run) = Target::all(&device_options(common)?)?;
+    if let (Some(target), false) = (targets.first(), common.quiet) {
+        say(&common.paint(&format!("testing kernels on {}", target.device.name()), "2"));
     }
     let filter = selftest.filter.as_deref().unwrap_or("");
-    let report = try_cases(common, &places, not_run, Selection::Matching(filter));
+    let report = try_cases(common, &targets, not_run, Depth::Small, filter);
     if report.outcome.rows.is_empty() && report.outcome.lost.is_none() {
         let problem = format!("no kernel, form or shape contains {filter:?}; without --filter all are tested");
         return Err(Error::Request { problem }.into());
@@ -56,22 +52,23 @@ pub fn run(common: &Common, selftest: &Selftest) -> Result<()> {
     report.verdict()
 }
 
-/// One case for each kernel in the adapter's own form, which is what every other command runs.
+/// The quick cases in the adapter's own forms, which every other command runs.
 ///
 /// # Errors
 /// When no device can be opened.
 pub fn quick(common: &Common) -> Result<Report> {
-    Ok(try_cases(common, &[place::own(common)?], Vec::new(), Selection::OneEach))
+    Ok(try_cases(common, &[Target::own(open_device(common)?)], Vec::new(), Depth::Quick, ""))
 }
 
-fn try_cases(common: &Common, places: &[Place], not_run: Vec<NotRun>, selection: Selection<'_>) -> Report {
+fn try_cases(common: &Common, targets: &[Target], not_run: Vec<NotRun>, depth: Depth, filter: &str) -> Report {
     let started = Instant::now();
-    let cases = cases::all();
+    let mut cases = cases::all();
+    cases.retain(|case| case.depth <= depth);
     let mut progress = Progress::counting(common.quiet, "kernel tests", Some(cases.len() as u64));
-    let outcome = case::run(&cases, places, selection, &mut |done| progress.count(done));
+    let outcome = selftest::run(&cases, targets, filter, &mut |done| progress.count(done));
     progress.clear();
     let adapter = list_adapters(common.adapter.as_deref()).into_iter().find(|a| a.chosen);
-    let matrix = places.first().and_then(|place| place.caps.matrix);
+    let matrix = targets.first().and_then(|target| target.caps.matrix);
     Report { adapter, matrix, not_run, outcome, ms: started.elapsed().as_secs_f64() * 1e3 }
 }
 
@@ -80,17 +77,17 @@ mod tests {
     use std::cell::Cell;
     use std::rc::Rc;
 
+    use instructblip::lab::Case;
+    use instructblip::lab::case::Setup;
+    use instructblip::lab::selftest::Outcome;
     use instructblip::{Device, DeviceOptions};
 
-    use super::case::{Case, Outcome, Recording};
     use super::*;
 
-    const ALL: Selection<'_> = Selection::Matching("");
-
     /// The best adapter; nothing where the environment says that tests may run without one.
-    fn place() -> Option<Place> {
+    fn target() -> Option<Target> {
         match Device::open(&DeviceOptions::default()) {
-            Ok(device) => Some(Place { form: "own", caps: device.caps(), device }),
+            Ok(device) => Some(Target::own(device)),
             Err(_) if std::env::var_os("INSTRUCTBLIP_TEST_WITHOUT_GPU").is_some() => None,
             Err(e) => panic!("{e}"),
         }
@@ -98,11 +95,11 @@ mod tests {
 
     /// `2 x`, checked against `factor x`.
     fn doubled(factor: f64) -> Case {
-        Case::new(format!("doubled against {factor}"), 1e-5, move |place| {
+        Case::new("doubled", format!("against {factor}"), move |o| {
             let x = [1.0, -2.0, 3.0];
-            let mut r = place.recorder();
-            let y = r.scaled(&place.tensor(1, 3, &x)?, 2.0);
-            Ok(Recording::new(r).gives(&y, move || x.iter().map(|&v| factor * f64::from(v)).collect()))
+            let input = o.tensor(1, 3, &x)?;
+            let setup = Setup::new(move |r, _| r.scaled(&input, 2.0));
+            Ok(setup.gives(move || x.iter().map(|&v| factor * f64::from(v)).collect()))
         })
     }
 
@@ -112,9 +109,9 @@ mod tests {
 
     #[test]
     fn a_wrong_result_is_told_and_is_exit_code_7() {
-        let Some(place) = place() else { return };
+        let Some(target) = target() else { return };
         let cases = [doubled(2.0), doubled(2.1), doubled(f64::NAN)];
-        let report = report(case::run(&cases, &[place], ALL, &mut |_| {}));
+        let report = report(selftest::run(&cases, &[target], "", &mut |_| {}));
         assert_eq!(report.outcome.rows.iter().map(|row| row.ok()).collect::<Vec<_>>(), [true, false, false]);
         let table = report.table();
         assert!(table.lines().nth(1).is_some_and(|line| line.contains("elementwise") && line.contains("FAILED")));
@@ -130,49 +127,40 @@ mod tests {
 
     #[test]
     fn what_cannot_run_is_a_row_and_what_follows_still_runs() {
-        let Some(place) = place() else { return };
-        let refused = Case::new("refused", 1e-5, |_| {
+        let Some(target) = target() else { return };
+        let refused = Case::new("refused", "always", |_| {
             Err(Error::Gpu { what: "compiling kernel rope".into(), problem: "no such register".into() })
         });
-        let report = report(case::run(&[refused, doubled(2.0)], &[place], ALL, &mut |_| {}));
+        let report = report(selftest::run(&[refused, doubled(2.0)], &[target], "", &mut |_| {}));
         assert_eq!(report.outcome.rows.iter().map(|row| row.ok()).collect::<Vec<_>>(), [false, true]);
-        assert!(report.table().contains("refused: compiling kernel rope"), "{}", report.table());
+        assert!(report.table().contains("refused always: compiling kernel rope"), "{}", report.table());
         assert_eq!(crate::exit_code(&report.verdict().expect_err("a failure")), 7);
     }
 
     #[test]
     fn a_lost_device_ends_the_run_with_what_was_done() {
-        let Some(place) = place() else { return };
-        let lost = Case::new("lost", 1e-5, |_| Err(Error::DeviceLost { reason: "pulled out".into() }));
-        let report = report(case::run(&[doubled(2.0), lost, doubled(2.0)], &[place], ALL, &mut |_| {}));
+        let Some(target) = target() else { return };
+        let lost = Case::new("lost", "always", |_| Err(Error::DeviceLost { reason: "pulled out".into() }));
+        let report = report(selftest::run(&[doubled(2.0), lost, doubled(2.0)], &[target], "", &mut |_| {}));
         assert_eq!(report.outcome.rows.len(), 1);
         assert!(report.summary().contains("lost"), "{}", report.summary());
         assert_eq!(crate::exit_code(&report.verdict().expect_err("a loss")), 6);
     }
 
     #[test]
-    fn one_case_of_each_kernel_can_be_had() {
-        let Some(place) = place() else { return };
-        let cases = [doubled(2.0), doubled(2.1), doubled(2.0)];
-        let outcome = case::run(&cases, &[place], Selection::OneEach, &mut |_| {});
-        assert!(outcome.rows.len() == 1 && outcome.rows[0].ok());
-    }
-
-    #[test]
     fn references_are_computed_once_for_all_places() {
-        let Some(place) = place() else { return };
+        let Some(target) = target() else { return };
         let count = Rc::new(Cell::new(0));
         let counted = count.clone();
-        let case = Case::new("counted", 0.0, move |place| {
-            let mut r = place.recorder();
-            let y = r.scaled(&place.tensor(1, 1, &[1.0])?, 1.0);
+        let case = Case::new("counted", "once", move |o| {
+            let input = o.tensor(1, 1, &[1.0])?;
             let counted = counted.clone();
-            Ok(Recording::new(r).gives(&y, move || {
+            Ok(Setup::new(move |r, _| r.scaled(&input, 1.0)).gives(move || {
                 counted.set(counted.get() + 1);
                 vec![1.0]
             }))
         });
-        let outcome = case::run(&[case], &[place.clone(), place], ALL, &mut |_| {});
+        let outcome = selftest::run(&[case], &[target.clone(), target], "", &mut |_| {});
         assert!(outcome.rows.len() == 2 && outcome.rows.iter().all(|row| row.ok()));
         assert_eq!(count.get(), 1);
     }

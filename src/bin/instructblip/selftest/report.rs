@@ -3,11 +3,10 @@
 use std::fmt::Write;
 
 use anyhow::Result;
+use instructblip::lab::selftest::{NotRun, Outcome, Row};
 use instructblip::runtime::{AdapterSummary, MatrixSize};
 use serde_json::{Value, json};
 
-use super::case::{Outcome, Row};
-use super::place::NotRun;
 use crate::machine::Machine;
 
 /// Some case failed: the kernels are not to be trusted here.

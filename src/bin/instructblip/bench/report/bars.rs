@@ -1,9 +1,9 @@
 //! Where the time of a stage goes, label by label.
 
-use super::super::results::{LabelRow, ModelResults};
 use super::family::Family;
 use super::numbers::{percent, shorten, time};
 use super::svg::{Anchor, Size, Svg};
+use instructblip::lab::results::{LabelRow, ModelResults};
 
 /// Labels that get a bar of their own; what is left shares one.
 const MOST: usize = 14;

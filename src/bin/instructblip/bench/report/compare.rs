@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::super::results::{Adapter, Ceilings, KernelRow, ModelResults, Results};
 use super::numbers::{self, NONE, spread};
 use super::table::Table;
+use instructblip::lab::results::{Adapter, Ceilings, KernelRow, ModelResults, Results};
 
 /// The spread of a stage's time is not measured. A difference below this, in per cent, is not to be believed.
 const STAGE_NOISE_PERCENT: f64 = 5.0;

@@ -1,8 +1,8 @@
 //! How a step of decoding slows down with the keys in the cache, for each number of rows.
 
-use super::super::results::{DecodeRow, ModelResults};
 use super::numbers::{number, time};
 use super::svg::{Anchor, Size, Svg};
+use instructblip::lab::results::{DecodeRow, ModelResults};
 
 /// Draws it; `None` where nothing was decoded.
 pub fn draw(model: &ModelResults, size: Size) -> Option<Svg> {

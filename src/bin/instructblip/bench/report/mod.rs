@@ -19,8 +19,9 @@ mod tests;
 use std::path::Path;
 
 use anyhow::Result;
+use instructblip::lab::Results;
+use instructblip::lab::results::FILE;
 
-use super::results::Results;
 use crate::files;
 
 pub use compare::compare;
@@ -51,14 +52,8 @@ pub fn svgs(results: &Results) -> Vec<(String, String)> {
 /// # Errors
 /// `Error::Io`, with the path.
 pub fn write_all(folder: &Path, results: &Results) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|e| files::unwritable(folder, e))?;
-    let json = format!("{}\n", serde_json::to_string_pretty(results)?);
-    let texts = [
-        ("results.json", json),
-        ("results.csv", csv(results)),
-        ("results.md", markdown(results)),
-        ("report.html", html(results)),
-    ];
+    write_results(folder, results)?;
+    let texts = [("results.csv", csv(results)), ("results.md", markdown(results)), ("report.html", html(results))];
     for (name, text) in texts {
         files::write_bytes(&folder.join(name), text.as_bytes())?;
     }
@@ -66,6 +61,15 @@ pub fn write_all(folder: &Path, results: &Results) -> Result<()> {
         files::write_bytes(&folder.join(name), text.as_bytes())?;
     }
     Ok(())
+}
+
+/// Writes the results alone into `folder`, as far as they have come.
+///
+/// # Errors
+/// `Error::Io`, with the path.
+pub fn write_results(folder: &Path, results: &Results) -> Result<()> {
+    std::fs::create_dir_all(folder).map_err(|e| files::unwritable(folder, e))?;
+    files::write_bytes(&folder.join(FILE), format!("{}\n", serde_json::to_string_pretty(results)?).as_bytes())
 }
 
 /// Results may come from elsewhere: what names a stage does not name a folder.

@@ -3,7 +3,7 @@
 use instructblip::error::Bytes;
 use serde_json::Value;
 
-use super::super::results::{Ceilings, ModelResults, Results};
+use instructblip::lab::results::{Ceilings, ModelResults, Results};
 
 /// What stands for a value that was not measured.
 pub const NONE: &str = "–";

@@ -1,9 +1,9 @@
 //! Results as one page.
 
-use super::super::results::{Adapter, ModelResults, Results};
 use super::numbers::{self, escape, time};
 use super::svg::{self, Size, Svg};
 use super::{bars, decode, family::Family, roofline, table};
+use instructblip::lab::results::{Adapter, ModelResults, Results};
 
 /// Of pages; pictures bring their own.
 const STYLE: &str = "\

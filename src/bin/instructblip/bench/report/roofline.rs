@@ -1,11 +1,11 @@
 //! The roofline: arithmetic in a second against arithmetic a byte, under what the adapter was measured to reach.
 //! S. Williams, A. Waterman, D. Patterson, "Roofline: an insightful visual performance model", CACM 52(4), 2009.
 
-use super::super::results::{Ceilings, KernelRow, Results};
 use super::family::Family;
 use super::numbers::{byte_rate, decade, flop_rate, number, percent, shorten, spread, time};
 use super::place::{Rect, place, text_width};
 use super::svg::{Anchor, Size, Svg};
+use instructblip::lab::results::{Ceilings, KernelRow, Results};
 
 /// A logarithmic axis.
 #[derive(Clone, Copy, Debug)]

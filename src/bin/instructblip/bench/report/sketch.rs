@@ -1,9 +1,9 @@
 //! Pictures of characters, for terminals.
 
-use super::super::results::{ModelResults, Results};
 use super::bars;
 use super::numbers::{byte_rate, decade, flop_rate, percent, shorten, time};
 use super::roofline::{Dot, Roof};
+use instructblip::lab::results::{ModelResults, Results};
 
 /// Labels of a stage that get a bar.
 const MOST: usize = 8;

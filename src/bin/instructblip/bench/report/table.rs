@@ -1,8 +1,8 @@
 //! Results as tables: for terminals, for GitHub, for spreadsheets, for pages.
 
-use super::super::results::{DecodeRow, ModelResults, Results};
 use super::bars;
 use super::numbers::{self, NONE, error, escape, number, percent, spread};
+use instructblip::lab::results::{DecodeRow, ModelResults, Results};
 
 /// Columns with names, and rows of cells.
 pub struct Table {

@@ -1,12 +1,12 @@
 use serde_json::json;
 
-use super::super::results::{
-    Adapter, Ceilings, DecodeRow, FORMAT, KernelRow, LabelRow, ModelResults, PrefillRow, Results, Stage,
-};
 use super::compare::Verdict;
 use super::numbers::{number, shorten, time};
 use super::roofline::Roof;
 use super::{compare, csv, html, markdown, sketch, svgs, table, write_all};
+use instructblip::lab::results::{
+    Adapter, Ceilings, DecodeRow, FORMAT, KernelRow, LabelRow, ModelResults, PrefillRow, Results, Stage,
+};
 
 fn empty() -> Results {
     Results {

@@ -3,20 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use instructblip::generate::session::{DrySession, Placed, Request};
-use instructblip::generate::{Room, Session};
-use instructblip::language::Language;
-use instructblip::runtime::recorder::Binding;
-use instructblip::runtime::{Device, Tensor};
-
-use super::check::finite;
+use super::check::{finite, incorrect};
 use super::labels::profile;
 use super::prompt::Prompt;
-use super::results::{DecodeRow, LabelRow, PrefillRow};
-use super::time::{median, milliseconds, thread_us};
+use crate::error::Result;
+use crate::generate::session::{DrySession, Placed, Request};
+use crate::generate::{Room, Session};
+use crate::lab::clock::{median, milliseconds, thread_us};
+use crate::lab::results::{DecodeRow, LabelRow, PrefillRow};
+use crate::language::Language;
+use crate::runtime::recorder::Binding;
+use crate::runtime::{Device, Tensor};
 
-/// What to measure a language model with.
+/// A language model and the ways to time it.
 pub struct Timer<'a> {
     pub device: &'a Device,
     pub language: &'a Language,
@@ -89,7 +88,9 @@ impl Timer<'_> {
             times.push(once()?);
         }
         for logits in session.read_logits()? {
-            anyhow::ensure!(logits.iter().all(|v| v.is_finite()), "decoding gives values that are not finite");
+            if !logits.iter().all(|v| v.is_finite()) {
+                return Err(incorrect("decoding gives values that are not finite".into()));
+            }
         }
         let (ms, encode_us): (Vec<f64>, Vec<f64>) = times.into_iter().unzip();
         let ms = median(ms);

@@ -1,35 +1,43 @@
-//! What has to be right before anything is timed.
-
-use anyhow::{Result, ensure};
-use instructblip::generate::session::Request;
-use instructblip::generate::{GenerateOptions, Limits, PromptInputs, Prompted, Room, Session};
-use instructblip::language::Language;
-use instructblip::model::LoadOptions;
-use instructblip::runtime::{Category, Tensor};
-use instructblip::weights::Formats;
-use instructblip::{Checkpoint, Device, Image, InstructBlip};
+//! Checks before anything is timed.
 
 use super::prompt::Prompt;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::generate::session::Request;
+use crate::generate::{GenerateOptions, Limits, PromptInputs, Prompted, Room, Session};
+use crate::language::Language;
+use crate::model::{InstructBlip, LoadOptions};
+use crate::processor::Image;
+use crate::runtime::{Category, Device, Tensor};
+use crate::weights::Formats;
 
 /// Tokens that are generated one by one and then all at once.
 const CHECKED_TOKENS: u32 = 8;
 
 /// The embedded model's answer to a recorded question.
 pub fn answer(device: &Device, embedded: &Checkpoint, formats: Formats) -> Result<()> {
-    let bytes = include_bytes!("../../../../tests/shapes/samples/11.png");
+    let bytes = include_bytes!("../../../tests/shapes/samples/11.png");
     let image = Image::decode("11.png", bytes)?;
     let options = LoadOptions { formats, ..LoadOptions::default() };
     let mut model = InstructBlip::load_with(device, embedded, &options, &mut |_, _| {})?;
     let reply = model.ask(&image, "Which is the smallest shape?", &GenerateOptions::default())?;
-    ensure!(reply.text == "green star", "the embedded model answers {:?} where green star is right", reply.text);
-    Ok(())
+    match reply.text.as_str() {
+        "green star" => Ok(()),
+        other => Err(incorrect(format!("the embedded model answers {other:?} where green star is right"))),
+    }
 }
 
 /// Every value is a number.
 pub fn finite(device: &Device, tensor: &Tensor, stage: &str) -> Result<()> {
-    let finite = device.read::<f32>(tensor)?.iter().all(|v| v.is_finite());
-    ensure!(finite, "{stage} gives values that are not finite");
-    Ok(())
+    match device.read::<f32>(tensor)?.iter().all(|v| v.is_finite()) {
+        true => Ok(()),
+        false => Err(incorrect(format!("{stage} gives values that are not finite"))),
+    }
+}
+
+/// The refusal to time a model that is wrong.
+pub fn incorrect(problem: String) -> Error {
+    Error::Incorrect { what: "before anything is timed".into(), problem }
 }
 
 /// Decoding step by step gives what one long prompt gives.
@@ -62,9 +70,13 @@ fn tokens_are_likeliest(logits: &[f32], columns: usize, first: usize, generated:
     for (i, &token) in generated.iter().enumerate() {
         let row = &logits[(first + i) * columns..][..columns];
         let (low, high) = row.iter().fold((f32::MAX, f32::MIN), |(low, high), &v| (low.min(v), high.max(v)));
-        ensure!(row.iter().all(|v| v.is_finite()), "the language model gives values that are not finite");
+        if !row.iter().all(|v| v.is_finite()) {
+            return Err(incorrect("the language model gives values that are not finite".into()));
+        }
         let short = (high - row[token as usize]) / (high - low);
-        ensure!(short <= 1e-4, "token {i} of the answer is {short:e} of the range below the best");
+        if short > 1e-4 {
+            return Err(incorrect(format!("token {i} of the answer is {short:e} of the range below the best")));
+        }
     }
     Ok(())
 }

@@ -1,9 +1,8 @@
 //! A prompt to time a language model with.
 
-use anyhow::Result;
-use instructblip::Device;
-use instructblip::generate::PromptInputs;
-use instructblip::runtime::{Category, Tensor};
+use crate::error::Result;
+use crate::generate::PromptInputs;
+use crate::runtime::{Category, Device, Tensor};
 
 /// A prompt on the device: the picture's places first, then words.
 pub struct Prompt {

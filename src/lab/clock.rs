@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use instructblip::Device;
-use instructblip::runtime::Plan;
+use crate::error::Result;
+use crate::runtime::{Device, Plan};
 
 /// Times plans on one device.
 pub struct Clock<'a> {
@@ -50,13 +49,16 @@ impl<'a> Clock<'a> {
     }
 }
 
-/// The least time on the device.
-pub fn least(times: &[Times]) -> Result<f64> {
-    times.iter().map(|t| t.device_us).min_by(f64::total_cmp).context("nothing was timed")
+/// The least time on the device; infinite of none.
+pub fn least(times: &[Times]) -> f64 {
+    times.iter().map(|t| t.device_us).fold(f64::INFINITY, f64::min)
 }
 
-/// What `work` gives, and the milliseconds it takes.
-pub fn milliseconds<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(T, f64)> {
+/// The result of `work`, and the milliseconds it takes.
+///
+/// # Errors
+/// Those of `work`.
+pub fn milliseconds<T, E>(work: impl FnOnce() -> Result<T, E>) -> Result<(T, f64), E> {
     let start = Instant::now();
     let value = work()?;
     Ok((value, start.elapsed().as_secs_f64() * 1e3))

@@ -1,12 +1,11 @@
-//! Time of a plan by label: what a layer does is one row, however many layers there are.
+//! Time of a plan by label: an op of every layer is one row, however many layers there are.
 
-use anyhow::Result;
-use instructblip::runtime::Plan;
+use crate::error::Result;
+use crate::lab::clock::median;
+use crate::lab::results::LabelRow;
+use crate::runtime::Plan;
 
-use super::results::LabelRow;
-use super::time::median;
-
-/// The label without its layer: what follows the first number in it, or all of it.
+/// The label without its layer: the part after the first number in it, or all of it.
 pub fn without_layer(label: &str) -> &str {
     let (mut rest, is_number) = (label, |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()));
     while let Some((part, after)) = rest.split_once('.') {

@@ -1,7 +1,7 @@
 //! Synthetic weights.
 
-/// `words` pairs of values, uniform in `(-range, range)`: the two halves of a hash of the index and of the seed.
-pub fn fill(words: u32, seed: u32, range: f64) -> Vec<f64> {
+/// Pairs of values with these indices, uniform in `(-range, range)`: the two halves of a hash of the index and of the seed.
+pub fn fill(pairs: std::ops::Range<u32>, seed: u32, range: f64) -> Vec<f64> {
     // The finaliser of MurmurHash3.
     let hash = |value: u32| {
         let a = (value ^ (value >> 16)).wrapping_mul(0x85eb_ca6b);
@@ -13,5 +13,5 @@ pub fn fill(words: u32, seed: u32, range: f64) -> Vec<f64> {
         let bits = hash(i ^ hash(seed));
         [bits & 0xffff, bits >> 16].map(|half| range * unit(half))
     };
-    (0..words).flat_map(pair).collect()
+    pairs.flat_map(pair).collect()
 }

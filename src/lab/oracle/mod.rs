@@ -1,7 +1,6 @@
 //! Every op again as plain loops in f64, row by row. Clarity over speed; nothing is shared with the library.
 //!
 //! Weights come already rounded to f16, so only the order of summation differs from the kernels.
-#![allow(dead_code)] // `tests/library/ops.rs` and the program's `selftest` each use their part
 
 pub mod activation;
 pub mod argmax;

@@ -1,11 +1,10 @@
 //! `instructblip tune`: the sizes with which kernels are fastest on this GPU, for later runs.
 
-mod search;
-
 use std::io::Write;
 
 use anyhow::Result;
 use clap::Args;
+use instructblip::lab::tune::{Candidate, STEPS, Step, search};
 use instructblip::runtime::{Tuning, list_adapters};
 use instructblip::{Device, DeviceOptions, Error};
 use serde_json::json;
@@ -15,7 +14,6 @@ use crate::common::{Common, Gpu};
 use crate::progress::{Progress, say};
 use crate::session::{device_options, open_device};
 use crate::tuned::Tuned;
-use search::{Candidate, STEPS, Step, search};
 
 /// Arguments of `tune`.
 #[derive(Args, Debug)]

@@ -1,11 +1,9 @@
 //! What an adapter can do at most, measured in the run that compares kernels with it.
 
-use anyhow::{Result, ensure};
-use instructblip::Device;
-use instructblip::runtime::{AdapterClass, Caps, Category, Plan, Recorder, Step, Tensor};
-
+use super::clock::{Clock, least};
 use super::results::Ceilings;
-use super::time::{Clock, least};
+use crate::error::{Error, Result};
+use crate::runtime::{AdapterClass, Caps, Category, Device, Plan, Recorder, Step, Tensor};
 
 /// Read and written by the measurements: more than a last-level cache holds.
 const BYTES: u32 = 96 << 20;
@@ -65,7 +63,8 @@ impl Ceilings {
 pub struct MatrixProbe {
     /// Rows and columns of the matrices that a subgroup multiplies.
     pub edge: u32,
-    lanes: u32,
+    /// Invocations of a subgroup.
+    pub lanes: u32,
 }
 
 impl MatrixProbe {
@@ -123,6 +122,9 @@ fn best(
     let plan: Plan = r.finish(device)?;
     plan.write_step(Step::default());
     plan.submit()?;
-    ensure!(is_right(&device.read(&plan.output(&out))?), "a kernel that measures a ceiling computes something else");
-    Ok((least(&Clock::new(device).times(&plan, 5)?)?, flops))
+    if !is_right(&device.read(&plan.output(&out))?) {
+        let (what, problem) = ("measuring the ceilings".into(), "a kernel computes something else".into());
+        return Err(Error::Incorrect { what, problem });
+    }
+    Ok((least(&Clock::new(device).times(&plan, 5)?), flops))
 }

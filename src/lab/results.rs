@@ -2,12 +2,15 @@
 
 use std::path::Path;
 
-use anyhow::Result;
-use instructblip::Error;
 use serde::{Deserialize, Serialize};
 
-/// Of the layout of the file. A reader refuses others.
+use crate::error::{Error, Result};
+
+/// The version of the file's layout. A reader refuses others.
 pub const FORMAT: u32 = 1;
+
+/// The file's name in the folder that `bench --output` writes.
+pub const FILE: &str = "results.json";
 
 /// One run of `bench kernels` or `bench model` on one adapter.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -184,18 +187,20 @@ pub struct LabelRow {
 }
 
 impl Results {
-    /// Reads a file that `bench --output` wrote.
+    /// Reads the file that `bench --output` wrote, or the one in the folder that it wrote.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::Request`] when it is no such file.
     pub fn read(path: &Path) -> Result<Results> {
+        let in_folder = path.is_dir().then(|| path.join(FILE));
+        let path = in_folder.as_deref().unwrap_or(path);
         let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })?;
         let refused = |problem: String| Error::Request { problem: format!("{}: {problem}", path.display()) };
         let results: Results =
             serde_json::from_str(&text).map_err(|e| refused(format!("no results of a benchmark ({e})")))?;
         match results.format {
             FORMAT => Ok(results),
-            other => Err(refused(format!("results of format {other}; this version reads {FORMAT}")).into()),
+            other => Err(refused(format!("results of format {other}; this version reads {FORMAT}"))),
         }
     }
 }

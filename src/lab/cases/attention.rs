@@ -1,0 +1,226 @@
+//! Attention without a cache.
+
+use super::{Table, columns, each};
+use crate::lab::case::{Case, Depth, Output, Setup};
+use crate::lab::oracle::attention::{attention, biased, weights};
+use crate::lab::oracle::wide;
+use crate::runtime::{Heads, Mask};
+
+use Depth::{Published, Quick, Ragged, Small};
+
+/// Rows, heads, channels: 88 of the vision tower, 64 of the Q-Former, 80 of OPT, 128 of LLaMA, the least and the most that
+/// kernels take, and less. A tile for GPUs is 16 rows by 64 keys, in parts of 16 channels, or of 16 keys and 64 channels;
+/// where many heads make enough of them it is 32 rows. 20 channels are not for the wide form, and 1, 3, 5, 15, 35 and 255
+/// are for no form as they are. Each number of channels is a pipeline, which takes longer to make than to run.
+const SHAPES: Table<(u32, u32, u32)> = &[
+    (Quick, &[(257, 2, 88)]),
+    (
+        Small,
+        &[
+            (1, 1, 64),
+            (32, 3, 64),
+            (65, 1, 64),
+            (16, 2, 64),
+            (65, 86, 64),
+            (33, 4, 80),
+            (325, 1, 88),
+            (33, 2, 128),
+            (5, 2, 4),
+            (5, 3, 3),
+            (9, 1, 256),
+        ],
+    ),
+    (
+        Ragged,
+        &[
+            (1, 1, 8),
+            (2, 3, 24),
+            (5, 2, 12),
+            (7, 2, 88),
+            (15, 1, 4),
+            (17, 1, 36),
+            (31, 1, 100),
+            (32, 1, 128),
+            (63, 1, 20),
+            (64, 1, 68),
+            (66, 1, 132),
+            (129, 1, 196),
+            (257, 1, 88),
+            (325, 1, 16),
+            (15, 2, 88),
+            (16, 3, 20),
+            (17, 3, 20),
+            (33, 128, 4),
+            (65, 86, 20),
+            (97, 64, 68),
+            (1, 1, 1),
+            (9, 3, 5),
+            (33, 2, 35),
+            (65, 1, 255),
+            (18, 64, 15),
+        ],
+    ),
+    (Published, &[(257, 16, 88), (44, 12, 64)]),
+];
+
+/// Rows, keys, heads, channels.
+const CROSS: Table<(u32, u32, u32, u32)> = &[
+    (Small, &[(32, 257, 2, 64), (1, 1, 1, 64), (5, 19, 3, 64)]),
+    (
+        Ragged,
+        &[
+            (1, 1, 1, 8),
+            (5, 19, 3, 20),
+            (17, 63, 1, 4),
+            (16, 64, 2, 100),
+            (40, 65, 128, 8),
+            (5, 19, 3, 5),
+            (17, 63, 1, 35),
+        ],
+    ),
+];
+
+/// Rows, heads, channels, and the distance from which on all keys have one bias.
+const BIASED: Table<(u32, u32, u32, u32)> = &[
+    (Small, &[(9, 2, 64, 3), (40, 2, 64, 128)]),
+    (Ragged, &[(1, 1, 8, 4), (9, 2, 16, 3), (70, 90, 12, 40), (9, 2, 35, 3)]),
+];
+
+/// Keys that rows see.
+#[derive(Clone, Copy, Debug)]
+enum Seen {
+    All,
+    /// The first, and two of three.
+    TwoOfThree,
+    /// From the first number to below the second.
+    Between(u32, u32),
+}
+
+impl Seen {
+    fn contains(self, key: u32) -> bool {
+        match self {
+            Seen::All => true,
+            Seen::TwoOfThree => key == 0 || key % 3 != 1,
+            Seen::Between(first, end) => (first..end).contains(&key),
+        }
+    }
+
+    fn in_words(self) -> String {
+        match self {
+            Seen::All => String::new(),
+            Seen::TwoOfThree => " masked".into(),
+            Seen::Between(first, end) => format!(" masked but for {first}..{end}"),
+        }
+    }
+}
+
+/// Every case of this family.
+pub fn cases() -> Vec<Case> {
+    let mut cases: Vec<Case> = each(SHAPES).map(|(depth, shape)| full(depth, shape, Seen::All)).collect();
+    let masked = [(42, 2, 64), (1, 1, 64), (33, 128, 64), (325, 1, 88)];
+    cases.extend(masked.map(|shape| full(Small, shape, Seen::TwoOfThree)));
+    let ragged = each(SHAPES).filter(|&(depth, _)| depth == Ragged);
+    cases.extend(ragged.map(|(depth, shape)| full(depth, shape, Seen::TwoOfThree)));
+    // Keys may be hidden for longer than a step of the kernel takes, and from its first on; without any there are zeros.
+    let hidden = [((90, 2, 12), 80, 90), ((150, 2, 20), 0, 1), ((90, 1, 8), 0, 0), ((71, 1, 8), 70, 71)];
+    cases.extend(hidden.map(|(shape, first, end)| full(Ragged, shape, Seen::Between(first, end))));
+    cases.extend([(Small, 64, 40.0), (Ragged, 16, 60.0)].map(|(depth, d, scale)| large_scores(depth, d, scale)));
+    cases.extend(each(CROSS).map(|(depth, shape)| cross(depth, shape)));
+    cases.extend(each(BIASED).map(|(depth, shape)| distance_bias(depth, shape)));
+    let taps = [(Quick, (32, 257, 2, 64)), (Small, (5, 19, 3, 20)), (Ragged, (5, 19, 3, 5))];
+    cases.extend(taps.map(|(depth, shape)| weight_taps(depth, shape)));
+    cases
+}
+
+/// The rows of packed `qkv`, each split into query, key and value.
+fn split(qkv: &[f32], width: u32) -> [Vec<f64>; 3] {
+    [0, 1, 2].map(|part| columns(qkv, 3 * width, part * width, width))
+}
+
+fn full(depth: Depth, (t, h, d): (u32, u32, u32), seen: Seen) -> Case {
+    let shape = format!("{t} rows {h} heads of {d}{}", seen.in_words());
+    let case = Case::new("attention", shape, move |o| {
+        let width = h * d;
+        let (input, qkv) = o.noise(t, 3 * width)?;
+        let table = o.ids(&(0..t).map(|key| u32::from(seen.contains(key))).collect::<Vec<_>>())?;
+        let setup = Setup::new(move |r, _| {
+            let mask = if matches!(seen, Seen::All) { Mask::None } else { Mask::Keys(&table) };
+            r.attention(&input, Heads::full(h, d), mask)
+        });
+        let values = move || {
+            let [q, k, v] = split(&qkv, width);
+            attention(&q, &k, &v, (h as usize, h as usize, d as usize), |_, key| seen.contains(key as u32))
+        };
+        Ok(setup.gives(values).moving(4 * 4 * u64::from(t * width)))
+    });
+    case.at(depth)
+}
+
+fn large_scores(depth: Depth, d: u32, scale: f32) -> Case {
+    let case = Case::new("attention", format!("9 rows 1 heads of {d} with scores in the thousands"), move |o| {
+        let qkv: Vec<f32> = o.normals(9 * 3 * d).iter().map(|v| scale * v).collect();
+        let input = o.tensor(9, 3 * d, &qkv)?;
+        let values = move || {
+            let [q, k, v] = split(&qkv, d);
+            attention(&q, &k, &v, (1, 1, d as usize), |_, _| true)
+        };
+        Ok(Setup::new(move |r, _| r.attention(&input, Heads::full(1, d), Mask::None)).gives(values))
+    });
+    // Scores in the thousands carry an f32 rounding of 1e-4 into the exponent.
+    case.within(1e-3).at(depth)
+}
+
+fn cross(depth: Depth, (t, s, h, d): (u32, u32, u32, u32)) -> Case {
+    let case = Case::new("cross_attention", format!("{t} rows {s} keys {h} heads of {d}"), move |o| {
+        let width = h * d;
+        let ((queries, q), (keys, kv)) = (o.noise(t, width)?, o.noise(s, 2 * width)?);
+        let values = move || {
+            let [k, v] = [0, 1].map(|part| columns(&kv, 2 * width, part * width, width));
+            attention(&wide(&q), &k, &v, (h as usize, h as usize, d as usize), |_, _| true)
+        };
+        Ok(Setup::new(move |r, _| r.cross_attention(&queries, &keys, Heads::full(h, d))).gives(values))
+    });
+    case.at(depth)
+}
+
+/// T5's encoder: scores without scale, with a bias by distance that is clamped.
+fn distance_bias(depth: Depth, (t, h, d, far): (u32, u32, u32, u32)) -> Case {
+    let case = Case::new("attention_biased", format!("{t} rows {h} heads of {d} to {far} away"), move |o| {
+        let width = h * d;
+        let (table, bias) = o.noise(2 * far + 1, h)?;
+        let qkv: Vec<f32> = o.normals(t * 3 * width).iter().map(|v| v / (d as f32).sqrt()).collect();
+        let input = o.tensor(t, 3 * width, &qkv)?;
+        let setup =
+            Setup::new(move |r, _| r.attention_biased(&input, Heads::full(h, d).unscaled(), Mask::None, Some(&table)));
+        Ok(setup.gives(move || {
+            let [q, k, v] = split(&qkv, width);
+            let added = |i, j, head| by_distance(&bias, far, h, i as i64 - j as i64, head);
+            biased(&q, &k, &v, (h as usize, h as usize, d as usize), 1.0, |_, _| true, added)
+        }))
+    });
+    case.at(depth)
+}
+
+/// The bias of a key that lies `back` positions before a row, from a table `[2 far + 1, heads]`.
+pub(super) fn by_distance(table: &[f32], far: u32, heads: u32, back: i64, head: usize) -> f64 {
+    let far = i64::from(far);
+    f64::from(table[((-back).clamp(-far, far) + far) as usize * heads as usize + head])
+}
+
+/// The weights of values come out as a tap, and weigh the values to the output.
+fn weight_taps(depth: Depth, (t, s, h, d): (u32, u32, u32, u32)) -> Case {
+    let case = Case::new("attention_weights", format!("{t} rows {s} keys {h} heads of {d}"), move |o| {
+        let (width, label) = (h * d, "cross_attention.weights");
+        let ((queries, q), (keys, kv)) = (o.noise(t, width)?, o.noise(s, 2 * width)?);
+        let setup = Setup::of_several(move |r, _| {
+            r.cross_attention(&queries, &keys, Heads::full(h, d));
+            vec![Output::Tap(label)]
+        });
+        Ok(setup.judging("attention_weights").tapping(&[label]).gives(move || {
+            let of_head = |rows: &[f32], width: u32, head: u32| columns(rows, width, head * d, d);
+            let head = |head| weights(&of_head(&q, width, head), &of_head(&kv, 2 * width, head), d as usize);
+            (0..h).flat_map(head).collect()
+        }))
+    });
+    case.at(depth)
+}

@@ -1,0 +1,448 @@
+//! Times kernels at the shapes of published models, first against f64, then against the clock.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::case::{Case, Depth, Launches, References, Setup};
+use super::cases;
+use super::ceilings;
+use super::clock::{Clock, Times, median, spread_percent};
+use super::results::{Ceilings, KernelRow};
+use crate::error::{Error, Result};
+use crate::runtime::ops::linear;
+use crate::runtime::{AdapterClass, Caps, Device, DeviceOptions, Forms, Plan, Replacement, kernels};
+
+/// How far above a measured ceiling a result may lie before it is taken for a mistake.
+const IMPOSSIBLE: f64 = 1.15;
+
+/// Calls with the same operands, one after the other, in a run that is timed as hot.
+const HOT_CALLS: usize = 4;
+
+/// Seconds of timing for each variant of a case, after which no further round begins.
+const VARIANT_SECONDS: f64 = 2.0;
+
+/// Rounds that are run however long they take.
+const FEWEST_ROUNDS: u32 = 2;
+
+/// Floating-point operations of a case above which a software adapter, which takes seconds for it, times it only where
+/// somebody asks for it.
+const SOFTWARE_FLOPS: u64 = 1_100_000_000;
+
+/// A request for measurements.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Only cases whose operation or shape contains this.
+    pub filter: Option<String>,
+    /// Linear layers of these shapes instead of all published cases: rows, columns, inputs.
+    pub shapes: Vec<cases::linear::Shape>,
+    /// Only these ways to run: `auto`, `portable`, or a kernel's name; all that can run if there are none.
+    pub variants: Vec<String>,
+    /// Runs of each kernel, of which the median counts.
+    pub runs: u32,
+    /// True if a software adapter is to time the large shapes, too.
+    pub all_shapes: bool,
+    /// A kernel of one's own.
+    pub custom: Option<Custom>,
+}
+
+/// A kernel of one's own, timed beside the kernel that it replaces.
+#[derive(Clone, Debug)]
+pub struct Custom {
+    /// The name of its file in messages.
+    pub file: String,
+    /// Its WGSL.
+    pub text: String,
+    /// The name of the kernel that it replaces, or `linear`.
+    pub replaces: String,
+    /// Time that it may take on one case while it is checked.
+    pub time_out: Duration,
+}
+
+/// News of a measurement.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// So many cases will be measured, which takes about so long; the last number of cases is left out as too large.
+    Planned(usize, Duration, usize),
+    /// A kernel was timed; its shares are of the ceilings that were measured first.
+    Timed(&'a KernelRow),
+    /// So many cases are done.
+    Done(u64),
+}
+
+/// The findings on one device.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Ceilings measured in the same run.
+    pub ceilings: Ceilings,
+    /// Everything that could be timed.
+    pub rows: Vec<KernelRow>,
+    /// Kernels that were wrong or impossibly fast, in words.
+    pub refused: Vec<String>,
+}
+
+/// Times kernels on `device`, which was opened as `opened` says with [`DeviceOptions::trusts_replaced`]: a kernel of
+/// one's own is first checked on a device that looks after every index and loop, and then timed as ours are.
+///
+/// # Errors
+/// [`Error::Request`] for names and filters that nothing has; [`Error::Kernel`] for a kernel of one's own that does not
+/// compile; [`Error::DeviceLost`] for one that does not end: the device then stays open, for closing it would wait.
+pub fn measure(
+    options: &Options,
+    device: &Device,
+    opened: &DeviceOptions,
+    hear: &mut dyn FnMut(Event<'_>),
+) -> Result<Outcome> {
+    options.variants.iter().try_for_each(|name| Forms::parse(name).map(drop))?;
+    let custom = options.custom.as_ref().map(Replacing::new).transpose()?;
+    let mut cases = wanted(options);
+    if cases.is_empty() {
+        return Err(request("no kernel's operation or shape is like that; without --filter all are timed"));
+    }
+    let problems = custom.as_ref().map(|custom| custom.check(&cases, opened)).transpose()?;
+    // In the others the user's kernel has no part.
+    cases.retain(|case| problems.as_ref().is_none_or(|problems| problems.contains_key(&case.name())));
+    let mut outcome = Outcome { ceilings: ceilings::measure(device)?, rows: Vec::new(), refused: Vec::new() };
+    let all = cases.len();
+    let is_software = device.caps().class == AdapterClass::Cpu;
+    let is_asked = options.filter.is_some() || !options.shapes.is_empty() || options.all_shapes;
+    cases.retain(|case| !is_software || is_asked || case.flops <= SOFTWARE_FLOPS);
+    let variants = |case: &Case| variants(case, options, device, custom.as_ref());
+    let seconds = cases.iter().map(|case| case_seconds(case, variants(case).len(), options.runs, &outcome.ceilings));
+    hear(Event::Planned(cases.len(), Duration::from_secs_f64(seconds.sum()), all - cases.len()));
+    for (i, case) in cases.iter().enumerate() {
+        let problem = problems.as_ref().and_then(|problems| problems[&case.name()].clone());
+        let timed = match problem {
+            Some(problem) => vec![Err(problem)],
+            None => time_variants(device, case, variants(case), options.runs)?,
+        };
+        for result in timed {
+            match result {
+                Ok(row) => {
+                    hear(Event::Timed(&with_share(row.clone(), &outcome.ceilings)));
+                    outcome.rows.push(row);
+                }
+                Err(problem) => outcome.refused.push(problem),
+            }
+        }
+        hear(Event::Done(i as u64 + 1));
+    }
+    // Measured again: other programs' work meanwhile must not make a kernel look better than its machine.
+    outcome.ceilings = outcome.ceilings.max(ceilings::measure(device)?);
+    outcome.judge();
+    Ok(outcome)
+}
+
+fn request(problem: &str) -> Error {
+    Error::Request { problem: problem.into() }
+}
+
+/// The published cases, or layers of the shapes asked for, as far as they match.
+fn wanted(options: &Options) -> Vec<Case> {
+    let mut cases = match options.shapes.is_empty() {
+        true => cases::of(Depth::Published),
+        false => cases::linear::published(&options.shapes),
+    };
+    cases.retain(|case| {
+        // A user's linear kernel is for linear layers, any other for those of the other operations that run it.
+        let fits = options.custom.as_ref().is_none_or(|custom| custom.is_for_layers() == case.layer.is_some());
+        fits && options.filter.as_ref().is_none_or(|filter| case.name().contains(filter.as_str()))
+    });
+    cases
+}
+
+/// Seconds that a case is likely to take, by half of the measured arithmetic.
+fn case_seconds(case: &Case, variants: usize, runs: u32, ceilings: &Ceilings) -> f64 {
+    let call = case.flops as f64 / (0.5e9 * ceilings.f32_gflop_s.max(1.0));
+    // A check, and about as many calls as copies and hot ones, prepared once and then timed in rounds.
+    let calls = 10.0;
+    let rounds = (f64::from(runs) * calls * call).clamp(0.0, VARIANT_SECONDS);
+    let rounds = rounds.max(f64::from(FEWEST_ROUNDS) * calls * call);
+    // Operands, references and compiling.
+    0.3 + variants as f64 * (0.1 + (1.0 + calls) * call + rounds)
+}
+
+impl Outcome {
+    /// Works out shares of the ceilings and takes out rows that lie above them.
+    fn judge(&mut self) {
+        let ceilings = self.ceilings;
+        let (possible, impossible): (Vec<KernelRow>, Vec<KernelRow>) =
+            self.rows.drain(..).map(|row| with_share(row, &ceilings)).partition(|row| row.share <= IMPOSSIBLE);
+        self.rows = possible;
+        self.refused.extend(impossible.iter().map(|row| {
+            format!(
+                "{} {} {}: {:.1} GB/s and {:.1} GFLOP/s are more than this adapter can do ({:.1} GB/s, {:.1} GFLOP/s)",
+                row.op,
+                row.shape,
+                row.kernel,
+                row.gb_per_s,
+                row.gflop_per_s,
+                memory(&ceilings),
+                arithmetic(row, &ceilings)
+            )
+        }));
+    }
+}
+
+/// Bytes a second that a kernel may hope for.
+fn memory(ceilings: &Ceilings) -> f64 {
+    ceilings.copy_gb_s.max(ceilings.read_gb_s)
+}
+
+/// Operations a second that a kernel may hope for: by matrices where it has them, else in f32.
+fn arithmetic(row: &KernelRow, ceilings: &Ceilings) -> f64 {
+    ceilings.matrix_gflop_s.filter(|_| row.matrices).unwrap_or(ceilings.f32_gflop_s)
+}
+
+/// The roofline: the ceiling that takes longer is the one that binds.
+fn with_share(mut row: KernelRow, ceilings: &Ceilings) -> KernelRow {
+    let of_memory = row.gb_per_s / memory(ceilings);
+    let of_arithmetic = row.gflop_per_s / arithmetic(&row, ceilings);
+    (row.share, row.bound) = match of_memory > of_arithmetic {
+        true => (of_memory, "memory".into()),
+        false => (of_arithmetic, "arithmetic".into()),
+    };
+    row
+}
+
+impl Custom {
+    fn is_for_layers(&self) -> bool {
+        self.replaces.starts_with("linear") && !self.replaces.starts_with("linear_vec_rope")
+    }
+}
+
+/// A kernel of one's own, compiled, and the form that it stands in for.
+struct Replacing<'a> {
+    custom: &'a Custom,
+    form: &'static str,
+    replaced: &'static [&'static Replacement],
+}
+
+impl<'a> Replacing<'a> {
+    fn new(custom: &'a Custom) -> Result<Replacing<'a>> {
+        let form = kernels::form(if custom.replaces == "linear" { "linear_tile" } else { &custom.replaces })?;
+        Ok(Replacing { custom, form, replaced: Vec::leak(Replacement::of(form, &custom.file, &custom.text)?) })
+    }
+
+    fn caps(&self, caps: Caps) -> Caps {
+        Caps { preferred: Some(self.form), replaced: self.replaced, ..caps }
+    }
+
+    /// Runs the kernel on every case that it is in where every index and loop is checked, with an eye on the clock: one
+    /// that never ends would hold the program for ever. Gives the fault that was found, by the name of the case; without
+    /// a fault it is timed without checks, as ours are.
+    fn check(&self, cases: &[Case], opened: &DeviceOptions) -> Result<HashMap<String, Option<String>>> {
+        let device = Device::open(&DeviceOptions { checked: true, ..opened.clone() })?;
+        let mut found = HashMap::new();
+        for case in cases {
+            let setup = case.setup(&device)?;
+            let recorded = setup.recorded(case.recorder(self.caps(device.caps())));
+            let is_in = |kernel: &&str| self.replaced.iter().any(|replacement| replacement.kernel.name == *kernel);
+            if recorded.kernels().iter().any(is_in) {
+                let bound = recorded.bound(case.bound);
+                let error = recorded.error(&device, &mut References::default(), Some(self.custom.time_out));
+                let error = error.map_err(|e| match e {
+                    Error::DeviceLost { reason } => {
+                        Error::DeviceLost { reason: format!("{}: {}: {reason}", self.custom.file, case.name()) }
+                    }
+                    other => other,
+                })?;
+                found.insert(case.name(), (error > bound).then(|| wrong(case, &self.custom.file, error, bound)));
+            }
+        }
+        match found.is_empty() {
+            true => Err(request(&format!("nothing here runs {}", self.form))),
+            false => Ok(found),
+        }
+    }
+}
+
+/// The refusal of a kernel that computes something else.
+fn wrong(case: &Case, kernel: &str, error: f64, bound: f64) -> String {
+    format!("{} {kernel}: wrong by {error:.1e} relative to f64; the bound is {bound:.0e}", case.name())
+}
+
+/// A way to run a case: the caps that kernels are chosen by.
+struct Variant {
+    name: String,
+    caps: Caps,
+}
+
+/// The kernels to compare: the adapter's choice, the others that can run, and a user's own.
+fn variants(case: &Case, options: &Options, device: &Device, custom: Option<&Replacing<'_>>) -> Vec<Variant> {
+    let caps = device.caps();
+    let is_asked = |name: &str| options.variants.iter().any(|asked| asked == name);
+    let mut variants = vec![Variant { name: "auto".into(), caps }];
+    if let Some(custom) = custom.filter(|_| options.variants.is_empty()) {
+        variants.push(Variant { name: "custom".into(), caps: custom.caps(caps) });
+        return variants;
+    }
+    // All forms of linear layers go by their kernels' names; the one that every GPU runs is this as well for who asks.
+    if case.layer.is_none() || is_asked("portable") {
+        variants.push(Variant { name: "portable".into(), caps: caps.portable() });
+    }
+    if let Some((m, format)) = case.layer {
+        // The first is the adapter's own choice, and needs its name only where it is asked for by that.
+        let forms = linear::forms(m, format, &caps).into_iter().skip(usize::from(options.variants.is_empty()));
+        for form in forms.map(|form| form.kernel.form) {
+            variants.push(Variant { name: form.into(), caps: Caps { preferred: Some(form), ..caps } });
+        }
+    }
+    variants.retain(|variant| options.variants.is_empty() || is_asked(&variant.name));
+    if let Some(custom) = custom {
+        variants.push(Variant { name: "custom".into(), caps: custom.caps(caps) });
+    }
+    variants
+}
+
+/// A case as some kernels run it, checked, with a plan for the clock.
+pub struct Prepared {
+    /// The kernels as they are launched.
+    pub launches: Launches,
+    /// Arithmetic of one call.
+    pub flops: u64,
+    /// True if it multiplies by cooperative matrices.
+    pub matrices: bool,
+    /// The error against f64.
+    pub error: f64,
+    /// The largest error that is right.
+    pub bound: f64,
+    /// A call for each copy of the operands.
+    pub cold: Plan,
+}
+
+impl Prepared {
+    /// Checks the op over the first copy of its operands and makes a plan over all of them.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the GPU.
+    pub fn new(case: &Case, setup: &Setup, device: &Device, caps: Caps, known: &mut References) -> Result<Prepared> {
+        let recorded = setup.recorded(case.recorder(caps));
+        let (launches, flops) = (recorded.launches(), recorded.flops());
+        let (matrices, bound) = (recorded.has_matrices(), recorded.bound(case.bound));
+        let error = recorded.error(device, known, None)?;
+        let cold = repeated(case, setup, device, caps, 0..setup.copies)?;
+        Ok(Prepared { launches, flops, matrices, error, bound, cold })
+    }
+
+    /// True if it computes the right values.
+    pub fn is_right(&self) -> bool {
+        self.error <= self.bound
+    }
+}
+
+/// The op over each of these copies, one after the other, run once.
+fn repeated(
+    case: &Case,
+    setup: &Setup,
+    device: &Device,
+    caps: Caps,
+    copies: impl Iterator<Item = usize>,
+) -> Result<Plan> {
+    let mut r = case.recorder(caps);
+    copies.for_each(|copy| setup.record(&mut r, copy));
+    let plan = r.finish(device)?;
+    plan.write_step(setup.step());
+    plan.submit()?;
+    device.wait()?;
+    Ok(plan)
+}
+
+/// A variant that is right, and its times so far.
+struct Ready {
+    variant: Variant,
+    prepared: Prepared,
+    hot: Plan,
+    cold_times: Vec<Times>,
+    hot_times: Vec<Times>,
+}
+
+/// Checks every variant, then times them in turn, so that whatever the machine does meanwhile befalls all.
+fn time_variants(
+    device: &Device,
+    case: &Case,
+    variants: Vec<Variant>,
+    runs: u32,
+) -> Result<Vec<std::result::Result<KernelRow, String>>> {
+    let (setup, mut known) = (case.setup(device)?, References::default());
+    let (mut results, mut ready): (Vec<_>, Vec<Ready>) = (Vec::new(), Vec::new());
+    for variant in variants {
+        let prepared = Prepared::new(case, &setup, device, variant.caps, &mut known)?;
+        if !prepared.is_right() {
+            // The kernel that is launched first is the one that a row is called by.
+            results.push(Err(wrong(case, prepared.launches[0].0, prepared.error, prepared.bound)));
+        // The same kernels in the same way are one row: portable devices choose what they must.
+        } else if !ready.iter().any(|other| other.prepared.launches == prepared.launches) {
+            let hot = repeated(case, &setup, device, variant.caps, std::iter::repeat_n(0, HOT_CALLS))?;
+            ready.push(Ready { variant, prepared, hot, cold_times: Vec::new(), hot_times: Vec::new() });
+        }
+    }
+    let (clock, start) = (Clock::new(device), Instant::now());
+    for round in 0..runs {
+        if round >= FEWEST_ROUNDS && start.elapsed().as_secs_f64() > VARIANT_SECONDS * ready.len() as f64 {
+            break;
+        }
+        for one in &mut ready {
+            one.cold_times.push(clock.time(&one.prepared.cold)?);
+            one.hot_times.push(clock.time(&one.hot)?);
+        }
+    }
+    results.extend(ready.into_iter().map(|one| Ok(row(case, &setup, one))));
+    Ok(results)
+}
+
+fn row(case: &Case, setup: &Setup, ready: Ready) -> KernelRow {
+    let Ready { variant, prepared, cold_times, hot_times, .. } = ready;
+    let calls = setup.copies as f64;
+    let cold_us = median(cold_times.iter().map(|t| t.device_us / calls));
+    KernelRow {
+        op: case.op.clone(),
+        shape: case.shape.clone(),
+        kernel: prepared.launches[0].0.into(),
+        variant: variant.name,
+        error: prepared.error,
+        cold_us,
+        hot_us: median(hot_times.iter().map(|t| t.device_us / HOT_CALLS as f64)),
+        wall_us: median(cold_times.iter().map(|t| t.wall_us / calls)),
+        spread_percent: spread_percent(cold_times.iter().map(|t| t.device_us)),
+        bytes: setup.bytes,
+        flops: prepared.flops,
+        gb_per_s: setup.bytes as f64 / cold_us / 1e3,
+        gflop_per_s: prepared.flops as f64 / cold_us / 1e3,
+        matrices: prepared.matrices,
+        share: 0.0,
+        bound: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_are_of_the_ceiling_that_a_kernel_could_reach() {
+        let row = |matrices: bool, gb_per_s: f64| -> KernelRow {
+            serde_json::from_value(serde_json::json!({
+                "op": "linear", "shape": "64x64x64", "kernel": "a kernel", "variant": "auto", "error": 0.0, "cold_us": 1.0,
+                "hot_us": 1.0, "wall_us": 1.0, "spread_percent": 0.0, "bytes": 1, "flops": 1, "gb_per_s": gb_per_s,
+                "gflop_per_s": 80.0, "matrices": matrices, "share": 0.0, "bound": "",
+            }))
+            .expect("a row")
+        };
+        let (copy_gb_s, read_gb_s) = (5.0, 10.0);
+        let plain =
+            Ceilings { copy_gb_s, read_gb_s, f32_gflop_s: 100.0, f16_gflop_s: Some(200.0), matrix_gflop_s: None };
+        let ceilings = plain.max(Ceilings { matrix_gflop_s: Some(400.0), ..Ceilings::default() });
+        assert_eq!(ceilings, Ceilings { matrix_gflop_s: Some(400.0), ..plain });
+        let share = |row, ceilings| -> (f64, String) {
+            let row = with_share(row, ceilings);
+            (row.share, row.bound)
+        };
+        assert_eq!(share(row(false, 1.0), &ceilings), (0.8, "arithmetic".into()));
+        assert_eq!(share(row(true, 1.0), &ceilings), (0.2, "arithmetic".into()));
+        assert_eq!(share(row(true, 5.0), &ceilings), (0.5, "memory".into()));
+        let mut outcome = Outcome { ceilings: plain, rows: vec![row(false, 12.0)], refused: Vec::new() };
+        outcome.judge();
+        let refused = &outcome.refused;
+        assert!(outcome.rows.is_empty() && refused[0].contains("10.0 GB/s, 100.0 GFLOP/s"), "{refused:?}");
+    }
+}
