@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// A `Result` whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, with the numbers and names needed to act on it.
+/// The failure of a call, with the numbers and names needed to act on it.
 ///
 /// Match on variants, never on message text.
 #[derive(Debug)]
@@ -14,36 +14,36 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// No graphics adapter fits the request.
     NoAdapter {
-        /// What was asked for, in words ("any", or the name given).
+        /// The adapter that was asked for, in words ("any", or the name given).
         wanted: String,
         /// The adapters that were found, one line each.
         found: Vec<String>,
     },
     /// Something does not fit a limit of the device or of the program.
     DoesNotFit {
-        /// What does not fit.
+        /// The thing that does not fit, in words.
         what: String,
-        /// What it needs, in the unit `what` names.
+        /// The amount that it needs, in the unit that `what` names.
         need: u64,
-        /// What there is.
+        /// The amount that there is, in the same unit.
         have: u64,
     },
     /// A model would take more memory on the device than it may.
     OverBudget {
         /// The model.
         what: String,
-        /// What it takes, part by part, in words.
+        /// The memory that the model takes, part by part, in words.
         parts: String,
-        /// What it takes at its peak.
+        /// The bytes that the model takes at its peak.
         need_bytes: u64,
-        /// What it may take.
+        /// The bytes that the model may take.
         budget_bytes: u64,
-        /// Settings under which it takes less, with what it takes then, in words.
+        /// Settings under which the model takes less, each with what it takes then, in words.
         options: Vec<String>,
     },
     /// The device ran out of memory while `what` was being allocated.
     OutOfMemory {
-        /// What was being allocated.
+        /// The thing that was being allocated.
         what: String,
         /// Size of the allocation.
         need_bytes: u64,
@@ -55,7 +55,7 @@ pub enum Error {
     },
     /// The graphics layer refused something this library asked for: a bug here or in a driver.
     Gpu {
-        /// What was being done.
+        /// The work that was being done.
         what: String,
         /// The first complaint of the graphics layer, shortened.
         problem: String,
@@ -66,7 +66,7 @@ pub enum Error {
         file: String,
         /// The line in it, where there is one at fault.
         line: Option<u32>,
-        /// What is wrong.
+        /// A description of the fault.
         problem: String,
         /// The text of that line.
         excerpt: Option<String>,
@@ -75,7 +75,7 @@ pub enum Error {
     Checkpoint {
         /// The file (or directory) at fault.
         file: PathBuf,
-        /// What is wrong and what to do about it.
+        /// A description of the fault and of what to do about it.
         problem: String,
     },
     /// Tensors the model needs are absent from the checkpoint.
@@ -84,9 +84,9 @@ pub enum Error {
         file: PathBuf,
         /// Every missing name, in the order the model wants them.
         names: Vec<String>,
-        /// How many tensors the model needs in all.
+        /// The number of tensors that the model needs in all.
         need: usize,
-        /// Names of the tensors it has that the model does not need.
+        /// The names of tensors that the checkpoint has and the model does not need.
         unused: Vec<String>,
     },
     /// A stage of the model gave values that are not numbers, or infinite: its weights are damaged, or too large.
@@ -103,32 +103,33 @@ pub enum Error {
     },
     /// A picture cannot be read.
     Image {
-        /// Where the picture came from.
+        /// The place that the picture came from.
         name: String,
-        /// What is wrong with it.
+        /// A description of the fault.
         problem: String,
     },
     /// A prompt has more tokens than some table or context holds.
     PromptTooLong {
-        /// What it does not fit into.
+        /// The table or context that the prompt does not fit into.
         what: &'static str,
-        /// Tokens needed.
+        /// The number of tokens that are needed.
         need: usize,
-        /// Tokens available.
+        /// The number of tokens that fit.
         have: usize,
     },
     /// A prompt or an option is not acceptable.
     Request {
-        /// What is wrong and what to do.
+        /// A description of the fault and of what to do about it.
         problem: String,
     },
     /// A model could not be had from the hub.
     Download {
-        /// The repository, file or server it is about.
+        /// The repository, file or server that the error is about.
         what: String,
-        /// What is wrong and what to do about it.
+        /// A description of the fault and of what to do about it.
         problem: String,
-        /// Whether the same call may do better later: the network's or the server's trouble, not a refusal.
+        /// True if the same call may succeed later, because the trouble is the network's or the server's and no
+        /// refusal.
         again: bool,
     },
     /// A file could not be read or written.
@@ -241,10 +242,10 @@ fn some(names: &[String], most: usize) -> String {
 // No `source`: messages tell their cause, and who prints a whole chain would tell it twice.
 impl std::error::Error for Error {}
 
-/// Bytes as people read them: `15.8 GB`.
+/// A number of bytes, shown as people read it: `15.8 GB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bytes(
-    /// How many.
+    /// The number.
     pub u64,
 );
 
@@ -258,7 +259,7 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// The heart of a driver's message: enough to search for, short enough to read.
+/// The heart of a driver's message: enough to search for, and short enough to read.
 pub(crate) fn first_line(message: &str) -> String {
     // wgpu begins with headings; the causes come last.
     let says = |l: &&str| !l.is_empty() && !["Validation Error", "Caused by:"].contains(l) && !l.starts_with("In ");

@@ -16,7 +16,7 @@ pub struct Shape {
     text: Text,
 }
 
-/// What distinguishes the language models; everything else follows from the family.
+/// The sizes that distinguish the language models; everything else follows from the family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Text {
     Llama { hidden_size: u32, intermediate_size: u32, layers: u32, heads: u32 },
@@ -24,7 +24,7 @@ enum Text {
     Opt { hidden_size: u32 },
 }
 
-/// All of them. Where a short name stands for two, the first is meant.
+/// All published shapes. Where a short name stands for two of them, the first is meant.
 pub const PUBLISHED: [Shape; 8] = {
     use Family::{Blip2, InstructBlip};
     let vicuna_7b = Text::Llama { hidden_size: 4096, intermediate_size: 11008, layers: 32, heads: 32 };
@@ -163,19 +163,19 @@ impl Text {
     }
 }
 
-/// Other numbers of layers than a document has, for work that should not take all of them.
+/// Numbers of layers to use in place of a document's, for work that should not take all layers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Layers {
-    /// Of the language model; of T5's encoder and of its decoder.
+    /// Layers of the language model, for T5 of its encoder and of its decoder.
     pub language: Option<u32>,
-    /// Of the vision tower.
+    /// Layers of the vision tower.
     pub vision: Option<u32>,
-    /// Of the Q-Former.
+    /// Layers of the Q-Former.
     pub qformer: Option<u32>,
 }
 
 impl Layers {
-    /// Puts the numbers there are into a `config.json` document.
+    /// Puts the numbers that are set into a `config.json` document.
     pub fn put_into(&self, document: &mut Value) {
         let language: &[&str] = match document["text_config"]["model_type"] == "t5" {
             true => &["num_layers", "num_decoder_layers"],

@@ -24,14 +24,14 @@ const PIECE: usize = 1 << 18;
 /// Values converted at a time: their floats stay in the nearest cache.
 const CHUNK: usize = 1 << 11;
 
-/// How to write a checkpoint.
+/// Settings for writing a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Synthesis {
     /// Type of the values; the document's `dtype` if none is given.
     pub stored: Option<Stored>,
     /// Most bytes of tensors in a file; a larger tensor has one of its own.
     pub shard_bytes: u64,
-    /// Where random numbers start: the same seed gives the same bytes.
+    /// The seed of the random numbers: the same seed gives the same bytes.
     pub seed: u64,
 }
 
@@ -55,7 +55,7 @@ pub enum Stored {
 impl Stored {
     const ALL: [Stored; 3] = [Stored::F16, Stored::Bf16, Stored::F32];
 
-    /// What configurations call it.
+    /// The type's name in configurations.
     fn name(self) -> &'static str {
         match self {
             Stored::F16 => "float16",
@@ -73,7 +73,7 @@ impl Stored {
     }
 }
 
-/// What was written.
+/// The amount that was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Written {
     /// Number of tensors.
@@ -158,7 +158,7 @@ fn stored_in(file: &Path, document: &Value) -> Result<Stored> {
 
 /// The values of a tensor, in order.
 enum Values {
-    /// All the same.
+    /// All values equal to this one.
     Constant(f32),
     /// Uniform in ±`range`.
     Uniform { state: u64, range: f32 },
@@ -226,7 +226,7 @@ impl Values {
     }
 }
 
-/// Everything but tensors. The configuration comes last: a folder without it is no checkpoint.
+/// Makes all files but the tensors'. The configuration comes last: a folder without it is no checkpoint.
 fn small_files(document: &Value, config: &Config, stored: Stored) -> Result<Vec<(&'static str, Value)>> {
     let class = if config.qformer_reads_text() { "InstructBlipProcessor" } else { "Blip2Processor" };
     let with = |name, key: &str, value: Value| -> Result<Value> {
