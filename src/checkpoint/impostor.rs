@@ -1,23 +1,23 @@
-//! What is saved under a file's name where a download went wrong: told by name, not as a damaged file.
+//! Content that a failed download saves under a file's name: it is named for what it is, not called a damaged file.
 
 use std::path::Path;
 
 use super::Source;
 use crate::error::{Error, Result};
 
-/// Bytes that are looked at.
+/// Bytes at the beginning of a file that are looked at.
 const LOOK: u64 = 64;
-/// How a file begins that holds the name of another, and what to do.
+/// Beginnings of a pointer file, which holds the name of another file in place of its content.
 const POINTERS: [&str; 2] = ["version https://git-lfs.github.com/", "# xet version"];
-/// How the text of a cache's link begins, which some copying programs write as a file.
+/// Beginnings of the text of a cache's link, which some copying programs write as a file.
 const LINKS: [&str; 2] = ["../../blobs/", "../../../blobs/"];
-/// How pages of servers begin, in lower case.
+/// Beginnings of web pages, in lower case.
 const PAGES: [&str; 4] = ["<!doctype", "<html", "<?xml", "<head"];
-/// What servers say in place of a file, in lower case.
+/// Beginnings of a server's refusal, in lower case.
 const ANSWERS: [&str; 6] =
     ["{\"error\"", "entry not found", "not found", "404: not found", "invalid username or password", "access to model"];
 
-/// Refuses what is not the file at all. Only formats that cannot begin so are looked at.
+/// Refuses a file that is something else than its name says. Only formats that never begin so are looked at.
 pub(super) fn check(path: &Path, source: &Source, size: u64) -> Result<()> {
     if !path.extension().is_some_and(|end| end == "json" || end == "safetensors") {
         return Ok(());
@@ -30,7 +30,7 @@ pub(super) fn check(path: &Path, source: &Source, size: u64) -> Result<()> {
     }
 }
 
-/// What the beginning of a file says it is, if not what its name says.
+/// Says what a file is by its beginning, if it is not what its name says.
 fn told(bytes: &[u8]) -> Option<&'static str> {
     let text = String::from_utf8_lossy(bytes);
     let text = text.trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();

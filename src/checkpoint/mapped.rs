@@ -45,7 +45,7 @@ impl Map {
         self.map.get(start..start.checked_add(count)?)
     }
 
-    /// Whether everything read so far was in the file.
+    /// Checks that everything read so far was in the file.
     pub fn check_intact(&self) -> std::io::Result<()> {
         #[cfg(unix)]
         let hit = self.guard.was_hit();
@@ -68,7 +68,7 @@ impl Map {
         let _ = range;
     }
 
-    /// Lets go of a part's pages; reading them again reads the file again.
+    /// Releases a part's pages; reading them again reads the file again.
     #[allow(unsafe_code)]
     pub fn release(&self, range: Range<u64>) {
         #[cfg(unix)]
@@ -101,15 +101,15 @@ mod guard {
 
     static WATCHED: [Watched; MAPS] =
         [const { Watched { start: AtomicUsize::new(0), end: AtomicUsize::new(0), hit: AtomicBool::new(false) } }; MAPS];
-    /// Who takes the next place. The handler does not look at it.
+    /// The lock for taking a place in [`WATCHED`]. The signal handler does not look at it.
     static PLACES: Mutex<()> = Mutex::new(());
     static BEFORE: OnceLock<Handler> = OnceLock::new();
     static PAGE_BYTES: AtomicUsize = AtomicUsize::new(0);
 
-    /// What handled the signal before.
+    /// The signal's handler before this one.
     struct Handler(libc::sigaction);
 
-    /// A map that is watched while this lives.
+    /// A guard during whose life a map is watched.
     #[derive(Debug)]
     pub struct Guard(usize);
 

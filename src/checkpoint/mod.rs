@@ -1,4 +1,4 @@
-//! Where a checkpoint's files come from: a directory, or bytes compiled into the program.
+//! The source of a checkpoint's files: a directory, or bytes compiled into the program.
 
 mod impostor;
 mod mapped;
@@ -23,9 +23,9 @@ pub enum Checkpoint {
     Directory(PathBuf),
     /// Named files in memory.
     Embedded {
-        /// What the checkpoint is called in messages.
+        /// The checkpoint's name in messages.
         name: &'static str,
-        /// File name (with `/` for folders) and contents.
+        /// The files: name (with `/` for folders) and contents.
         files: &'static [(&'static str, &'static [u8])],
     },
 }
@@ -35,7 +35,7 @@ pub enum Checkpoint {
 pub enum AdapterBase {
     /// A folder on this machine.
     Folder(PathBuf),
-    /// A name that is no folder here: of a repository on the hub, `owner/name`.
+    /// A name that is no folder here: a repository on the hub, `owner/name`.
     Repository(String),
 }
 
@@ -71,7 +71,7 @@ impl Checkpoint {
         }
     }
 
-    /// The settings of the adapter that this is.
+    /// The settings of this adapter.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when this is no adapter, or its settings are damaged.
@@ -189,7 +189,7 @@ impl Checkpoint {
         Ok(names)
     }
 
-    /// Whether some file's name satisfies `wanted`. Only for better messages.
+    /// Tells if some file's name satisfies `wanted`. Used for better messages only.
     pub fn has_file(&self, wanted: impl Fn(&str) -> bool) -> bool {
         match self {
             Checkpoint::Embedded { files, .. } => files.iter().any(|(name, _)| wanted(name)),
@@ -199,7 +199,7 @@ impl Checkpoint {
     }
 }
 
-/// What a link without its file means: a cache whose blobs were removed.
+/// The error for a link whose file is missing, as in a cache whose blobs were removed.
 fn dangling(path: &Path) -> Error {
     let target = std::fs::read_link(path).unwrap_or_default();
     let problem = format!(
@@ -211,7 +211,7 @@ fn dangling(path: &Path) -> Error {
 }
 
 impl Source {
-    /// The same source mapped into memory, where it is a file and the system can.
+    /// Maps the same source into memory, where it is a file and the system can.
     #[must_use]
     pub fn mapped(self) -> Source {
         match self {
@@ -253,7 +253,7 @@ impl Source {
         self.check_intact()
     }
 
-    /// Whether everything read so far was in the file.
+    /// Checks that everything read so far was in the file.
     ///
     /// # Errors
     /// An unexpected end of file, if it was cut while it was mapped.
@@ -285,13 +285,13 @@ fn past_end(start: u64, count: usize) -> std::io::Error {
     std::io::Error::new(std::io::ErrorKind::UnexpectedEof, problem)
 }
 
-/// Several threads may read at once: no position in the file is shared.
+/// Reads from byte `start` on. No position in the file is shared, so several threads may read at once.
 #[cfg(unix)]
 fn read_exact_at(file: &File, start: u64, buffer: &mut [u8]) -> std::io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, buffer, start)
 }
 
-/// Several threads may read at once: no position in the file is shared.
+/// Reads from byte `start` on. No position in the file is shared, so several threads may read at once.
 #[cfg(windows)]
 fn read_exact_at(file: &File, mut start: u64, mut buffer: &mut [u8]) -> std::io::Result<()> {
     while !buffer.is_empty() {

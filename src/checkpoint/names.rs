@@ -10,21 +10,21 @@ use serde_json::Value;
 pub const CONFIG: &str = "config.json";
 /// The weights, where they are in one file.
 pub const WEIGHTS: &str = "model.safetensors";
-/// Which shard has which tensor, where the weights are in several files.
+/// The index, which says which shard has which tensor, where the weights are in several files.
 pub const INDEX: &str = "model.safetensors.index.json";
 /// The processor's settings; transformers 5 puts the image processor's into it.
 pub const PROCESSOR_CONFIG: &str = "processor_config.json";
 /// The image processor's settings.
 pub const PREPROCESSOR_CONFIG: &str = "preprocessor_config.json";
-/// The same for videos, a file of its own in transformers 4.52 to 4.57.
+/// The settings for videos, a file of its own in transformers 4.52 to 4.57.
 pub const VIDEO_PREPROCESSOR_CONFIG: &str = "video_preprocessor_config.json";
 /// The language model's tokenizer.
 pub const TOKENIZER: &str = "tokenizer.json";
-/// Its settings.
+/// The settings of the language model's tokenizer.
 pub const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-/// The Q-Former's tokenizer, of models whose Q-Former reads the instruction.
+/// The Q-Former's tokenizer, where the Q-Former reads the instruction.
 pub const QFORMER_TOKENIZER: &str = "qformer_tokenizer/tokenizer.json";
-/// Its settings.
+/// The settings of the Q-Former's tokenizer.
 pub const QFORMER_TOKENIZER_CONFIG: &str = "qformer_tokenizer/tokenizer_config.json";
 /// An adapter's configuration, which names its base.
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
@@ -33,7 +33,7 @@ pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 /// The model card, with the licence.
 pub const README: &str = "README.md";
 
-/// The files beside the weights that a model, or who reads its folder, may need.
+/// The files beside the weights that a model, or a reader of its folder, may need.
 const SMALL: [&str; 13] = [
     CONFIG,
     INDEX,
@@ -52,17 +52,17 @@ const SMALL: [&str; 13] = [
 /// The folder of the Q-Former's tokenizer.
 const QFORMER: &str = "qformer_tokenizer/";
 
-/// Where a model's weights are.
+/// The place of a model's weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weights {
-    /// In [`WEIGHTS`].
+    /// One file, [`WEIGHTS`].
     Single,
-    /// In the shards that [`INDEX`] names.
+    /// The shards that [`INDEX`] names.
     Sharded,
 }
 
 impl Weights {
-    /// Where the weights are among files: as in the reference, a single file comes before an index.
+    /// Finds the weights among files: as in the reference, a single file comes before an index.
     pub fn among(has: impl Fn(&str) -> bool) -> Option<Weights> {
         match (has(WEIGHTS), has(INDEX)) {
             (true, _) => Some(Weights::Single),
@@ -72,12 +72,12 @@ impl Weights {
     }
 }
 
-/// Whether files are an adapter without its base.
+/// True if the files are an adapter without its base.
 pub fn is_adapter_alone(has: impl Fn(&str) -> bool) -> bool {
     has(ADAPTER_CONFIG) && Weights::among(has).is_none()
 }
 
-/// The small files that are wanted of those there are, in the order in which they are wanted. Other names are not looked
+/// The wanted small files among those that there are, in the order in which they are wanted. Other names are not looked
 /// at, whatever they are; nor is an index beside a single file.
 pub fn wanted<'a>(all: impl Iterator<Item = &'a str> + Clone) -> Vec<&'a str> {
     let has = |name: &str| all.clone().any(|other| other == name);
@@ -92,7 +92,7 @@ fn is_qformer_file(name: &str) -> bool {
     rest.is_some_and(|rest| is_plain(rest) && (rest.ends_with(".json") || rest.ends_with(".txt")))
 }
 
-/// Whether a file holds weights in a form that can run code when it is opened.
+/// True if a file of this name holds weights in a form that can run code when it is opened.
 pub fn is_pickle(name: &str) -> bool {
     [".bin", ".pth", ".pt"].iter().any(|end| name.ends_with(end))
 }
@@ -105,12 +105,12 @@ pub fn shards(index: &[u8]) -> Option<BTreeSet<String>> {
     names.filter(|names| !names.is_empty())
 }
 
-/// Whether a name that an index gives may be opened: only plain names beside it may.
+/// True if a name that an index gives may be opened, which only plain names beside the index may.
 pub fn is_shard(name: &str) -> bool {
     is_plain(name) && name.ends_with(".safetensors")
 }
 
-/// Whether a name is a plain file name: no separators, nothing hidden, nothing that means another folder.
+/// True if a name is a plain file name: no separators, nothing hidden, nothing that means another folder.
 pub fn is_plain(name: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     !name.is_empty() && name.len() <= 255 && !name.starts_with('.') && name.chars().all(plain)

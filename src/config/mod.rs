@@ -11,7 +11,7 @@ mod text;
 
 pub use text::{LlamaConfig, OptConfig, T5Config, TextConfig};
 
-/// Which of the published families a checkpoint belongs to.
+/// The published family that a checkpoint belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
     /// `InstructBlipForConditionalGeneration`: the Q-Former reads the instruction.
@@ -60,7 +60,7 @@ pub struct VisionConfig {
     pub hidden_act: String,
     /// Epsilon of every LayerNorm.
     pub layer_norm_eps: f32,
-    /// Whether q, k and v have a bias.
+    /// True if q, k and v have a bias.
     pub qkv_bias: bool,
 }
 
@@ -185,12 +185,12 @@ impl Config {
         Ok(config)
     }
 
-    /// Whether the Q-Former has word embeddings and a feed-forward network for text.
+    /// True if the Q-Former has word embeddings and a feed-forward network for text.
     pub fn qformer_reads_text(&self) -> bool {
         self.family != Family::Blip2
     }
 
-    /// Whether a prompt takes several pictures, the frames of a video.
+    /// True if a prompt takes several pictures, the frames of a video.
     pub fn takes_frames(&self) -> bool {
         self.family == Family::InstructBlipVideo
     }
@@ -276,7 +276,7 @@ impl Config {
     }
 }
 
-/// Whether `width` channels are whole heads that attention can take.
+/// Checks that `width` channels are whole heads that attention can take.
 fn heads_divide(part: &str, width: u32, heads: u32) -> Result<(), String> {
     if !width.is_multiple_of(heads) {
         return Err(format!("{part}: num_attention_heads {heads} does not divide hidden_size {width} evenly"));
@@ -290,7 +290,7 @@ fn heads_divide(part: &str, width: u32, heads: u32) -> Result<(), String> {
     }
 }
 
-/// Our own words for what serde_json found.
+/// Describes in our own words what serde_json found.
 fn unreadable(e: &serde_json::Error) -> String {
     let (line, column) = (e.line(), e.column());
     match e.classify() {

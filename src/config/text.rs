@@ -39,11 +39,11 @@ pub struct LlamaConfig {
     pub rms_norm_eps: f32,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
-    /// Whether q, k, v and o have a bias.
+    /// True if q, k, v and o have a bias.
     pub attention_bias: bool,
-    /// Whether gate, up and down have a bias.
+    /// True if gate, up and down have a bias.
     pub mlp_bias: bool,
-    /// Whether the output layer is the embedding when the file has no output layer.
+    /// True if the output layer is the embedding when the file has no output layer.
     pub tie_word_embeddings: bool,
     /// Ids and lengths for generation.
     pub generation: GenerationConfig,
@@ -66,9 +66,9 @@ pub struct OptConfig {
     pub max_position_embeddings: u32,
     /// Activation of the MLP.
     pub activation_function: String,
-    /// Whether linear layers have a bias.
+    /// True if linear layers have a bias.
     pub enable_bias: bool,
-    /// Whether the output layer is the embedding when the file has no output layer.
+    /// True if the output layer is the embedding when the file has no output layer.
     pub tie_word_embeddings: bool,
     /// Ids and lengths for generation.
     pub generation: GenerationConfig,
@@ -99,9 +99,9 @@ pub struct T5Config {
     pub layer_norm_epsilon: f32,
     /// The activation that runs: `dense_act_fn` where the file has it, whatever `feed_forward_proj` says.
     pub dense_act_fn: String,
-    /// Whether the feed-forward network has a gate.
+    /// True if the feed-forward network has a gate.
     pub is_gated_act: bool,
-    /// Whether the decoder's output is scaled by `1 / √D`, as in models whose logits come from the embedding.
+    /// True if the decoder's output is scaled by `1 / √D`, as in models whose logits come from the embedding.
     pub scale_decoder_outputs: bool,
     /// The decoder's first token.
     pub decoder_start_token_id: u32,
@@ -109,7 +109,7 @@ pub struct T5Config {
     pub generation: GenerationConfig,
 }
 
-/// What a `text_config` says about generation. The reference takes its defaults from here, not from
+/// The settings of generation in a `text_config`. The reference takes its defaults from here, not from
 /// `generation_config.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GenerationConfig {
@@ -272,7 +272,7 @@ fn in_range(counts: &[(&str, u32, u32, u32)]) -> Result<(), String> {
     }
 }
 
-/// Whether the channels of all heads are no more than an activation may have.
+/// Checks that the channels of all heads are no more than an activation may have.
 fn heads_fit(name: &str, heads: u32, of: u32) -> Result<(), String> {
     match heads * of <= MAX_WIDTH {
         true => Ok(()),
