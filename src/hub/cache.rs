@@ -32,7 +32,7 @@ pub struct CachedModel {
     pub commit: String,
     /// Bytes on the disk, those of unfinished files included. Revisions may share files.
     pub bytes: u64,
-    /// Whether configuration and weights are there.
+    /// True if configuration and weights are there.
     pub complete: bool,
     /// The licence its model card states.
     pub licence: Option<String>,
@@ -43,7 +43,7 @@ pub struct CachedModel {
 }
 
 impl CachedModel {
-    /// Whether this library runs models of this kind. What has no configuration yet may become one.
+    /// True if this library runs models of this kind, or if there is no configuration yet that says the kind.
     pub fn is_ours(&self) -> bool {
         self.kind.as_deref().is_none_or(|kind| KINDS.contains(&kind))
     }
@@ -208,7 +208,7 @@ impl Hub {
     }
 }
 
-/// Whether configuration and all weights are there: they arrive last, so the rest is, too.
+/// True if configuration and all weights are there: they arrive last, so the rest is there, too.
 pub(super) fn is_complete(snapshot: &Path) -> bool {
     let has = |name: &str| snapshot.join(name).is_file();
     if has(ADAPTER_CONFIG) && !has(ADAPTER_WEIGHTS) {
@@ -234,7 +234,7 @@ pub(super) fn look(path: &Path) -> Option<Vec<u8>> {
     std::fs::read(path).ok()
 }
 
-/// What is in a folder and its folders, without following links to folders: path inside it, and path.
+/// The files in a folder and in its folders, without following links to folders: path inside it, and path.
 fn files(folder: &Path, inside: &str) -> Vec<(String, PathBuf)> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut found = Vec::new();

@@ -1,5 +1,5 @@
-//! Requests to the hub: redirects are followed by hand, the token stays with the hub's own host, and what goes wrong is
-//! said in plain words.
+//! Requests to the hub: redirects are followed by hand, the token stays with the hub's own host, and faults are
+//! described in plain words.
 
 use std::io::ErrorKind;
 use std::net::ToSocketAddrs;
@@ -30,17 +30,17 @@ pub(super) struct Client {
     pause: Duration,
 }
 
-/// Why a request failed.
+/// The reason that a request failed.
 pub(super) enum Failure {
     /// Another try would end the same way.
     Final(Error),
-    /// Worth another try, after the time the server asks for if it does.
+    /// A failure that is worth another try, after the time that the server asks for, if it asks.
     Again {
-        /// What went wrong.
+        /// A description of the fault.
         problem: String,
-        /// How long to wait, if the server says so.
+        /// The time to wait, if the server says one.
         wait: Option<Duration>,
-        /// Whether bytes came before it went wrong.
+        /// True if bytes came before the failure.
         progress: bool,
     },
     /// There is no way to the server. In the middle of a download it may come back.
@@ -88,7 +88,7 @@ impl Client {
         self.send(false, what, url, headers)
     }
 
-    /// Asks about a file. Ends where the hub sends large files' readers elsewhere: what it says about the file is there.
+    /// Asks about a file. Stops where the hub redirects readers of large files, since that response describes the file.
     pub(super) fn head(&self, what: &str, url: &str) -> Result<Response<Body>, Failure> {
         self.send(true, what, url, &[])
     }
@@ -135,7 +135,7 @@ impl Client {
         Err(Error::download(what, "the server redirects in a circle", true).into())
     }
 
-    /// What a status that is no success means.
+    /// The failure that a status other than success means.
     fn refused(&self, what: &str, status: u16, response: &Response<Body>) -> Failure {
         let code = header(response, "x-error-code").unwrap_or_default();
         let repo = what.split([' ', ':']).next().unwrap_or(what);
@@ -227,7 +227,7 @@ fn host(url: &str) -> String {
     origin(url).map_or("the server".into(), |(_, host, _)| host)
 }
 
-/// Where a redirect leads. Paths that are relative to the current one do not occur.
+/// The address that a redirect leads to. Paths that are relative to the current one do not occur.
 fn location(url: &str, target: &str) -> Option<String> {
     let uri: Uri = url.parse().ok()?;
     let (scheme, authority) = (uri.scheme_str()?, uri.authority()?);
@@ -240,7 +240,7 @@ fn location(url: &str, target: &str) -> Option<String> {
     origin(&next).map(|_| next)
 }
 
-/// What an error of the connection means.
+/// The failure that an error of the connection means.
 fn trouble(url: &str, error: ureq::Error) -> Failure {
     let host = host(url);
     let check = "check the network, and HTTPS_PROXY if you need a proxy";
@@ -287,7 +287,7 @@ fn lost(kind: ErrorKind) -> bool {
     )
 }
 
-/// Whether the host has an address: an error of looking it up has no kind of its own.
+/// True if the host has an address: a failed look-up has no error kind of its own.
 fn resolves(url: &str) -> bool {
     origin(url).is_some_and(|(_, host, port)| (host.trim_matches(['[', ']']), port).to_socket_addrs().is_ok())
 }
@@ -304,7 +304,7 @@ fn connecting(kind: ErrorKind) -> bool {
     )
 }
 
-/// What went wrong with a connection that stood.
+/// A description of what broke a connection that had stood.
 pub(super) fn reason(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::ConnectionRefused => "connection refused",

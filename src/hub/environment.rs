@@ -110,7 +110,7 @@ fn expand(value: &str, home: Option<&Path>, variable: &dyn Fn(&str) -> Option<St
     Some(PathBuf::from(expanded + rest))
 }
 
-/// Values that mean yes, in either case.
+/// True for values that mean yes, in either case.
 fn is_true(value: &str) -> bool {
     ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str())
 }
@@ -125,7 +125,7 @@ fn clean(token: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    /// As Python's `os.path` gives them, but for the last two.
+    /// Checks against the values that Python's `os.path` gives, but for the last two.
     #[test]
     fn values_are_expanded_as_pythons_tools_do() {
         let variable = |name: &str| match name {

@@ -1,4 +1,4 @@
-//! What a repository has, which of it a model needs, and under which licence.
+//! A repository's files, the ones of them that a model needs, and their licence.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -32,18 +32,18 @@ pub(super) struct Listing {
     files: BTreeMap<String, (Option<u64>, Option<Identity>)>,
 }
 
-/// A file to have.
+/// A file that a model needs.
 #[derive(Clone, Debug)]
 pub(super) struct Item {
     /// Path inside the repository, checked.
     pub name: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// What its bytes must be.
+    /// The bytes that the file must have.
     pub identity: Identity,
 }
 
-/// What the hub says a file's bytes are; also the name of its blob.
+/// The identity of a file's bytes as the hub gives it; also the name of its blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Identity {
     /// sha256 of the bytes: large files.
@@ -55,7 +55,7 @@ pub(super) enum Identity {
 }
 
 impl Listing {
-    /// Asks the hub what a repository has.
+    /// Asks the hub which files a repository has.
     pub(super) fn ask(client: &Client, repo: &str, revision: &str) -> Result<Listing, Failure> {
         let revision = revision.replace('/', "%2F");
         let url = client.address(&format!("api/models/{repo}/revision/{revision}?blobs=true"));
@@ -95,7 +95,7 @@ impl Listing {
         self.files.contains_key(name)
     }
 
-    /// Whether the repository is an adapter, whose base is another.
+    /// True if the repository is an adapter, whose base is another repository.
     pub(super) fn is_adapter_alone(&self) -> bool {
         is_adapter_alone(|name| self.has(name))
     }
@@ -210,8 +210,8 @@ impl Identity {
         }
     }
 
-    /// Whether a file that should have `size` bytes has these. Reads it through the given handle: others may be locked
-    /// out.
+    /// True if a file that should have `size` bytes has these. Reads it through the given handle, as others may be
+    /// locked out.
     pub(super) fn matches(&self, file: &mut File, size: u64) -> std::io::Result<bool> {
         if file.metadata()?.len() != size {
             return Ok(false);
@@ -235,7 +235,7 @@ fn hash(mut hasher: impl Digest, file: &mut File) -> std::io::Result<String> {
     }
 }
 
-/// What a response says about the version of a file.
+/// The version of the file that a response tells.
 fn etag(response: &Response<Body>, name: &str) -> Option<Identity> {
     let text = header(response, "x-linked-etag").or_else(|| header(response, "etag"))?;
     let text = text.trim_start_matches("W/").trim_matches('"');

@@ -33,7 +33,7 @@ use crate::error::{Error, Result};
 pub use cache::CachedModel;
 pub use environment::cache_folder;
 
-/// Where models come from and where they are kept.
+/// A server of models and the cache that keeps them.
 #[derive(Clone)]
 pub struct Hub {
     /// Folder of the cache, which has a folder for each repository.
@@ -42,17 +42,17 @@ pub struct Hub {
     pub endpoint: String,
     /// The token that says who asks. It is sent to `endpoint`'s host only.
     pub token: Option<String>,
-    /// Never touch the network.
+    /// True to never touch the network.
     pub offline: bool,
-    /// Link snapshots to blobs. Without, or where links cannot be made, files move into the snapshot.
+    /// True to link snapshots to blobs. Otherwise, or where links cannot be made, files move into the snapshot.
     pub links: bool,
     /// Pause before the first retry; it doubles from try to try.
     pub pause: Duration,
-    /// How long a server may say nothing before it counts as gone.
+    /// The time that a server may say nothing before it counts as gone.
     pub silence: Duration,
 }
 
-/// What [`Hub::pull`] will fetch, told before it does.
+/// The files that [`Hub::pull`] will fetch, told before it does.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The repository, `owner/name`.
@@ -80,11 +80,11 @@ pub struct Plan {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// Another process pulls the same repository; waiting for its end.
+    /// Another process pulls the same repository; this one waits for its end.
     Waiting,
-    /// What will be fetched.
+    /// The plan of what will be fetched.
     Plan(&'a Plan),
-    /// How much of it is there.
+    /// The bytes that are there, of all.
     Bytes {
         /// Bytes in the cache.
         done: u64,
@@ -98,16 +98,16 @@ pub enum Event<'a> {
     },
     /// A connection failed and will be tried again.
     Retry {
-        /// What was being fetched.
+        /// The file that was being fetched.
         file: &'a str,
-        /// What went wrong.
+        /// A description of the fault.
         problem: &'a str,
         /// Pause before the next try.
         pause: Duration,
     },
 }
 
-/// Who hears the news.
+/// A listener for the news of a pull.
 type Report<'a> = dyn FnMut(Event<'_>) + 'a;
 
 impl Hub {
@@ -148,14 +148,14 @@ impl Hub {
 }
 
 impl fmt::Debug for Hub {
-    /// Without the token.
+    /// Shows all fields but the token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Hub { cache, endpoint, offline, .. } = self;
         f.debug_struct("Hub").field("cache", cache).field("endpoint", endpoint).field("offline", offline).finish()
     }
 }
 
-/// A number of bytes to read.
+/// A number of bytes as text for people.
 fn bytes_text(bytes: u64) -> String {
     match bytes {
         0..1_000_000 => format!("{bytes} bytes"),

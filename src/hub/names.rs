@@ -1,16 +1,16 @@
-//! Which names may become paths and addresses. Everything a user types or a server says passes here first.
+//! Names that may become paths and addresses. Everything that a user types or a server says is checked here first.
 
 use crate::checkpoint::names::is_plain;
 use crate::error::{Error, Result};
 
 const NAME_CHARACTERS: usize = 96;
 
-/// Whether `text` is `digits` hexadecimal digits: a commit has 40, a sha256 has 64.
+/// True if `text` is `digits` hexadecimal digits: a commit has 40, a sha256 has 64.
 pub(super) fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.chars().all(|c| c.is_ascii_hexdigit() && !c.is_ascii_uppercase())
 }
 
-/// Whether a repository is named as the hub allows, which makes its folder's name unique.
+/// Checks that a repository is named as the hub allows, which makes its folder's name unique.
 pub(super) fn check_repo(repo: &str) -> Result<()> {
     let part = |part: &str| is_plain(part) && !part.starts_with('-') && !part.ends_with(['-', '.']);
     let fine = repo.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name));
@@ -22,7 +22,7 @@ pub(super) fn check_repo(repo: &str) -> Result<()> {
     }
 }
 
-/// Whether a revision is a branch, a tag or a commit; branches may have slashes.
+/// Checks that a revision is a branch, a tag or a commit; branches may have slashes.
 pub(super) fn check_revision(revision: &str) -> Result<()> {
     match revision.len() <= 255 && revision.split('/').all(|part| is_plain(part) && !part.contains("..")) {
         true => Ok(()),

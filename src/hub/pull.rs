@@ -175,7 +175,7 @@ impl Pull<'_> {
         processor.map(|_| ()).map_err(|error| self.told(error))
     }
 
-    /// What is wrong with a file of the snapshot, about the repository.
+    /// Turns an error of a file in the snapshot into one about the repository.
     fn told(&self, error: Error) -> Error {
         match error {
             Error::Checkpoint { file, problem } => {
@@ -186,19 +186,20 @@ impl Pull<'_> {
         }
     }
 
-    /// What an adapter says it is for.
+    /// The base that an adapter's configuration names.
     fn base(&self) -> Option<String> {
         let config = look(&self.folder.join(ADAPTER_CONFIG)).filter(|_| self.listing.is_adapter_alone())?;
         let config: serde_json::Value = serde_json::from_slice(&config).ok()?;
         printable(config.get("base_model_name_or_path")?.as_str()?)
     }
 
-    /// Whether a file is among the blobs or, where links cannot be made, in the snapshot.
+    /// True if a file is among the blobs or, where links cannot be made, in the snapshot.
     fn has(&self, item: &Item) -> bool {
         [self.blobs.join(item.identity.name()), self.folder.join(&item.name)].iter().any(|path| holds(path, item))
     }
 
-    /// Has a file under its name. `counted` are the bytes of the files before it and of all, if known.
+    /// Fetches a file unless it is there, and gives it its name in the snapshot. `counted` are the bytes of the files
+    /// before it and of all, if known.
     fn fetch(&self, item: &Item, counted: Option<(u64, u64)>, report: &mut Report<'_>) -> Result<()> {
         if !self.has(item) {
             let (what, url) = (self.what(&item.name), self.listing.url(&self.client, &item.name));
@@ -249,7 +250,7 @@ impl Pull<'_> {
     }
 }
 
-/// Whether there is a file of the right size. Its bytes were checked before it got the name.
+/// True if there is a file of the right size. Its bytes were checked before it got the name.
 fn holds(path: &Path, item: &Item) -> bool {
     path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.len() == item.size)
 }

@@ -21,15 +21,15 @@ use crate::error::{Error, Result};
 const PIECE: usize = 1 << 20;
 const UNFINISHED: &str = ".incomplete";
 
-/// Fetches one file.
+/// A transfer of one file.
 pub(super) struct Transfer<'a> {
     /// The connection.
     pub client: &'a Client,
-    /// What messages call the file.
+    /// The file's name in messages.
     pub what: &'a str,
-    /// Where it is.
+    /// The file's address.
     pub url: &'a str,
-    /// What it is.
+    /// The file's name, size and identity.
     pub item: &'a Item,
     /// The folder of blobs.
     pub blobs: &'a Path,
@@ -42,7 +42,7 @@ struct Partial {
     path: PathBuf,
     file: File,
     len: u64,
-    /// The most it has had: what only repeats bytes is no progress.
+    /// The most bytes that the file has had: repeating bytes is no progress.
     reached: u64,
 }
 
@@ -192,7 +192,7 @@ impl Transfer<'_> {
         Some(etag).filter(|etag| !etag.is_empty() && etag.chars().all(|c| c.is_ascii_graphic()))
     }
 
-    /// Only saves time later, so failing is no error.
+    /// Saves the version. It only saves time later, so failing is no error.
     fn save_etag(&self, etag: Option<&str>) {
         let _ = match etag {
             Some(etag) => std::fs::write(self.etag_path(), etag),
@@ -204,7 +204,7 @@ impl Transfer<'_> {
         self.blobs.join(format!("{}.ib-etag", self.item.identity.name()))
     }
 
-    /// Takes away what dead processes left of a file that is there now.
+    /// Removes what dead processes left of a file that is complete now.
     fn tidy(&self) {
         let _ = std::fs::remove_file(self.etag_path());
         for path in leftovers(self.blobs, self.item.identity.name()) {
@@ -221,7 +221,7 @@ pub(super) fn unfinished_bytes(blobs: &Path, blob: &str) -> u64 {
     leftovers(blobs, blob).iter().filter_map(|path| Some(path.metadata().ok()?.len())).max().unwrap_or(0)
 }
 
-/// Unfinished files of a blob. Those of other programs have other names and are theirs.
+/// Unfinished files of a blob that this program wrote. Those of other programs have other names and are left alone.
 fn leftovers(blobs: &Path, blob: &str) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(blobs) else { return Vec::new() };
     let ours = |name: &str| {
@@ -232,7 +232,7 @@ fn leftovers(blobs: &Path, blob: &str) -> Vec<PathBuf> {
     paths.map(|entry| entry.path()).collect()
 }
 
-/// Whether a response is the rest of a file of `size` bytes from byte `start` on.
+/// True if a response is the rest of a file of `size` bytes from byte `start` on.
 fn continues(response: &Response<Body>, start: u64, size: u64) -> bool {
     let range = || header(response, "content-range")?.strip_prefix("bytes ")?.split_once('/');
     response.status().as_u16() == 206
