@@ -1,4 +1,4 @@
-//! Where tensors are, and what an adapter does to them.
+//! Places of tensors, and an adapter's changes to them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use safetensors::tensor::TensorInfo;
 
-/// Where a tensor is.
+/// The place of a tensor.
 #[derive(Clone)]
 pub(super) struct Entry {
     pub shard: usize,
@@ -19,23 +19,23 @@ impl Entry {
         &self.info.shape
     }
 
-    /// r, where this is a layer's first factor.
+    /// The rank r, where this is a layer's first factor.
     pub fn rank(&self) -> usize {
         self.shape().first().copied().unwrap_or(0)
     }
 }
 
-/// What an adapter does to a checkpoint's tensors.
+/// An adapter's changes to a checkpoint's tensors.
 #[derive(Default)]
 pub(super) struct Adapter {
     pub file: PathBuf,
-    /// What is added to tensors, by their names.
+    /// Additions to tensors, by their names.
     pub updates: BTreeMap<String, Update>,
     /// Names of the tensors that the adapter has whole.
     pub replaced: BTreeSet<String>,
 }
 
-/// What is added to a tensor.
+/// An addition to a tensor.
 pub(super) enum Update {
     /// `scale B A`, to a matrix.
     Product { a: Entry, b: Entry, embedding: bool, scale: f32 },

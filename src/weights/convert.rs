@@ -9,7 +9,7 @@ use crate::runtime::WeightFormat;
 /// Bytes copied at a time.
 const PIECE_BYTES: usize = 4 << 20;
 
-/// What of a matrix is wanted.
+/// The half of a matrix that is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Half {
     /// Its values, packed.

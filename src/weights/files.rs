@@ -38,14 +38,14 @@ pub struct Stored<'a> {
     info: &'a TensorInfo,
 }
 
-/// How the rows of a matrix are in the files.
+/// A matrix's rows as they are stored in the files.
 #[derive(Clone, Copy)]
 pub enum StoredRows<'a> {
     /// Floats of 16 or 32 bits under the matrix's name.
     Plain(Stored<'a>),
     /// Integers under `name.q8` or `name.q4`, with their scales under `name.scales`.
     Packed {
-        /// Of the integers.
+        /// The format of the integers.
         format: WeightFormat,
         /// The integers.
         values: Stored<'a>,
@@ -104,8 +104,8 @@ impl TensorFiles {
         Ok(Some(tensors))
     }
 
-    /// These tensors, where those of `names` are one in the model: under whichever of the names it is stored, it is found
-    /// under all of them. Names that are stored themselves keep their own.
+    /// Makes a tensor that is stored under one of `names` be found under all of them, as they are one in the model.
+    /// Names that are stored themselves keep their own.
     #[must_use]
     pub fn tied(mut self, names: &[String]) -> TensorFiles {
         if let Some(entry) = names.iter().find_map(|name| self.tensors.get(name)).cloned() {
@@ -115,7 +115,7 @@ impl TensorFiles {
         self
     }
 
-    /// Whether two names are of the same tensor, and no adapter changes that.
+    /// True if two names are of the same tensor, and no adapter changes that.
     pub(super) fn are_one(&self, first: &str, second: &str) -> bool {
         let place = |name: &str| self.tensors.get(name).map(|entry| (entry.shard, entry.info.data_offsets));
         place(first).is_some() && place(first) == place(second) && ![first, second].iter().any(|n| self.is_adapted(n))
@@ -245,7 +245,7 @@ impl<'a> Stored<'a> {
         bytes.map_err(|e| Error::io(&self.shard.path, e))
     }
 
-    /// Finds out whether a mapped file was cut while it was read: what was read past its end are zeros then.
+    /// Checks that a mapped file was not cut while it was read, since bytes past its end are read as zeros.
     ///
     /// # Errors
     /// [`Error::Io`] if it was.
@@ -259,7 +259,7 @@ impl<'a> Stored<'a> {
         self.shard.source.release(first..first + self.bytes());
     }
 
-    /// Requires the tensor `name`, which this is, to be stored as one of these types.
+    /// Requires this tensor, whose name is `name`, to be stored as one of these types.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] naming those.
@@ -279,7 +279,7 @@ impl<'a> Stored<'a> {
 }
 
 /// The name that a stored tensor has in the model, as `from_pretrained` finds it: without the prefix that these models
-/// have inside larger ones, and with the names of norms of today.
+/// have inside larger ones, and with today's names of norms.
 fn model_name(stored: &str) -> String {
     let name = stored.strip_prefix("blip.").unwrap_or(stored);
     name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")

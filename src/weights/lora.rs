@@ -20,7 +20,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::names::{ADAPTER_CONFIG, ADAPTER_WEIGHTS};
 use crate::error::{Error, Result};
 
-/// What peft puts before the names of a model's tensors.
+/// The prefix that peft puts before the names of a model's tensors.
 const PREFIX: &str = "base_model.model.";
 
 /// Settings under which `LoraConfig` computes something else, and what it is called then.
@@ -135,7 +135,7 @@ impl TensorFiles {
         Ok(self)
     }
 
-    /// Whether an adapter changes the tensor of this name.
+    /// True if an adapter changes the tensor of this name.
     pub fn is_adapted(&self, name: &str) -> bool {
         self.adapter.updates.contains_key(name) || self.adapter.replaced.contains(name)
     }
@@ -180,7 +180,7 @@ impl TensorFiles {
         Err(Error::checkpoint(&self.adapter.file, problem))
     }
 
-    /// What is added to the rows of a matrix.
+    /// The product that is added to the rows of a matrix.
     pub(super) fn low_rank(&self, name: &str) -> Result<Option<LowRank>> {
         let Some(Update::Product { a, b, embedding, scale }) = self.adapter.updates.get(name) else { return Ok(None) };
         let rank = a.rank();
@@ -269,7 +269,7 @@ impl LoraConfig {
         })
     }
 
-    /// What a layer's product of this rank is multiplied by.
+    /// The factor that a layer's product of this rank is multiplied by.
     fn scale(&self, layer: &str, rank: usize) -> f64 {
         let alpha = self.alpha.of(layer);
         let rank = rank as f64;

@@ -43,14 +43,14 @@ use worker::{Done, Worker};
 
 /// Bytes uploaded in small pieces before waiting, so that their staging copies do not pile up.
 const FLUSH_BYTES: u64 = 64 << 20;
-/// What loading was like.
+/// A report of a loading.
 #[derive(Clone, Debug, Default)]
 pub struct LoadReport {
     /// Bytes read from the files.
     pub bytes: u64,
     /// Wall time.
     pub time: Duration,
-    /// What was seen of all values.
+    /// The scan of all values.
     pub scan: Scan,
     /// The tensor with the largest magnitude.
     pub largest: String,
@@ -59,18 +59,18 @@ pub struct LoadReport {
 /// A tensor that a model asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
-    /// By whom.
+    /// The part that asked.
     pub part: Part,
     /// Its name.
     pub name: String,
     /// Its dimensions.
     pub shape: Vec<u32>,
-    /// The format it gets, if it is a matrix.
+    /// The format that it gets, if it is a matrix.
     pub format: Option<WeightFormat>,
 }
 
 impl LoadReport {
-    /// Adds what was read after it.
+    /// Adds the report of a loading that came after this one.
     pub fn join(&mut self, next: LoadReport) {
         if next.scan.max_abs > self.scan.max_abs {
             self.largest = next.largest;
@@ -81,7 +81,7 @@ impl LoadReport {
     }
 }
 
-/// What a finished [`Loader`] tells.
+/// The results of a finished [`Loader`].
 #[derive(Clone, Debug, Default)]
 pub struct Loaded {
     /// Every tensor asked for, in order.
@@ -94,18 +94,18 @@ pub struct Loaded {
     pub layers: [u32; 3],
     /// Format of each part's linear layers.
     pub formats: [WeightFormat; 3],
-    /// What was read.
+    /// The report of the reading.
     pub report: LoadReport,
 }
 
-/// How much a layer minds being rounded.
+/// A layer's role, which says how far it may be rounded.
 #[derive(Clone, Copy)]
 enum Role {
-    /// As the part's format says.
+    /// Rounded as the part's format says.
     Inner,
-    /// To 8 bits at least: what chooses the words.
+    /// Rounded to 8 bits at least, since the layer chooses the words.
     Output,
-    /// Not at all.
+    /// Never rounded.
     Kept,
 }
 
@@ -131,7 +131,7 @@ pub struct Loader<'a> {
 /// A layer whose weights come when they are needed.
 struct Streaming {
     layer: Arc<Streamed>,
-    /// Which of the matrices that layers take turns in it has taken.
+    /// Flags of the matrices that layers take turns in: true if this layer has taken one.
     taken: Vec<bool>,
     rows: Vec<Rows>,
 }
@@ -157,7 +157,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Gives shapes only.
+    /// Makes a loader that gives shapes only.
     pub fn shapes() -> Loader<'a> {
         Loader::new(None, None, Placement::default())
     }
@@ -188,7 +188,7 @@ impl<'a> Loader<'a> {
         Loader::new(None, Some(device), Placement { formats, ..Placement::default() })
     }
 
-    /// What follows belongs to `part`.
+    /// Sets the part that later tensors belong to.
     pub fn part(&mut self, part: Part) {
         self.part = part;
     }
@@ -248,7 +248,7 @@ impl<'a> Loader<'a> {
         Ok(self.loaded)
     }
 
-    /// Whether two names are of one tensor, stored once; `None` without files.
+    /// True if two names are of one tensor, stored once; `None` without files.
     pub fn are_one(&self, first: &str, second: &str) -> Option<bool> {
         self.files.map(|files| files.are_one(first, second))
     }
@@ -336,7 +336,7 @@ impl<'a> Loader<'a> {
         self.stacked(name, &[(name.into(), rows)], cols, bias)
     }
 
-    /// A linear layer that is not quantised with its part: too much hangs on it.
+    /// A linear layer that is never quantised, since too much depends on it.
     ///
     /// # Errors
     /// As [`Loader::linear`].
@@ -379,7 +379,7 @@ impl<'a> Loader<'a> {
         Ok(Linear { weight, bias })
     }
 
-    /// Two layers of `rows` rows as one with their rows alternating, as the gated kernels want them.
+    /// Two layers of `rows` rows as one layer whose rows alternate between them, as the gated kernels want it.
     ///
     /// # Errors
     /// As [`Loader::linear`].

@@ -21,16 +21,16 @@ const F16_UNDERFLOW: f32 = 2.98e-8;
 /// Magnitudes below lose precision in 16 bits.
 const F16_SUBNORMAL: f32 = 6.104e-5;
 
-/// What was seen of a tensor's values on the way.
+/// A summary of a tensor's values, taken while they are read.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Scan {
-    /// Largest magnitude of the finite ones.
+    /// Largest magnitude of the finite values.
     pub max_abs: f32,
-    /// NaN and infinite ones.
+    /// Number of NaN and infinite values.
     pub not_finite: u64,
-    /// Those that f16 makes zero.
+    /// Number of values that f16 makes zero.
     pub flushed: u64,
-    /// Those that f16 holds with fewer bits than others.
+    /// Number of values that f16 holds with fewer bits than others.
     pub subnormal: u64,
 }
 
@@ -79,7 +79,7 @@ pub struct RowSource<'a> {
     /// The tensor's name, for messages.
     pub name: String,
     stored: StoredRows<'a>,
-    /// What an adapter adds.
+    /// The product that an adapter adds.
     update: Option<LowRank>,
     width: usize,
     padded: usize,
@@ -89,7 +89,7 @@ pub struct RowSource<'a> {
     scan: Mutex<Scan>,
 }
 
-/// Takes bytes that belong after those before.
+/// Takes the next bytes.
 pub type Out<'a> = dyn FnMut(&[u8]) + 'a;
 
 /// Memory one thread converts in.
@@ -223,7 +223,7 @@ impl<'a> RowSource<'a> {
         scales(bytemuck::cast_slice(&room.scales));
     }
 
-    /// Ends the reading: what was seen, if it may be used, and the memory back to the system.
+    /// Ends the reading: releases the memory of the file and gives the scan of the values, if they may be used.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for values that are not finite or that the format cannot hold; [`Error::Io`] if the file

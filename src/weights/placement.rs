@@ -1,4 +1,4 @@
-//! In which format each part's weights are, and how many of its layers are on the device at once.
+//! Formats of the parts' weights, and numbers of layers that are on the device at once.
 
 use crate::runtime::WeightFormat;
 
@@ -24,23 +24,23 @@ impl Part {
 /// feed-forward networks are never quantised; the layer that scores the vocabulary is not quantised below 8 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Formats {
-    /// The vision tower.
+    /// Format of the vision tower.
     pub vision: Option<WeightFormat>,
-    /// The Q-Former.
+    /// Format of the Q-Former.
     pub qformer: Option<WeightFormat>,
-    /// The language model.
+    /// Format of the language model.
     pub language: Option<WeightFormat>,
 }
 
 impl Formats {
-    /// What is usually wanted with `format`: q4 rounds the language model to 4 bits and the vision tower to 8, q8 both
-    /// to 8. The Q-Former is small and stays in f16.
+    /// The usual formats with `format`: q4 rounds the language model to 4 bits and the vision tower to 8, q8 rounds
+    /// both to 8. The Q-Former is small and stays in f16.
     pub fn usual(format: WeightFormat) -> Formats {
         let vision = if format == WeightFormat::Q4 { WeightFormat::Q8 } else { format };
         Formats { vision: Some(vision), qformer: Some(WeightFormat::F16), language: Some(format) }
     }
 
-    /// These, but for the parts that `chosen` names.
+    /// These formats, except for the parts that `chosen` names.
     #[must_use]
     pub fn but_for(self, chosen: Formats) -> Formats {
         Formats {
@@ -59,17 +59,18 @@ impl Formats {
     }
 }
 
-/// How many layers of a part stay on the device; the others take turns in the memory of one. `None` keeps all.
+/// Numbers of layers of each part that stay on the device; the others take turns in the memory of one. `None` keeps
+/// all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Resident {
-    /// Of the vision tower.
+    /// Number for the vision tower.
     pub vision: Option<u32>,
-    /// Of the language model; T5's encoder's come first.
+    /// Number for the language model; T5's encoder's layers come first.
     pub language: Option<u32>,
 }
 
 impl Resident {
-    /// How many of a part's layers stay; `None` for all.
+    /// The number of a part's layers that stay; `None` for all.
     pub fn layers(&self, part: Part) -> Option<u32> {
         match part {
             Part::Vision => self.vision,

@@ -70,7 +70,7 @@ pub struct Shards {
 #[derive(Debug)]
 struct Shard {
     name: String,
-    /// By name, which is their order in the file.
+    /// The tensors by name, which is their order in the file.
     tensors: BTreeMap<String, Written>,
     bytes: u64,
 }

@@ -22,7 +22,7 @@ pub(super) struct Rows {
     pub first: u32,
 }
 
-/// What the system was asked to read ahead.
+/// The bytes that the system was asked to read ahead.
 #[derive(Default)]
 pub(super) struct Ahead {
     /// Name and bytes of what will be read.
@@ -34,14 +34,14 @@ pub(super) struct Ahead {
 }
 
 impl Rows {
-    /// Whether nothing of the matrix comes after them.
+    /// True if nothing of the matrix comes after these rows.
     pub fn are_last(&self) -> bool {
         self.first + self.names.len() as u32 * self.shape[0] == self.matrix.rows
     }
 }
 
 impl Ahead {
-    /// Will read these, in this order.
+    /// Plans to read these tensors, in this order.
     pub fn of<'n>(files: &TensorFiles, names: impl Iterator<Item = &'n str>) -> Ahead {
         let matrix = |name: &str| {
             let format = files.rows(name).and_then(|rows| rows.format());

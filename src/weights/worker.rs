@@ -14,15 +14,15 @@ use crate::runtime::upload::Uploader;
 /// Matrices that wait to be filled.
 const WAITING: usize = 2;
 
-/// What the thread has done.
+/// A piece of work that the thread has done.
 pub(super) enum Done {
-    /// Read this many bytes.
+    /// It read this many bytes.
     Read(u64),
-    /// Written rows of these tensors, and seen this in them.
+    /// It wrote rows of these tensors, and saw this in them.
     Rows(Vec<(String, Scan)>),
 }
 
-/// The thread and the ways to it.
+/// The thread and the channels to it.
 pub(super) struct Worker {
     jobs: Option<SyncSender<Rows>>,
     done: Receiver<Result<Done>>,
@@ -51,7 +51,8 @@ impl Worker {
         Worker { jobs: Some(jobs), done, thread: Some(thread) }
     }
 
-    /// Has rows written, and their matrix handed over if they are its last. Waits while too many others wait.
+    /// Sends rows to be written, and their matrix to be handed over if they are its last. Waits while too many others
+    /// wait.
     pub fn write(&self, rows: Rows) {
         // A thread that gave up has said why, which is heard next.
         if let Some(jobs) = &self.jobs {
@@ -59,7 +60,7 @@ impl Worker {
         }
     }
 
-    /// What was done since it was last heard.
+    /// The work that was done since the last call.
     pub fn hear(&self) -> Option<Result<Done>> {
         self.done.try_recv().ok()
     }
