@@ -1,4 +1,4 @@
-//! What transformers makes of a `tokenizer.json` by the class that `tokenizer_config.json` names.
+//! The changes that transformers makes to a `tokenizer.json` by the class that `tokenizer_config.json` names.
 //!
 //! Reference: `AutoTokenizer` and the tokenizer classes of transformers 5. Four classes take only the vocabulary and the
 //! merges of the file and build the rest anew, from settings of their own; every other class takes the file as it is.

@@ -56,7 +56,7 @@ pub(super) fn refused(bytes: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Whether a file starts as an SVG document does.
+/// True if a file starts as an SVG document does.
 fn is_svg(bytes: &[u8]) -> bool {
     let head = String::from_utf8_lossy(&bytes[..bytes.len().min(1024)]);
     let head = head.trim_start_matches('\u{feff}').trim_start();
@@ -78,11 +78,11 @@ pub(super) struct GifFrame {
     pub(super) edges: [usize; 4],
     /// Colour of the canvas round the frame: the palette's first, white where the frame has transparency.
     pub(super) around: [u8; 3],
-    /// Whether it has a palette of its own.
+    /// True if it has a palette of its own.
     local_palette: bool,
 }
 
-/// The file with a grey palette, which Pillow takes a GIF without any to have; `None` where it has one.
+/// The file with a grey palette added, as Pillow reads a GIF that has none; `None` where the file has a palette.
 pub(super) fn gif_with_palette(bytes: &[u8]) -> Option<Vec<u8>> {
     (gif_palette_bytes(*bytes.get(10)?) == 0).then_some(())?;
     let mut with = bytes[..13.min(bytes.len())].to_vec();
@@ -92,7 +92,7 @@ pub(super) fn gif_with_palette(bytes: &[u8]) -> Option<Vec<u8>> {
     Some(with)
 }
 
-/// Whether the first frame of a GIF has a palette of its own.
+/// True if the first frame of a GIF has a palette of its own.
 pub(super) fn gif_has_local_palette(bytes: &[u8]) -> bool {
     gif_frame(bytes).is_some_and(|frame| frame.local_palette)
 }

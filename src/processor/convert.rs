@@ -1,4 +1,4 @@
-//! From what a decoder yields to 8-bit RGB, with the arithmetic of Pillow.
+//! Conversion of decoded samples to 8-bit RGB, with the arithmetic of Pillow.
 //!
 //! Reference: `transformers.image_transforms.convert_to_rgb`, which composites transparency over white, on
 //! pictures opened by Pillow.

@@ -12,7 +12,7 @@ use super::image::{Image, no_pixels};
 use super::tiff::{self, Tiff};
 use super::{jpeg, png as png_file};
 
-/// Why a picture is not decoded, in this library's own words only.
+/// The reason that a picture is not decoded, in this library's own words only.
 pub(super) enum Refusal {
     Damaged,
     Kind,

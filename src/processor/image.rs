@@ -96,7 +96,7 @@ impl Image {
     }
 }
 
-/// What is wrong with a picture of which a side is 0.
+/// A description of the fault of a picture of which a side is 0.
 pub(super) fn no_pixels(width: u32, height: u32) -> String {
     format!("the picture is {width}x{height} pixels: it has no pixels")
 }

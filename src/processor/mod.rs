@@ -1,4 +1,4 @@
-//! From a picture and a prompt to what the model takes, and from its ids back to text. Runs on the CPU.
+//! The way from a picture and a prompt to the model's inputs, and from its ids back to text. Runs on the CPU.
 //!
 //! Reference: `transformers.InstructBlipProcessor` 5 with the Pillow image processor.
 
@@ -109,7 +109,7 @@ impl Processor {
         &self.tokenizers
     }
 
-    /// The same, for whoever keeps them.
+    /// The tokenizers as a shared pointer, for callers that keep them.
     pub fn shared_tokenizers(&self) -> std::sync::Arc<Tokenizers> {
         self.tokenizers.clone()
     }
@@ -131,7 +131,7 @@ fn files((path, bytes, config_path, config): &(PathBuf, Vec<u8>, PathBuf, Option
     TokenizerFiles { path, bytes, config, as_it_is: false }
 }
 
-/// Whether the reference takes the language model's tokenizer of this checkpoint as its file is: it does so for some
+/// True if the reference takes the language model's tokenizer of this checkpoint as its file is: it does so for some
 /// published repositories, by their names (`MODEL_IDS_TO_TOKENIZERS_BACKEND`).
 fn is_taken_as_it_is(root: &Path) -> bool {
     const NAMES: [&str; 3] = ["salesforce/blip2-opt-", "salesforce/blip2-flan-t5-", "salesforce/instructblip-flan-t5-"];

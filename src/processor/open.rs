@@ -15,7 +15,7 @@ pub const MAX_PIXELS: u64 = 178_956_970;
 /// Largest picture file that is read, in bytes.
 pub const MAX_FILE_BYTES: u64 = 1 << 30;
 
-/// How picture files are read.
+/// Options for reading picture files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageOptions {
     /// Largest picture that is decoded, in pixels, whatever its sides.
@@ -23,7 +23,7 @@ pub struct ImageOptions {
     /// A decoded picture takes 3 bytes a pixel. While it is decoded the file is in memory too, and up to 8 bytes a
     /// pixel besides: 2 for each sample of a JPEG of several scans or a file of 16 bits, 4 for one with alpha.
     pub max_pixels: u64,
-    /// Whether to turn a picture upright that says by EXIF or XMP how the camera was held, as
+    /// True to turn a picture upright that says by EXIF or XMP how the camera was held, as
     /// `PIL.ImageOps.exif_transpose` does. The reference does not.
     pub exif_rotate: bool,
 }

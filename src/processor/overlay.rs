@@ -1,4 +1,4 @@
-//! Pictures of where a model looks: a map over patches laid over the picture, and many of them on one sheet.
+//! Pictures that show where a model looks: a map over patches laid over the picture, and many of them on one sheet.
 
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 
@@ -12,7 +12,7 @@ const LARGEST_SIDE: u32 = 448;
 /// White between the pictures of a sheet, in pixels.
 const GAP: u32 = 4;
 
-/// Share of a picture's colours that stays where nothing is looked at, and the grey the rest becomes.
+/// Share of a picture's colours that stays where the model does not look, and the grey that the rest becomes.
 const LEAST_KEPT: f32 = 0.3;
 const FADED: f32 = 90.0;
 
@@ -24,7 +24,7 @@ const LETTER_WIDTH: u32 = get_raster_width(FontWeight::Regular, LETTERS) as u32;
 /// Pictures of one kind on a sheet.
 #[derive(Clone, Debug)]
 pub struct SheetKind {
-    /// What they are.
+    /// The name of the kind.
     pub title: String,
     /// The pictures, with their names.
     pub pictures: Vec<(String, Image)>,

@@ -1,4 +1,4 @@
-//! What Pillow makes of a PNG's chunks, where the decoder has other views.
+//! Pillow's reading of a PNG's chunks, where the decoder's differs.
 
 use std::borrow::Cow;
 
@@ -33,8 +33,9 @@ fn chunks(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     })
 }
 
-/// The file as its decoder wants it, where Pillow reads it though it breaks the rules: Pillow looks at no check sum
-/// from the pixels on, and needs neither the end chunk nor what comes between. `None`: Pillow refuses it too.
+/// The file as its decoder wants it, where Pillow reads a file that breaks the rules: Pillow looks at no check sum from
+/// the pixels on, and needs neither the end chunk nor the chunks between the pixels and it. `None`: Pillow refuses the
+/// file too.
 pub(super) fn mended(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
     let first_data = chunks(bytes).position(|chunk| &chunk.name == b"IDAT")?;
     for chunk in chunks(bytes).take(first_data) {

@@ -1,4 +1,4 @@
-//! From a picture to the numbers the vision tower takes.
+//! The way from a picture to the numbers that the vision tower takes.
 
 use std::path::Path;
 

@@ -12,7 +12,7 @@ const SUPPORT: f64 = 2.0;
 /// The kernel's free parameter.
 const A: f64 = -0.5;
 
-/// Which of the two one-dimensional passes goes first.
+/// The order of the two one-dimensional passes.
 ///
 /// The picture between the passes is rounded to 8 bits, so the order shows in the result.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub enum PassOrder {
 }
 
 impl PassOrder {
-    /// Whether the height is resized first for this change of size (pixels).
+    /// True if the height is resized first for this change of size (pixels).
     fn vertical_first(self, from: (u32, u32), to: (u32, u32)) -> bool {
         match self {
             PassOrder::HorizontalFirst => u64::from(from.1) > u64::from(from.0) * 100 && to.1 < from.1,

@@ -1,8 +1,8 @@
-//! Prompts as the paper words them, by what is wanted (arXiv 2305.06500, appendices D and E).
+//! Prompts as the paper words them, by task (arXiv 2305.06500, appendices D and E).
 
 use crate::error::{Error, Result};
 
-/// What is wanted of a picture; each has the wording the checkpoints were trained or evaluated with.
+/// A task for a picture; each has the wording that the checkpoints were trained or evaluated with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     /// A caption of one sentence; no text.
@@ -15,12 +15,12 @@ pub enum Task {
     VqaOcr,
     /// One of the choices as the answer to a question.
     MultipleChoice,
-    /// The same for questions about science, choices with letters. A context goes before the question, on lines of its
-    /// own.
+    /// One of the choices, which have letters, as the answer to a question about science. A context goes before the
+    /// question, on lines of its own.
     Science,
-    /// Whether a statement is true.
+    /// A judgement whether a statement is true.
     TrueFalse,
-    /// Whether a picture with some words on it is hateful.
+    /// A judgement whether a picture with some words on it is hateful.
     Hateful,
     /// A question whose answer is given.
     AskQuestion,
@@ -45,7 +45,7 @@ impl Task {
         Task::ALL.iter().find(|(known, _)| *known == name).map(|(_, task)| *task)
     }
 
-    /// Whether the prompt has a place for a text.
+    /// True if the prompt has a place for a text.
     pub fn takes_text(self) -> bool {
         !matches!(self, Task::Caption | Task::Describe)
     }

@@ -1,4 +1,4 @@
-//! Prompts to token ids and ids to text.
+//! Conversion of prompts to token ids and of ids to text.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 /// Longest prompt that is tokenized, in bytes: far beyond what any model takes, and still quick to refuse.
 pub const MAX_PROMPT_BYTES: usize = 1 << 20;
 
-/// What a model's configuration says about prompts.
+/// A model's limits for prompts, from its configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PromptLimits {
     /// Id that marks the place of a picture token (`image_token_index`); checkpoints of 2023 have none.
@@ -45,11 +45,11 @@ impl PromptLimits {
 pub struct Prompt {
     /// The picture's places, then the text with its special tokens.
     pub input_ids: Vec<u32>,
-    /// One for each of `input_ids`.
+    /// The attention mask: one value for each of `input_ids`.
     pub attention_mask: Vec<u32>,
     /// The instruction for the Q-Former; empty where it reads none.
     pub qformer_input_ids: Vec<u32>,
-    /// One for each of `qformer_input_ids`.
+    /// The attention mask: one value for each of `qformer_input_ids`.
     pub qformer_attention_mask: Vec<u32>,
 }
 
@@ -67,11 +67,11 @@ impl Prompt {
 pub struct TokenizerFiles<'a> {
     /// Path of the `tokenizer.json`.
     pub path: &'a Path,
-    /// What is in it.
+    /// The bytes of that file.
     pub bytes: &'a [u8],
-    /// Path of the `tokenizer_config.json`, and what is in it, where there is one.
+    /// Path of the `tokenizer_config.json`, and its JSON, where there is one.
     pub config: Option<(&'a Path, &'a Value)>,
-    /// Whether the file is taken as it is, whatever class its settings name.
+    /// True if the file is taken as it is, whatever class its settings name.
     pub as_it_is: bool,
 }
 
@@ -145,7 +145,7 @@ impl Tokenizers {
         self.eos
     }
 
-    /// What the model's configuration says about prompts.
+    /// The model's limits for prompts, from its configuration.
     pub fn limits(&self) -> &PromptLimits {
         &self.limits
     }
@@ -247,7 +247,7 @@ fn special_names(config: &Value) -> Vec<String> {
     all.filter_map(token_name).map(str::to_owned).collect()
 }
 
-/// Takes the space away that word-piece decoding leaves before punctuation.
+/// Removes the space that word-piece decoding leaves before punctuation.
 ///
 /// Reference: `clean_up_tokenization` of transformers.
 fn clean_up(text: &str) -> String {
@@ -262,7 +262,7 @@ fn clean_up(text: &str) -> String {
 #[derive(Debug)]
 pub struct StreamDecoder<'a> {
     tokenizers: &'a Tokenizers,
-    /// The last ids whose text was given out: what a token reads as depends on whether it comes first.
+    /// The last ids whose text was given out: the text of the next ids depends on them.
     before: Vec<u32>,
     /// The ids whose text was not given out yet.
     pending: Vec<u32>,
@@ -302,7 +302,7 @@ impl StreamDecoder<'_> {
         if self.tokenizers.clean_up { clean_up(&self.held) } else { self.held }
     }
 
-    /// What the pending ids add to the text.
+    /// The text that the pending ids add.
     fn pending_text(&self) -> String {
         let all = [self.before.as_slice(), &self.pending].concat();
         let before = self.tokenizers.lm.decode(&self.before).len();
@@ -310,8 +310,8 @@ impl StreamDecoder<'_> {
     }
 }
 
-/// How much of a text is cleaned up alike whatever follows: up to the last place with no space in the three
-/// characters before it, since every pattern starts with a space and has at most four characters.
+/// The number of a text's bytes that are cleaned up alike whatever follows: up to the last place with no space in the
+/// three characters before it, since every pattern starts with a space and has at most four characters.
 fn certain_bytes(text: &str) -> usize {
     let mut run = 0;
     let mut certain = 0;

@@ -11,10 +11,10 @@ use super::class;
 use super::quiet::without_panics;
 use crate::error::{Error, Result};
 
-/// Put before the special pieces of a Unigram vocabulary: a code point that is no character.
+/// The prefix of the special pieces in a Unigram vocabulary: a code point that is no character.
 const UNTYPABLE: char = '\u{10FFFF}';
 
-/// The parts of a `tokenizer.json` that the `tokenizers` crate does not tell.
+/// The parts of a `tokenizer.json` that the `tokenizers` crate does not give.
 #[derive(Deserialize)]
 struct Header {
     #[serde(default)]
@@ -43,24 +43,24 @@ struct Model {
     byte_fallback: bool,
 }
 
-/// A tokenizer with the special tokens it must not make of a user's text.
+/// A tokenizer with the special tokens that it must not make from a user's text.
 #[derive(Clone)]
 pub(super) struct Vocabulary {
-    /// Makes text of ids.
+    /// Turns ids into text.
     decoder: Tokenizer,
-    /// Makes ids of text, where that needs another one.
+    /// Turns text into ids, where that needs another tokenizer.
     encoder: Option<Tokenizer>,
-    /// Ids of the special tokens, but for the one of unknown text.
+    /// Ids of the special tokens, except for the one of unknown text.
     special: HashSet<u32>,
-    /// Whether bytes that make no token are spelled as `<0x00>` … `<0xFF>`.
+    /// True if bytes that make no token are spelled as `<0x00>` … `<0xFF>`.
     byte_fallback: bool,
-    /// Whether the algorithm is byte-pair encoding.
+    /// True if the algorithm is byte-pair encoding.
     pub(super) is_bpe: bool,
 }
 
 impl Vocabulary {
-    /// Reads a `tokenizer.json` as the class does that `config`, its `tokenizer_config.json`, names; `also_special` are
-    /// special tokens by name that it may not mark as such.
+    /// Reads a `tokenizer.json` as the class does that its `tokenizer_config.json`, `config`, names; `also_special` are
+    /// names of special tokens that the file may not mark as such.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] if the file is damaged.
@@ -122,7 +122,7 @@ impl Vocabulary {
         self.decoder.id_to_token(id).unwrap_or_default()
     }
 
-    /// Makes ids of a text and nothing else.
+    /// Turns a text into ids and nothing else.
     ///
     /// # Errors
     /// [`Error::Request`] if the text cannot be tokenized.
@@ -133,7 +133,7 @@ impl Vocabulary {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Makes ids of a text, with the special tokens that the file puts round every text.
+    /// Turns a text into ids, with the special tokens that the file puts round every text.
     ///
     /// # Errors
     /// [`Error::Request`] if the text cannot be tokenized or would make a special token (`forbidden` counts
@@ -153,18 +153,18 @@ impl Vocabulary {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Makes text of ids, leaving special and unknown ids out. Text that the file's decoder refuses is empty.
+    /// Turns ids into text, leaving special and unknown ids out. Text that the file's decoder refuses is empty.
     pub(super) fn decode(&self, ids: &[u32]) -> String {
         without_panics(|| self.decoder.decode(ids, true).ok()).flatten().unwrap_or_default()
     }
 
-    /// Whether an id never shows in a text: it is special or no token at all.
+    /// True if an id never shows in a text: it is special or no token at all.
     pub(super) fn is_silent(&self, id: u32) -> bool {
         let token = self.decoder.id_to_token(id);
         token.is_none_or(|token| self.decoder.get_added_vocabulary().is_special_token(&token))
     }
 
-    /// Whether a token spells one byte, so that what it means depends on the tokens that follow.
+    /// True if a token spells one byte, so that its meaning depends on the tokens that follow.
     pub(super) fn is_byte(&self, id: u32) -> bool {
         self.byte_fallback && self.decoder.id_to_token(id).is_some_and(|t| is_byte_piece(&t))
     }
@@ -183,8 +183,8 @@ fn prepare(mut tokenizer: Tokenizer, special: &HashSet<String>) -> Option<Tokeni
     Some(tokenizer)
 }
 
-/// Takes the pieces that spell bytes out of the added tokens, among which some files list them as special: a text that
-/// has no other pieces falls back to them, so they are text, and would be lost from an answer as special tokens.
+/// Removes the pieces that spell bytes from the added tokens, among which some files list them as special. A text that
+/// has no other pieces falls back to them, so they are text, and an answer would lose them if they were special.
 fn bytes_are_text(json: &mut Value) {
     if json.pointer("/model/byte_fallback") != Some(&Value::Bool(true)) {
         return;
@@ -202,7 +202,7 @@ fn bytes_are_text(json: &mut Value) {
     json["model"]["vocab"] = vocab;
 }
 
-/// Whether a piece is one of `<0x00>` … `<0xFF>`.
+/// True if a piece is one of `<0x00>` … `<0xFF>`.
 fn is_byte_piece(piece: &str) -> bool {
     let digits = piece.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
     digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())

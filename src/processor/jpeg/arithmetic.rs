@@ -23,7 +23,7 @@ const EVEN: Bin = 113;
 struct Coder<'a> {
     data: &'a [u8],
     at: usize,
-    /// A marker that ended the data; zeros follow it. 0: none.
+    /// The marker that ended the data, which zeros follow; 0 for none.
     marker: u8,
     ended: bool,
     code: i64,
@@ -115,7 +115,7 @@ pub(super) struct Arithmetic<'a> {
     first: usize,
     last: usize,
     low: u32,
-    /// Whether the data made no sense; the rest of the segment is then left.
+    /// True if the data made no sense; the rest of the segment is then left as it is.
     broken: bool,
 }
 
@@ -214,7 +214,7 @@ impl<'a> Arithmetic<'a> {
         self.last_dc[slot] = (self.last_dc[slot] + difference) & 0xffff;
     }
 
-    /// The coefficients of a band from nothing.
+    /// Reads the coefficients of a band for the first time.
     fn ac(&mut self, slot: usize, block: &mut Block) {
         let table = self.tables[slot].1;
         let bins = &mut self.ac_bins[table];

@@ -24,7 +24,7 @@ pub(super) struct Band<'o> {
     /// The rows of units from number `first` on: those of the band, the one above and the one below.
     pub(super) rows: Vec<Arc<UnitRow>>,
     pub(super) first: usize,
-    /// Where the band's pixels go.
+    /// The place for the band's pixels.
     pub(super) out: &'o mut [u8],
 }
 

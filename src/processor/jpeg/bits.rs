@@ -11,13 +11,13 @@ pub(super) struct Bits<'a> {
     at: usize,
     /// The next bits, from the top.
     buffer: u64,
-    /// How many of them there are.
+    /// The number of bits in `buffer`.
     count: u32,
-    /// How many of those are zeros that are not in the file.
+    /// The number of those bits that are zeros and not in the file.
     made_up: u32,
     /// Code of the marker the data ended with; 0 where none was met.
     marker: u8,
-    /// Whether bits were wanted past the end of the file.
+    /// True if bits were wanted past the end of the file.
     pub(super) ended: bool,
 }
 
@@ -38,7 +38,7 @@ impl<'a> Bits<'a> {
         (self.at, self.marker) = (at, marker);
     }
 
-    /// Whether more bits were taken than there are.
+    /// True if more bits were taken than there are.
     pub(super) fn starved(&self) -> bool {
         self.made_up > self.count
     }
@@ -147,19 +147,20 @@ fn extend(value: u32, size: u32) -> i32 {
 pub(super) struct TableSpec {
     /// Number of codes of each length from 1.
     pub(super) lengths: [u8; 16],
-    /// What the codes stand for; zeros behind the last.
+    /// The values that the codes stand for; zeros behind the last.
     pub(super) values: [u8; 256],
 }
 
 /// A Huffman table made for decoding.
 pub(super) struct Table {
-    /// For each start of the data: length of its code << 8 | value, 0 where the code is longer.
+    /// The short codes by the data's first bits: length of the code << 8 | value, 0 where the code is longer.
     short: [u16; 1 << LOOKAHEAD],
-    /// Where the code and the bits after it are short: coefficient << 16 | run << 8 | bits in all. 0 elsewhere.
+    /// The short codes whose further bits are there too: coefficient << 16 | run << 8 | number of all bits, 0
+    /// elsewhere.
     whole: Box<[i32; 1 << LOOKAHEAD]>,
     /// Largest code of each length, -1 where there is none; 17 is the end.
     max_code: [i32; 18],
-    /// What to add to a code of each length for the index of its value.
+    /// The number to add to a code of each length for the index of its value.
     offset: [i32; 17],
     values: [u8; 256],
 }

@@ -1,4 +1,4 @@
-//! From samples to RGB: libjpeg's choice of colour space and its arithmetic, and Pillow's for four inks.
+//! Conversion of samples to RGB: libjpeg's choice of colour space and its arithmetic, and Pillow's for four inks.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -10,10 +10,10 @@ use super::markers::Steps;
 use super::upsample::{Channel, Method};
 use crate::processor::convert::cmyk;
 
-/// What three components are taken for.
+/// The meaning given to three components.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::processor) enum Color {
-    /// What the file's markers and ids say.
+    /// The meaning that the file's markers and ids give.
     AsMarked,
     /// Luma and colour differences.
     YCbCr,
@@ -21,7 +21,7 @@ pub(in crate::processor) enum Color {
     AsStored,
 }
 
-/// What a frame's components are.
+/// The meaning of a frame's components.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ColorSpace {
     Grey,
@@ -31,7 +31,7 @@ enum ColorSpace {
     Ycck,
 }
 
-/// Markers first, then the components' ids: `default_decompress_parms` of libjpeg.
+/// Chooses by markers first, then by the components' ids: `default_decompress_parms` of libjpeg.
 fn color_space(frame: &Frame, color: Color) -> ColorSpace {
     let ids: Vec<u8> = frame.components.iter().map(|c| c.id).collect();
     match (ids.len(), frame.adobe) {
@@ -47,7 +47,7 @@ fn color_space(frame: &Frame, color: Color) -> ColorSpace {
     }
 }
 
-/// Rows of pixels that are painted together, about.
+/// The approximate number of rows of pixels that are painted together.
 const BAND_ROWS: usize = 64;
 
 /// Gives a row of blocks of a component and their quantisation steps.
@@ -131,7 +131,7 @@ fn interleave(out: &mut [u8], r: &[u8], g: &[u8], b: &[u8]) {
 /// Pixels that are converted together.
 const RUN: usize = 64;
 
-/// YCbCr to RGB, of equally many samples of each.
+/// Converts YCbCr to RGB, of equally many samples of each.
 fn ycc_row(out: &mut [u8], luma: &[u8], cb: &[u8], cr: &[u8]) {
     for (i, out) in out.chunks_mut(3 * RUN).enumerate() {
         let run = |samples: &[u8]| {

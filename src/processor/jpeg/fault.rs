@@ -1,6 +1,6 @@
-//! What may be wrong with a file.
+//! Faults of a file.
 
-/// Why a file is not decoded.
+/// The reason that a file is not decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::processor) enum Fault {
     /// The data stop before the picture does.

@@ -13,7 +13,7 @@ pub(super) const NATURAL: [u8; 80] = [
 /// 64 coefficients in natural order.
 pub(super) type Block = [i16; 64];
 
-/// How the frame's data are coded.
+/// The coding of the frame's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coding {
     Sequential,
@@ -54,7 +54,7 @@ pub(super) struct Frame {
     pub(super) units_high: usize,
     /// Colour transform of an Adobe marker; `None` without one.
     pub(super) adobe: Option<u8>,
-    /// Whether there is a JFIF marker.
+    /// True if there is a JFIF marker.
     pub(super) jfif: bool,
 }
 

@@ -59,7 +59,7 @@ fn level(sum: i32) -> u8 {
     (value.clamp(-128, 127) + 128) as u8
 }
 
-/// The pass over rows, and the samples.
+/// Does the pass over rows and gives the samples.
 #[inline(always)]
 fn finish(rows: &Rows, out: &mut [u8], stride: usize) {
     let right = rows.iter().flat_map(|row| &row[4..]).fold(0, |any, value| any | value) != 0;
@@ -77,7 +77,7 @@ fn finish(rows: &Rows, out: &mut [u8], stride: usize) {
     }
 }
 
-/// Rows to columns: three rounds of interleaving, which compilers turn into vector instructions.
+/// Turns rows into columns in three rounds of interleaving, which compilers turn into vector instructions.
 #[inline(always)]
 fn transpose(rows: &Rows) -> Rows {
     let round = |rows: &Rows| {

@@ -67,7 +67,7 @@ impl<'a> Markers<'a> {
         })
     }
 
-    /// The frame alone.
+    /// Reads the frame header alone.
     pub(super) fn header(data: &'a [u8]) -> Result<Frame, Fault> {
         let mut markers = Markers::new(data)?;
         while markers.frame.is_none() {
@@ -107,7 +107,7 @@ impl<'a> Markers<'a> {
         }
     }
 
-    /// The data of a segment, and moves behind it.
+    /// Reads the data of a segment and moves behind it.
     fn take_segment(&mut self) -> Result<&'a [u8], Fault> {
         let length = self.data.get(self.at..self.at + 2).ok_or(Fault::Truncated)?;
         let length = usize::from(u16::from_be_bytes([length[0], length[1]]));

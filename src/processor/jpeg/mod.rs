@@ -42,7 +42,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Vec<u8>, Fault> {
     picture::read(bytes, Color::AsMarked)
 }
 
-/// The same for three components whose meaning is known from elsewhere.
+/// The picture, as [`decode`] gives it, of three components whose meaning is known from elsewhere.
 pub(super) fn decode_as(bytes: &[u8], color: Color) -> Result<Vec<u8>, Fault> {
     picture::read(bytes, color)
 }

@@ -1,4 +1,4 @@
-//! From the scans of a file to its picture.
+//! The way from the scans of a file to its picture.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -6,19 +6,19 @@ use super::markers::{Markers, ScanHeader};
 
 /// Reads the blocks of a scan: one implementation for each kind of coding.
 pub(super) trait Decoder {
-    /// Whether data that ran out are read on as zeros, as arithmetic coding wants it.
+    /// True if data that ran out are read on as zeros, as arithmetic coding wants it.
     const ZEROS_ARE_DATA: bool;
     /// Reads one block of the scan's `slot`-th component.
     fn block(&mut self, slot: usize, block: &mut Block);
-    /// Forgets what a restart marker makes it forget.
+    /// Forgets the state that a restart marker ends.
     fn reset(&mut self);
-    /// Leaves the coded data: place of the next byte, and a marker that was met (0: none).
+    /// Leaves the coded data and gives the place of the next byte, and a marker that was met (0: none).
     fn leave(&mut self) -> (usize, u8);
     /// Goes on from a place, behind a marker that is not taken (0: none).
     fn resume(&mut self, at: usize, marker: u8);
-    /// Whether the rest of the segment cannot be read any more.
+    /// True if the rest of the segment cannot be read any more.
     fn exhausted(&self) -> bool;
-    /// Whether the file ended where data were wanted.
+    /// True if the file ended where data were wanted.
     fn ended(&self) -> bool;
 }
 
@@ -27,12 +27,12 @@ pub(super) struct Blocks {
     pub(super) blocks: Vec<Block>,
     /// Blocks in a row.
     pub(super) stride: usize,
-    /// Whether they are the whole picture's.
+    /// True if the blocks are the whole picture's.
     pub(super) whole: bool,
 }
 
 impl Blocks {
-    /// The blocks, with zeroed ones in their place.
+    /// Takes the blocks out and leaves zeroed ones in their place.
     pub(super) fn take(&mut self) -> Vec<Block> {
         let fresh = vec![[0; 64]; self.blocks.len()];
         std::mem::replace(&mut self.blocks, fresh)
@@ -56,14 +56,14 @@ pub(super) struct Scan<'s, 'a, D> {
     /// Units left to the next restart marker, and its number.
     left: usize,
     next: u8,
-    /// Whether the data of this segment are used up: libjpeg then leaves the rest as it is.
+    /// True if the data of this segment are used up: libjpeg then leaves the rest as it is.
     insufficient: bool,
     /// The row of units being read, and the last one in which there were data.
     row: usize,
     last_good_row: usize,
 }
 
-/// What remains of a scan.
+/// The end of a scan.
 pub(super) struct Ended {
     /// A marker that was met and not taken (0: none).
     pub(super) marker: u8,
@@ -131,7 +131,7 @@ impl<'s, 'a, D: Decoder> Scan<'s, 'a, D> {
         Ok(())
     }
 
-    /// Begins a unit; whether it is to be read.
+    /// Begins a unit; gives true if the unit is to be read.
     #[inline(always)]
     fn unit(&mut self) -> Result<bool, Fault> {
         if !self.insufficient || D::ZEROS_ARE_DATA {

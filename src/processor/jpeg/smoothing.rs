@@ -9,16 +9,16 @@ use super::scan::Blocks;
 
 /// Coefficients that are looked at: DC and the first nine in zigzag order.
 const SAVED: usize = 10;
-/// Their natural positions.
+/// The natural positions of those coefficients.
 const POSITIONS: [usize; SAVED] = [0, 1, 8, 16, 9, 2, 3, 10, 17, 24];
 
 /// Bits by which each coefficient is still rounded; -1: nothing is known of it.
 type Rounding = [i32; 64];
 
-/// How well the scans so far have told each component's coefficients.
+/// The precision of each component's coefficients that the scans so far have given.
 pub(super) struct KnownBits {
     now: Vec<Rounding>,
-    /// The same before the component's last scan.
+    /// The values of `now` before the component's last scan.
     before: Vec<Rounding>,
     scans: usize,
 }
@@ -39,7 +39,7 @@ impl KnownBits {
     }
 }
 
-/// What smoothing needs to know of the whole picture.
+/// The data that smoothing needs of the whole picture.
 pub(super) struct Smoothing<'f> {
     frame: &'f Frame,
     now: Vec<[i32; SAVED]>,
@@ -48,7 +48,7 @@ pub(super) struct Smoothing<'f> {
 }
 
 impl<'f> Smoothing<'f> {
-    /// `None` where nothing is to be smoothed.
+    /// Prepares smoothing; `None` where nothing is to be smoothed.
     pub(super) fn new(
         frame: &'f Frame,
         known: &KnownBits,
@@ -96,8 +96,8 @@ impl<'f> Smoothing<'f> {
         block
     }
 
-    /// How far from its own a block may look at rows above and below, by libjpeg's count of rows: it takes every row
-    /// of units to have as many as the one at hand.
+    /// The numbers of rows above and below its own at which a block may look, by libjpeg's count of rows, which takes
+    /// every row of units to have as many as this one.
     fn rows(&self, component: usize, y: usize) -> (usize, usize) {
         let c = &self.frame.components[component];
         let last = self.frame.units_high - 1;
@@ -110,7 +110,7 @@ impl<'f> Smoothing<'f> {
     }
 }
 
-/// The DC values of the 5 x 5 blocks round one, where it may look at `above` and `below` rows. At the picture's edges
+/// The DC values of the 5 x 5 blocks around one, which may look at `above` and `below` rows. At the picture's edges,
 /// the nearest value that is there stands for those that are not.
 fn neighbours(blocks: &Blocks, wide: usize, x: usize, y: usize, (above, below): (usize, usize)) -> [i32; 25] {
     let mut dc = [0; 25];

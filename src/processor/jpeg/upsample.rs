@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::frame::{Component, Frame};
 
-/// How a component's rows become the picture's.
+/// The method that widens a component's rows to the picture's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Method {
     /// Every pixel has its sample.
@@ -13,14 +13,14 @@ pub(super) enum Method {
     Wide,
     /// A triangle filter down two to one.
     High,
-    /// Both.
+    /// Triangle filters across and down.
     Both,
     /// Each sample stands for a rectangle of pixels, this many across and down.
     Repeat(usize, usize),
 }
 
 impl Method {
-    /// `None` for a sampling that is no whole number of pixels a sample.
+    /// Chooses the method; `None` for a sampling that is no whole number of pixels a sample.
     pub(super) fn of(frame: &Frame, c: &Component) -> Option<Method> {
         if !frame.h_max.is_multiple_of(c.h) || !frame.v_max.is_multiple_of(c.v) {
             return None;

@@ -1,4 +1,4 @@
-//! From a strip or tile of a TIFF file to samples of whole bytes.
+//! The way from a strip or tile of a TIFF file to samples of whole bytes.
 
 use std::io::Read;
 
@@ -6,12 +6,12 @@ use super::directory::{Directory, Fault, tag};
 use super::pixels::Layout;
 use crate::processor::jpeg;
 
-/// How strips and tiles are compressed, and what is to be undone after that.
+/// The compression of strips and tiles, and the transforms to undo after it.
 pub(super) struct Compression<'a> {
     method: Method<'a>,
-    /// 1 none, 2 differences, 3 differences of floats by bytes.
+    /// The predictor: 1 none, 2 differences, 3 differences of floats by bytes.
     predictor: u64,
-    /// Whether the lowest bit of each byte is the first.
+    /// True if the lowest bit of each byte is the first.
     reversed: bool,
     little: bool,
     bits: usize,

@@ -1,6 +1,6 @@
 //! The directory of a TIFF or BigTIFF file.
 
-/// Why a file is not decoded.
+/// The reason that a file is not decoded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::processor) enum Fault {
     /// The file ends early or breaks the format's rules.

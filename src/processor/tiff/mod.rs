@@ -36,7 +36,7 @@ impl<'a> Tiff<'a> {
         (self.width as u32, self.height as u32)
     }
 
-    /// How the stored picture is to be turned, as EXIF numbers it: Pillow does on opening.
+    /// The turn of the stored picture, as EXIF numbers it, which Pillow makes on opening.
     pub(super) fn orientation(&self) -> u8 {
         let value = self.directory.number(tag::ORIENTATION).ok().flatten();
         value.and_then(|value| u8::try_from(value).ok()).unwrap_or(1)

@@ -1,24 +1,24 @@
-//! From samples to RGB, for every kind of pixel Pillow reads in a TIFF file.
+//! Conversion of samples to RGB, for every kind of pixel that Pillow reads in a TIFF file.
 
 use super::directory::{Directory, Fault, tag};
 use crate::processor::convert::{cmyk, map, over_white};
 
-/// How pixels are stored.
+/// The layout of stored pixels.
 pub(super) struct Layout {
     pub(super) photometric: u64,
-    /// 1 unsigned, 2 signed, 3 float.
+    /// The format of samples: 1 unsigned, 2 signed, 3 float.
     pub(super) format: u64,
     /// Bits of each sample, and the whole bytes each takes in memory.
     pub(super) bits: usize,
     pub(super) bytes: usize,
     /// Samples of a pixel.
     pub(super) samples: usize,
-    /// Whether each sample has strips or tiles of its own.
+    /// True if each sample has strips or tiles of its own.
     pub(super) planar: bool,
     kind: Kind,
 }
 
-/// What the samples of a pixel are.
+/// The meaning of a pixel's samples.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Grey {
