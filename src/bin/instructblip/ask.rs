@@ -167,13 +167,13 @@ fn note(reply: &Reply) -> String {
     format!("{tokens} in {seconds:.2} s{speed}; ")
 }
 
-/// Whether two replies say the same, token by token in every answer.
+/// True if two replies say the same, token by token in every answer.
 fn is_same(a: &Reply, b: &Reply) -> bool {
     let tokens = |reply: &Reply| reply.sequences.iter().map(|s| s.token_ids.clone()).collect::<Vec<_>>();
     tokens(a) == tokens(b)
 }
 
-/// What a user's kernels did to the answer.
+/// Says what a user's kernels did to the answer.
 fn verdict(kernels: &str, ours: &Reply, theirs: &Reply) -> String {
     match is_same(ours, theirs) {
         true => format!("the same answer as without your {kernels}"),

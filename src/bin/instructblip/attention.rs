@@ -1,4 +1,4 @@
-//! `ask --attention DIR`: what the Q-Former's queries look at, as pictures and as numbers.
+//! `ask --attention DIR`: shows what the Q-Former's queries look at, as pictures and as numbers.
 //!
 //! Each picture shows the cross-attention weights averaged over what its name does not say (heads, queries, layers),
 //! without the class token's, the largest at full strength, stretched over the whole picture as the model saw it: its own
@@ -61,7 +61,7 @@ pub fn write_attention(
     Ok(())
 }
 
-/// Which layers there is nothing to draw of, and why.
+/// Names the layers of which there is nothing to draw, and says why.
 fn blind_layers(looking: &[usize], layers: usize) -> Option<String> {
     let blind: Vec<String> = (0..layers).filter(|i| !looking.contains(i)).map(|i| i.to_string()).collect();
     match blind.as_slice() {

@@ -115,7 +115,7 @@ impl Arguments {
 }
 
 impl Command {
-    /// Which GPU the command is to use, if it uses one.
+    /// The GPU that the command is to use, if it uses one.
     fn gpu(&self) -> Gpu {
         let gpu = match self {
             Command::Ask(ask) => &ask.gpu,

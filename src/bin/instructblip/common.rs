@@ -1,4 +1,4 @@
-//! Options that several commands share: which GPU runs, and what stderr looks like.
+//! Options that several commands share: the GPU that runs, and the look of stderr.
 
 use std::io::IsTerminal;
 
@@ -20,7 +20,7 @@ pub struct Notes {
     pub color: Color,
 }
 
-/// When to colour.
+/// The colouring of what goes to stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Color {
     /// On a terminal, unless the environment says no.
@@ -31,7 +31,7 @@ pub enum Color {
     Never,
 }
 
-/// Which GPU, of commands that look at GPUs.
+/// The choice of a GPU, for commands that look at GPUs.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "GPU")]
 pub struct Adapter {
@@ -40,7 +40,7 @@ pub struct Adapter {
     pub adapter: Option<String>,
 }
 
-/// Which GPU and how it runs kernels, of commands that run some.
+/// The choice of a GPU and of how it runs kernels, for commands that run some.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "GPU")]
 pub struct Gpu {

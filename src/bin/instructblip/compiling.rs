@@ -9,7 +9,7 @@ use instructblip::runtime::{CompileHook, Compiling};
 
 use crate::progress::{Progress, say};
 
-/// Compiling that takes less is not worth a word.
+/// The shortest compiling that is shown.
 const NOTICEABLE: Duration = Duration::from_millis(300);
 
 /// A kernel that takes this long is named: its driver may never end.

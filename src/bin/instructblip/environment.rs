@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-/// No folder is there. One that anybody may write to would have anybody's sockets taken for a display.
+/// A path where no folder is. In a folder that anybody may write to, anybody's sockets would be taken for a display.
 const NOWHERE: &str = "/nonexistent";
 
 /// Gives the process a runtime folder where it has none, as in containers and services: while graphics drivers look for

@@ -35,7 +35,7 @@ pub fn check_is_no_input<'a>(path: &Path, inputs: impl IntoIterator<Item = &'a P
     }
 }
 
-/// Whether a file is what standard output goes to, as `/dev/stdout` is.
+/// True if a file is what standard output goes to, as `/dev/stdout` is.
 #[cfg(unix)]
 fn is_standard_output(path: &Path) -> bool {
     use std::os::fd::AsFd;

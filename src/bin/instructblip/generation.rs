@@ -4,7 +4,7 @@ use clap::{Args, ValueEnum};
 use instructblip::generate::options::MAX_NEW_TOKENS;
 use instructblip::{EarlyStopping, GenerateOptions};
 
-/// How to generate.
+/// Options of generation.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Generation")]
 pub struct Generation {
@@ -77,7 +77,7 @@ pub struct Generation {
     pub stop: Vec<String>,
 }
 
-/// When a search with beams ends.
+/// The end of a search with beams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Stopping {
     /// When no beam looks as if it could become better.
@@ -94,7 +94,7 @@ fn start_and_factor(text: &str) -> Result<(u32, f32), String> {
 }
 
 impl Generation {
-    /// The same for the library.
+    /// The options in the library's form.
     pub fn options(&self) -> GenerateOptions {
         GenerateOptions {
             max_new_tokens: self.max_new_tokens,

@@ -31,7 +31,7 @@ pub struct Pictures {
 }
 
 impl Pictures {
-    /// The files that are meant, those that are there; the others are told of.
+    /// The files that are meant and exist; the others are reported and skipped.
     ///
     /// # Errors
     /// The first problem with `strict` or with one picture alone, and [`Error::Request`] when nothing is left.
@@ -55,7 +55,7 @@ impl Pictures {
         }
     }
 
-    /// Whether one file is asked for, by its name.
+    /// True if one file is asked for, by its name.
     pub fn is_one(&self) -> bool {
         matches!(self.images.as_slice(), [only] if !only.is_dir() && !is_pattern(only))
     }
@@ -70,7 +70,7 @@ pub struct Skipped {
 }
 
 impl Skipped {
-    /// None so far. `what` is the name of one input; `strict` ends the run at the first.
+    /// A count of none so far. `what` is the name of one input; `strict` ends the run at the first.
     pub fn new(common: &Common, what: &'static str, strict: bool) -> Skipped {
         Skipped { what, strict, label: common.paint("skipped:", "33;1"), count: 0 }
     }
@@ -88,7 +88,7 @@ impl Skipped {
         Ok(())
     }
 
-    /// How many there are.
+    /// The number of them.
     pub fn count(&self) -> usize {
         self.count
     }
@@ -109,7 +109,7 @@ impl Skipped {
         }
     }
 
-    /// Why a run has nothing to do.
+    /// The error of a run that has nothing to do.
     pub fn nothing_left(&self) -> anyhow::Error {
         let what = self.what;
         let problem = match self.count {
@@ -133,7 +133,7 @@ fn expand(argument: &Path, recursive: bool) -> Vec<instructblip::Result<PathBuf>
     }
 }
 
-/// Whether this is a pattern of names and not a file that is called so.
+/// True if this is a pattern of names and not a file that is called so.
 fn is_pattern(argument: &Path) -> bool {
     argument.to_str().is_some_and(|text| text.contains(['*', '?', '['])) && !argument.exists()
 }
@@ -202,7 +202,7 @@ fn is_named_as_picture(path: &Path) -> bool {
     EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
 }
 
-/// Tells before a model is loaded that a picture is not there. Standard input is.
+/// Refuses, before a model is loaded, a picture that does not exist. Standard input exists.
 pub fn is_there(path: &Path) -> instructblip::Result<()> {
     if path == Path::new("-") {
         return Ok(());

@@ -5,7 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 use sysinfo::{CpuRefreshKind, DiskRefreshKind, Disks, MemoryRefreshKind, RefreshKind, System};
 
-/// What a bug report should say about a machine. No names of people or hosts.
+/// The machine as a bug report should describe it. No names of people or hosts.
 pub struct Machine {
     /// Name and version of the operating system.
     pub os: String,
@@ -19,7 +19,7 @@ pub struct Machine {
     pub threads: usize,
     /// Memory in bytes.
     pub memory_bytes: u64,
-    /// What programs may still take of it.
+    /// Bytes of memory that programs may still take.
     pub available_bytes: u64,
 }
 
@@ -41,7 +41,7 @@ impl Machine {
         }
     }
 
-    /// As JSON.
+    /// The machine as JSON.
     pub fn json(&self) -> Value {
         json!({
             "os": self.os, "kernel": self.kernel, "arch": self.arch, "cpu": self.cpu, "threads": self.threads,

@@ -12,7 +12,7 @@ use instructblip::weights::Formats;
 use crate::overrides::Overrides;
 use crate::pictures::PictureOptions;
 
-/// How a prompt is worded.
+/// The wording of a prompt.
 #[derive(Args, Debug, Default)]
 pub struct Wording {
     /// Word the prompt as the paper does for this task
@@ -40,7 +40,7 @@ impl Wording {
     }
 }
 
-/// Which model to use.
+/// The choice of a model.
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Model")]
 pub struct Model {
@@ -69,7 +69,7 @@ pub struct Model {
     pub overrides: Overrides,
 }
 
-/// In which form weights are loaded and where they are.
+/// The form in which weights are loaded, and the place where they are.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Weights and memory")]
 pub struct Weights {
@@ -125,7 +125,7 @@ pub fn formats() -> impl TypedValueParser<Value = WeightFormat> {
     names.try_map(|name| WeightFormat::named(&name).ok_or("is no format"))
 }
 
-/// Whose resize to equal to the last bit.
+/// The version of Pillow whose resize to equal to the last bit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Resize {
     /// Pillow up to 12, which the published results come from.

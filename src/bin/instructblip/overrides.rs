@@ -27,12 +27,12 @@ pub struct Overrides {
     pub time_out: u64,
 }
 
-/// One of them.
+/// A file that replaces a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Override {
-    /// The kernel that is not run.
+    /// The name of the kernel that is replaced.
     pub name: String,
-    /// The text that is.
+    /// The file whose text runs in its place.
     pub file: PathBuf,
 }
 
@@ -46,7 +46,7 @@ fn pair(text: &str) -> Result<Override, String> {
 }
 
 impl Overrides {
-    /// Whether there are any.
+    /// True if there are any files.
     pub fn any(&self) -> bool {
         !self.files.is_empty()
     }
@@ -68,7 +68,7 @@ impl Overrides {
         Ok(all)
     }
 
-    /// Says which of them no plan of `device` runs, now that all is done: the adapter may choose other kernels.
+    /// Names the replaced kernels that no plan of `device` ran, once all is done: the adapter may choose other kernels.
     pub fn tell_unused(&self, common: &Common, device: &Device) {
         let unused = self.names().into_iter().filter(|name| !common.quiet && !device.runs_replaced(name));
         for name in unused {
@@ -76,13 +76,14 @@ impl Overrides {
         }
     }
 
-    /// Ends the program unless the GPU is heard of within the limit, again and again.
+    /// Starts a watch that ends the program unless it hears of the GPU again and again within the limit.
     pub fn watch(&self) -> Watch {
         let files: Vec<_> = self.files.iter().map(|one| Path::display(&one.file).to_string()).collect();
         Watch::start(&files.join(", "), Duration::from_secs(self.time_out))
     }
 
-    /// Two tokens about a grey picture with an eye on the clock. What goes wrong with them goes wrong in earnest, too.
+    /// Generates two tokens about a grey picture under the watch. An error is ignored here, since it occurs again in
+    /// the real run.
     pub fn try_once(&self, model: &mut InstructBlip) -> Result<()> {
         let _watch = self.watch();
         let image = Image::from_rgb(32, 32, vec![128; 32 * 32 * 3])?;
@@ -92,7 +93,7 @@ impl Overrides {
     }
 }
 
-/// Ends the program with exit code 7 when it hears nothing for too long. Ends itself when it is dropped.
+/// A watch that ends the program with exit code 7 when it hears nothing for too long. It ends when it is dropped.
 pub struct Watch {
     alive: Sender<()>,
 }

@@ -1,4 +1,4 @@
-//! How the program reads pictures.
+//! Reading of pictures in the program.
 
 use std::io::Read;
 use std::path::Path;

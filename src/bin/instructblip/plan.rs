@@ -50,7 +50,7 @@ pub struct Plan {
     pub weights: Weights,
 }
 
-/// What is planned for.
+/// The model that is planned for.
 enum Target {
     Checkpoint(Checkpoint),
     Shape(Shape),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{DecimalBytes, ProgressBar, ProgressStyle};
 
-/// Writes a line to stderr. That nobody reads it any more is no reason to stop.
+/// Writes a line to stderr. A reader that has gone is no reason to stop.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
@@ -19,7 +19,7 @@ pub enum Progress {
     Bar(ProgressBar),
     /// A line now and then.
     Lines(Lines),
-    /// The same for counted work.
+    /// A line now and then about counted work.
     CountedLines(Counted),
 }
 
@@ -110,7 +110,7 @@ impl Progress {
         }
     }
 
-    /// Writes a line that no one wants to miss, above the bar if there is one.
+    /// Writes a line that must not be missed, above the bar if there is one.
     pub fn tell(&self, line: &str) {
         match self {
             Progress::Bar(bar) => bar.suspend(|| say(line)),

@@ -1,4 +1,4 @@
-//! What every command that runs a model does first: read the picture, open the device, load the model.
+//! The first steps of every command that runs a model: read the picture, open the device, load the model.
 
 use std::path::Path;
 
@@ -22,8 +22,8 @@ use crate::options::{Model, Resize};
 use crate::progress::{Progress, say};
 use crate::tuned;
 
-/// What the options ask of a device, with the user's folder of compiled kernels, progress of compiling and the sizes
-/// that `tune` found.
+/// The options of a device, with the user's folder of compiled kernels, progress of compiling and the sizes that `tune`
+/// found.
 ///
 /// # Errors
 /// [`Error::Request`] for kernels that there are not.
@@ -50,7 +50,7 @@ pub fn open_device(common: &Common) -> Result<Device> {
     Ok(Device::open(&device_options(common)?)?)
 }
 
-/// What `options` ask for at most, of `batch` questions at once.
+/// The most work that `options` ask for, of `batch` questions at once.
 pub fn workload(options: &GenerateOptions, batch: u32, frames: usize) -> Workload {
     let usual = Workload::default();
     let new_tokens = options.max_new_tokens.or(options.max_length).unwrap_or(usual.new_tokens);
@@ -171,7 +171,8 @@ pub struct Chosen {
     pub adapter: Option<Checkpoint>,
 }
 
-/// What `--model` and `--lora` name. An adapter given as the model brings the one it was made for.
+/// The checkpoint and adapter that `--model` and `--lora` name. An adapter given as the model brings the model that it
+/// was made for.
 pub fn chosen(model: &Path, lora: Option<&Path>) -> instructblip::Result<Chosen> {
     let checkpoint = named(model)?;
     let adapter = lora.map(named).transpose()?;

@@ -9,13 +9,13 @@ use serde::{Deserialize, Serialize};
 use crate::compiling;
 use crate::files::{unwritable, write_bytes};
 
-/// Of the layout of the file. A reader ignores others.
+/// The version of the file's layout. A reader ignores files of other versions.
 const FORMAT: u32 = 1;
 
-/// What was found, of what and when.
+/// Sizes, with the adapter and kernels that they were found for and the day.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Tuned {
-    /// [`FORMAT`].
+    /// The version of the layout: [`FORMAT`].
     format: u32,
     /// Day, as 2026-11-25.
     pub date: String,
@@ -25,7 +25,7 @@ pub struct Tuned {
     pub adapter: String,
     /// Its driver and version.
     driver: String,
-    /// Of the texts of all kernels.
+    /// A hash of the texts of all kernels.
     shaders: String,
     /// The sizes.
     pub tuning: Tuning,
@@ -57,7 +57,7 @@ impl Tuned {
         Ok(Some(path))
     }
 
-    /// What is in a file, if it is about this adapter, its driver and the kernels of this program, and can be run.
+    /// Reads a file, if it is about this adapter, its driver and the kernels of this program, and its sizes can be run.
     fn read(path: &Path, adapter: &AdapterSummary) -> Option<Tuned> {
         let tuned: Tuned = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
         (tuned.is_of(adapter) && tuned.tuning.is_valid()).then_some(tuned)
@@ -75,12 +75,13 @@ fn folder() -> Option<PathBuf> {
     compiling::cache().map(|cache| cache.join("tuning"))
 }
 
-/// What was found for an adapter, if anything was.
+/// The sizes that were found for an adapter, if any were.
 pub fn of(adapter: &AdapterSummary) -> Option<Tuned> {
     Tuned::read(&folder()?.join(file_name(adapter)), adapter)
 }
 
-/// What was found for the adapter that commands would use. Adapters are listed only if anything was ever found for one.
+/// The sizes that were found for the adapter that commands would use. Adapters are listed only if sizes were ever found
+/// for one.
 pub fn of_chosen(adapter: Option<&str>) -> Option<Tuned> {
     let mut files = std::fs::read_dir(folder()?).ok()?;
     files.next()?.ok()?;

@@ -1,4 +1,4 @@
-//! What the command line is taken for, and a word that helps where it is none.
+//! Reading of the command line, and a tip for one that cannot be read.
 
 use std::ffi::OsString;
 
@@ -11,7 +11,7 @@ use crate::command::Arguments;
 /// Commands whose question is one argument.
 const ASKING: [&str; 3] = ["ask", "score", "forward"];
 
-/// What the program was asked to do. Ends the program where that cannot be said.
+/// Reads the command line. Ends the program where it cannot be read.
 pub fn parse() -> Arguments {
     read(std::env::args_os().collect()).unwrap_or_else(|error| error.exit())
 }
@@ -30,7 +30,7 @@ fn read(given: Vec<OsString>) -> Result<Arguments, clap::Error> {
     })
 }
 
-/// What was probably meant by an argument that a command does not know.
+/// A guess at the meaning of an argument that a command does not know.
 fn tip(unknown: &str, given: &[OsString]) -> Option<String> {
     let mut program = Arguments::command();
     program.build();
@@ -57,7 +57,7 @@ fn tip(unknown: &str, given: &[OsString]) -> Option<String> {
     }
 }
 
-/// Where an argument is.
+/// The place of an argument.
 fn at(argument: &str, given: &[OsString]) -> Option<usize> {
     given.iter().position(|word| word.to_string_lossy().starts_with(argument))
 }

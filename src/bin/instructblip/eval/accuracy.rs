@@ -1,11 +1,11 @@
-//! Which answers count as right.
+//! The rule for which answers count as right.
 
-/// Right answers among how many.
+/// A number of right answers among a number of questions.
 #[derive(Clone, Copy, Default)]
 pub struct Tally {
-    /// Questions.
+    /// Number of questions.
     pub count: usize,
-    /// Those whose answer is one of the given ones.
+    /// Number of questions whose answer is one of the given ones.
     pub exact: usize,
     /// The sum of VQA's accuracy over them.
     pub vqa: f64,

@@ -302,7 +302,7 @@ fn changed(folder: &Path) -> Option<u64> {
     Some(newest.duration_since(SystemTime::UNIX_EPOCH).ok()?.as_secs())
 }
 
-/// What rows without a group are called.
+/// The name for rows without a group.
 const UNGROUPED: &str = "ungrouped";
 
 fn report(tallies: &BTreeMap<Option<&str>, Tally>, skipped: usize, as_json: bool) -> Result<()> {

@@ -18,7 +18,7 @@ pub const FIELDS: [&str; 4] = ["image_sha256", "asked", "prediction", "settings"
 /// The refusal of a line that this command did not write.
 const NO_PREDICTION: &str = "is no prediction; give another --output, or --force to write over it";
 
-/// What an answer depends on besides the settings.
+/// Everything that an answer depends on besides the settings.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     /// Contents of the pictures: names are reused, and are relative to the question file.
@@ -28,7 +28,7 @@ pub struct Key {
     pub qformer_prompt: Option<String>,
 }
 
-/// Answers there are. A question that was asked several times has as many.
+/// Answers that there are. A question that was asked several times has as many.
 pub struct Known {
     answers: HashMap<Key, Vec<String>>,
     /// Lines that do not say what was asked.
@@ -36,12 +36,12 @@ pub struct Known {
 }
 
 impl Known {
-    /// None.
+    /// No answers.
     pub fn nothing() -> Known {
         Known { answers: HashMap::new(), unclear: 0 }
     }
 
-    /// Those in a file, if there is one. A line torn by an interruption does not count.
+    /// Reads the answers in a file, if there is one. A line torn by an interruption does not count.
     ///
     /// # Errors
     /// [`Error::Request`] for a file of something else, or of answers by other settings.
@@ -82,7 +82,7 @@ impl Known {
         Ok(known)
     }
 
-    /// Whether there are none.
+    /// True if there are no answers.
     pub fn is_empty(&self) -> bool {
         self.answers.is_empty()
     }

@@ -21,15 +21,15 @@ const ANSWERS: [&str; 3] = ["answers", "answer", "expected"];
 
 /// A row of the question file.
 pub struct Row {
-    /// All its fields.
+    /// All fields of the row.
     pub fields: Map<String, Value>,
-    /// The same as the file has them.
+    /// The row's text in the file.
     pub text: String,
     /// Paths beside the file: one, or the frames of a video.
     pub images: Vec<String>,
     pub prompt: String,
     pub qformer_prompt: Option<String>,
-    /// For tasks that are worded with choices.
+    /// The choices, for tasks that are worded with some.
     pub choices: Vec<String>,
     pub answers: Vec<String>,
     pub group: Option<String>,
