@@ -211,7 +211,8 @@ fn damaged_weight_files_are_told_apart() {
     }
 }
 
-/// What git, browsers and scripts save in place of a file is no damaged file: it is told what it is.
+/// A file in whose place git, a browser or a script saved something else is not called damaged: the error names what it
+/// is.
 #[test]
 fn pointers_and_pages_in_place_of_files_are_told() {
     let Some(device) = support::device() else { return };

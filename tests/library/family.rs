@@ -188,7 +188,7 @@ fn cases(golden: &Golden) -> Vec<(Vec<Image>, String)> {
     (0..golden.cases()).map(case).collect()
 }
 
-/// What the stage tests do not reach, on one device: its kernels are compiled once.
+/// Tests what the stage tests do not reach, on one device: its kernels are compiled once.
 #[test]
 fn ragged_models_answer_in_every_way_and_show_what_others_show() {
     let Some(device) = support::shared_device() else { return };

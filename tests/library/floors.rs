@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::rooms::{code, files};
 
-/// What each file of `src/runtime` stands on: files of lower floors only.
+/// The floors of `src/runtime`: each file uses files of lower floors only.
 const RUNTIME: [&[&str]; 10] = [
     &["counters", "parallel", "stream", "weight_format"],
     &["gpu", "kept", "kernels"],
@@ -19,7 +19,8 @@ const RUNTIME: [&[&str]; 10] = [
     &["open"],
 ];
 
-/// Who uses whom: for each folder its files and folders, `mod` being the folder's own file.
+/// The uses of modules: for each folder its files and folders, with those that each one uses. `mod` is the folder's own
+/// file.
 type Graph = BTreeMap<Vec<String>, BTreeMap<String, BTreeSet<String>>>;
 
 /// The modules under `root` as a graph.

@@ -30,7 +30,7 @@ fn answers(model: &mut InstructBlip, rows: &[Value]) -> Vec<String> {
     rows.iter().map(answer).collect()
 }
 
-/// The same as one batch.
+/// The answers to all rows as one batch.
 fn answers_at_once(model: &mut InstructBlip, rows: &[Value]) -> Vec<String> {
     let open = |row| Image::open(tests_folder().join("shapes").join(field(row, "image"))).expect("a picture");
     let images: Vec<Image> = rows.iter().map(open).collect();

@@ -148,7 +148,7 @@ fn compare_with_pillow(name: &str, count: usize) {
     assert!(wrong.is_empty(), "{} of {} files:\n{}", wrong.len(), files.len(), wrong.join("\n"));
 }
 
-/// How a file is read otherwise than its row says.
+/// Says how a file is read otherwise than its row says.
 fn differs(row: &Value, bytes: &[u8]) -> Option<String> {
     let image = match Image::decode("a file", bytes) {
         Ok(_) if row["refused"] == true => return Some("it is read; Pillow refuses it".to_string()),

@@ -1,5 +1,5 @@
-//! What the recordings of real configurations look like, without a device: every dispatch, scratch slots and bytes,
-//! against `tests/golden/plans/*.txt`. `UPDATE_PLANS=1 cargo test --test library plans` writes the files anew.
+//! The recordings of real configurations, without a device: every dispatch, scratch slots and bytes, against
+//! `tests/golden/plans/*.txt`. `UPDATE_PLANS=1 cargo test --test library plans` writes the files anew.
 
 use std::path::{Path, PathBuf};
 

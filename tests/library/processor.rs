@@ -16,7 +16,7 @@ fn read_file(folder: &Path, name: &str) -> Result<Option<Vec<u8>>> {
     Ok(std::fs::read(folder.join(name)).ok())
 }
 
-/// What a checkpoint's `config.json` says about prompts; every checkpoint here states all of it but defaults.
+/// The limits for prompts in a checkpoint's `config.json`; every checkpoint here states all of it but defaults.
 fn limits(folder: &Path) -> PromptLimits {
     let config: Value = serde_json::from_slice(&std::fs::read(folder.join("config.json")).unwrap()).unwrap();
     let number = |path: &str| config.pointer(path).and_then(Value::as_u64);

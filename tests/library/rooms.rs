@@ -38,7 +38,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
     ("lib", &[]),
 ];
 
-/// What the ops may not touch: a recording knows no device.
+/// Names that the ops may not use: a recording knows no device.
 const NOT_IN_OPS: [&str; 4] = ["runtime::plan", "device::Device", "Pipelines", "wgpu::"];
 
 fn root() -> &'static Path {

@@ -226,7 +226,7 @@ fn a_kernel_that_does_not_compile_is_refused_by_name() {
     }
 }
 
-/// What a small plan gives on a device opened with `options`.
+/// The results of a small plan on a device opened with `options`.
 fn result_of(options: &DeviceOptions) -> Vec<f32> {
     let device = Device::open(options).expect("the device again");
     let layer = scaling(&device, 64, 0.5);

@@ -9,7 +9,7 @@ use crate::support::models::load;
 use instructblip::model::{ForwardOptions, NamedTensor};
 use instructblip::{Device, GenerateOptions, Image, InstructBlip, Question};
 
-/// In the order they are computed.
+/// The stages in the order that they are computed.
 const STAGES: [&str; 7] = [
     "vision_last_hidden_state",
     "vision_pooler_output",

@@ -39,7 +39,7 @@ impl Case {
         models::load(&self.device, self.fixture.path())
     }
 
-    /// Why a change is refused.
+    /// The reason that a change is refused.
     fn refusal(&self) -> String {
         let checkpoint = Checkpoint::directory(self.fixture.path()).expect("a folder");
         InstructBlip::load(&self.device, &checkpoint, &mut |_, _| {}).err().expect("a refusal").to_string()

@@ -62,7 +62,7 @@ fn selftest_reaches_every_kernel_in_every_form_and_all_are_right() {
     }
 }
 
-/// How many forms everything runs in: a software adapter's forms by matrices are not its own.
+/// The number of forms that everything runs in: a software adapter's forms by matrices are not its own.
 fn forms(device: &Device) -> usize {
     let caps = device.caps();
     if caps.matrix.is_some() && caps.class == AdapterClass::Cpu { 4 } else { 3 }

@@ -319,7 +319,7 @@ fn an_unreadable_standard_input_is_refused() {
     }
 }
 
-/// Refused before the device is looked for, or the exit code would be that of the adapter.
+/// The target is refused before the device is looked for, or the exit code would be that of the adapter.
 #[test]
 fn a_target_that_cannot_be_written_is_refused_before_the_work() {
     let folder = tempfile::tempdir().expect("a folder");

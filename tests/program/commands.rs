@@ -1,4 +1,4 @@
-//! What the commands and flags for the whole family do, as their users run them.
+//! Tests of the commands and flags for the whole family, run as users run them.
 
 use crate::support;
 use std::path::Path;
@@ -519,7 +519,7 @@ fn runs_over_many_inputs_skip_bad_ones_and_say_so() {
     refused(&[&eval[..], &["--adapter", "no such adapter"]].concat(), 4, &["no such adapter"]);
 }
 
-/// Refused before anything is read or a device is looked for: pipes would wait, some devices never end.
+/// Such files are refused before anything is read or a device is looked for: pipes would wait, some devices never end.
 #[cfg(unix)]
 #[test]
 fn devices_and_pipes_are_no_files_of_questions_or_answers() {

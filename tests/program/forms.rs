@@ -16,7 +16,8 @@ fn ask(kernels: &str) -> Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
-/// Greedily and with every form that a kernel has: what this adapter cannot run, it runs in its usual form.
+/// Asks greedily and with every form that a kernel has. Where this adapter cannot run a form, the kernel's usual form
+/// runs.
 #[test]
 fn the_answer_is_the_same_with_every_form_of_the_kernels() {
     if support::device().is_none() {

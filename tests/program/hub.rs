@@ -561,7 +561,7 @@ fn offline_never_touches_the_network() {
     assert!(world.server.seen("").is_empty());
 }
 
-/// As `huggingface_hub` 2.4 reads its variables; a value such as `~/hf` comes as it is from files that no shell reads.
+/// Reads variables as `huggingface_hub` 2.4 does; a value such as `~/hf` comes as it is from files that no shell reads.
 #[test]
 fn the_environment_is_read_as_pythons_tools_read_it() {
     let world = World::new();

@@ -28,7 +28,7 @@ pub struct Golden {
 }
 
 impl Golden {
-    /// What the reference made of one of the tiny checkpoints.
+    /// The reference's results for one of the tiny checkpoints.
     pub fn of(name: &str) -> Golden {
         Golden::read(&checkpoint_folder(name).join("golden.safetensors"))
     }

@@ -12,13 +12,13 @@ use std::sync::Mutex;
 
 use instructblip::runtime::{AdapterClass, Device, DeviceOptions};
 
-/// The best adapter, or `None` with a loud note where the environment says that tests may run without one. The device is
-/// the test's own, for those that count what is on it.
+/// The best adapter, or `None` with a loud note where the environment says that tests may run without one. The device
+/// is the test's own, for tests that count what is on it.
 pub fn device() -> Option<Device> {
     open(&DeviceOptions::default())
 }
 
-/// The same for tests that count nothing.
+/// The best adapter, as [`device`] gives it, for tests that count nothing.
 pub fn shared_device() -> Option<Lent> {
     static FREE: Mutex<Vec<Device>> = Mutex::new(Vec::new());
     lend(&FREE, &DeviceOptions::default())
@@ -72,7 +72,7 @@ fn lend(free: &'static Mutex<Vec<Device>>, options: &DeviceOptions) -> Option<Le
     Some(Lent { device: used.or_else(|| open(options))?, free: Some(free) })
 }
 
-/// How far a stage of a model may be from the reference, relative (L2).
+/// The bound for the difference of a model's stage from the reference, relative (L2).
 ///
 /// Layers by matrices round what they multiply to f16; over the layers of the models in these tests that adds up to about
 /// 1e-3.

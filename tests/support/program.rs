@@ -12,7 +12,7 @@ pub fn program() -> Command {
     command
 }
 
-/// What the program does with these arguments.
+/// Runs the program with these arguments.
 pub fn run(arguments: &[&str]) -> Output {
     program().args(arguments).output().expect("the program runs")
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
-/// What to do to a request instead of answering it well.
+/// A disturbance in place of a good answer to a request.
 #[derive(Clone, Debug)]
 pub enum Trouble {
     /// Close the connection after this many bytes of the body.
@@ -26,7 +26,7 @@ pub enum Trouble {
     Page,
     /// Send the whole file whatever the range.
     IgnoreRange,
-    /// Both: the whole file, and only its first bytes.
+    /// Send the whole file, whatever the range, but only its first bytes.
     CutWhole(usize),
     /// Take a new etag from here on.
     NewEtag,
@@ -95,12 +95,12 @@ impl Server {
         server
     }
 
-    /// Where it is.
+    /// The server's address.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Does this to the next `times` requests whose path ends so.
+    /// Gives this trouble to the next `times` requests whose path ends so.
     pub fn misbehave(&self, path: &str, times: usize, trouble: Trouble) {
         lock(&self.shared.troubles).push((path.into(), times, trouble));
     }
