@@ -19,6 +19,7 @@ mod ops;
 mod pictures;
 mod plans;
 mod processor;
+mod prose;
 mod rooms;
 mod runtime;
 mod sampling;
