@@ -127,7 +127,7 @@ fn tensor_files(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Whether the system let us empty its file cache.
+/// True if the system let us empty its file cache.
 fn empty_cache() -> bool {
     std::fs::write("/proc/sys/vm/drop_caches", "1").is_ok()
 }

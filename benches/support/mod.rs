@@ -1,4 +1,4 @@
-//! What both benches need: arguments, medians, tables and CSV rows.
+//! Helpers that both benches need: arguments, medians, tables and CSV rows.
 #![allow(dead_code)] // each bench uses its part
 
 use std::io::Write;

@@ -18,9 +18,7 @@ const OPEN: [&str; 15] =
     ["again", "as", "at", "but", "by", "for", "from", "in", "of", "on", "to", "when", "where", "with", "without"];
 
 /// Files and folders whose comments do not keep the rule yet. This list only becomes shorter.
-const LATER: [&str; 14] = [
-    "benches",
-    "examples",
+const LATER: [&str; 11] = [
     "src/bin/instructblip/bench",
     "src/bin/instructblip/doctor",
     "src/bin/instructblip/selftest",
@@ -32,7 +30,6 @@ const LATER: [&str; 14] = [
     "src/runtime",
     "src/vision.rs",
     "tests/library/ops.rs",
-    "tests/oracle",
 ];
 
 fn first_word(text: &str) -> &str {

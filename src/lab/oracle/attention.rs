@@ -11,7 +11,7 @@ pub fn attention(
     biased(q, k, v, sizes, 1.0 / (sizes.2 as f64).sqrt(), visible, |_, _, _| 0.0)
 }
 
-/// The same with scores multiplied by `scale`, and `bias(i, j, head)` added to them.
+/// Attention with scores multiplied by `scale`, and `bias(i, j, head)` added to them.
 pub fn biased(
     q: &[f64],
     k: &[f64],
@@ -45,7 +45,7 @@ pub fn biased(
     out
 }
 
-/// What one head weighs values by: `q [t, d]` over `k [s, d]`, `-> [t, s]`.
+/// The weights of one head's values: `q [t, d]` over `k [s, d]`, `-> [t, s]`.
 pub fn weights(q: &[f64], k: &[f64], d: usize) -> Vec<f64> {
     let row = |q: &[f64]| -> Vec<f64> {
         let score = |k: &[f64]| q.iter().zip(k).map(|(a, b)| a * b).sum::<f64>() / (d as f64).sqrt();

@@ -1,4 +1,4 @@
-//! What packed weights stand for, from the layout that is documented, bit by bit.
+//! The values of packed weights, from the layout that is documented, bit by bit.
 
 use half::f16;
 
