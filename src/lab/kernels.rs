@@ -85,7 +85,7 @@ pub struct Outcome {
 ///
 /// # Errors
 /// [`Error::Request`] for names and filters that nothing has; [`Error::Kernel`] for a kernel of one's own that does not
-/// compile; [`Error::DeviceLost`] for one that does not end: the device then stays open, for closing it would wait.
+/// compile; [`Error::Incorrect`] for one that does not end: the device then stays open, for closing it would wait.
 pub fn measure(
     options: &Options,
     device: &Device,
@@ -241,9 +241,10 @@ impl<'a> Replacing<'a> {
                 let bound = recorded.bound(case.bound);
                 let error = recorded.error(&device, &mut References::default(), Some(self.custom.time_out));
                 let error = error.map_err(|e| match e {
-                    Error::DeviceLost { reason } => {
-                        Error::DeviceLost { reason: format!("{}: {}: {reason}", self.custom.file, case.name()) }
-                    }
+                    Error::DeviceLost { reason } => Error::Incorrect {
+                        what: format!("{} {}", case.name(), self.custom.file),
+                        problem: format!("{reason}: a loop may have no end, or it needs a longer time-out"),
+                    },
                     other => other,
                 })?;
                 found.insert(case.name(), (error > bound).then(|| wrong(case, &self.custom.file, error, bound)));

@@ -25,6 +25,9 @@ pub struct Results {
     pub date: String,
     /// The command line, for doing it again.
     pub command: String,
+    /// Runs of each measurement; `None` in files of versions that did not tell.
+    #[serde(default)]
+    pub runs: Option<u32>,
     /// The adapter.
     pub adapter: Adapter,
     /// Processor, memory and system, as `doctor` tells them.

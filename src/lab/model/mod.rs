@@ -159,6 +159,7 @@ impl Bench<'_> {
         let mut report = |done, total| hear(Event::Loading(done, total));
         let ((parts, loaded), load_ms) = milliseconds(|| self.subject.load(device, &options, &mut report))?;
         let points = 4 + self.prompts.len() + self.keys.len() * self.options.rows.len();
+        hear(Event::Measured(1, points as u64));
         let mut done = 1;
         let mut next = || {
             done += 1;

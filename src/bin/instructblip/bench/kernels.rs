@@ -115,7 +115,7 @@ fn once(common: &Common, kernels: &Kernels) -> Result<()> {
     let mut refused = Vec::new();
     for (opened, output) in wanted {
         let device = Device::open(&DeviceOptions { trusts_replaced: true, ..opened.clone() })?;
-        let mut results = run::results(opened.adapter.as_deref(), &device, Ceilings::default());
+        let mut results = run::results(opened.adapter.as_deref(), &device, kernels.runs, Ceilings::default());
         let mut told = Told { common, output: &output, results: &mut results, progress: None };
         let outcome = lab::measure(&options, &device, &opened, &mut |event| told.hear(event))?;
         told.progress.iter_mut().for_each(|progress| progress.clear());
@@ -182,7 +182,8 @@ impl Told<'_> {
                         0 => String::new(),
                         n => format!("; {n} larger ones only with --all-shapes, for this is a software adapter"),
                     };
-                    say(&self.common.paint(&format!("{cases} cases, about {}{more}", in_words(time)), "2"));
+                    let cases = if cases == 1 { "1 case".into() } else { format!("{cases} cases") };
+                    say(&self.common.paint(&format!("{cases}, about {}{more}", in_words(time)), "2"));
                 }
                 self.progress = Some(Progress::counting(self.common.quiet, "kernels", Some(cases as u64)));
             }

@@ -47,8 +47,8 @@ pub enum Command {
     Report(Report),
     /// Compare two runs, row by row
     ///
-    /// A difference within the spreads of both runs is called noise, and so is one below 5 % of a stage, whose spread is not
-    /// measured.
+    /// A difference within twice the spreads of both runs is called noise, and so is one below 5 %, or below what
+    /// the ceilings changed by. Fewer than 5 runs are too few to tell.
     Compare(Compare),
 }
 
@@ -66,7 +66,7 @@ impl Bench {
 /// Arguments of `bench report`.
 #[derive(Args, Debug)]
 pub struct Report {
-    /// Results of a benchmark
+    /// Results of a benchmark: the folder that --output wrote, or the file results.json in it
     pub results: PathBuf,
     /// Folder to write results.json, results.csv, results.md, report.html and its pictures to
     #[arg(long, short, value_name = "DIR")]
@@ -76,7 +76,7 @@ pub struct Report {
 /// Arguments of `bench compare`.
 #[derive(Args, Debug)]
 pub struct Compare {
-    /// Results of the run to compare with
+    /// Results of the run to compare with: the folder that --output wrote, or the file results.json in it
     pub before: PathBuf,
     /// Results of the other run
     pub after: PathBuf,

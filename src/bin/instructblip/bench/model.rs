@@ -144,13 +144,19 @@ pub fn run(common: &Common, arguments: &Model) -> Result<()> {
         Event::Loading(done, total) => loading.report(done, total),
         Event::Measured(done, total) => {
             loading.clear();
-            let counting = || Progress::counting(common.quiet, "measurements", Some(total));
+            let counting = || {
+                if !common.quiet {
+                    let runs = arguments.runs;
+                    say(&common.paint(&format!("{}: {total} measurements of {runs} runs each", subject.name), "2"));
+                }
+                Progress::counting(common.quiet, "measurements", Some(total))
+            };
             measuring.get_or_insert_with(counting).count(done);
         }
     })?;
     measuring.iter_mut().for_each(|progress| progress.clear());
     // The model is gone by now: the ceilings need room of their own, which is not the model's.
-    let mut results = run::results(common.adapter.as_deref(), &device, ceilings::measure(&device)?);
+    let mut results = run::results(common.adapter.as_deref(), &device, arguments.runs, ceilings::measure(&device)?);
     let read = results.ceilings.read_gb_s;
     let share = |bytes: u64, ms: f64| if read > 0.0 { bytes as f64 / ms / 1e6 / read } else { 0.0 };
     model.decode.iter_mut().for_each(|row| row.bandwidth_share = share(row.bytes, row.ms));

@@ -43,7 +43,7 @@ pub enum Format {
 }
 
 /// Results of this run on the device that asking for `adapter` opened, without any measurement.
-pub fn results(adapter: Option<&str>, device: &Device, ceilings: Ceilings) -> Results {
+pub fn results(adapter: Option<&str>, device: &Device, runs: u32, ceilings: Ceilings) -> Results {
     let adapter = list_adapters(adapter).into_iter().find(|adapter| adapter.chosen);
     let unknown =
         || Adapter { name: device.name().into(), backend: String::new(), driver: String::new(), kind: String::new() };
@@ -53,6 +53,7 @@ pub fn results(adapter: Option<&str>, device: &Device, ceilings: Ceilings) -> Re
         commit: option_env!("GIT_COMMIT").map(Into::into),
         date: today(),
         command: command_line(std::env::args().skip(1)),
+        runs: Some(runs),
         adapter: adapter.map_or_else(unknown, |a| Adapter {
             name: a.name,
             backend: a.backend,

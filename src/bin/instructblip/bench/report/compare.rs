@@ -6,8 +6,11 @@ use super::numbers::{self, NONE, spread};
 use super::table::Table;
 use instructblip::lab::results::{Adapter, Ceilings, KernelRow, ModelResults, Results};
 
-/// The spread of a stage's time is not measured. A difference below this, in per cent, is not to be believed.
-const STAGE_NOISE_PERCENT: f64 = 5.0;
+/// A difference below this, in per cent, is not to be believed: the spread within a run tells nothing of clocks and memory
+/// that differ from run to run, and the spread of a stage's time is not measured.
+const NOISE_PERCENT: f64 = 5.0;
+/// Runs of a measurement below which its spread is an accident.
+const FEW_RUNS: u32 = 5;
 /// A ceiling is a property of the adapter: a difference above this, in per cent, is one of clocks or of other work.
 const CEILING_NOISE_PERCENT: f64 = 10.0;
 
@@ -120,9 +123,12 @@ pub fn compare(a: &Results, b: &Results) -> Comparison {
         only_before: Vec::new(),
         only_after: Vec::new(),
     };
-    comparison.match_rows(kernel_entries(a), kernel_entries(b));
+    // A machine that was faster or slower as a whole makes every row so.
+    let changes = ceiling_changes(&a.ceilings, &b.ceilings).into_iter().map(|(_, percent)| percent.abs());
+    let floor = changes.fold(NOISE_PERCENT, f64::max);
+    comparison.match_rows(kernel_entries(a), kernel_entries(b), floor);
     let entries = |results: &Results| results.model.as_ref().map(model_entries).unwrap_or_default();
-    comparison.match_rows(entries(a), entries(b));
+    comparison.match_rows(entries(a), entries(b), floor);
     if comparison.pairs.is_empty() {
         comparison.warnings.push("the runs have nothing in common".into());
     }
@@ -163,7 +169,7 @@ fn model_entries(model: &ModelResults) -> Vec<Entry> {
 
 impl Comparison {
     /// Of rows with the same name, those of the same kernel belong together; what is left is matched in order.
-    fn match_rows(&mut self, before: Vec<Entry>, after: Vec<Entry>) {
+    fn match_rows(&mut self, before: Vec<Entry>, after: Vec<Entry>, floor: f64) {
         let mut partners: Vec<Option<usize>> = vec![None; before.len()];
         let mut free = vec![true; after.len()];
         for same_kernel in [true, false] {
@@ -180,7 +186,7 @@ impl Comparison {
         }
         for (entry, partner) in before.iter().zip(&partners) {
             match partner {
-                Some(j) => self.pairs.push(pair(entry, &after[*j])),
+                Some(j) => self.pairs.push(pair(entry, &after[*j], floor)),
                 None => self.only_before.push(format!("{} {}", entry.part, entry.name)),
             }
         }
@@ -264,14 +270,18 @@ impl Comparison {
     }
 }
 
-fn pair(before: &Entry, after: &Entry) -> Pair {
+/// `floor` is the least noise in per cent.
+fn pair(before: &Entry, after: &Entry, floor: f64) -> Pair {
     let note = (before.kernel != after.kernel).then(|| format!("{} → {}", before.kernel, after.kernel));
     let noise_percent = match (before.spread, after.spread) {
         // The second spread is in per cent of the second time.
-        (Some(a), Some(b)) if before.us > 0.0 => a + b * after.us / before.us,
-        (Some(a), Some(b)) => a + b,
-        _ => STAGE_NOISE_PERCENT,
+        // Spreads are of the middle half of the times; chance moves a median by as much again.
+        (Some(a), Some(b)) if before.us > 0.0 => 2.0 * (a + b * after.us / before.us),
+        (Some(a), Some(b)) => 2.0 * (a + b),
+        _ => floor,
     };
+    // A spread that is no number stays one.
+    let noise_percent = if noise_percent < floor { floor } else { noise_percent };
     let (part, name) = (before.part, before.name.clone());
     Pair { part, name, note, before_us: before.us, after_us: after.us, noise_percent }
 }
@@ -295,11 +305,17 @@ fn warnings(a: &Results, b: &Results) -> Vec<String> {
         let [x, y] = [m, n].map(|model| model.layers.map(|n| n.to_string()).join("+"));
         differ("layers", &x, &y);
     }
+    for (when, runs) in [("before", a.runs), ("after", b.runs)] {
+        let few = runs.filter(|&runs| runs < FEW_RUNS);
+        warnings
+            .extend(few.map(|runs| format!("{when} has {runs} runs of each: too few to tell noise from a difference")));
+    }
     warnings.extend(ceiling_warnings(&a.ceilings, &b.ceilings));
     warnings
 }
 
-fn ceiling_warnings(a: &Ceilings, b: &Ceilings) -> Vec<String> {
+/// Changes in per cent that are more than noise.
+fn ceiling_changes(a: &Ceilings, b: &Ceilings) -> Vec<(&'static str, f64)> {
     let ceilings = [
         ("copying", Some(a.copy_gb_s), Some(b.copy_gb_s)),
         ("reading", Some(a.read_gb_s), Some(b.read_gb_s)),
@@ -308,9 +324,12 @@ fn ceiling_warnings(a: &Ceilings, b: &Ceilings) -> Vec<String> {
         ("matrix arithmetic", a.matrix_gflop_s, b.matrix_gflop_s),
     ];
     let changes = ceilings.into_iter().filter_map(|(name, a, b)| Some((name, (b? / a? - 1.0) * 100.0)));
-    let large = changes.filter(|(_, percent)| percent.is_finite() && percent.abs() > CEILING_NOISE_PERCENT);
-    let told = large.map(|(name, percent)| {
+    changes.filter(|(_, percent)| percent.is_finite() && percent.abs() > CEILING_NOISE_PERCENT).collect()
+}
+
+fn ceiling_warnings(a: &Ceilings, b: &Ceilings) -> Vec<String> {
+    let told = |(name, percent): (&str, f64)| {
         format!("the ceiling of {name} changed by {percent:+.0} %: other clocks, or other work on the machine")
-    });
-    told.collect()
+    };
+    ceiling_changes(a, b).into_iter().map(told).collect()
 }

@@ -43,9 +43,10 @@ fn roofline(roof: &Roof, width: usize) -> String {
         let y = height(x);
         write(&mut canvas[y], x.saturating_sub("memory".len() + 3), "memory");
     }
-    for dot in &roof.dots {
-        canvas[line(dot.row.gflop_per_s)][column(dot.intensity)] = mark(dot);
-    }
+    let at = |dot: &Dot| (line(dot.row.gflop_per_s), column(dot.intensity));
+    // A user's own kernel first: it must not be the one that is hidden.
+    let (custom, ours): (Vec<&Dot>, Vec<&Dot>) = roof.dots.iter().partition(|dot| dot.is_custom());
+    let drawn: Vec<&Dot> = custom.into_iter().chain(ours).filter(|dot| set(&mut canvas, at(dot), mark(dot))).collect();
 
     let mut text = format!("{:>MARGIN$}\n", "GFLOP/s");
     let decades: Vec<i32> = roof.y.decades().collect();
@@ -65,17 +66,32 @@ fn roofline(roof: &Roof, width: usize) -> String {
     }
     text += &format!("{:>MARGIN$}└{} FLOP/B\n", "", axis.iter().collect::<String>());
     text += &format!("{:>MARGIN$} {}\n", "", ticks.iter().collect::<String>().trim_end());
-    let families = roof.families().into_iter().map(|family| format!("{} {}", family.letter(), family.name()));
+    let families = roof.families().into_iter().filter(|family| drawn.iter().any(|dot| dot.family == *family));
+    let families = families.map(|family| format!("{} {}", family.letter(), family.name()));
     let ceilings = roof.memory.map(|memory| format!("memory {}", byte_rate(memory))).into_iter();
     let ceilings = ceilings.chain(roof.flats.iter().map(|(name, rate)| format!("{name} {}", flop_rate(*rate))));
     let mut notes: Vec<String> = families.collect();
-    if roof.dots.iter().any(Dot::is_custom) {
+    if drawn.iter().any(|dot| dot.is_custom()) {
         notes.push("small letters: custom".into());
+    }
+    if drawn.len() < roof.dots.len() {
+        notes.push(format!("{} hidden behind others", roof.dots.len() - drawn.len()));
     }
     if roof.left_out > 0 {
         notes.push(format!("{} without arithmetic not shown", roof.left_out));
     }
     text + &wrap(&notes, width) + &wrap(&ceilings.collect::<Vec<_>>(), width)
+}
+
+/// Writes a letter into the nearest cell that no other letter touches, a column or two aside; false where there is none.
+fn set(canvas: &mut [Vec<char>], (y, x): (usize, usize), letter: char) -> bool {
+    let row = &mut canvas[y];
+    let is_free = |row: &[char], x: usize| {
+        !row[x.saturating_sub(1)..(x + 2).min(row.len())].iter().any(char::is_ascii_alphabetic)
+    };
+    let places = [Some(x), x.checked_sub(1), Some(x + 1), x.checked_sub(2), Some(x + 2)];
+    let free = places.into_iter().flatten().find(|&x| x < row.len() && is_free(row, x));
+    free.map(|x| row[x] = letter).is_some()
 }
 
 fn mark(dot: &Dot) -> char {

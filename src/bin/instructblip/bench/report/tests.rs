@@ -15,6 +15,7 @@ fn empty() -> Results {
         commit: Some("0123abc".into()),
         date: "2026-11-25".into(),
         command: "instructblip bench kernels --filter '<&\"'".into(),
+        runs: Some(7),
         adapter: Adapter {
             name: "A <GPU> & \"more\"".into(),
             backend: "Vulkan".into(),
@@ -236,18 +237,22 @@ fn sketches_keep_to_their_width() {
             assert!(!text.is_empty());
             for line in text.lines() {
                 assert!(line.chars().count() <= width, "{width}: {line}");
+                // Letters of dots that would touch each other stand apart, and read as no word.
+                let plot = line.split_once(['│', '┤']).map_or("", |(_, plot)| plot).split('─').next().unwrap_or("");
+                let letters: Vec<char> = plot.replace("memory", "").chars().collect();
+                assert!(!letters.windows(2).any(|pair| pair.iter().all(char::is_ascii_uppercase)), "{width}: {line}");
             }
         }
     }
 }
 
 #[test]
-fn differences_within_both_spreads_are_noise() {
+fn differences_within_twice_both_spreads_are_noise() {
     let a = with_kernels();
     let mut b = a.clone();
     // Both spreads are 2 %.
     b.kernels[0].cold_us *= 1.03;
-    b.kernels[1].cold_us *= 1.06;
+    b.kernels[1].cold_us *= 1.09;
     b.kernels[2].cold_us *= 0.9;
     b.kernels[3].cold_us = f64::NAN;
     let comparison = compare(&a, &b);
@@ -287,7 +292,7 @@ fn other_surroundings_are_warned_about() {
     b.machine["threads"] = 4.into();
     b.machine["available_bytes"] = 2.into();
     b.ceilings.read_gb_s = 700.0;
-    b.model.as_mut().expect("a model").decode[3].ms = 9.0;
+    b.model.as_mut().expect("a model").decode[3].ms = 19.0;
     let comparison = compare(&a, &b);
     for what in ["adapters", "drivers", "machines", "the ceiling of reading changed by -30 %"] {
         assert!(comparison.warnings.iter().any(|w| w.starts_with(what)), "{what}: {:?}", comparison.warnings);
@@ -295,6 +300,8 @@ fn other_surroundings_are_warned_about() {
     assert_eq!(comparison.warnings.len(), 4);
     assert!(comparison.text().contains("WARNING adapters differ"));
     assert_eq!((comparison.count(Verdict::Slower), comparison.count(Verdict::Noise)), (1, 6));
+    b.runs = Some(2);
+    assert!(compare(&a, &b).warnings.iter().any(|warning| warning.starts_with("after has 2 runs")));
     let nothing = compare(&with_kernels(), &with_model());
     assert!(nothing.warnings.iter().any(|w| w.contains("nothing in common")));
 }
@@ -304,7 +311,7 @@ fn files_are_written_and_read_back() {
     let folder = tempfile::tempdir().expect("a folder");
     let folder = folder.path().join("new");
     write_all(&folder, &with_model()).expect("written");
-    let read = Results::read(&folder.join("results.json")).expect("read");
+    let read = Results::read(&folder).expect("read");
     assert_eq!(csv(&read), csv(&with_model()));
     for name in ["results.csv", "results.md", "report.html", "decode.svg", "labels-vision.svg"] {
         assert!(folder.join(name).is_file(), "{name}");
