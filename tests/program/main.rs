@@ -10,3 +10,4 @@ mod commands;
 mod forms;
 #[cfg(feature = "hub")]
 mod hub;
+mod watch;
