@@ -49,22 +49,13 @@ impl Room {
         let (longest, all) = (prompts.iter().copied().max().unwrap_or(1), prompts.iter().sum::<u32>());
         let count = prompts.len() as u32;
         let rows = count * rows_per_prompt;
-        match language.as_t5() {
-            None => Room {
-                rows,
-                positions: longest.saturating_add(new_tokens),
-                pages: all.saturating_add(rows.saturating_mul(new_tokens)),
-                encoded: 1,
-                encoded_pages: 1,
-            },
-            // The decoder's own prompt is its start token.
-            Some(_) => Room {
-                rows,
-                positions: new_tokens.saturating_add(1),
-                pages: count.saturating_add(rows.saturating_mul(new_tokens)),
-                encoded: longest,
-                encoded_pages: all,
-            },
+        let own: u32 = prompts.iter().map(|&tokens| language.decoder_length(tokens)).sum();
+        Room {
+            rows,
+            positions: language.decoder_length(longest).saturating_add(new_tokens),
+            pages: own.saturating_add(rows.saturating_mul(new_tokens)),
+            encoded: language.encoder_length(longest).max(1),
+            encoded_pages: language.encoder_length(all).max(1),
         }
     }
 
@@ -184,7 +175,7 @@ impl Session {
         let room = room.rounded(language);
         let own = Table::new(device, language, room.rows, room.positions, room.pages)?;
         let table = |_| Table::new(device, language, room.rows, room.encoded, room.encoded_pages);
-        let cross = language.as_t5().map(table).transpose()?;
+        let cross = Some(()).filter(|()| language.is_encoder_decoder()).map(table).transpose()?;
         let token = device.zeros(Category::Io, "token", 1, room.rows)?;
         let mut r = Recorder::new(device.caps());
         let memory = Memory { own: own.cached(), cross: cross.as_ref().map(Table::cached) };
@@ -209,7 +200,7 @@ impl Session {
     pub fn place(language: &Language, prompts: &[u32]) -> Vec<Placed> {
         let mut next = Placed { positions: 0, page: 0, encoded: 0, encoded_page: 0 };
         let place = |&tokens: &u32| {
-            let (positions, encoded) = if language.as_t5().is_some() { (1, tokens) } else { (tokens, 0) };
+            let (positions, encoded) = (language.decoder_length(tokens), language.encoder_length(tokens));
             let here = Placed { positions, encoded, ..next };
             next.page += positions;
             next.encoded_page += encoded;
@@ -230,7 +221,7 @@ impl Session {
         request: Request<'_>,
     ) -> Result<Prefill> {
         let mut r = Recorder::new(self.device.caps()).with_taps(request.taps);
-        let start = language.as_t5().map(|t5| [t5.decoder_start_token_id()]);
+        let start = language.decoder_start().map(|start| [start]);
         let decoder_ids = match (&start, request.decoder_ids) {
             (None, _) => None,
             (Some(start), []) => Some(self.ids(start)?),
@@ -463,7 +454,7 @@ impl DrySession {
     /// Of a session with `room` and a prompt of `tokens` tokens, `features` of which are a picture's.
     pub fn new(caps: Caps, language: &Language, room: Room, tokens: u32, features: u32) -> DrySession {
         let room = room.rounded(language);
-        let (layers, heads, t5) = (language.num_layers(), language.heads(), language.as_t5().is_some());
+        let (layers, heads, t5) = (language.num_layers(), language.heads(), language.is_encoder_decoder());
         let cache = |pages| KvCache::unbacked(layers, heads, pages);
         let (own, cross) = (cache(room.pages), cache(room.encoded_pages));
         let rows = |places, sequences, positions| Rows {
@@ -528,11 +519,10 @@ pub fn record_prefill(
 ) -> (Tensor, Option<Tensor>) {
     let mut x = language.embed(r, prompt.ids); // [T, D]
     r.put_rows(&mut x, prompt.features, prompt.places);
-    let Some((t5, crossing)) = language.as_t5().zip(crossing) else {
+    let Some(crossing) = crossing else {
         return (language.record(r, Memory { own, cross: None }, x, rows), None);
     };
-    let encoded = t5.record_encoder(r, x); // [S, D]
-    t5.record_cross(r, &encoded, crossing.store);
+    let encoded = language.record_encoder(r, x, crossing.store); // [S, D]
     let x = language.embed(r, crossing.decoder_ids); // [T, D]
     (language.record(r, Memory { own, cross: Some(crossing.read) }, x, rows), Some(encoded))
 }

@@ -104,12 +104,28 @@ impl Language {
         }
     }
 
-    /// The encoder and decoder of T5; decoder-only models have none.
-    pub fn as_t5(&self) -> Option<&T5> {
+    /// The model has an encoder, which reads the prompt, and a decoder, which reads the encoder's output (T5). Without an
+    /// encoder the decoder reads the prompt itself.
+    pub fn is_encoder_decoder(&self) -> bool {
+        matches!(self, Language::T5(_))
+    }
+
+    /// The token that the decoder begins with, where an encoder reads the prompt.
+    pub fn decoder_start(&self) -> Option<u32> {
         match self {
-            Language::T5(m) => Some(m),
-            _ => None,
+            Language::T5(m) => Some(m.decoder_start_token_id()),
+            Language::Llama(_) | Language::Opt(_) => None,
         }
+    }
+
+    /// The positions that the decoder reads of a prompt of `tokens` tokens: all, or one for its start token.
+    pub fn decoder_length(&self, tokens: u32) -> u32 {
+        if self.is_encoder_decoder() { 1 } else { tokens }
+    }
+
+    /// The positions that the encoder reads of a prompt of `tokens` tokens: all, or none without an encoder.
+    pub fn encoder_length(&self, tokens: u32) -> u32 {
+        if self.is_encoder_decoder() { tokens } else { 0 }
     }
 
     fn embedding(&self) -> &Matrix {
@@ -151,6 +167,15 @@ impl Language {
     /// `[1, T]` token ids `-> [T, D]`, without positions.
     pub fn embed(&self, r: &mut Recorder, ids: &Tensor) -> Tensor {
         r.embed(ids, self.embedding())
+    }
+
+    /// Records the encoder over the prompt's embeddings `x [S, D]`, and its output's keys and values into `cross`, where
+    /// the decoder reads them: `-> [S, D]`. Only a model with an encoder can be asked.
+    pub fn record_encoder(&self, r: &mut Recorder, x: Tensor, cross: Cached<'_>) -> Tensor {
+        let Language::T5(m) = self else { panic!("a decoder-only model has no encoder to record") };
+        let encoded = m.record_encoder(r, x); // [S, D]
+        m.record_cross(r, &encoded, cross);
+        encoded
     }
 
     /// Records all (decoder) blocks over `x [T, D]`, and the logits of its last `rows` rows.

@@ -119,7 +119,7 @@ impl T5 {
     }
 
     /// Records the encoder over the prompt's embeddings `x [S, D]`: `-> [S, D]`.
-    pub fn record_encoder(&self, r: &mut Recorder, mut x: Tensor) -> Tensor {
+    pub(super) fn record_encoder(&self, r: &mut Recorder, mut x: Tensor) -> Tensor {
         r.scope("language_model.encoder", |r| {
             for (i, block) in self.encoder.blocks.iter().enumerate() {
                 r.scope(format!("block.{i}"), |r| {
@@ -133,7 +133,7 @@ impl T5 {
 
     /// Records the keys and values of every decoder block's cross-attention over the encoder's output `[S, D]`, once
     /// per prompt.
-    pub fn record_cross(&self, r: &mut Recorder, encoded: &Tensor, cross: Cached<'_>) {
+    pub(super) fn record_cross(&self, r: &mut Recorder, encoded: &Tensor, cross: Cached<'_>) {
         r.scope("language_model.decoder", |r| {
             for (i, block) in self.decoder.blocks.iter().enumerate() {
                 let kv = r.linear(encoded, &block.cross.kv); // [S, 2 H d]

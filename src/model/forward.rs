@@ -140,7 +140,7 @@ impl InstructBlip {
         if let Some(label) = labels.iter().find(|&&l| l != IGNORED_LABEL && !(0..heads).contains(&l)) {
             return refuse(format!("label {label} is no token: they are from 0 to {}", heads - 1));
         }
-        let Some(t5) = self.shapes.language.as_t5() else {
+        let Some(start) = self.shapes.language.decoder_start() else {
             if !options.decoder_input_ids.is_empty() {
                 return refuse("this model has no decoder of its own to give ids to; they are for T5".into());
             }
@@ -153,7 +153,6 @@ impl InstructBlip {
             }
             return Ok(Vec::new());
         };
-        let start = t5.decoder_start_token_id();
         let ids = match (options.decoder_input_ids.as_slice(), labels.as_slice()) {
             ([], []) => vec![start],
             ([], labels) => {
@@ -175,7 +174,7 @@ impl InstructBlip {
     /// Mean cross-entropy of the counted labels. Decoder-only models predict a label from the row before it; T5's rows
     /// are shifted already. NaN, as in the reference, when no label counts.
     fn loss(&self, logits: &NamedTensor, labels: &[i64]) -> f32 {
-        let skipped = usize::from(self.shapes.language.as_t5().is_none());
+        let skipped = usize::from(!self.shapes.language.is_encoder_decoder());
         let wanted = labels.iter().skip(skipped);
         let rows = logits.rows();
         let counted = rows.zip(wanted).filter(|(_, label)| **label != IGNORED_LABEL);

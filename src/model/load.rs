@@ -166,7 +166,7 @@ fn load_processor(sources: &Sources, config: &Config, shapes: &Parts) -> Result<
 /// Every id that can come out of the language model, and T5's first, must be one that can go in.
 fn check_vocabulary(checkpoint: &Checkpoint, language: &Language) -> Result<()> {
     let (ids, rows) = (language.head_rows(), language.vocab_rows());
-    if let Some(start) = language.as_t5().map(|t5| t5.decoder_start_token_id()).filter(|&start| start >= rows) {
+    if let Some(start) = language.decoder_start().filter(|&start| start >= rows) {
         let problem = format!("text_config.decoder_start_token_id is {start}, but the embedding has {rows} rows");
         return Err(Error::checkpoint(checkpoint.root().join(CONFIG), problem));
     }

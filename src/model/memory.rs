@@ -253,9 +253,9 @@ impl Planner<'_> {
         let prompt_tokens = prompt_tokens.min(longest);
         let tokens = prompt_tokens.saturating_add(features).min(longest);
         // The end of the context ends an answer, too.
-        let new_tokens = match parts.language.as_t5() {
-            Some(_) => new_tokens.min(MAX_NEW_TOKENS),
-            None => new_tokens.min(longest.saturating_sub(tokens).max(1)),
+        let new_tokens = match parts.language.is_encoder_decoder() {
+            true => new_tokens.min(MAX_NEW_TOKENS),
+            false => new_tokens.min(longest.saturating_sub(tokens).max(1)),
         };
         let (side, width) = (self.config.vision.image_size, self.config.text.hidden_size());
         let pixels = Tensor::unbacked(3 * side, side);

@@ -371,8 +371,7 @@ impl InstructBlip {
     /// Most new tokens of an answer to `prompt`.
     fn new_tokens(&self, prompt: &Prompt, options: &GenerateOptions) -> Result<u32> {
         let tokens = prompt.input_ids.len();
-        let decoder_only = self.shapes.language.as_t5().is_none();
-        let wanted = options.new_tokens(if decoder_only { tokens as u32 } else { 1 })?;
+        let wanted = options.new_tokens(self.shapes.language.decoder_length(tokens as u32))?;
         generate::room_for(tokens, self.config.text.max_positions(), wanted)
     }
 
@@ -395,8 +394,8 @@ impl InstructBlip {
 
     fn prompted<'a>(&self, encoded: &'a Encoded, options: &GenerateOptions) -> Prompted<'a> {
         let inputs = encoded.inputs();
-        match self.shapes.language.as_t5() {
-            Some(t5) => Prompted { inputs, history: vec![t5.decoder_start_token_id()], counted: 0 },
+        match self.shapes.language.decoder_start() {
+            Some(start) => Prompted { inputs, history: vec![start], counted: 0 },
             None => {
                 // Without places of their own the reference knows a prompt as embeddings only.
                 let hidden = !options.penalize_prompt || self.config.image_token_id.is_none();

@@ -29,7 +29,7 @@ impl InstructBlip {
     pub fn score(&mut self, question: &Question<'_>, choices: &[&str]) -> Result<Vec<Score>> {
         // T5's answers were taught with their end.
         let end = self.processor.tokenizers().eos_token_id().or(self.stop.first().copied());
-        let end = end.filter(|_| self.shapes.language.as_t5().is_some());
+        let end = end.filter(|_| self.shapes.language.is_encoder_decoder());
         let answer = |choice: &&str| self.processor.tokenizers().encode_answer(choice, end);
         let choices = choices.iter().map(answer).collect::<Result<Vec<_>>>()?;
         let ids = self.shapes.language.head_rows();

@@ -60,7 +60,7 @@ pub fn record_prompt(r: &mut Recorder, config: &Config, parts: &Parts, tokens: u
     let queries = config.num_query_tokens;
     let (ids, features) = (Tensor::unbacked(1, tokens), Tensor::unbacked(queries, config.text.hidden_size()));
     let inputs = PromptInputs { ids: &ids, features: &features, places: &Tensor::unbacked(1, queries) };
-    let t5 = parts.language.as_t5().is_some();
+    let t5 = parts.language.is_encoder_decoder();
     let own = Unbacked::new(parts, if t5 { 1 } else { tokens }, 1, 512);
     let (read, store) = (Unbacked::new(parts, 1, 1, 512), Unbacked::new(parts, tokens, 1, 512));
     let decoder_ids = Tensor::unbacked(1, 1);
@@ -71,6 +71,7 @@ pub fn record_prompt(r: &mut Recorder, config: &Config, parts: &Parts, tokens: u
 /// Records a step of `rows` rows without a device.
 pub fn record_step(r: &mut Recorder, parts: &Parts, rows: u32) {
     let (own, cross) = (Unbacked::new(parts, rows, rows, 512), Unbacked::new(parts, rows, rows, 512));
-    let memory = Memory { own: own.cached(), cross: parts.language.as_t5().map(|_| cross.cached()) };
+    let memory =
+        Memory { own: own.cached(), cross: Some(cross.cached()).filter(|_| parts.language.is_encoder_decoder()) };
     record_decode(r, &parts.language, memory, &Tensor::unbacked(1, rows));
 }

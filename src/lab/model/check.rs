@@ -52,7 +52,7 @@ pub fn decoding(device: &Device, language: &Language, features: &Tensor, prompt:
     let generated = tokens.collect::<Result<Vec<u32>, _>>()?;
     // All that was said at once: after the prompt, or by T5's decoder after its first token.
     let said = &generated[..generated.len() - 1];
-    let decoder_ids = language.as_t5().map_or(Vec::new(), |t5| [&[t5.decoder_start_token_id()], said].concat());
+    let decoder_ids = language.decoder_start().map_or(Vec::new(), |start| [&[start], said].concat());
     let whole = if decoder_ids.is_empty() { [&prompt.ids, said].concat() } else { prompt.ids.clone() };
     let rows = if decoder_ids.is_empty() { whole.len() } else { decoder_ids.len() };
     let ids = device.tensor(Category::Io, "ids", 1, whole.len() as u32, &whole)?;

@@ -64,7 +64,7 @@ impl Timer<'_> {
 
     /// A step of `rows` sequences with `keys` keys each, the step's own included. With `labels` the time by label, too.
     pub fn decode(&self, rows: u32, keys: u32, labels: bool) -> Result<(DecodeRow, Vec<LabelRow>)> {
-        let t5 = self.language.as_t5().is_some();
+        let t5 = self.language.is_encoder_decoder();
         let encoded = if t5 { self.encoded } else { 1 };
         let room = Room { rows, positions: keys, pages: rows * keys, encoded, encoded_pages: encoded };
         let session = Session::new(self.device, self.language, room)?;
