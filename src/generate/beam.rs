@@ -28,7 +28,7 @@ pub struct Move {
     pub token: u32,
 }
 
-/// A beam search between two steps.
+/// A beam search between two continuations.
 #[derive(Debug)]
 pub struct BeamSearch {
     options: GenerateOptions,
@@ -41,7 +41,8 @@ pub struct BeamSearch {
     ended: bool,
 }
 
-struct Step {
+/// A beam with one more token.
+struct Continuation {
     score: f32,
     tokens: Vec<u32>,
     from: Move,
@@ -90,25 +91,28 @@ impl BeamSearch {
         random: &mut fastrand::Rng,
     ) -> Vec<Move> {
         let beams = self.running.len();
-        let steps = self.best_steps(log_probabilities, stops, random);
+        let continuations = self.best_continuations(log_probabilities, stops, random);
         let length = self.running[0].len() + 1;
-        self.keep_finished(&steps, length);
-        let order = best(beams, steps.len(), |i| steps[i].score + if steps[i].hit { NEVER } else { 0.0 });
-        self.scores = order.iter().map(|&i| steps[i].score + if steps[i].hit { NEVER } else { 0.0 }).collect();
-        self.running = order.iter().map(|&i| steps[i].tokens.clone()).collect();
+        self.keep_finished(&continuations, length);
+        let order = best(beams, continuations.len(), |i| {
+            continuations[i].score + if continuations[i].hit { NEVER } else { 0.0 }
+        });
+        self.scores =
+            order.iter().map(|&i| continuations[i].score + if continuations[i].hit { NEVER } else { 0.0 }).collect();
+        self.running = order.iter().map(|&i| continuations[i].tokens.clone()).collect();
         self.update_alive(length);
         let full = self.options.early_stopping == EarlyStopping::True && self.pool.iter().all(|c| c.done);
-        self.ended = !self.alive || full || steps.iter().all(|s| s.hit);
-        order.iter().map(|&i| steps[i].from).collect()
+        self.ended = !self.alive || full || continuations.iter().all(|s| s.hit);
+        order.iter().map(|&i| continuations[i].from).collect()
     }
 
     /// The best continuations of all beams, best first (or as drawn).
-    fn best_steps(
+    fn best_continuations(
         &self,
         log_probabilities: &[Vec<f32>],
         stops: &dyn Fn(&[u32]) -> bool,
         random: &mut fastrand::Rng,
-    ) -> Vec<Step> {
+    ) -> Vec<Continuation> {
         let vocabulary = log_probabilities[0].len();
         let sums = log_probabilities.iter().zip(&self.scores);
         let sums: Vec<f32> = sums.flat_map(|(row, score)| row.iter().map(move |p| p + score)).collect();
@@ -117,22 +121,22 @@ impl BeamSearch {
             true => draw_distinct(&sums, wanted, random),
             false => best(wanted, sums.len(), |i| sums[i]),
         };
-        let step = |i: usize| {
+        let continuation = |i: usize| {
             let from = Move { source: i / vocabulary, token: (i % vocabulary) as u32 };
             let mut tokens = self.running[from.source].clone();
             tokens.push(from.token);
             let hit = tokens.len() >= self.max_new_tokens || stops(&tokens);
-            Step { score: sums[i], tokens, from, hit }
+            Continuation { score: sums[i], tokens, from, hit }
         };
-        chosen.into_iter().map(step).collect()
+        chosen.into_iter().map(continuation).collect()
     }
 
-    fn keep_finished(&mut self, steps: &[Step], length: usize) {
+    fn keep_finished(&mut self, continuations: &[Continuation], length: usize) {
         let beams = self.running.len();
         let divisor = (length as f64).powf(self.options.length_penalty.into()) as f32;
         let closed = self.options.early_stopping == EarlyStopping::True && self.pool.iter().all(|c| c.done);
         let mut all = std::mem::take(&mut self.pool);
-        all.extend(steps.iter().enumerate().map(|(rank, step)| {
+        all.extend(continuations.iter().enumerate().map(|(rank, step)| {
             let done = step.hit && rank < beams;
             let forbidden = [closed, !self.alive, !done].into_iter().filter(|&f| f).count();
             let score = (0..forbidden).fold(step.score / divisor, |score, _| score + NEVER);
