@@ -1,22 +1,24 @@
 //! What a token is chosen from: all scores of a row, or the few largest where no other can be drawn.
 
-use super::processors::{Processors, argmax, draw, softmax};
+use super::processors::{CANDIDATES, Processors, argmax, draw, softmax};
+use super::session::Session;
+use crate::error::{Error, Result};
 
 /// Scores of the next token of one sequence.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Scores {
     values: Vec<f32>,
-    /// Whose scores they are, in rising order; of all tokens if there is none.
+    /// The tokens that the scores are of, in rising order; all tokens if there is none.
     tokens: Option<Vec<u32>>,
 }
 
 impl Scores {
-    /// Of all tokens.
+    /// The scores of all tokens.
     pub fn of_all(values: Vec<f32>) -> Scores {
         Scores { values, tokens: None }
     }
 
-    /// Of the tokens with the largest ones among `all`, from `(bits, token)` in falling order as
+    /// The scores of the tokens with the largest ones among `all`, from `(bits, token)` in falling order as
     /// [`top_k`](crate::runtime::Recorder::top_k) gives them; `None` if `processors` might draw another token.
     ///
     /// What is drawn is the same as from all scores, to the bit: the others would have weight 0 in every sum, and tokens
@@ -32,7 +34,24 @@ impl Scores {
         Some(Scores { values, tokens: Some(tokens) })
     }
 
-    /// Processes them and draws or takes the token that follows `sequence`; for `counted` see [`Processors::process`].
+    /// What the tokens after a session's last step are chosen from, by one of `processors` for each row: the few largest
+    /// logits where that is enough for all of them, else all.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the GPU.
+    pub fn read(session: &Session, processors: &[&Processors]) -> Result<Vec<Scores>> {
+        if processors.iter().all(|p| p.draw_among_few()) {
+            let (largest, all) = (session.read_largest(CANDIDATES)?, session.vocab_size());
+            let rows = largest.iter().zip(processors);
+            let scores: Option<Vec<Scores>> = rows.map(|(pairs, p)| Scores::of_largest(pairs, all, p)).collect();
+            if let Some(scores) = scores {
+                return Ok(scores);
+            }
+        }
+        Ok(session.read_logits()?.into_iter().map(Scores::of_all).collect())
+    }
+
+    /// Processes the scores and draws or takes the token that follows `sequence`; for `counted` see [`Processors::process`].
     pub fn choose(
         &mut self,
         processors: &Processors,
@@ -43,5 +62,16 @@ impl Scores {
         processors.process(sequence, counted, &mut self.values);
         let chosen = if processors.draws() { draw(&softmax(&self.values), random) } else { argmax(&self.values) };
         self.tokens.as_ref().map_or(chosen, |tokens| tokens[chosen as usize])
+    }
+}
+
+/// Refuses scores that are no numbers: the likeliest of them is no answer.
+///
+/// # Errors
+/// [`Error::NotFinite`].
+pub(super) fn check_finite(logits: &[f32]) -> Result<()> {
+    match logits.iter().all(|v| v.is_finite()) {
+        true => Ok(()),
+        false => Err(Error::NotFinite { stage: "language model" }),
     }
 }

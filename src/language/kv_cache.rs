@@ -2,51 +2,44 @@
 
 use crate::error::{Error, Result};
 use crate::runtime::ops::attention::{Heads, KvLayer};
-use crate::runtime::{Category, Device, Tensor, whole};
+use crate::runtime::{Category, Device, Tensor};
 
-/// Keys and values of every layer, each `[G * capacity, d]` in f32: a head's pages lie side by side. Channels are as
-/// many as [`Heads::padded`] has.
+/// Keys and values of every layer, each `[G * pages, d]` in f32: a head's pages lie side by side. Channels are as many as
+/// [`Heads::padded`] has.
 #[derive(Clone, Debug)]
 pub struct KvCache {
     layers: Vec<KvLayer>,
-    capacity: u32,
 }
 
 impl KvCache {
-    /// A cache of `capacity` pages on `device`.
+    /// A cache of `pages` pages on `device`.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`], [`Error::DoesNotFit`].
-    pub fn new(device: &Device, layers: usize, heads: Heads, capacity: u32) -> Result<KvCache> {
+    pub fn new(device: &Device, layers: usize, heads: Heads, pages: u32) -> Result<KvCache> {
         let heads = heads.padded();
         // Kernels count elements in 32 bits.
-        let (need, have) = (u64::from(heads.key_value * heads.dim) * u64::from(capacity), u64::from(u32::MAX));
+        let (need, have) = (u64::from(heads.key_value * heads.dim) * u64::from(pages), u64::from(u32::MAX));
         if need > have {
             return Err(Error::DoesNotFit { what: "values in a layer of the cache".into(), need, have });
         }
-        KvCache::with(layers, capacity, || device.zeros(Category::KvCache, "kv", heads.key_value * capacity, heads.dim))
+        KvCache::with(layers, pages, || device.zeros(Category::KvCache, "kv", heads.key_value * pages, heads.dim))
     }
 
     /// A cache without memory, for recording without a device.
-    pub fn unbacked(layers: usize, heads: Heads, capacity: u32) -> KvCache {
-        let make = || Ok(Tensor::unbacked(heads.key_value * capacity, heads.padded().dim));
-        KvCache::with(layers, capacity, make).expect("making unbacked tensors cannot fail")
+    pub fn unbacked(layers: usize, heads: Heads, pages: u32) -> KvCache {
+        let make = || Ok(Tensor::unbacked(heads.key_value * pages, heads.padded().dim));
+        KvCache::with(layers, pages, make).expect("making unbacked tensors cannot fail")
     }
 
-    fn with(layers: usize, capacity: u32, mut make: impl FnMut() -> Result<Tensor>) -> Result<KvCache> {
-        let mut layer = || Ok(KvLayer { keys: make()?, values: make()?, capacity });
-        Ok(KvCache { layers: (0..layers).map(|_| layer()).collect::<Result<_>>()?, capacity })
+    fn with(layers: usize, pages: u32, mut make: impl FnMut() -> Result<Tensor>) -> Result<KvCache> {
+        let mut layer = || Ok(KvLayer { keys: make()?, values: make()?, capacity: pages });
+        Ok(KvCache { layers: (0..layers).map(|_| layer()).collect::<Result<_>>()? })
     }
 
-    /// Bytes of a cache of `capacity` pages.
-    pub fn bytes(layers: usize, heads: Heads, capacity: u32) -> u64 {
-        let values = u64::from(heads.key_value) * u64::from(capacity) * u64::from(heads.padded().dim);
-        2 * layers as u64 * whole(4 * values)
-    }
-
-    /// Pages: positions of all sequences there is room for.
-    pub fn capacity(&self) -> u32 {
-        self.capacity
+    /// Bytes that the cache takes, or would take.
+    pub fn bytes(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.keys.buffer_bytes() + layer.values.buffer_bytes()).sum()
     }
 
     /// The cache of layer `i`.

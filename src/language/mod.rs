@@ -44,7 +44,7 @@ pub struct Cached<'a> {
 
 /// What the blocks of a decoder read and write besides the residual stream.
 #[derive(Clone, Copy, Debug)]
-pub struct Memory<'a> {
+pub struct Caches<'a> {
     /// Keys and values of the decoder's own tokens.
     pub own: Cached<'a>,
     /// Keys and values of the encoder's output; decoder-only models have none.
@@ -179,11 +179,11 @@ impl Language {
     }
 
     /// Records all (decoder) blocks over `x [T, D]`, and the logits of its last `rows` rows.
-    pub fn record(&self, r: &mut Recorder, memory: Memory<'_>, x: Tensor, rows: u32) -> Tensor {
+    pub fn record(&self, r: &mut Recorder, caches: Caches<'_>, x: Tensor, rows: u32) -> Tensor {
         r.scope("language_model", |r| match self {
-            Language::Llama(m) => m.record(r, memory.own, x, rows),
-            Language::Opt(m) => m.record(r, memory.own, x, rows),
-            Language::T5(m) => m.record_decoder(r, memory, x, rows),
+            Language::Llama(m) => m.record(r, caches.own, x, rows),
+            Language::Opt(m) => m.record(r, caches.own, x, rows),
+            Language::T5(m) => m.record_decoder(r, caches, x, rows),
         })
     }
 }

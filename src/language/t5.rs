@@ -6,7 +6,7 @@
 //! activation is `dense_act_fn`; logits are scaled only where they come from the embedding.
 //! The residual stream is f32 throughout, so the sizes that overflow in half precision do not.
 
-use super::{Cached, Memory, load_head};
+use super::{Cached, Caches, load_head};
 use crate::config::T5Config;
 use crate::error::Result;
 use crate::runtime::ops::Activation;
@@ -143,12 +143,12 @@ impl T5 {
     }
 
     /// Records the decoder's blocks over `x [T, D]`, and the logits of its last `rows` rows.
-    pub(super) fn record_decoder(&self, r: &mut Recorder, memory: Memory<'_>, mut x: Tensor, rows: u32) -> Tensor {
-        let cross = memory.cross.expect("the session of an encoder and decoder has a cross cache");
+    pub(super) fn record_decoder(&self, r: &mut Recorder, caches: Caches<'_>, mut x: Tensor, rows: u32) -> Tensor {
+        let cross = caches.cross.expect("the session of an encoder and decoder has a cross cache");
         r.scope("decoder", |r| {
             for (i, block) in self.decoder.blocks.iter().enumerate() {
                 r.scope(format!("block.{i}"), |r| {
-                    self.decoder_attention(r, &block.attention, memory.own, i, &mut x);
+                    self.decoder_attention(r, &block.attention, caches.own, i, &mut x);
                     self.cross_attention(r, &block.cross, cross, i, &mut x);
                     self.feed_forward(r, &block.ffn, &mut x);
                 });

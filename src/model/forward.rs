@@ -4,7 +4,7 @@ use super::{Encoded, InstructBlip, NamedTensor, Question};
 use crate::error::{Error, Result};
 use crate::generate;
 use crate::generate::processors::log_softmax;
-use crate::generate::session::Request;
+use crate::generate::session::{Placed, Request};
 use crate::processor::Image;
 use crate::runtime::Tensor;
 use crate::runtime::recorder::Recorder;
@@ -91,7 +91,7 @@ impl InstructBlip {
         tapped.extend(self.tap_vision(taps)?);
         self.speak(&[rows as u32], 1, (decoder_ids.len() as u32).max(1))?;
         let (language, session) = self.speaking();
-        let placed = crate::generate::Session::place(language, &[rows as u32])[0];
+        let placed = Placed::in_order(language, &[rows as u32])[0];
         let logit_rows = if decoder_ids.is_empty() { rows as u32 } else { decoder_ids.len() as u32 };
         let request = Request { rows: logit_rows, decoder_ids: &decoder_ids, taps, choose: false };
         let pass = session.prefill(language, &encoded.inputs(), placed, request)?;

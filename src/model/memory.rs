@@ -12,8 +12,9 @@ use crate::checkpoint::Checkpoint;
 use crate::config::Config;
 use crate::error::{Bytes, Error, Result};
 use crate::generate::options::MAX_NEW_TOKENS;
-use crate::generate::session::DrySession;
-use crate::generate::{MAX_PROMPT_TOKENS, Room};
+use crate::generate::processors::CANDIDATES;
+use crate::generate::session::SessionPlan;
+use crate::generate::{Capacity, MAX_PROMPT_TOKENS};
 use crate::runtime::ops::attention::Mask;
 use crate::runtime::recorder::Recorder;
 use crate::runtime::upload::STAGING_BYTES;
@@ -268,8 +269,8 @@ impl Planner<'_> {
         let looked = parts.qformer.record(&mut qformer, &image, words, Mask::None);
         // Without places of their own the features come in front; either way they are part of the prompt.
         let batch = batch.min((MAX_RUN_ROWS as u32 / rows).max(1));
-        let room = Room::of(&parts.language, &vec![tokens; batch as usize], rows, new_tokens);
-        let session = DrySession::new(*self.caps, &parts.language, room, tokens, features);
+        let need = Capacity::of(&parts.language, &vec![tokens; batch as usize], rows, new_tokens);
+        let session = SessionPlan::new(*self.caps, &parts.language, need, tokens, features).with_largest(CANDIDATES);
 
         let outputs = [&looked.last_hidden_state, &looked.language_model_inputs].map(|t| qformer.slot_of(t));
         let mut pool = DryPool::default();

@@ -114,7 +114,7 @@ pub struct InstructBlip {
 struct Encoded {
     prompt: Prompt,
     ids: Tensor,
-    places: Tensor,
+    placeholders: Tensor,
     /// Of the last frame.
     qformer: QFormerOutput,
     /// `[frames Q, H]`.
@@ -372,7 +372,7 @@ impl InstructBlip {
     fn new_tokens(&self, prompt: &Prompt, options: &GenerateOptions) -> Result<u32> {
         let tokens = prompt.input_ids.len();
         let wanted = options.new_tokens(self.shapes.language.decoder_length(tokens as u32))?;
-        generate::room_for(tokens, self.config.text.max_positions(), wanted)
+        generate::new_tokens_that_fit(tokens, self.config.text.max_positions(), wanted)
     }
 
     /// What ends an answer.
@@ -478,18 +478,18 @@ impl InstructBlip {
                 return Err(Error::NotFinite { stage });
             }
         }
-        let places: Vec<u32> = (0..features.rows()).collect();
-        let places = device.tensor(Category::Io, "places", 1, features.rows(), &places)?;
+        let placeholders: Vec<u32> = (0..features.rows()).collect();
+        let placeholders = device.tensor(Category::Io, "placeholders", 1, features.rows(), &placeholders)?;
         let ids = &prompt.input_ids;
         let ids = device.tensor(Category::Io, "input_ids", 1, ids.len() as u32, ids)?;
         let taps = plan.taps().to_vec();
-        Ok(Encoded { prompt, ids, places, qformer, features, stages, pixels: all_pixels, timings, taps })
+        Ok(Encoded { prompt, ids, placeholders, qformer, features, stages, pixels: all_pixels, timings, taps })
     }
 }
 
 impl Encoded {
     fn inputs(&self) -> PromptInputs<'_> {
-        PromptInputs { ids: &self.ids, features: &self.features, places: &self.places }
+        PromptInputs { ids: &self.ids, features: &self.features, placeholders: &self.placeholders }
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{InstructBlip, Parts};
 use crate::config::Config;
 use crate::error::Result;
-use crate::generate::{Room, Session};
+use crate::generate::{Capacity, Session};
 use crate::language::Language;
 use crate::qformer::QFormer;
 use crate::runtime::plan::Plan;
@@ -120,8 +120,8 @@ impl InstructBlip {
             self.speaking = Some(self.home.load_speaking(&self.device, &mut |_| {})?.0);
         }
         let Speaking { language, session } = self.speaking.as_mut().expect("loaded just now");
-        let need = Room::of(language, prompts, rows, new_tokens);
-        if session.as_ref().is_none_or(|s| !s.room().holds(&need)) {
+        let need = Capacity::of(language, prompts, rows, new_tokens);
+        if session.as_ref().is_none_or(|s| !s.capacity().holds(&need)) {
             *session = None; // its cache is freed before the larger one is made
             *session = Some(Session::new(&self.device, language, need)?);
         }

@@ -4,7 +4,7 @@ use super::{InstructBlip, Prefill, Question};
 use crate::error::{Error, Result};
 use crate::generate;
 use crate::generate::processors::log_softmax;
-use crate::generate::session::{Request, Session};
+use crate::generate::session::{Placed, Request};
 
 /// How likely an answer is.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,9 +45,8 @@ impl InstructBlip {
         let encoded = self.encode(question.images, prompt, &[], false)?;
         self.speak(&[tokens as u32], 1, longest as u32)?;
         let (language, session) = self.speaking();
-        let placed = Session::place(language, &[tokens as u32])[0];
-        let request = Request { rows: 1, ..Request::default() };
-        let pass = session.prefill(language, &encoded.inputs(), placed, request)?;
+        let placed = Placed::in_order(language, &[tokens as u32])[0];
+        let pass = session.prefill(language, &encoded.inputs(), placed, Request::last_row())?;
         let first = self.run(&pass)?;
         let mut scores = Vec::new();
         for token_ids in choices {

@@ -4,8 +4,8 @@ use crate::support;
 use crate::support::golden::{Golden, checkpoint_folder, max_difference, relative_l2, tests_folder, values};
 use instructblip::generate::processors::{CANDIDATES, Processors, log_softmax};
 use instructblip::generate::scores::Scores;
-use instructblip::generate::session::Request;
-use instructblip::generate::{Limits, PromptInputs, Prompted, Room, Session};
+use instructblip::generate::session::{Placed, Request};
+use instructblip::generate::{Capacity, Limits, PromptInputs, Prompted, Session};
 use instructblip::model::{ForwardOptions, Parts};
 use instructblip::runtime::{Category, Device, Tensor};
 use instructblip::{Checkpoint, FinishReason, GenerateOptions, Image, InstructBlip, Question, Reply};
@@ -326,21 +326,21 @@ fn prefill_and_decode_equal_one_long_prefill() {
     let checkpoint = Checkpoint::directory(folder).expect("a folder");
     let parts = support::models::load_parts(&device, &checkpoint);
     let language = &parts.language;
-    let session = Session::new(&device, language, Room::of(language, &[13], 1, 6)).expect("a session");
+    let session = Session::new(&device, language, Capacity::of(language, &[13], 1, 6)).expect("a session");
     let features = device.tensor(Category::Io, "features", 1, 96, &vec![0.25f32; 96]).expect("a tensor");
     let places = device.tensor(Category::Io, "places", 1, 1, &[0u32]).expect("a tensor");
     let prompt: Vec<u32> = vec![4, 7, 300, 41, 5, 99, 12];
     let upload = |ids: &[u32]| device.tensor(Category::Io, "ids", 1, ids.len() as u32, ids).expect("a tensor");
     let forward = |ids: &Tensor| {
-        let inputs = PromptInputs { ids, features: &features, places: &places };
-        let placed = Session::place(language, &[ids.len()])[0];
+        let inputs = PromptInputs { ids, features: &features, placeholders: &places };
+        let placed = Placed::in_order(language, &[ids.len()])[0];
         let request = Request { rows: ids.len(), ..Request::default() };
         let pass = session.prefill(language, &inputs, placed, request).expect("a recording");
         pass.submit().expect("a forward pass");
         pass.logits
     };
     let ids = upload(&prompt);
-    let inputs = PromptInputs { ids: &ids, features: &features, places: &places };
+    let inputs = PromptInputs { ids: &ids, features: &features, placeholders: &places };
     let prompted = Prompted { inputs, history: prompt.clone(), counted: 0 };
     let tokens = session.start(language, &prompted, &GenerateOptions::default(), Limits::new(6, &[])).expect("a start");
     let generated: Vec<u32> = tokens.map(|token| token.expect("a token")).collect();
@@ -355,7 +355,7 @@ fn prefill_and_decode_equal_one_long_prefill() {
     // A step's largest logits are what is read back for draws among few, and all where one of them may not be enough.
     let logits = session.read_logits().expect("logits").swap_remove(0);
     let processors = |options: GenerateOptions| Processors::new(&options, &[], 1);
-    let read = |p: &Processors| session.read_scores(&[p]).expect("scores").swap_remove(0);
+    let read = |p: &Processors| Scores::read(&session, &[p]).expect("scores").swap_remove(0);
     let drawn = GenerateOptions { do_sample: true, ..GenerateOptions::default() };
     let few = processors(drawn.clone());
     let pairs = instructblip::lab::oracle::top_k::top_k(&logits, columns, CANDIDATES as usize);

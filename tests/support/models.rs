@@ -6,7 +6,7 @@ use std::sync::Arc;
 use instructblip::config::Config;
 use instructblip::generate::PromptInputs;
 use instructblip::generate::session::{Crossing, record_decode, record_prefill};
-use instructblip::language::{Cached, KvCache, Language, Memory};
+use instructblip::language::{Cached, Caches, KvCache, Language};
 use instructblip::model::Parts;
 use instructblip::runtime::{Recorder, Rows, Tensor};
 use instructblip::weights::{Loader, Placement, TensorFiles};
@@ -59,7 +59,7 @@ impl Unbacked {
 pub fn record_prompt(r: &mut Recorder, config: &Config, parts: &Parts, tokens: u32) -> Tensor {
     let queries = config.num_query_tokens;
     let (ids, features) = (Tensor::unbacked(1, tokens), Tensor::unbacked(queries, config.text.hidden_size()));
-    let inputs = PromptInputs { ids: &ids, features: &features, places: &Tensor::unbacked(1, queries) };
+    let inputs = PromptInputs { ids: &ids, features: &features, placeholders: &Tensor::unbacked(1, queries) };
     let t5 = parts.language.is_encoder_decoder();
     let own = Unbacked::new(parts, if t5 { 1 } else { tokens }, 1, 512);
     let (read, store) = (Unbacked::new(parts, 1, 1, 512), Unbacked::new(parts, tokens, 1, 512));
@@ -71,7 +71,7 @@ pub fn record_prompt(r: &mut Recorder, config: &Config, parts: &Parts, tokens: u
 /// Records a step of `rows` rows without a device.
 pub fn record_step(r: &mut Recorder, parts: &Parts, rows: u32) {
     let (own, cross) = (Unbacked::new(parts, rows, rows, 512), Unbacked::new(parts, rows, rows, 512));
-    let memory =
-        Memory { own: own.cached(), cross: Some(cross.cached()).filter(|_| parts.language.is_encoder_decoder()) };
-    record_decode(r, &parts.language, memory, &Tensor::unbacked(1, rows));
+    let caches =
+        Caches { own: own.cached(), cross: Some(cross.cached()).filter(|_| parts.language.is_encoder_decoder()) };
+    record_decode(r, &parts.language, caches, &Tensor::unbacked(1, rows));
 }

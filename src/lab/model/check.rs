@@ -3,8 +3,8 @@
 use super::prompt::Prompt;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::generate::session::Request;
-use crate::generate::{GenerateOptions, Limits, PromptInputs, Prompted, Room, Session};
+use crate::generate::session::{Placed, Request};
+use crate::generate::{Capacity, GenerateOptions, Limits, PromptInputs, Prompted, Session};
 use crate::language::Language;
 use crate::model::{InstructBlip, LoadOptions};
 use crate::processor::Image;
@@ -44,8 +44,8 @@ pub fn incorrect(problem: String) -> Error {
 pub fn decoding(device: &Device, language: &Language, features: &Tensor, prompt: &Prompt) -> Result<()> {
     let left = language.max_positions().map_or(u32::MAX, |context| context - prompt.len());
     let count = left.min(CHECKED_TOKENS);
-    let room = Room::of(language, &[prompt.len()], 1, count);
-    let session = Session::new(device, language, room)?;
+    let need = Capacity::of(language, &[prompt.len()], 1, count);
+    let session = Session::new(device, language, need)?;
     let prompted = Prompted { inputs: prompt.inputs(features), history: prompt.ids.clone(), counted: 0 };
     let limits = Limits::new(count, &[]);
     let tokens = session.start(language, &prompted, &GenerateOptions::default(), limits)?;
@@ -57,7 +57,7 @@ pub fn decoding(device: &Device, language: &Language, features: &Tensor, prompt:
     let rows = if decoder_ids.is_empty() { whole.len() } else { decoder_ids.len() };
     let ids = device.tensor(Category::Io, "ids", 1, whole.len() as u32, &whole)?;
     let inputs = PromptInputs { ids: &ids, ..prompt.inputs(features) };
-    let placed = Session::place(language, &[ids.len()])[0];
+    let placed = Placed::in_order(language, &[ids.len()])[0];
     let request = Request { rows: rows as u32, decoder_ids: &decoder_ids, ..Request::default() };
     let pass = session.prefill(language, &inputs, placed, request)?;
     pass.submit()?;

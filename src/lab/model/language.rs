@@ -7,8 +7,8 @@ use super::check::{finite, incorrect};
 use super::labels::profile;
 use super::prompt::Prompt;
 use crate::error::Result;
-use crate::generate::session::{DrySession, Placed, Request};
-use crate::generate::{Room, Session};
+use crate::generate::session::{Placed, Request, SessionPlan};
+use crate::generate::{Capacity, Session};
 use crate::lab::clock::{median, milliseconds, thread_us};
 use crate::lab::results::{DecodeRow, LabelRow, PrefillRow};
 use crate::language::Language;
@@ -33,8 +33,8 @@ impl Timer<'_> {
     /// A prompt, as a question waits for it: recorded, run, and its logits read. With `labels` the time by label, too.
     pub fn prefill(&self, features: &Tensor, prompt: &Prompt, labels: bool) -> Result<(PrefillRow, Vec<LabelRow>)> {
         let tokens = prompt.len();
-        let session = Session::new(self.device, self.language, Room::of(self.language, &[tokens], 1, 1))?;
-        let placed = Session::place(self.language, &[tokens])[0];
+        let session = Session::new(self.device, self.language, Capacity::of(self.language, &[tokens], 1, 1))?;
+        let placed = Placed::in_order(self.language, &[tokens])[0];
         let request = Request { rows: 1, choose: true, ..Request::default() };
         let once = || {
             milliseconds(|| {
@@ -48,25 +48,25 @@ impl Timer<'_> {
         finite(self.device, &pass.logits, "the language model")?;
         let ms = median((0..self.runs).map(|_| Ok(once()?.1)).collect::<Result<Vec<f64>>>()?);
         let rows = if labels { profile("prefill", &pass.plan, self.runs)? } else { Vec::new() };
-        let dry = self.dry(Room::of(self.language, &[tokens], 1, 1), tokens, features.rows());
+        let planned = self.plan(Capacity::of(self.language, &[tokens], 1, 1), tokens, features.rows());
         let row = PrefillRow {
             tokens,
             ms,
             tokens_per_s: f64::from(tokens) * 1e3 / ms,
-            gflop_per_s: dry.prefill.flops() as f64 / ms / 1e6,
+            gflop_per_s: planned.prefill.flops() as f64 / ms / 1e6,
         };
         Ok((row, rows))
     }
 
-    fn dry(&self, room: Room, tokens: u32, features: u32) -> DrySession {
-        DrySession::new(self.device.caps(), self.language, room, tokens, features)
+    fn plan(&self, need: Capacity, tokens: u32, features: u32) -> SessionPlan {
+        SessionPlan::new(self.device.caps(), self.language, need, tokens, features)
     }
 
     /// A step of `rows` sequences with `keys` keys each, the step's own included. With `labels` the time by label, too.
     pub fn decode(&self, rows: u32, keys: u32, labels: bool) -> Result<(DecodeRow, Vec<LabelRow>)> {
         let t5 = self.language.is_encoder_decoder();
         let encoded = if t5 { self.encoded } else { 1 };
-        let room = Room { rows, positions: keys, pages: rows * keys, encoded, encoded_pages: encoded };
+        let room = Capacity { rows, positions: keys, pages: rows * keys, encoded, encoded_pages: encoded };
         let session = Session::new(self.device, self.language, room)?;
         // Every row has keys of its own; those of T5's encoder are shared, as beams share them.
         let place = |row| {
@@ -109,8 +109,8 @@ impl Timer<'_> {
     }
 
     /// Bytes that a step has to read: weights once, a row of the embedding, keys and values of every row.
-    fn step_bytes(&self, room: Room, keys: u32, encoded: u32) -> u64 {
-        let session = self.dry(room, 1, 1);
+    fn step_bytes(&self, room: Capacity, keys: u32, encoded: u32) -> u64 {
+        let session = self.plan(room, 1, 1);
         let mut seen = Vec::new();
         let mut weights = 0;
         let of_weights = |kernel: &str| kernel.starts_with("linear") || kernel.starts_with("norm");

@@ -32,6 +32,6 @@ impl Prompt {
 
     /// As a session reads it.
     pub fn inputs<'a>(&'a self, features: &'a Tensor) -> PromptInputs<'a> {
-        PromptInputs { ids: &self.on_device, features, places: &self.places }
+        PromptInputs { ids: &self.on_device, features, placeholders: &self.places }
     }
 }

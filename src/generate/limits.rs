@@ -1,0 +1,73 @@
+//! What ends an answer: its limits, and the end of the context.
+
+use std::rc::Rc;
+
+use crate::error::{Error, Result};
+
+/// Why generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model produced an end-of-text token.
+    Eos,
+    /// The text has a stop string.
+    Stop,
+    /// The most tokens asked for, or the end of the context, was reached.
+    Length,
+}
+
+/// A function that says whether the text of new tokens has a stop string.
+pub type HasStop = Rc<dyn Fn(&[u32]) -> bool>;
+
+/// What ends an answer.
+#[derive(Clone)]
+pub struct Limits {
+    /// Most new tokens.
+    pub max_new_tokens: u32,
+    /// End-of-text ids.
+    pub eos: Vec<u32>,
+    /// The test for stop strings; `None` if there are none.
+    pub has_stop: Option<HasStop>,
+}
+
+impl Limits {
+    /// At most `max_new_tokens`, ending at any of `eos`.
+    pub fn new(max_new_tokens: u32, eos: &[u32]) -> Limits {
+        Limits { max_new_tokens, eos: eos.to_vec(), has_stop: None }
+    }
+
+    /// The reason why an answer of these tokens is finished; `None` if it is not.
+    pub(super) fn reason(&self, tokens: &[u32]) -> Option<FinishReason> {
+        let stopped = || self.has_stop.as_ref().is_some_and(|has_stop| has_stop(tokens));
+        match tokens.last() {
+            Some(last) if self.eos.contains(last) => Some(FinishReason::Eos),
+            _ if stopped() => Some(FinishReason::Stop),
+            _ if tokens.len() >= self.max_new_tokens as usize => Some(FinishReason::Length),
+            _ => None,
+        }
+    }
+}
+
+/// Longest prompt in one recording: its rows times any width are counted in 32 bits.
+pub const MAX_PROMPT_TOKENS: u32 = 16_384;
+
+/// How many tokens, of at most `wanted`, fit after a prompt of `prompt` tokens in a context of `context`.
+///
+/// # Errors
+/// [`Error::PromptTooLong`] when not a single one does.
+pub fn new_tokens_that_fit(prompt: usize, context: Option<u32>, wanted: u32) -> Result<u32> {
+    check_fits(prompt + 1, context)?;
+    let left = |context: u32| context - prompt as u32;
+    Ok(context.map_or(wanted, |context| wanted.min(left(context))))
+}
+
+/// Refuses more positions than the context has.
+///
+/// # Errors
+/// [`Error::PromptTooLong`].
+pub fn check_fits(need: usize, context: Option<u32>) -> Result<()> {
+    let have = context.map_or(MAX_PROMPT_TOKENS, |context| MAX_PROMPT_TOKENS.min(context)) as usize;
+    match need <= have {
+        true => Ok(()),
+        false => Err(Error::PromptTooLong { what: "the language model's context", need, have }),
+    }
+}

@@ -1,0 +1,85 @@
+//! One answer on the host: the prompt as the rules see it, the tokens so far, and what chooses the next one.
+
+use super::limits::{FinishReason, Limits};
+use super::options::GenerateOptions;
+use super::processors::Processors;
+use super::scores::Scores;
+use super::session::PromptInputs;
+
+/// A prompt, and what the rules that look back see of it.
+pub struct Prompted<'a> {
+    /// The prompt on the device.
+    pub inputs: PromptInputs<'a>,
+    /// The prompt's ids, or T5's start token.
+    pub history: Vec<u32>,
+    /// Where the tokens that penalties count begin in `history`.
+    pub counted: usize,
+}
+
+impl Prompted<'_> {
+    /// Tokens of the prompt.
+    pub(super) fn tokens(&self) -> u32 {
+        self.inputs.ids.len()
+    }
+
+    /// The processors of `options` for answers to this prompt.
+    pub(super) fn processors(&self, options: &GenerateOptions, limits: &Limits) -> Processors {
+        Processors::new(options, &limits.eos, self.history.len())
+    }
+}
+
+/// A finished answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sequence {
+    /// New tokens; an end-of-text token is the last one.
+    pub token_ids: Vec<u32>,
+    /// The score beams are ranked by; `None` without beams.
+    pub score: Option<f32>,
+    /// The reason why it ended.
+    pub finish_reason: FinishReason,
+}
+
+/// A row of the decode step whose tokens are not searched for with beams.
+pub(super) struct Row {
+    /// The prompt's history, then the new tokens.
+    tokens: Vec<u32>,
+    prompt_len: usize,
+    counted: usize,
+    processors: Processors,
+    random: fastrand::Rng,
+}
+
+impl Row {
+    /// A row that continues `prompt`, drawing from the numbers that `seed` starts.
+    pub fn new(prompt: &Prompted<'_>, processors: Processors, seed: u64) -> Row {
+        Row {
+            tokens: prompt.history.clone(),
+            prompt_len: prompt.history.len(),
+            counted: prompt.counted,
+            processors,
+            random: fastrand::Rng::with_seed(seed),
+        }
+    }
+
+    /// The rules for its tokens.
+    pub fn processors(&self) -> &Processors {
+        &self.processors
+    }
+
+    /// Its answer so far.
+    pub fn new_tokens(&self) -> &[u32] {
+        &self.tokens[self.prompt_len..]
+    }
+
+    /// Appends a token that the device has chosen.
+    pub fn push(&mut self, token: u32) {
+        self.tokens.push(token);
+    }
+
+    /// Chooses the next token from its scores and appends it.
+    pub fn choose(&mut self, scores: &mut Scores) -> u32 {
+        let token = scores.choose(&self.processors, &self.tokens, self.counted, &mut self.random);
+        self.tokens.push(token);
+        token
+    }
+}
