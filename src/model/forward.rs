@@ -1,6 +1,7 @@
 //! One pass over a question: every stage's tensors, logits, loss, features and attention.
 
-use super::{Encoded, InstructBlip, NamedTensor, Question};
+use super::encode::{Encoded, Stages};
+use super::{InstructBlip, NamedTensor, Question};
 use crate::error::{Error, Result};
 use crate::generate;
 use crate::generate::processors::log_softmax;
@@ -86,11 +87,11 @@ impl InstructBlip {
         let decoder_ids = self.decoder_ids(options, rows)?;
         generate::check_fits(decoder_ids.len(), self.config.text.max_positions())?;
         let taps = options.taps.as_slice();
-        let encoded = self.encode(question.images, prompt, taps, true)?;
+        let (encoded, kept) = self.encode_and_keep(question.images, prompt, taps)?;
         let mut tapped = encoded.taps.clone();
         tapped.extend(self.tap_vision(taps)?);
-        self.speak(&[rows as u32], 1, (decoder_ids.len() as u32).max(1))?;
-        let (language, session) = self.speaking();
+        self.bring_language(&[rows as u32], 1, (decoder_ids.len() as u32).max(1))?;
+        let (language, session) = self.language_stage();
         let placed = Placed::in_order(language, &[rows as u32])[0];
         let logit_rows = if decoder_ids.is_empty() { rows as u32 } else { decoder_ids.len() as u32 };
         let request = Request { rows: logit_rows, decoder_ids: &decoder_ids, taps, choose: false };
@@ -98,7 +99,7 @@ impl InstructBlip {
         pass.submit()?;
         tapped.extend(pass.plan.taps().to_vec());
         check_taps(taps, &tapped)?;
-        let mut out = self.stages(&encoded, question.images.len())?;
+        let mut out = self.stages(&encoded, kept, question.images.len())?;
         if let Some(encoder) = &pass.encoded {
             out.push(self.bring_back("encoder_last_hidden_state", encoder)?);
         }
@@ -114,20 +115,19 @@ impl InstructBlip {
         Ok(out)
     }
 
-    /// Everything before the language model.
-    fn stages(&self, encoded: &Encoded, frames: usize) -> Result<Vec<NamedTensor>> {
+    /// The tensors of everything before the language model.
+    fn stages(&self, encoded: &Encoded, kept: Stages, frames: usize) -> Result<Vec<NamedTensor>> {
         let side = self.config.vision.image_size as usize;
-        let mut out = vec![NamedTensor::f32("pixel_values", &[frames, 3, side, side], encoded.pixels.clone())];
+        let mut out = vec![NamedTensor::f32("pixel_values", &[frames, 3, side, side], kept.pixels)];
         out.extend(encoded.prompt.named());
         let each = |name: &str, tensor: &Tensor| -> Result<NamedTensor> {
             let shape = vec![frames, tensor.rows() as usize / frames, tensor.cols() as usize];
             Ok(NamedTensor { shape, ..self.bring_back(name, tensor)? })
         };
-        let stages = encoded.stages.as_ref().expect("forward keeps them");
-        let pooled = each("vision_pooler_output", &stages.pooled)?;
+        let pooled = each("vision_pooler_output", &kept.pooled)?;
         out.push(NamedTensor { shape: vec![frames, self.config.vision.hidden_size as usize], ..pooled });
-        out.push(each("vision_last_hidden_state", &stages.vision)?);
-        out.push(each("qformer_last_hidden_state", &stages.qformer)?);
+        out.push(each("vision_last_hidden_state", &kept.vision)?);
+        out.push(each("qformer_last_hidden_state", &kept.qformer)?);
         out.push(self.bring_back("language_model_inputs", &encoded.features)?);
         Ok(out)
     }
@@ -188,8 +188,8 @@ impl InstructBlip {
             return Ok(Vec::new());
         }
         let mut r = Recorder::new(self.device.caps()).with_taps(taps);
-        let seeing = self.seeing();
-        seeing.vision.record(&mut r, &seeing.pixels);
+        let stage = self.vision_stage();
+        stage.vision.record(&mut r, &stage.pixels);
         let plan = r.finish(&self.device)?;
         plan.submit()?;
         Ok(plan.taps().to_vec())
@@ -202,12 +202,12 @@ impl InstructBlip {
     /// As [`InstructBlip::answer`]; [`Error::Request`] for a label that neither has.
     pub fn features(&mut self, image: &Image, prompt: &str, taps: &[String]) -> Result<Features> {
         let question = Question::new(image, prompt);
-        let encoded = self.encode(question.images, self.prompt(&question)?, taps, false)?;
+        let encoded = self.encode(question.images, self.prompt(&question)?, taps)?;
         let mut tapped = encoded.taps.clone();
         tapped.extend(self.tap_vision(taps)?);
         check_taps(taps, &tapped)?;
         let queries = encoded.qformer.last_hidden_state.slice_rows(0, self.config.num_query_tokens);
-        let class = self.seeing().output.last_hidden_state.slice_rows(0, 1);
+        let class = self.vision_stage().output.last_hidden_state.slice_rows(0, 1);
         let image = self.bring_back("image_features", &class)?;
         Ok(Features {
             image: NamedTensor { shape: vec![1, self.config.vision.hidden_size as usize], ..image },
@@ -226,7 +226,7 @@ impl InstructBlip {
         let label = |layer: &usize| format!("qformer.encoder.layer.{layer}.cross_attention.weights");
         let labels: Vec<String> = layers.iter().map(label).collect();
         let question = Question::new(image, prompt);
-        let encoded = self.encode(question.images, self.prompt(&question)?, &labels, false)?;
+        let encoded = self.encode(question.images, self.prompt(&question)?, &labels)?;
         let weights = encoded.taps.iter().map(|(_, tensor)| self.device.read(tensor)).collect::<Result<_>>()?;
         Ok(AttentionMaps {
             layers,

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::residence::Home;
+use super::reply::milliseconds;
+use super::residence::Residence;
 use super::sources::Sources;
-use super::{InstructBlip, MemoryPlan, Parts, Workload, milliseconds};
+use super::{InstructBlip, MemoryPlan, Parts, Workload};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::names::CONFIG;
 use crate::config::Config;
@@ -101,19 +102,24 @@ impl InstructBlip {
         let memory = MemoryPlan::choose(&config, Some(&files), &bounded, &device.caps())?;
         let Checked { shapes, surveyed, processor } = check(&sources, &config, &files, memory.placement)?;
         let (mut done, total) = (0, surveyed.source_bytes);
-        let home =
-            Home { config: config.clone(), files, placement: memory.placement, surveyed, offload: options.offload };
+        let residence = Residence {
+            config: config.clone(),
+            files,
+            placement: memory.placement,
+            surveyed,
+            offload: options.offload,
+        };
         let mut report = |bytes| {
             done += bytes;
             progress(done.min(total), total);
         };
-        let (seeing, mut loaded) = home.load_seeing(device, None, &mut report)?;
-        let speaking = match options.offload {
+        let (vision, mut loaded) = residence.load_vision(device, None, &mut report)?;
+        let language = match options.offload {
             true => None,
             false => {
-                let (speaking, more) = home.load_speaking(device, &mut report)?;
+                let (language, more) = residence.load_language(device, &mut report)?;
                 loaded.join(more);
-                Some(speaking)
+                Some(language)
             }
         };
         progress(total, total);
@@ -125,9 +131,9 @@ impl InstructBlip {
             config,
             processor,
             shapes,
-            home,
-            seeing: Some(seeing),
-            speaking,
+            residence,
+            vision: Some(vision),
+            language,
             memory,
             side: None,
             stop,

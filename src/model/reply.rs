@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use super::milliseconds;
 use crate::error::Result;
 use crate::generate::{FinishReason, Tokens};
 use crate::processor::{Prompt, StreamDecoder};
@@ -22,6 +21,11 @@ pub struct Timings {
     pub prefill: f64,
     /// All tokens after the first.
     pub decode: f64,
+}
+
+/// Milliseconds of wall time since then.
+pub(super) fn milliseconds(since: Instant) -> f64 {
+    since.elapsed().as_secs_f64() * 1000.0
 }
 
 /// One of the answers to a prompt.

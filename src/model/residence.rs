@@ -14,8 +14,8 @@ use crate::runtime::{Category, Device, Tensor};
 use crate::vision::{Vision, VisionOutput};
 use crate::weights::{LoadReport, Loaded, Loader, Part, Placement, TensorFiles};
 
-/// What looks at pictures: the vision tower with its plan, and the Q-Former.
-pub(super) struct Seeing {
+/// The stage that looks at pictures: the vision tower with its plan, and the Q-Former.
+pub(super) struct VisionStage {
     pub vision: Vision,
     pub qformer: QFormer,
     /// `[3 S, S]`.
@@ -24,65 +24,72 @@ pub(super) struct Seeing {
     pub plan: Plan,
 }
 
-/// What answers: the language model, and the session that was used last.
-pub(super) struct Speaking {
+/// The stage that answers: the language model, and the session that was used last.
+pub(super) struct LanguageStage {
     pub language: Language,
     session: Option<Session>,
 }
 
-/// Where weights come from.
-pub(super) struct Home {
+/// The files that the stages' weights come from, and the formats and places they get.
+pub(super) struct Residence {
     /// As the checkpoint has it: for pictures of the size it was trained with.
     pub config: Config,
     pub files: Arc<TensorFiles>,
     pub placement: Placement,
     pub surveyed: Loaded,
-    /// Whether the stages take turns on the device.
+    /// The stages take turns on the device.
     pub offload: bool,
 }
 
-impl Home {
-    fn loader<'a>(&'a self, device: &'a Device, progress: &'a mut dyn FnMut(u64), seeing: bool) -> Loader<'a> {
-        Loader::load(&self.files, device, self.placement, self.surveyed.parts(seeing), progress)
+impl Residence {
+    fn loader<'a>(&'a self, device: &'a Device, parts: &'a [Part], progress: &'a mut dyn FnMut(u64)) -> Loader<'a> {
+        Loader::load(&self.files, device, self.placement, self.surveyed.names(parts), progress)
     }
 
-    /// Loads what looks at pictures of `side` pixels.
-    pub fn load_seeing(
+    /// Loads the vision tower and the Q-Former, for pictures of `side` pixels if that is not the checkpoint's size.
+    pub fn load_vision(
         &self,
         device: &Device,
         side: Option<u32>,
         progress: &mut dyn FnMut(u64),
-    ) -> Result<(Seeing, LoadReport)> {
-        let mut loader = self.loader(device, progress, true);
-        let (vision, qformer) = Parts::load_seeing(&mut loader, &self.config)?;
+    ) -> Result<(VisionStage, LoadReport)> {
+        let mut loader = self.loader(device, &[Part::Vision, Part::QFormer], progress);
+        let (vision, qformer) = Parts::load_vision_stage(&mut loader, &self.config)?;
         let report = loader.finish()?.report;
-        let mut seeing = Seeing::new(device, vision, qformer, self.config.vision.image_size)?;
+        let mut stage = VisionStage::new(device, vision, qformer, self.config.vision.image_size)?;
         if let Some(side) = side {
-            seeing.resize(device, side)?;
+            stage.resize(device, side)?;
         }
-        Ok((seeing, report))
+        Ok((stage, report))
     }
 
-    /// Loads what answers.
-    pub fn load_speaking(&self, device: &Device, progress: &mut dyn FnMut(u64)) -> Result<(Speaking, LoadReport)> {
-        let mut loader = self.loader(device, progress, false);
+    /// Loads the language model.
+    pub fn load_language(&self, device: &Device, progress: &mut dyn FnMut(u64)) -> Result<(LanguageStage, LoadReport)> {
+        let mut loader = self.loader(device, &[Part::Language], progress);
         let language = Parts::load_language(&mut loader, &self.config)?;
         let report = loader.finish()?.report;
-        Ok((Speaking { language, session: None }, report))
+        Ok((LanguageStage { language, session: None }, report))
     }
 }
 
-impl Seeing {
-    fn new(device: &Device, vision: Vision, qformer: QFormer, side: u32) -> Result<Seeing> {
+impl VisionStage {
+    fn new(device: &Device, vision: Vision, qformer: QFormer, side: u32) -> Result<VisionStage> {
         let (pixels, output, plan) = vision_plan(device, &vision, side)?;
-        Ok(Seeing { vision, qformer, pixels, output, plan })
+        Ok(VisionStage { vision, qformer, pixels, output, plan })
     }
 
-    /// Takes pictures of `side` pixels.
+    /// Makes the stage one for pictures of `side` pixels.
     pub fn resize(&mut self, device: &Device, side: u32) -> Result<()> {
         self.vision.interpolate_positions(device, side)?;
         (self.pixels, self.output, self.plan) = vision_plan(device, &self.vision, side)?;
         Ok(())
+    }
+
+    /// Runs the vision tower over a picture's pixels, and waits for its output.
+    pub fn run(&self, device: &Device, pixels: &[f32]) -> Result<()> {
+        device.write(&self.pixels, pixels);
+        self.plan.submit()?;
+        device.wait()
     }
 }
 
@@ -100,26 +107,26 @@ fn vision_plan(device: &Device, vision: &Vision, side: u32) -> Result<(Tensor, V
 }
 
 impl InstructBlip {
-    /// Has what looks at pictures on the device.
-    pub(super) fn see(&mut self) -> Result<()> {
-        if self.seeing.is_none() {
-            self.speaking = None; // its weights make room
+    /// Brings the vision tower and the Q-Former onto the device, unless they are there.
+    pub(super) fn bring_vision(&mut self) -> Result<()> {
+        if self.vision.is_none() {
+            self.language = None; // its weights make room
             self.device.trim()?;
-            self.seeing = Some(self.home.load_seeing(&self.device, self.side, &mut |_| {})?.0);
+            self.vision = Some(self.residence.load_vision(&self.device, self.side, &mut |_| {})?.0);
         }
         Ok(())
     }
 
-    /// Has what answers on the device, with a session for `rows` answers of `new_tokens` to each of `prompts`.
-    pub(super) fn speak(&mut self, prompts: &[u32], rows: u32, new_tokens: u32) -> Result<()> {
-        if self.home.offload {
-            self.seeing = None; // its weights make room
+    /// Brings the language model onto the device, unless it is there, with a session for `rows` answers of `new_tokens` to each of `prompts`.
+    pub(super) fn bring_language(&mut self, prompts: &[u32], rows: u32, new_tokens: u32) -> Result<()> {
+        if self.residence.offload {
+            self.vision = None; // its weights make room
             self.device.trim()?;
         }
-        if self.speaking.is_none() {
-            self.speaking = Some(self.home.load_speaking(&self.device, &mut |_| {})?.0);
+        if self.language.is_none() {
+            self.language = Some(self.residence.load_language(&self.device, &mut |_| {})?.0);
         }
-        let Speaking { language, session } = self.speaking.as_mut().expect("loaded just now");
+        let LanguageStage { language, session } = self.language.as_mut().expect("loaded just now");
         let need = Capacity::of(language, prompts, rows, new_tokens);
         if session.as_ref().is_none_or(|s| !s.capacity().holds(&need)) {
             *session = None; // its cache is freed before the larger one is made
@@ -127,25 +134,22 @@ impl InstructBlip {
         }
         Ok(())
     }
-}
 
-impl InstructBlip {
-    /// What [`InstructBlip::see`] brought.
-    pub(super) fn seeing(&self) -> &Seeing {
-        self.seeing.as_ref().expect("see() comes before")
+    /// The stage that [`InstructBlip::bring_vision`] brought.
+    pub(super) fn vision_stage(&self) -> &VisionStage {
+        self.vision.as_ref().expect("bring_vision() comes before")
     }
 
-    /// What [`InstructBlip::speak`] brought.
-    pub(super) fn speaking(&self) -> (&Language, &Session) {
-        let speaking = self.speaking.as_ref().expect("speak() comes before");
-        (&speaking.language, speaking.session.as_ref().expect("speak() makes one"))
+    /// The model and the session that [`InstructBlip::bring_language`] brought.
+    pub(super) fn language_stage(&self) -> (&Language, &Session) {
+        let stage = self.language.as_ref().expect("bring_language() comes before");
+        (&stage.language, stage.session.as_ref().expect("bring_language() makes one"))
     }
 }
 
 impl Loaded {
-    /// What seeing, or what speaking, asked for.
-    fn parts(&self, seeing: bool) -> impl Iterator<Item = &str> {
-        let wanted = move |part: Part| (part != Part::Language) == seeing;
-        self.tensors.iter().filter(move |t| wanted(t.part)).map(|t| t.name.as_str())
+    /// The names of the tensors that `parts` asked for, in order.
+    fn names<'a>(&'a self, parts: &'a [Part]) -> impl Iterator<Item = &'a str> {
+        self.tensors.iter().filter(|tensor| parts.contains(&tensor.part)).map(|tensor| tensor.name.as_str())
     }
 }

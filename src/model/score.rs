@@ -1,10 +1,10 @@
 //! How likely fixed answers are: the paper's evaluation of questions with given choices (`predict_class` in LAVIS).
 
-use super::{InstructBlip, Prefill, Question};
+use super::{InstructBlip, Question};
 use crate::error::{Error, Result};
 use crate::generate;
 use crate::generate::processors::log_softmax;
-use crate::generate::session::{Placed, Request};
+use crate::generate::session::{Placed, Prefill, Request};
 
 /// How likely an answer is.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,9 +42,9 @@ impl InstructBlip {
         let prompt = self.prompt(question)?;
         let tokens = prompt.input_ids.len();
         generate::check_fits(tokens + longest, self.config.text.max_positions())?;
-        let encoded = self.encode(question.images, prompt, &[], false)?;
-        self.speak(&[tokens as u32], 1, longest as u32)?;
-        let (language, session) = self.speaking();
+        let encoded = self.encode(question.images, prompt, &[])?;
+        self.bring_language(&[tokens as u32], 1, longest as u32)?;
+        let (language, session) = self.language_stage();
         let placed = Placed::in_order(language, &[tokens as u32])[0];
         let pass = session.prefill(language, &encoded.inputs(), placed, Request::last_row())?;
         let first = self.run(&pass)?;
