@@ -149,6 +149,7 @@ pub mod config;
 pub mod embedded;
 pub mod error;
 pub mod generate;
+pub mod hash;
 #[cfg(feature = "hub")]
 pub mod hub;
 #[cfg(feature = "lab")]

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::embedded::SHAPES;
 use crate::error::{Error, Result};
+use crate::hash::fnv1a;
 use crate::model::Parts;
 use crate::weights::Loader;
 use crate::weights::shards::{self, SHARD_BYTES, Shards, new_folder};
@@ -176,10 +177,8 @@ impl Values {
     }
 
     fn uniform(name: &str, inputs: usize, seed: u64) -> Values {
-        // FNV-1a: tensors of one shape differ, whatever the file they are in.
-        let hash =
-            name.bytes().fold(0xcbf2_9ce4_8422_2325, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
-        let state = hash ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        // By their names: tensors of one shape differ, whatever the file they are in.
+        let state = fnv1a(name.bytes()) ^ seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
         Values::Uniform { state, range: (3.0 / inputs as f32).sqrt() }
     }
 

@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use crate::hash::fnv1a;
+
 /// Changes whenever the layout of the header does.
 const MAGIC: [u8; 8] = *b"IBPIPE01";
 
@@ -81,9 +83,8 @@ fn unpack(bytes: &[u8], writer: u64) -> Option<&[u8]> {
     (header == want).then_some(data)
 }
 
-/// FNV-1a of 64 bits: against accidents, not against people.
 fn checksum(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    fnv1a(bytes.iter().copied())
 }
 
 #[cfg(test)]

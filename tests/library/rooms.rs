@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 
 /// Each room and the rooms it may use. `runtime::ops` is a room inside `runtime`.
-const ROOMS: [(&str, &[&str]); 17] = [
+const ROOMS: [(&str, &[&str]); 18] = [
     ("error", &[]),
+    ("hash", &[]),
     ("config", &["error"]),
     ("shapes", &["config"]),
     ("checkpoint", &["error"]),
     ("embedded", &["checkpoint"]),
     ("hub", &["error", "checkpoint", "config", "processor"]),
     ("processor", &["error", "config", "checkpoint"]),
-    ("runtime", &["error"]),
+    ("runtime", &["error", "hash"]),
     ("weights", &["error", "checkpoint", "runtime"]),
     ("vision", &["error", "config", "weights", "runtime"]),
     ("qformer", &["error", "config", "weights", "runtime"]),
@@ -34,7 +35,7 @@ const ROOMS: [(&str, &[&str]); 17] = [
         ],
     ),
     ("lab", &["error", "checkpoint", "config", "weights", "processor", "language", "generate", "model", "runtime"]),
-    ("synthesize", &["error", "config", "embedded", "weights", "model"]),
+    ("synthesize", &["error", "hash", "config", "embedded", "weights", "model"]),
     ("lib", &[]),
 ];
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use instructblip::hash::fnv1a;
 use instructblip::runtime::{AdapterSummary, Tuning, kernels, list_adapters};
 use serde::{Deserialize, Serialize};
 
@@ -94,18 +95,13 @@ fn file_name(adapter: &AdapterSummary) -> String {
     let name: String = adapter.name.chars().map(plain).take(40).collect();
     let words: Vec<&str> = name.split('-').filter(|word| !word.is_empty()).collect();
     let parts = [&adapter.name, &adapter.backend, &adapter.driver, &shaders()].map(|part| format!("{part}\0"));
-    format!("{}-{:016x}.json", words.join("-"), fnv(parts.concat().bytes()))
+    format!("{}-{:016x}.json", words.join("-"), fnv1a(parts.concat().bytes()))
 }
 
 /// A hash of the texts of all kernels.
 fn shaders() -> String {
     let texts = kernels::all().flat_map(|kernel| kernel.sources.iter()).flat_map(|text| text.bytes());
-    format!("{:016x}", fnv(texts))
-}
-
-/// FNV-1a, 64 bits.
-fn fnv(bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    format!("{:016x}", fnv1a(texts))
 }
 
 #[cfg(test)]
