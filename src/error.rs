@@ -167,18 +167,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::NoAdapter { wanted, found } if found.is_empty() => write!(
-                f,
-                "no usable GPU (wanted {wanted}; found none): install a Vulkan, Metal or DX12 driver; \
-                 on Linux without a GPU, Mesa's software driver will do (package mesa-vulkan-drivers); \
-                 `instructblip doctor` tells more"
-            ),
-            Error::NoAdapter { wanted, found } => {
-                let found = found.join("; ");
-                let hint = if wanted == "any" { "a newer driver may allow more" } else { "name one of these or none" };
-                write!(f, "no usable GPU matches (wanted {wanted}); found: {found}; {hint}; ")?;
-                write!(f, "`instructblip doctor` tells more")
-            }
+            Error::NoAdapter { wanted, found } => no_adapter(f, wanted, found),
             Error::DoesNotFit { what, need, have } => write!(f, "{what}: needs {need}, have {have}"),
             Error::OverBudget { what, parts, need_bytes, budget_bytes, options } => {
                 let (need, have) = (Bytes(*need_bytes), Bytes(*budget_bytes));
@@ -228,6 +217,21 @@ impl fmt::Display for Error {
             Error::Io { path, source } => write!(f, "{}: {source}", path.display()),
         }
     }
+}
+
+/// The message of [`Error::NoAdapter`].
+fn no_adapter(f: &mut fmt::Formatter<'_>, wanted: &str, found: &[String]) -> fmt::Result {
+    if found.is_empty() {
+        return write!(
+            f,
+            "no usable GPU (wanted {wanted}; found none): install a Vulkan, Metal or DX12 driver; \
+             on Linux without a GPU, Mesa's software driver will do (package mesa-vulkan-drivers); \
+             `instructblip doctor` tells more"
+        );
+    }
+    let found = found.join("; ");
+    let hint = if wanted == "any" { "a newer driver may allow more" } else { "name one of these or none" };
+    write!(f, "no usable GPU matches (wanted {wanted}); found: {found}; {hint}; `instructblip doctor` tells more")
 }
 
 /// The first names of a list, and how many more there are.

@@ -8,7 +8,7 @@ use super::{Cached, load_head};
 use crate::config::LlamaConfig;
 use crate::error::Result;
 use crate::runtime::ops::Activation;
-use crate::runtime::ops::attention::{Heads, KvLayer, Rows};
+use crate::runtime::ops::attention::Heads;
 use crate::runtime::recorder::Recorder;
 use crate::runtime::{Linear, Matrix, Norm, Tensor};
 use crate::weights::Loader;
@@ -86,7 +86,7 @@ impl Llama {
         let turns = r.turns(&self.angles, own.rows); // [T, 2 + d]
         for (i, block) in self.blocks.iter().enumerate() {
             r.scope(format!("model.layers.{i}"), |r| {
-                self.self_attention(r, block, own.cache.layer(i), own.rows, &turns, &mut x);
+                self.self_attention(r, own, i, &turns, &mut x);
                 mlp(r, block, &mut x);
             });
         }
@@ -94,10 +94,11 @@ impl Llama {
         r.norm_linear(&last, &self.norm, &self.lm_head) // [rows, V]
     }
 
-    fn self_attention(&self, r: &mut Recorder, w: &Block, kv: &KvLayer, rows: &Rows, turns: &Tensor, x: &mut Tensor) {
+    fn self_attention(&self, r: &mut Recorder, own: Cached<'_>, i: usize, turns: &Tensor, x: &mut Tensor) {
+        let (w, kv) = (&self.blocks[i], own.cache.layer(i));
         // [T, H d]; k, rotated as q is, and v join the cache
         let q = r.norm_rope_store(x, &w.input_layernorm, &w.qkv, turns, kv, self.heads);
-        let a = r.attention_cached(&q, kv, self.heads, rows, None); // [T, H d], causal
+        let a = r.attention_cached(&q, kv, self.heads, own.rows, None); // [T, H d], causal
         r.linear_add(x, &a, &w.o_proj); // x += a Wᵀ
     }
 }
