@@ -1,12 +1,11 @@
 //! Loading: everything that can be refused is refused before anything is uploaded.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use super::reply::milliseconds;
 use super::residence::Residence;
 use super::sources::Sources;
-use super::{InstructBlip, MemoryPlan, Parts, Workload};
+use super::{InstructBlip, LoadOptions, MemoryPlan, Parts};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::names::CONFIG;
 use crate::config::Config;
@@ -14,63 +13,77 @@ use crate::error::{Error, Result};
 use crate::language::Language;
 use crate::processor::{Processor, PromptLimits};
 use crate::runtime::Device;
-use crate::weights::{Formats, Loaded, Loader, Placement, TensorFiles};
+use crate::weights::{Loaded, Loader, Placement};
 
-/// How to load a model.
-#[derive(Clone, Debug)]
-pub struct LoadOptions {
-    /// Formats of the weights.
-    pub formats: Formats,
-    /// Whether files are mapped into memory, not read; either way gives the same.
-    pub mmap: bool,
-    /// Most bytes to use on the device; its memory, where the driver tells how much there is, if `None`. What needs more
-    /// is refused before anything is uploaded.
-    pub budget_bytes: Option<u64>,
-    /// Whether the vision tower with the Q-Former and the language model take turns on the device, and, if there is a
-    /// budget that one of them exceeds, its layers in the memory of one.
-    pub offload: bool,
-    /// What will be asked at most: the budget has to hold for it.
-    pub workload: Workload,
-    /// A LoRA adapter, as peft saves it, to be merged into the weights as they are read. Without one, an adapter that
-    /// the checkpoint's own folder holds is merged.
-    pub adapter: Option<Checkpoint>,
+/// The weights of a checkpoint, found to be those that `config` asks for: where they come from and go, shapes of all
+/// parts, and the memory that they take.
+fn survey(
+    sources: &Sources,
+    config: &Config,
+    options: &LoadOptions,
+    device: &Device,
+) -> Result<(Residence, Parts, MemoryPlan)> {
+    let files = sources.files(config, options.mmap)?;
+    let memory = MemoryPlan::choose(config, Some(&files), options, &device.caps())?;
+    let placement = memory.placement;
+    let (shapes, surveyed) = Parts::survey(Some(&files), config, placement)?;
+    let residence = Residence { config: config.clone(), files, placement, surveyed, offload: options.offload };
+    Ok((residence, shapes, memory))
 }
 
-impl Default for LoadOptions {
-    fn default() -> Self {
-        let workload = Workload::default();
-        let formats = Formats::default();
-        LoadOptions { formats, mmap: true, budget_bytes: None, offload: false, workload, adapter: None }
+/// A listener to bytes that adds them up and tells `progress` (bytes done, `total`).
+fn adding_up<'a>(total: u64, progress: &'a mut dyn FnMut(u64, u64)) -> impl FnMut(u64) + 'a {
+    let mut done = 0;
+    move |bytes| {
+        done += bytes;
+        progress(done.min(total), total);
     }
 }
 
-/// A checkpoint that can be loaded.
-struct Checked {
-    shapes: Parts,
-    surveyed: Loaded,
-    processor: Processor,
-}
+impl Parts {
+    /// Loads the parts of `checkpoint` onto `device`, all of them at once, for programs that run them one by one. `config`
+    /// is the checkpoint's, or one with fewer layers. `progress` hears (bytes done, bytes in all) as weights are read.
+    ///
+    /// # Errors
+    /// As [`InstructBlip::load_with`], but for what only tokenizers and pictures need.
+    pub fn from_checkpoint(
+        device: &Device,
+        checkpoint: &Checkpoint,
+        config: &Config,
+        options: &LoadOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<(Parts, Loaded)> {
+        let sources = Sources::of(checkpoint, options.adapter.as_ref())?;
+        let options = LoadOptions { offload: false, ..options.clone() }.bounded_by(device);
+        let (residence, ..) = survey(&sources, config, &options, device)?;
+        residence.load_all(device, &mut adding_up(residence.surveyed.source_bytes, progress))
+    }
 
-/// Checks everything but the weights' values.
-fn check(sources: &Sources, config: &Config, files: &Arc<TensorFiles>, placement: Placement) -> Result<Checked> {
-    let mut survey = Loader::survey(Some(files), placement);
-    let shapes = Parts::load(&mut survey, config)?;
-    let surveyed = survey.finish()?;
-    check_vocabulary(sources.base(), &shapes.language)?;
-    let processor = load_processor(sources, config, &shapes)?;
-    Ok(Checked { shapes, surveyed, processor })
+    /// Makes parts of random weights on `device`, for programs that measure a configuration without files.
+    ///
+    /// # Errors
+    /// [`Error::OverBudget`], [`Error::OutOfMemory`].
+    pub fn synthetic(device: &Device, config: &Config, options: &LoadOptions) -> Result<(Parts, Loaded)> {
+        MemoryPlan::of_config(config, &options.clone().bounded_by(device), &device.caps())?;
+        let mut loader = Loader::synthetic(device, options.formats);
+        let parts = Parts::load(&mut loader, config)?;
+        Ok((parts, loader.finish()?))
+    }
 }
 
 impl InstructBlip {
     /// Checks a checkpoint as [`InstructBlip::load`] does, without a device: configuration, tokenizers, names, shapes
-    /// and sizes of all tensors, with those of `adapter` or its own. Only headers are read, so it takes no longer for a large model.
+    /// and sizes of all tensors, with those of `adapter` or its own. Only headers are read, so it takes no longer for a
+    /// large model.
     ///
     /// # Errors
     /// [`Error::Checkpoint`], [`Error::MissingTensors`], [`Error::Io`].
     pub fn check(checkpoint: &Checkpoint, adapter: Option<&Checkpoint>) -> Result<()> {
         let sources = Sources::of(checkpoint, adapter)?;
         let config = sources.config()?;
-        check(&sources, &config, &sources.files(&config, false)?, Placement::default()).map(|_| ())
+        let files = sources.files(&config, false)?;
+        let (shapes, _) = Parts::survey(Some(&files), &config, Placement::default())?;
+        load_processor(&sources, &config, &shapes).map(|_| ())
     }
 
     /// Loads a checkpoint onto `device`, in the formats it is stored in. `progress` hears (bytes done, bytes in all) as
@@ -97,22 +110,11 @@ impl InstructBlip {
         let start = Instant::now();
         let sources = Sources::of(checkpoint, options.adapter.as_ref())?;
         let config = sources.config()?;
-        let files = sources.files(&config, options.mmap)?;
-        let bounded = LoadOptions { budget_bytes: options.budget_bytes.or(device.memory_bytes()), ..options.clone() };
-        let memory = MemoryPlan::choose(&config, Some(&files), &bounded, &device.caps())?;
-        let Checked { shapes, surveyed, processor } = check(&sources, &config, &files, memory.placement)?;
-        let (mut done, total) = (0, surveyed.source_bytes);
-        let residence = Residence {
-            config: config.clone(),
-            files,
-            placement: memory.placement,
-            surveyed,
-            offload: options.offload,
-        };
-        let mut report = |bytes| {
-            done += bytes;
-            progress(done.min(total), total);
-        };
+        let options = options.clone().bounded_by(device);
+        let (residence, shapes, memory) = survey(&sources, &config, &options, device)?;
+        let processor = load_processor(&sources, &config, &shapes)?;
+        let total = residence.surveyed.source_bytes;
+        let mut report = adding_up(total, progress);
         let (vision, mut loaded) = residence.load_vision(device, None, &mut report)?;
         let language = match options.offload {
             true => None,
@@ -122,6 +124,7 @@ impl InstructBlip {
                 Some(language)
             }
         };
+        drop(report);
         progress(total, total);
         let mut stop = config.text.generation().eos_token_ids.clone();
         stop.extend(processor.tokenizers().eos_token_id());
@@ -153,8 +156,9 @@ impl InstructBlip {
     }
 }
 
-/// The processor, bounded by the model: `shapes` knows how many rows the embeddings really have.
+/// The processor, after ids that have no embedding were refused, bounded by the model: `shapes` knows how many rows the embeddings really have.
 fn load_processor(sources: &Sources, config: &Config, shapes: &Parts) -> Result<Processor> {
+    check_vocabulary(sources.base(), &shapes.language)?;
     let limits = PromptLimits::of(config, shapes.language.vocab_rows(), shapes.qformer.vocab_rows());
     let root = sources.base().root();
     let processor = Processor::from_files(&|name| sources.read(name), root, limits)?;
@@ -169,7 +173,7 @@ fn load_processor(sources: &Sources, config: &Config, shapes: &Parts) -> Result<
     Ok(processor)
 }
 
-/// Every id that can come out of the language model, and T5's first, must be one that can go in.
+/// Refuses ids that can come out of the language model but not go in, and such a first one of T5's.
 fn check_vocabulary(checkpoint: &Checkpoint, language: &Language) -> Result<()> {
     let (ids, rows) = (language.head_rows(), language.vocab_rows());
     if let Some(start) = language.decoder_start().filter(|&start| start >= rows) {

@@ -5,15 +5,18 @@ mod encode;
 mod forward;
 mod load;
 mod memory;
+mod options;
 mod quantize;
 mod reply;
 mod residence;
 mod score;
 mod sources;
 
+use std::sync::Arc;
+
 pub use forward::{AttentionMaps, Features, ForwardOptions, IGNORED_LABEL};
-pub use load::LoadOptions;
-pub use memory::{MemoryPlan, PartBytes, Workload};
+pub use memory::{MemoryPlan, PartBytes};
+pub use options::{LoadOptions, Workload};
 pub use quantize::{Quantized, quantize};
 pub use reply::{Answer, AnswerText, NamedTensor, Reply, Timings, Values};
 pub use score::Score;
@@ -25,7 +28,7 @@ use crate::processor::{Image, PassOrder, Processor};
 use crate::qformer::QFormer;
 use crate::runtime::{Device, Tensor};
 use crate::vision::Vision;
-use crate::weights::{LoadReport, Loader, Part};
+use crate::weights::{LoadReport, Loaded, Loader, Part, Placement, TensorFiles};
 use residence::{LanguageStage, Residence, VisionStage};
 
 /// Most rows of one run: more take the GPU no less time each.
@@ -50,6 +53,14 @@ impl Parts {
     pub fn load(w: &mut Loader<'_>, config: &Config) -> Result<Parts> {
         let (vision, qformer) = Parts::load_vision_stage(w, config)?;
         Ok(Parts { vision, qformer, language: Parts::load_language(w, config)? })
+    }
+
+    /// The shapes of all parts in these formats and places, and what they take: from `files`, whose names, shapes and types
+    /// are checked, or from the configuration alone.
+    fn survey(files: Option<&Arc<TensorFiles>>, config: &Config, placement: Placement) -> Result<(Parts, Loaded)> {
+        let mut loader = Loader::survey(files, placement);
+        let parts = Parts::load(&mut loader, config)?;
+        Ok((parts, loader.finish()?))
     }
 
     fn load_vision_stage(w: &mut Loader<'_>, config: &Config) -> Result<(Vision, QFormer)> {

@@ -14,7 +14,7 @@ use crate::runtime::WeightFormat;
 use crate::runtime::weight_format::GROUP;
 use crate::weights::convert::{self, Half};
 use crate::weights::shards::{Put, Shards, Written, new_folder};
-use crate::weights::{Asked, Formats, Loader, Part, Placement, TensorFiles};
+use crate::weights::{Asked, Formats, Part, Placement, TensorFiles};
 
 /// What was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,9 +46,7 @@ pub fn quantize(
     let sources = Sources::of(checkpoint, adapter)?;
     let config = sources.config()?;
     let files = sources.files(&config, true)?;
-    let mut survey = Loader::survey(Some(&files), Placement { formats, ..Placement::default() });
-    Parts::load(&mut survey, &config)?;
-    let surveyed = survey.finish()?;
+    let (_, surveyed) = Parts::survey(Some(&files), &config, Placement { formats, ..Placement::default() })?;
     // In the order they were asked for, which is the model's; what serves twice is written once.
     let (mut jobs, mut order) = (BTreeMap::new(), Vec::new());
     for (written, job) in surveyed.tensors.iter().flat_map(|asked| self::jobs(&files, asked)) {

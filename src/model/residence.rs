@@ -46,6 +46,13 @@ impl Residence {
         Loader::load(&self.files, device, self.placement, self.surveyed.names(parts), progress)
     }
 
+    /// Loads all parts at once.
+    pub fn load_all(&self, device: &Device, progress: &mut dyn FnMut(u64)) -> Result<(Parts, Loaded)> {
+        let mut loader = self.loader(device, &Part::ALL, progress);
+        let parts = Parts::load(&mut loader, &self.config)?;
+        Ok((parts, loader.finish()?))
+    }
+
     /// Loads the vision tower and the Q-Former, for pictures of `side` pixels if that is not the checkpoint's size.
     pub fn load_vision(
         &self,

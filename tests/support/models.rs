@@ -1,15 +1,13 @@
 //! Model parts without the chain around them.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use instructblip::config::Config;
 use instructblip::generate::PromptInputs;
 use instructblip::generate::session::{Crossing, record_decode, record_prefill};
-use instructblip::language::{Cached, Caches, KvCache, Language};
-use instructblip::model::Parts;
+use instructblip::language::{Cached, Caches, KvCache};
+use instructblip::model::{LoadOptions, Parts};
 use instructblip::runtime::{Recorder, Rows, Tensor};
-use instructblip::weights::{Loader, Placement, TensorFiles};
 use instructblip::{Checkpoint, Device, InstructBlip};
 
 /// The configuration in a checkpoint's config.json.
@@ -21,13 +19,8 @@ pub fn config(checkpoint: &Checkpoint) -> Config {
 /// The neural parts of a checkpoint, loaded.
 pub fn load_parts(device: &Device, checkpoint: &Checkpoint) -> Parts {
     let config = config(checkpoint);
-    let files = TensorFiles::open(checkpoint, true).expect("tensor files").tied(&Language::tied_weights(&config.text));
-    let files = Arc::new(files);
-    let mut ignore = |_| {};
-    let mut loader = Loader::load(&files, device, Placement::default(), std::iter::empty(), &mut ignore);
-    let parts = Parts::load(&mut loader, &config).expect("parts");
-    loader.finish().expect("all tensors");
-    parts
+    let options = LoadOptions::default();
+    Parts::from_checkpoint(device, checkpoint, &config, &options, &mut |_, _| {}).expect("all tensors").0
 }
 
 /// A checkpoint's whole model.

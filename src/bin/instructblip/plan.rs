@@ -153,7 +153,11 @@ fn show(
     let turns = [&plan.vision, &plan.language].iter().any(|part| part.resident < part.layers);
     line("staging", plan.staging, if turns { String::new() } else { "only while loading".into() })?;
     let stages = match plan.offload {
-        true => format!("{} to look, {} to answer, one after the other", Bytes(plan.seeing), Bytes(plan.speaking)),
+        true => format!(
+            "{} to look, {} to answer, one after the other",
+            Bytes(plan.vision_stage),
+            Bytes(plan.language_stage)
+        ),
         false => String::new(),
     };
     line("at most", plan.peak, stages)?;
@@ -167,7 +171,7 @@ fn show(
     )?;
     for (name, plan) in settings {
         let name = if name.is_empty() { "as asked, all on the GPU" } else { name };
-        let fits = options.budget_bytes.map_or("", |budget| if plan.peak <= budget { "fits" } else { "no" });
+        let fits = options.budget_bytes.map_or("", |budget| if plan.fits(budget) { "fits" } else { "no" });
         writeln!(out, "  {name:<44}{:>10}  {fits}", Bytes(plan.peak).to_string())?;
     }
     Ok(())
@@ -175,7 +179,7 @@ fn show(
 
 fn as_json(target: &Target, plan: &MemoryPlan, settings: &[(String, MemoryPlan)], options: &LoadOptions) -> Value {
     let part = |part: &PartBytes| json!({"format": part.format.name(), "bytes": part.bytes, "layers": part.layers, "resident": part.resident});
-    let fits = |plan: &MemoryPlan| options.budget_bytes.map(|budget| plan.peak <= budget);
+    let fits = |plan: &MemoryPlan| options.budget_bytes.map(|budget| plan.fits(budget));
     let settings =
         settings.iter().map(|(name, plan)| json!({"options": name, "peak_bytes": plan.peak, "fits": fits(plan)}));
     json!({
@@ -183,7 +187,7 @@ fn as_json(target: &Target, plan: &MemoryPlan, settings: &[(String, MemoryPlan)]
         "vision": part(&plan.vision), "qformer": part(&plan.qformer), "language": part(&plan.language),
         "kv_cache_bytes": plan.kv_cache, "scratch_bytes": plan.scratch, "io_bytes": plan.io,
         "staging_bytes": plan.staging, "peak_bytes": plan.peak, "file_bytes": plan.file_bytes,
-        "offload": plan.offload, "seeing_bytes": plan.seeing, "speaking_bytes": plan.speaking,
+        "offload": plan.offload, "seeing_bytes": plan.vision_stage, "speaking_bytes": plan.language_stage,
         "budget_bytes": options.budget_bytes, "fits": fits(plan),
         "settings": settings.collect::<Vec<_>>(),
     })

@@ -125,11 +125,7 @@ pub fn load_replaced(
     };
     let device = Device::open(&DeviceOptions { replaced, ..device_options(common)? })?;
     let mut progress = Progress::bytes(common.quiet, "loading");
-    let mut options = LoadOptions { adapter, ..model.weights.options(workload) };
-    if device.caps().class == AdapterClass::Cpu {
-        // A software adapter counts what all programs share as its own.
-        options.budget_bytes = options.budget_bytes.or_else(available_bytes);
-    }
+    let options = bounded(&device, LoadOptions { adapter, ..model.weights.options(workload) });
     let loaded =
         InstructBlip::load_with(&device, &checkpoint, &options, &mut |done, total| progress.report(done, total))?;
     if !common.quiet && loaded.load_report().bytes > NOTED_BYTES {
@@ -143,6 +139,15 @@ pub fn load_replaced(
     match model.image_size {
         Some(side) => Ok(loaded.with_image_size(side)?),
         None => Ok(loaded),
+    }
+}
+
+/// These options with a budget where the library would set none, or a wrong one: a software adapter counts memory that
+/// all programs share as its own.
+pub fn bounded(device: &Device, options: LoadOptions) -> LoadOptions {
+    match device.caps().class {
+        AdapterClass::Cpu => LoadOptions { budget_bytes: options.budget_bytes.or_else(available_bytes), ..options },
+        _ => options,
     }
 }
 
