@@ -253,3 +253,26 @@ fn what_exceeds_the_budget_is_refused_with_figures_before_anything_is_uploaded()
     let Err(error) = InstructBlip::load_with(&device, &checkpoint, &options, &mut |_, _| {}) else { panic!("loaded") };
     assert!(error.to_string().contains("--offload"), "{error}");
 }
+
+/// Parts that are loaded without the model around them take what was planned, and no more than the budget.
+#[test]
+fn parts_alone_are_loaded_as_planned() {
+    let Some(device) = support::device() else { return };
+    let checkpoint = Checkpoint::directory(checkpoint_folder("mha-untied-d88")).expect("a folder");
+    let config = models::config(&checkpoint);
+    let load = |options: &LoadOptions| {
+        let real = Parts::from_checkpoint(&device, &checkpoint, &config, options, &mut |_, _| {});
+        [real, Parts::synthetic(&device, &config, options)]
+    };
+    for refused in load(&LoadOptions { budget_bytes: Some(100_000), ..LoadOptions::default() }) {
+        assert!(matches!(refused, Err(Error::OverBudget { .. })), "{refused:?}");
+    }
+    assert_eq!(device.counters().buffers_created(), 0, "nothing was made");
+    let options = LoadOptions { formats: Formats::usual(WeightFormat::F16), ..LoadOptions::default() };
+    let plan = MemoryPlan::of(&checkpoint, &options, &device.caps()).expect("a plan");
+    let loaded = load(&options).map(|parts| parts.expect("parts"));
+    for (_, loaded) in &loaded {
+        assert_eq!(loaded.weight_bytes.iter().sum::<u64>(), plan.weights());
+    }
+    assert_eq!(device.counters().bytes(Category::Weights), 2 * plan.weights());
+}
