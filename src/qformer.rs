@@ -27,7 +27,7 @@ pub struct QFormer {
     language_projection: Linear,
 }
 
-/// What reads the instruction; BLIP-2 has none.
+/// The weights that read the instruction; BLIP-2 has none.
 #[derive(Debug)]
 struct Words {
     embeddings: Matrix,
@@ -65,7 +65,7 @@ struct FeedForward {
     norm: Norm,
 }
 
-/// What the Q-Former gives.
+/// The outputs of the Q-Former.
 pub struct QFormerOutput {
     /// `[Q + L, D]`.
     pub last_hidden_state: Tensor,

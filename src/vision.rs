@@ -22,7 +22,7 @@ pub struct Vision {
     patch_embedding: Linear,
     /// `[N, D]`; the class embedding is already added to row 0.
     positions: Tensor,
-    /// The same for pictures of the size the model was trained with.
+    /// Positions for pictures of the size the model was trained with.
     trained_positions: Tensor,
     blocks: Vec<Block>,
     post_layernorm: Norm,
@@ -38,7 +38,7 @@ struct Block {
     fc2: Linear,
 }
 
-/// What the vision tower gives.
+/// The outputs of the vision tower.
 pub struct VisionOutput {
     /// `[N, D]`: the image features the Q-Former reads; row 0 belongs to the class token.
     pub last_hidden_state: Tensor,

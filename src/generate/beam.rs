@@ -6,7 +6,7 @@
 use super::options::{EarlyStopping, GenerateOptions};
 use super::processors::{draw, softmax};
 
-/// What a score is lowered by instead of being forgotten; the reference's number, and in f32 as there.
+/// The amount that a score is lowered by instead of being forgotten: the reference's number, and in f32 as there.
 const NEVER: f32 = -1.0e9;
 
 /// A finished answer and its score.
@@ -19,7 +19,7 @@ pub struct Candidate {
     done: bool,
 }
 
-/// Where a row comes from and which token it takes.
+/// The beam that a row continues, and the token it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Move {
     /// The beam that is continued.
@@ -72,7 +72,7 @@ impl BeamSearch {
         &self.running
     }
 
-    /// Whether the search is over.
+    /// Tells whether the search is over.
     pub fn has_ended(&self) -> bool {
         self.ended
     }
@@ -146,7 +146,7 @@ impl BeamSearch {
         self.pool = order.into_iter().map(|i| all[i].clone()).collect();
     }
 
-    /// Whether the best beam may still become better than what is finished.
+    /// Notes whether the best beam may still become better than what is finished.
     fn update_alive(&mut self, length: usize) {
         let penalty = f64::from(self.options.length_penalty);
         let never = self.options.early_stopping == EarlyStopping::Never && penalty > 0.0;

@@ -1,10 +1,10 @@
-//! What ends an answer: its limits, and the end of the context.
+//! The limits that end an answer, and the end of the context.
 
 use std::rc::Rc;
 
 use crate::error::{Error, Result};
 
-/// Why generation ended.
+/// The reason why generation ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FinishReason {
     /// The model produced an end-of-text token.
@@ -18,7 +18,7 @@ pub enum FinishReason {
 /// A function that says whether the text of new tokens has a stop string.
 pub type HasStop = Rc<dyn Fn(&[u32]) -> bool>;
 
-/// What ends an answer.
+/// The limits that end an answer.
 #[derive(Clone)]
 pub struct Limits {
     /// Most new tokens.
@@ -30,7 +30,7 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// At most `max_new_tokens`, ending at any of `eos`.
+    /// Limits of at most `max_new_tokens` tokens, ending at any of `eos`.
     pub fn new(max_new_tokens: u32, eos: &[u32]) -> Limits {
         Limits { max_new_tokens, eos: eos.to_vec(), has_stop: None }
     }
@@ -50,7 +50,7 @@ impl Limits {
 /// Longest prompt in one recording: its rows times any width are counted in 32 bits.
 pub const MAX_PROMPT_TOKENS: u32 = 16_384;
 
-/// How many tokens, of at most `wanted`, fit after a prompt of `prompt` tokens in a context of `context`.
+/// The number of tokens, at most `wanted`, that fit after a prompt of `prompt` tokens in a context of `context`.
 ///
 /// # Errors
 /// [`Error::PromptTooLong`] when not a single one does.

@@ -1,9 +1,9 @@
 //! Generation: a prompt through the language model once, then one token after another.
 //!
-//! The plain case, one likeliest token after another, never leaves the device: the chosen token stays in a buffer, where
-//! the next step reads it, and the host reads it back one step later. Where a token is drawn from the few likeliest, the
-//! device finds these, and the host draws. Everything else (penalties, beams, draws from all tokens) looks at all of a
-//! step's logits on the host; either way it writes the tokens that the next step reads.
+//! The plain case, one likeliest token after another, never leaves the device: the chosen token stays in a buffer,
+//! where the next step reads it, and the host reads it back one step later. Where a token is drawn from the few
+//! likeliest, the device finds these, and the host draws. Everything else (penalties, beams, draws from all tokens)
+//! looks at all of a step's logits on the host; either way it writes the tokens that the next step reads.
 
 mod batch;
 pub mod beam;

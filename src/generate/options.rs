@@ -1,18 +1,18 @@
-//! How to generate: the options of the reference's `generate`, under its names, checked.
+//! The options of the reference's `generate`, under its names, checked.
 
 use crate::error::{Error, Result};
 
-/// How to generate. Names, meanings and defaults are those of transformers, except that the default length is 256 new
-/// tokens and not 20.
+/// The options of generation. Names, meanings and defaults are those of transformers, except that the default length is
+/// 256 new tokens and not 20.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GenerateOptions {
     /// Most tokens to generate; the end-of-text token counts. Wins over `max_length`.
     pub max_new_tokens: Option<u32>,
     /// Most tokens of prompt, image places and answer together; for T5 of the decoder, its start token included.
     pub max_length: Option<u32>,
-    /// No end of text before this many tokens, counted as for `max_length`.
+    /// Least tokens before the end of the text, counted as for `max_length`.
     pub min_length: u32,
-    /// No end of text before this many new tokens.
+    /// Least new tokens before the end of the text.
     pub min_new_tokens: u32,
     /// Beams to search with; 1 takes one token at a time.
     pub num_beams: u32,
@@ -20,7 +20,7 @@ pub struct GenerateOptions {
     pub num_return_sequences: u32,
     /// Draws tokens by their probability instead of taking the likeliest.
     pub do_sample: bool,
-    /// Where drawing starts: the same seed draws the same answer on one machine.
+    /// The start of the random numbers: the same seed draws the same answer on one machine.
     pub seed: u64,
     /// Divides scores before drawing.
     pub temperature: f32,
@@ -34,18 +34,18 @@ pub struct GenerateOptions {
     pub typical_p: f32,
     /// Draws among tokens of at least this probability; 0 for all.
     pub epsilon_cutoff: f32,
-    /// The same with a threshold that follows the entropy; 0 for all.
+    /// Draws among tokens of a probability above a threshold that follows the entropy; 0 for all.
     pub eta_cutoff: f32,
     /// Divides the scores of tokens there are already, the prompt's and its image places included; 1 for none.
     pub repetition_penalty: f32,
-    /// Whether the prompt counts for `repetition_penalty` and `no_repeat_ngram_size`, as in the reference; the paper's
-    /// own code counts new tokens only. T5 counts the decoder's tokens either way.
+    /// The prompt counts for `repetition_penalty` and `no_repeat_ngram_size`, as in the reference; the paper's own code
+    /// counts new tokens only. T5 counts the decoder's tokens either way.
     pub penalize_prompt: bool,
-    /// No run of this many tokens twice; 0 for no limit.
+    /// Length of the runs of tokens that may not come twice; 0 for no limit.
     pub no_repeat_ngram_size: u32,
     /// Beams are ranked by their log-probability over their length to this power.
     pub length_penalty: f32,
-    /// When a search with beams ends.
+    /// The rule by which a search with beams ends.
     pub early_stopping: EarlyStopping,
     /// After so many new tokens, end-of-text grows more likely by this factor a token.
     pub exponential_decay_length_penalty: Option<(u32, f32)>,
@@ -55,15 +55,15 @@ pub struct GenerateOptions {
     pub eos_token_ids: Option<Vec<u32>>,
 }
 
-/// When a search with beams ends.
+/// The rule by which a search with beams ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EarlyStopping {
-    /// When no beam looks as if it could become better than the worst finished one.
+    /// The search ends when no beam looks as if it could become better than the worst finished one.
     #[default]
     False,
-    /// As soon as there are as many finished candidates as beams.
+    /// The search ends as soon as there are as many finished candidates as beams.
     True,
-    /// When no beam can become better, whatever its length.
+    /// The search ends when no beam can become better, whatever its length.
     Never,
 }
 
@@ -107,7 +107,7 @@ pub const MAX_NEW_TOKENS: u32 = 1 << 16;
 const DEFAULT_NEW_TOKENS: u32 = 256;
 
 impl GenerateOptions {
-    /// At most `n` new tokens, and the default of everything else.
+    /// Options for at most `n` new tokens, with the default of everything else.
     pub fn up_to(n: u32) -> GenerateOptions {
         GenerateOptions { max_new_tokens: Some(n), ..GenerateOptions::default() }
     }
@@ -117,7 +117,7 @@ impl GenerateOptions {
         self.num_beams.max(self.num_return_sequences)
     }
 
-    /// Whether there is one answer, token after token.
+    /// Tells whether these options give one answer, token after token.
     pub fn gives_one(&self) -> bool {
         self.rows() == 1
     }

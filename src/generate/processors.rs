@@ -1,4 +1,4 @@
-//! What is done to a step's scores before a token is chosen: the reference's logits processors, in its order.
+//! The treatment of a step's scores before a token is chosen: the reference's logits processors, in its order.
 //!
 //! Every rule is `transformers.generation.logits_process`'s of the same name.
 
@@ -6,8 +6,8 @@ use std::collections::HashSet;
 
 use super::options::GenerateOptions;
 
-/// How many of a row's largest scores are read back where only such are drawn. More than transformers' usual `top_k` of
-/// 50, since equals of the last one kept are kept as well.
+/// The number of a row's largest scores that are read back where only such are drawn. It is more than transformers'
+/// usual `top_k` of 50, since equals of the last one kept are kept as well.
 pub const CANDIDATES: u32 = 64;
 
 /// The processors that a request asks for.
@@ -25,28 +25,28 @@ impl Processors {
         Processors { options: options.clone(), eos: eos.to_vec(), prompt_len }
     }
 
-    /// Whether scores stay as they are and the largest is taken.
+    /// Tells whether scores stay as they are and the largest is taken.
     pub fn are_idle(&self) -> bool {
         !self.options.do_sample && self.leave_scores()
     }
 
-    /// Whether tokens are drawn from few of the largest scores as they come, so that the others need not be known. A
+    /// Tells whether tokens are drawn from few of the largest scores, so that the others need not be known. A
     /// penalty, a ban or a rule of length looks at single tokens, whatever their scores.
     pub fn draw_among_few(&self) -> bool {
         let o = &self.options;
         o.do_sample && o.num_beams == 1 && (1..CANDIDATES).contains(&o.top_k) && self.leave_scores()
     }
 
-    /// Whether none but the `largest` of `all` scores, in falling order, can be drawn: `top_k` keeps equals of the last
-    /// that it keeps, so there must be a smaller one among them. Compared after the temperature, as `top_k` does: scores
-    /// may become equal by it. Any that is no finite number makes all of them count.
+    /// Tells whether only the `largest` of `all` scores, in falling order, can be drawn: `top_k` keeps equals of the
+    /// last that it keeps, so there must be a smaller one among them. Compared after the temperature, as `top_k` does:
+    /// scores may become equal by it. Any that is no finite number makes all of them count.
     pub(super) fn draw_among(&self, largest: &[f32], all: usize) -> bool {
         let scaled = |score: &f32| score / self.options.temperature;
         let ends = || largest.last().map(scaled) < largest.get(self.options.top_k as usize - 1).map(scaled);
         self.draw_among_few() && largest.iter().all(|score| score.is_finite()) && (largest.len() == all || ends())
     }
 
-    /// Whether nothing happens to scores before tokens are drawn or taken.
+    /// Tells whether nothing happens to scores before tokens are drawn or taken.
     fn leave_scores(&self) -> bool {
         let o = &self.options;
         let min = o.min_length as usize > self.prompt_len || o.min_new_tokens > 0;
@@ -56,7 +56,7 @@ impl Processors {
             && o.exponential_decay_length_penalty.is_none()
     }
 
-    /// Whether tokens are drawn, not taken.
+    /// Tells whether tokens are drawn, not taken.
     pub fn draws(&self) -> bool {
         self.options.do_sample
     }

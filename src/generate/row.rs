@@ -6,13 +6,13 @@ use super::processors::Processors;
 use super::scores::Scores;
 use super::session::PromptInputs;
 
-/// A prompt, and what the rules that look back see of it.
+/// A prompt, and the tokens of it that rules which look back see.
 pub struct Prompted<'a> {
     /// The prompt on the device.
     pub inputs: PromptInputs<'a>,
     /// The prompt's ids, or T5's start token.
     pub history: Vec<u32>,
-    /// Where the tokens that penalties count begin in `history`.
+    /// The index in `history` of the first token that penalties count.
     pub counted: usize,
 }
 
@@ -61,12 +61,12 @@ impl Row {
         }
     }
 
-    /// The rules for its tokens.
+    /// The rules for the row's tokens.
     pub fn processors(&self) -> &Processors {
         &self.processors
     }
 
-    /// Its answer so far.
+    /// The row's answer so far.
     pub fn new_tokens(&self) -> &[u32] {
         &self.tokens[self.prompt_len..]
     }

@@ -1,4 +1,4 @@
-//! What a token is chosen from: all scores of a row, or the few largest where no other can be drawn.
+//! The scores that a token is chosen from: all of a row, or the few largest where no other can be drawn.
 
 use super::processors::{CANDIDATES, Processors, argmax, draw, softmax};
 use super::session::Session;
@@ -21,8 +21,8 @@ impl Scores {
     /// The scores of the tokens with the largest ones among `all`, from `(bits, token)` in falling order as
     /// [`top_k`](crate::runtime::Recorder::top_k) gives them; `None` if `processors` might draw another token.
     ///
-    /// What is drawn is the same as from all scores, to the bit: the others would have weight 0 in every sum, and tokens
-    /// stay in their order.
+    /// What is drawn is the same as from all scores, to the bit: the others would have weight 0 in every sum, and
+    /// tokens stay in their order.
     pub fn of_largest(pairs: &[u32], all: usize, processors: &Processors) -> Option<Scores> {
         let mut found: Vec<(u32, f32)> = pairs.chunks(2).map(|pair| (pair[1], f32::from_bits(pair[0]))).collect();
         let largest: Vec<f32> = found.iter().map(|&(_, value)| value).collect();
@@ -34,8 +34,8 @@ impl Scores {
         Some(Scores { values, tokens: Some(tokens) })
     }
 
-    /// What the tokens after a session's last step are chosen from, by one of `processors` for each row: the few largest
-    /// logits where that is enough for all of them, else all.
+    /// Reads the scores that the tokens after a session's last step are chosen from, by one of `processors` for each
+    /// row: the few largest logits where these are enough for all of them, else all logits.
     ///
     /// # Errors
     /// Whatever went wrong on the GPU.
@@ -51,7 +51,8 @@ impl Scores {
         Ok(session.read_logits()?.into_iter().map(Scores::of_all).collect())
     }
 
-    /// Processes the scores and draws or takes the token that follows `sequence`; for `counted` see [`Processors::process`].
+    /// Processes the scores and draws or takes the token that follows `sequence`; for `counted` see
+    /// [`Processors::process`].
     pub fn choose(
         &mut self,
         processors: &Processors,

@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::language::Language;
 use crate::runtime::plan::Plan;
 
-/// Who takes the next token.
+/// The side that takes the next token: device or host.
 enum Chooser {
     /// The device takes the likeliest one.
     Device {

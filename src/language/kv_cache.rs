@@ -4,8 +4,8 @@ use crate::error::{Error, Result};
 use crate::runtime::ops::attention::{Heads, KvLayer};
 use crate::runtime::{Category, Device, Tensor};
 
-/// Keys and values of every layer, each `[G * pages, d]` in f32: a head's pages lie side by side. Channels are as many as
-/// [`Heads::padded`] has.
+/// Keys and values of every layer, each `[G * pages, d]` in f32: a head's pages lie side by side. Channels are as many
+/// as [`Heads::padded`] has.
 #[derive(Clone, Debug)]
 pub struct KvCache {
     layers: Vec<KvLayer>,

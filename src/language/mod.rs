@@ -42,7 +42,7 @@ pub struct Cached<'a> {
     pub rows: &'a Rows,
 }
 
-/// What the blocks of a decoder read and write besides the residual stream.
+/// The caches that the blocks of a decoder read and write.
 #[derive(Clone, Copy, Debug)]
 pub struct Caches<'a> {
     /// Keys and values of the decoder's own tokens.
@@ -104,8 +104,8 @@ impl Language {
         }
     }
 
-    /// The model has an encoder, which reads the prompt, and a decoder, which reads the encoder's output (T5). Without an
-    /// encoder the decoder reads the prompt itself.
+    /// Tells whether an encoder reads the prompt, and the decoder its output (T5). Otherwise the decoder reads the
+    /// prompt.
     pub fn is_encoder_decoder(&self) -> bool {
         matches!(self, Language::T5(_))
     }
@@ -169,8 +169,8 @@ impl Language {
         r.embed(ids, self.embedding())
     }
 
-    /// Records the encoder over the prompt's embeddings `x [S, D]`, and its output's keys and values into `cross`, where
-    /// the decoder reads them: `-> [S, D]`. Only a model with an encoder can be asked.
+    /// Records the encoder over the prompt's embeddings `x [S, D]`, and its output's keys and values into `cross`,
+    /// where the decoder reads them: `-> [S, D]`. Only a model with an encoder can be asked.
     pub fn record_encoder(&self, r: &mut Recorder, x: Tensor, cross: Cached<'_>) -> Tensor {
         let Language::T5(m) = self else { panic!("a decoder-only model has no encoder to record") };
         let encoded = m.record_encoder(r, x); // [S, D]
@@ -188,8 +188,8 @@ impl Language {
     }
 }
 
-/// The output layer: the embedding, where files have them as one tensor (without files, where they are `tied`), or one of
-/// its own.
+/// The output layer: the embedding, where files have them as one tensor (without files, where they are `tied`), or one
+/// of its own.
 fn load_head(w: &mut Loader<'_>, embedding: &Matrix, rows: u32, tied: bool) -> Result<Linear> {
     match w.are_one(&format!("{}.weight", embedding.label), HEAD).unwrap_or(tied) {
         true => Ok(Linear { weight: embedding.clone().relabelled(HEAD_LABEL), bias: None }),

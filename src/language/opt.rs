@@ -13,7 +13,7 @@ use crate::runtime::recorder::Recorder;
 use crate::runtime::{Linear, Matrix, Norm, Tensor};
 use crate::weights::Loader;
 
-/// Fixed in the reference's code.
+/// Epsilon of every norm, fixed in the reference's code.
 const LAYER_NORM_EPS: f32 = 1e-5;
 
 /// Rows of the position table before the first position.

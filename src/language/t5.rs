@@ -25,7 +25,7 @@ pub struct T5 {
     encoder: Stack<EncoderBlock>,
     decoder: Stack<DecoderBlock>,
     lm_head: Linear,
-    /// What the decoder's output is multiplied by before a tied output layer.
+    /// The factor that the decoder's output is multiplied by before a tied output layer.
     head_scale: Option<f32>,
     decoder_start_token_id: u32,
 }

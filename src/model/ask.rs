@@ -30,7 +30,7 @@ impl InstructBlip {
         self.stream(&Question::new(image, prompt), options)
     }
 
-    /// As [`InstructBlip::generate`], for any question.
+    /// Answers any question as [`InstructBlip::generate`] does.
     ///
     /// # Errors
     /// As there.
@@ -174,7 +174,7 @@ impl InstructBlip {
         generate::new_tokens_that_fit(tokens, self.config.text.max_positions(), wanted)
     }
 
-    /// What ends an answer.
+    /// The limits of an answer.
     fn limits(&self, max_new_tokens: u32, options: &GenerateOptions) -> Limits {
         // How many there are counts for sampling with beams.
         let mut eos = options.eos_token_ids.clone().unwrap_or_else(|| self.stop.clone());

@@ -28,7 +28,7 @@ pub(super) struct Encoded {
     placeholders: Tensor,
 }
 
-/// What was seen and what the vision tower and the Q-Former made of it, one frame after the other.
+/// The pixels of a question and the outputs of the vision tower and the Q-Former, one frame after the other.
 pub(super) struct Stages {
     /// `[frames, 3, S, S]`, on the host.
     pub pixels: Vec<f32>,
@@ -47,7 +47,7 @@ struct QFormerPlan {
 }
 
 impl Encoded {
-    /// What the language model reads.
+    /// The tensors that the language model reads.
     pub fn inputs(&self) -> PromptInputs<'_> {
         PromptInputs { ids: &self.ids, features: &self.features, placeholders: &self.placeholders }
     }
@@ -89,8 +89,8 @@ impl InstructBlip {
         Ok(encoded)
     }
 
-    /// As [`InstructBlip::encode`], with what every frame gave on the way. Values that are no numbers are not refused: they
-    /// may be what is looked for.
+    /// Encodes a question as [`InstructBlip::encode`] does, and keeps every frame's outputs on the way. Values that are
+    /// no numbers are not refused: they may be what is looked for.
     pub(super) fn encode_and_keep(
         &mut self,
         images: &[Image],

@@ -13,32 +13,32 @@ use crate::runtime::recorder::Recorder;
 /// A label that does not count for the loss.
 pub const IGNORED_LABEL: i64 = -100;
 
-/// What a forward pass is asked for besides its stages.
+/// The outputs that a forward pass is asked for besides its stages, and its labels.
 #[derive(Clone, Debug, Default)]
 pub struct ForwardOptions {
     /// Labels of further outputs to bring back; of a video's frames, those of the last in vision tower and Q-Former.
     pub taps: Vec<String>,
-    /// What T5's decoder reads; from the labels, or its start token, if empty.
+    /// Ids that T5's decoder reads; if there are none, the labels moved by one, or its start token.
     pub decoder_input_ids: Vec<u32>,
     /// Wanted tokens, [`IGNORED_LABEL`] where there is none: one for each of the prompt's tokens, image places
     /// included, or, for T5, one for each of the decoder's.
     pub labels: Vec<i64>,
 }
 
-/// What the Q-Former makes of a picture.
+/// The features of a picture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Features {
     /// The class token's row after the vision tower, `[1, D]`.
     pub image: NamedTensor,
     /// The query rows of the Q-Former, `[1, Q, D]`.
     pub queries: NamedTensor,
-    /// The same in the language model's width, `[1, Q, H]`.
+    /// The query rows in the language model's width, `[1, Q, H]`.
     pub projected: NamedTensor,
     /// The outputs asked for by label.
     pub taps: Vec<NamedTensor>,
 }
 
-/// What the Q-Former's queries look at: the weights of its cross-attention.
+/// The weights of the Q-Former's cross-attention: where in a picture its queries look.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttentionMaps {
     /// The layers that look at the image.
@@ -132,7 +132,7 @@ impl InstructBlip {
         Ok(out)
     }
 
-    /// What T5's decoder reads, after the labels were checked: for it, its ids or the labels shifted by one.
+    /// The ids that T5's decoder reads, after the labels were checked: its ids, or the labels shifted by one.
     fn decoder_ids(&self, options: &ForwardOptions, prompt: usize) -> Result<Vec<u32>> {
         let refuse = |problem: String| Err(Error::request(problem));
         let (labels, rows) = (&options.labels, self.shapes.language.vocab_rows());
@@ -195,8 +195,8 @@ impl InstructBlip {
         Ok(plan.taps().to_vec())
     }
 
-    /// What the vision tower and the Q-Former make of a picture, read with `prompt`, and what their ops labelled `taps`
-    /// give.
+    /// The features of a picture, read with `prompt`, and the outputs of the vision tower's and the Q-Former's ops
+    /// labelled `taps`.
     ///
     /// # Errors
     /// As [`InstructBlip::answer`]; [`Error::Request`] for a label that neither has.
@@ -217,7 +217,7 @@ impl InstructBlip {
         })
     }
 
-    /// Where the Q-Former's queries look in a picture, read with `prompt`.
+    /// The attention of the Q-Former's queries to a picture, read with `prompt`.
     ///
     /// # Errors
     /// As [`InstructBlip::answer`].

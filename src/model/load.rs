@@ -41,8 +41,9 @@ fn adding_up<'a>(total: u64, progress: &'a mut dyn FnMut(u64, u64)) -> impl FnMu
 }
 
 impl Parts {
-    /// Loads the parts of `checkpoint` onto `device`, all of them at once, for programs that run them one by one. `config`
-    /// is the checkpoint's, or one with fewer layers. `progress` hears (bytes done, bytes in all) as weights are read.
+    /// Loads the parts of `checkpoint` onto `device`, all of them at once, for programs that run them one by one.
+    /// `config` is the checkpoint's, or one with fewer layers. `progress` hears (bytes done, bytes in all) as weights
+    /// are read.
     ///
     /// # Errors
     /// As [`InstructBlip::load_with`], but for what only tokenizers and pictures need.
@@ -156,7 +157,8 @@ impl InstructBlip {
     }
 }
 
-/// The processor, after ids that have no embedding were refused, bounded by the model: `shapes` knows how many rows the embeddings really have.
+/// The processor, after ids that have no embedding were refused, bounded by the model: `shapes` knows how many rows the
+/// embeddings really have.
 fn load_processor(sources: &Sources, config: &Config, shapes: &Parts) -> Result<Processor> {
     check_vocabulary(sources.base(), &shapes.language)?;
     let limits = PromptLimits::of(config, shapes.language.vocab_rows(), shapes.qformer.vocab_rows());

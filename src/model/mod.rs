@@ -55,8 +55,8 @@ impl Parts {
         Ok(Parts { vision, qformer, language: Parts::load_language(w, config)? })
     }
 
-    /// The shapes of all parts in these formats and places, and what they take: from `files`, whose names, shapes and types
-    /// are checked, or from the configuration alone.
+    /// The shapes of all parts in these formats and places, and what they take: from `files`, whose names, shapes and
+    /// types are checked, or from the configuration alone.
     fn survey(files: Option<&Arc<TensorFiles>>, config: &Config, placement: Placement) -> Result<(Parts, Loaded)> {
         let mut loader = Loader::survey(files, placement);
         let parts = Parts::load(&mut loader, config)?;
@@ -77,14 +77,14 @@ impl Parts {
     }
 }
 
-/// What a model is asked: a picture (or the frames of a video) and a prompt.
+/// A question to a model: a picture (or the frames of a video) and a prompt.
 #[derive(Clone, Copy, Debug)]
 pub struct Question<'a> {
     /// One picture; several frames for video models.
     pub images: &'a [Image],
     /// The question or instruction.
     pub prompt: &'a str,
-    /// What the Q-Former reads instead of the prompt.
+    /// The prompt that the Q-Former reads instead.
     pub qformer_prompt: Option<&'a str>,
 }
 
@@ -107,7 +107,7 @@ pub struct InstructBlip {
     vision: Option<VisionStage>,
     language: Option<LanguageStage>,
     memory: MemoryPlan,
-    /// Of pictures, where it is not the checkpoint's.
+    /// Pixels of a picture's side, where it is not the checkpoint's.
     side: Option<u32>,
     stop: Vec<u32>,
     left_padding: bool,
@@ -116,12 +116,12 @@ pub struct InstructBlip {
 }
 
 impl InstructBlip {
-    /// What the model takes on the device, as it was planned before it was loaded.
+    /// The memory that the model takes on the device, as it was planned before it was loaded.
     pub fn memory(&self) -> &MemoryPlan {
         &self.memory
     }
 
-    /// What was read, how fast, and what was seen of the weights' values.
+    /// A report of what was read, how fast, and what was seen of the weights' values.
     pub fn load_report(&self) -> &LoadReport {
         &self.report
     }

@@ -1,4 +1,4 @@
-//! How a model is loaded, and what for.
+//! The options of loading a model, and the workload it is loaded for.
 
 use crate::checkpoint::Checkpoint;
 use crate::runtime::Device;
@@ -11,11 +11,11 @@ pub struct LoadOptions {
     pub formats: Formats,
     /// Files are mapped into memory, not read; either way gives the same.
     pub mmap: bool,
-    /// Most bytes to use on the device; its memory, where the driver tells how much there is, if `None`. What needs more
-    /// is refused before anything is uploaded.
+    /// Most bytes to use on the device; its memory, where the driver tells how much there is, if `None`. What needs
+    /// more is refused before anything is uploaded.
     pub budget_bytes: Option<u64>,
-    /// The vision tower with the Q-Former and the language model take turns on the device, and, if there is a budget that
-    /// one of them exceeds, its layers in the memory of one.
+    /// The vision tower with the Q-Former and the language model take turns on the device, and, if there is a budget
+    /// that one of them exceeds, its layers in the memory of one.
     pub offload: bool,
     /// The most that will be asked: the budget has to hold for it.
     pub workload: Workload,

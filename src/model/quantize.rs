@@ -16,7 +16,7 @@ use crate::weights::convert::{self, Half};
 use crate::weights::shards::{Put, Shards, Written, new_folder};
 use crate::weights::{Asked, Formats, Part, Placement, TensorFiles};
 
-/// What was written.
+/// The result of quantizing: what was read and written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Quantized {
     /// Bytes of the tensors that were read.
@@ -27,9 +27,10 @@ pub struct Quantized {
     pub files: usize,
 }
 
-/// Writes `checkpoint`, with `adapter` or its own merged, with its matrices in `formats` into `folder`, which must be empty or not there yet: the same
-/// files, but for the tensors, which go by the names that [`crate::weights`] documents, and `quantization_config` in
-/// `config.json`, by which other programs see that these weights are not for them. It loads like any other, and gives
+/// Writes `checkpoint`, with `adapter` or its own merged, with its matrices in `formats` into `folder`, which must be
+/// empty or not there yet. The files are the same, but for the tensors, which go by the names that [`crate::weights`]
+/// documents, and `quantization_config` in `config.json`, by which other programs see that these weights are not for
+/// them. It loads like any other, and gives
 /// the same answers as the source loaded in these formats. `progress` hears (bytes done, bytes in all).
 ///
 /// # Errors
@@ -75,7 +76,7 @@ pub fn quantize(
     Ok(Quantized { source_bytes: surveyed.source_bytes, bytes: shards.bytes(), files: shards.files() })
 }
 
-/// What a tensor is made of.
+/// The source of a tensor that is written.
 struct Job<'a> {
     asked: &'a Asked,
     half: Half,
@@ -103,7 +104,7 @@ fn jobs<'a>(files: &TensorFiles, asked: &'a Asked) -> Vec<(Written, Job<'a>)> {
     }
 }
 
-/// Every file that is no tensor file, with what was done noted in the configuration.
+/// Reads every file that is no tensor file, and notes in the configuration what was done.
 fn small_files(sources: &Sources, formats: &[WeightFormat; 3]) -> Result<Vec<(String, Vec<u8>)>> {
     let mut small = Vec::new();
     for name in sources.small_files()? {

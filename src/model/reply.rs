@@ -1,4 +1,4 @@
-//! What a model gives back: answers as they come and when they are done, timings, tensors.
+//! The results of a model: answers as they come and when they are done, timings, tensors.
 
 use std::time::Instant;
 
@@ -28,16 +28,16 @@ pub(super) fn milliseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1000.0
 }
 
-/// One of the answers to a prompt.
+/// One answer to a prompt.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AnswerText {
     /// The text without special tokens, trimmed.
     pub text: String,
     /// The new tokens only; an end-of-text token is the last one.
     pub token_ids: Vec<u32>,
-    /// What beams are ranked by; `None` without beams.
+    /// The score that beams are ranked by; `None` without beams.
     pub score: Option<f32>,
-    /// Why it ended.
+    /// The reason why the answer ended.
     pub finish_reason: FinishReason,
 }
 
@@ -48,7 +48,7 @@ pub struct Reply {
     pub text: String,
     /// The first answer's new tokens; an end-of-text token is the last one.
     pub token_ids: Vec<u32>,
-    /// Why the first answer ended.
+    /// The reason why the first answer ended.
     pub finish_reason: FinishReason,
     /// All answers, `num_return_sequences` of them, best first.
     pub sequences: Vec<AnswerText>,

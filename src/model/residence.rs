@@ -32,7 +32,7 @@ pub(super) struct LanguageStage {
 
 /// The files that the stages' weights come from, and the formats and places they get.
 pub(super) struct Residence {
-    /// As the checkpoint has it: for pictures of the size it was trained with.
+    /// The checkpoint's configuration: for pictures of the size it was trained with.
     pub config: Config,
     pub files: Arc<TensorFiles>,
     pub placement: Placement,
@@ -124,7 +124,8 @@ impl InstructBlip {
         Ok(())
     }
 
-    /// Brings the language model onto the device, unless it is there, with a session for `rows` answers of `new_tokens` to each of `prompts`.
+    /// Brings the language model onto the device, unless it is there, with a session for `rows` answers of `new_tokens`
+    /// to each of `prompts`.
     pub(super) fn bring_language(&mut self, prompts: &[u32], rows: u32, new_tokens: u32) -> Result<()> {
         if self.residence.offload {
             self.vision = None; // its weights make room

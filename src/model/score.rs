@@ -1,4 +1,4 @@
-//! How likely fixed answers are: the paper's evaluation of questions with given choices (`predict_class` in LAVIS).
+//! The likelihood of fixed answers: the paper's evaluation of questions with given choices (`predict_class` in LAVIS).
 
 use super::{InstructBlip, Question};
 use crate::error::{Error, Result};
@@ -6,12 +6,12 @@ use crate::generate;
 use crate::generate::processors::log_softmax;
 use crate::generate::session::{Placed, Prefill, Request};
 
-/// How likely an answer is.
+/// The likelihood of an answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Score {
     /// Log-probability of the whole answer.
     pub sum: f64,
-    /// The same per token: what the paper ranks by.
+    /// Log-probability per token, which the paper ranks by.
     pub mean: f64,
     /// The answer's tokens; T5's end with the end token.
     pub token_ids: Vec<u32>,

@@ -17,8 +17,8 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// What `checkpoint` stands for. A folder that holds an adapter too, or nothing else, stands for the adapter with
-    /// its base, as `from_pretrained` has it.
+    /// The sources that `checkpoint` stands for. A folder that holds an adapter too, or nothing else, stands for the
+    /// adapter with its base, as `from_pretrained` has it.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for an adapter whose base is not a folder here, and for two adapters at once.

@@ -1,8 +1,8 @@
-//! How much a session holds: rows, positions and pages.
+//! The capacity of a session: rows, positions and pages.
 
 use crate::language::Language;
 
-/// How many rows, positions and pages a session has.
+/// The numbers of rows, positions and pages that a session has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
     /// Sequences that are decoded side by side.
@@ -36,8 +36,8 @@ impl Capacity {
         }
     }
 
-    /// A session of this capacity can serve a request that needs `need`: as many rows as the plan has, and no more of
-    /// anything else.
+    /// Tells whether a session of this capacity can serve a request that needs `need`: as many rows as the plan has,
+    /// and no more of anything else.
     pub fn holds(&self, need: &Capacity) -> bool {
         self.rows == need.rows
             && self.positions >= need.positions

@@ -52,7 +52,7 @@ impl Search {
         Ok(Search { count, plan, found })
     }
 
-    /// How many are looked for.
+    /// The number of logits that are looked for in each row.
     pub fn count(&self) -> u32 {
         self.count
     }

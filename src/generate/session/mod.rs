@@ -53,7 +53,7 @@ impl Session {
         Ok(Session { device: device.clone(), capacity, tables, logits, decode, search: Mutex::new(None) })
     }
 
-    /// How much the session holds.
+    /// The session's capacity.
     pub fn capacity(&self) -> &Capacity {
         &self.capacity
     }
@@ -149,8 +149,8 @@ impl Session {
     /// The `count` largest logits of each row of the last step, or all of fewer, largest first: `[rows, 2 count]`, the
     /// bits of a logit and then its token.
     ///
-    /// Of a vocabulary of 32,000 the 64 largest are 512 bytes a row instead of 128,000, and as much less for the host to
-    /// sort.
+    /// Of a vocabulary of 32,000 the 64 largest are 512 bytes a row instead of 128,000, and as much less for the host
+    /// to sort.
     ///
     /// # Errors
     /// Whatever went wrong on the GPU.

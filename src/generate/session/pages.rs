@@ -45,8 +45,8 @@ pub struct PageTable {
 }
 
 impl PageTable {
-    /// A table of rows that continue the prompts at `rows`, `width` positions each. What is new in a row lies behind all
-    /// prompts.
+    /// A table of rows that continue the prompts at `rows`, `width` positions each. What is new in a row lies behind
+    /// all prompts.
     pub(super) fn new(rows: &[Placed], width: u32) -> PageTable {
         let first = rows.iter().map(Placed::end).max().unwrap_or(0);
         let width = width as usize;

@@ -1,4 +1,4 @@
-//! What a session takes, before there is a device.
+//! The memory that a session takes, before there is a device.
 
 use super::capacity::Capacity;
 use super::decode::record_largest;

@@ -19,12 +19,12 @@ pub struct PromptInputs<'a> {
     pub placeholders: &'a Tensor,
 }
 
-/// What is wanted of the pass over a prompt.
+/// The outputs that are wanted of the pass over a prompt.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Request<'a> {
-    /// How many of the last rows' logits are wanted.
+    /// The number of last rows whose logits are wanted.
     pub rows: u32,
-    /// What the decoder of T5 reads; its start token if empty.
+    /// Ids that the decoder of T5 reads; its start token if there are none.
     pub decoder_ids: &'a [u32],
     /// Labels of outputs to keep.
     pub taps: &'a [String],
@@ -44,7 +44,7 @@ impl Request<'_> {
 pub struct Crossing<'a> {
     /// The encoder's keys and values as the decoder's rows read them.
     pub read: Cached<'a>,
-    /// The same keys and values as they are stored.
+    /// The encoder's keys and values as they are stored.
     pub store: Cached<'a>,
     /// `[1, T]`: what the decoder reads first.
     pub decoder_ids: &'a Tensor,
@@ -80,7 +80,7 @@ pub struct Recorded {
 }
 
 impl Recorded {
-    /// The plan of it.
+    /// The recording made a plan.
     ///
     /// # Errors
     /// As [`Recorder::finish`].

@@ -114,12 +114,12 @@ impl Table {
     }
 }
 
-/// What a session keeps from step to step.
+/// The tensors that a session keeps from step to step.
 #[derive(Debug)]
 pub struct Tables {
     /// The decoder's own keys and values.
     pub own: Table,
-    /// Those of the encoder's output, where there is an encoder.
+    /// The keys and values of the encoder's output, where there is an encoder.
     pub cross: Option<Table>,
     /// `[1, rows]`: the tokens that the next step reads.
     pub token: Tensor,

@@ -1,4 +1,4 @@
-//! What a model takes on a device, in figures.
+//! The memory that a model takes on a device, in figures.
 
 use crate::error::Bytes;
 use crate::model::Workload;
@@ -8,13 +8,13 @@ use crate::weights::Placement;
 /// The weights of one part of a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartBytes {
-    /// Format of its linear layers.
+    /// Format of the part's linear layers.
     pub format: WeightFormat,
     /// Bytes on the device; of layers that take turns, those of one.
     pub bytes: u64,
-    /// Its layers.
+    /// Number of layers.
     pub layers: u32,
-    /// Layers that stay on the device.
+    /// Number of layers that stay on the device.
     pub resident: u32,
 }
 
@@ -52,7 +52,7 @@ pub struct MemoryPlan {
 }
 
 impl MemoryPlan {
-    /// The model fits into a budget of so many bytes.
+    /// Tells whether the model fits into a budget of so many bytes.
     pub fn fits(&self, budget_bytes: u64) -> bool {
         self.peak <= budget_bytes
     }

@@ -110,17 +110,17 @@ impl Planner<'_> {
         let kept = if streams { staging } else { 0 };
         // The ring is given back after loading, unless layers take turns; what a stage works with comes after.
         let peak_of = |weights: u64, working: u64| (weights + working + kept).max(weights + staging);
-        let seeing = vision.bytes + qformer.bytes;
+        let vision_weights = vision.bytes + qformer.bytes;
         let answering = working.kv_cache + working.language_stage;
         let peak = match offload {
-            true => peak_of(seeing, working.vision_stage).max(peak_of(language.bytes, answering)),
-            false => peak_of(seeing + language.bytes, working.kv_cache + working.scratch + working.io),
+            true => peak_of(vision_weights, working.vision_stage).max(peak_of(language.bytes, answering)),
+            false => peak_of(vision_weights + language.bytes, working.kv_cache + working.scratch + working.io),
         };
         Ok(MemoryPlan {
             placement,
             offload,
             workload: self.workload,
-            vision_stage: seeing + working.vision_stage,
+            vision_stage: vision_weights + working.vision_stage,
             language_stage: language.bytes + answering,
             vision,
             qformer,
@@ -134,7 +134,8 @@ impl Planner<'_> {
         })
     }
 
-    /// The stages in turn, with as many layers of each on the device as the budget allows; `None` if none is few enough.
+    /// The stages in turn, with as many layers of each on the device as the budget allows; `None` if none is few
+    /// enough.
     fn streamed(&self, formats: Formats, whole: &MemoryPlan, budget: u64) -> Result<Option<MemoryPlan>> {
         let mut resident = Resident::default();
         // If one part's layers take turns the ring stays, and takes room from the other stage as well.

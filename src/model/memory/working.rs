@@ -49,13 +49,13 @@ struct Recordings {
 
 /// Bytes of intermediate results, as the pool hands them out.
 struct Scratch {
-    /// All that the pool makes for two runs, one after the other.
+    /// Bytes that the pool makes for two runs, one after the other.
     all: u64,
-    /// The part of it that is there before the language model's.
+    /// Bytes that are there before the language model's.
     vision_stage: u64,
-    /// The Q-Former's outputs that are kept.
+    /// Bytes of the Q-Former's outputs that are kept.
     kept: u64,
-    /// The language model's, if the pool is empty before.
+    /// Bytes of the language model's, if the pool is empty before.
     language_stage: u64,
 }
 
