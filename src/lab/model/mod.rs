@@ -6,7 +6,6 @@ mod language;
 mod prompt;
 
 use std::path::Path;
-use std::sync::Arc;
 
 use serde_json::json;
 
@@ -17,10 +16,10 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::generate::check_fits;
 use crate::language::Language;
-use crate::model::{LoadOptions, MemoryPlan, Parts, Workload};
+use crate::model::{LoadOptions, Parts, Workload};
 use crate::processor::{Image, ImageProcessor};
 use crate::runtime::{Category, Device, Mask, Plan, Recorder, Tensor, WeightFormat};
-use crate::weights::{Formats, Loaded, Loader, Part, Placement, TensorFiles};
+use crate::weights::{Formats, Loaded, Part};
 use labels::profile;
 use language::Timer;
 use prompt::Prompt;
@@ -102,28 +101,10 @@ impl Subject {
         options: &LoadOptions,
         report: &mut dyn FnMut(u64, u64),
     ) -> Result<(Parts, Loaded)> {
-        let Some(checkpoint) = &self.checkpoint else {
-            MemoryPlan::of_config(&self.config, options, &device.caps())?;
-            let mut loader = Loader::synthetic(device, options.formats);
-            let parts = Parts::load(&mut loader, &self.config)?;
-            return Ok((parts, loader.finish()?));
-        };
-        MemoryPlan::of(checkpoint, options, &device.caps())?;
-        let files =
-            Arc::new(TensorFiles::open(checkpoint, options.mmap)?.tied(&Language::tied_weights(&self.config.text)));
-        let placement = Placement { formats: options.formats, ..Placement::default() };
-        let mut survey = Loader::survey(Some(&files), placement);
-        Parts::load(&mut survey, &self.config)?;
-        let surveyed = survey.finish()?;
-        let (mut done, total) = (0, surveyed.source_bytes);
-        let mut report = |bytes| {
-            done += bytes;
-            report(done.min(total), total);
-        };
-        let order = surveyed.tensors.iter().map(|asked| asked.name.as_str());
-        let mut loader = Loader::load(&files, device, placement, order, &mut report);
-        let parts = Parts::load(&mut loader, &self.config)?;
-        Ok((parts, loader.finish()?))
+        match &self.checkpoint {
+            None => Parts::synthetic(device, &self.config, options),
+            Some(checkpoint) => Parts::from_checkpoint(device, checkpoint, &self.config, options, report),
+        }
     }
 }
 

@@ -8,17 +8,17 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use instructblip::config::Config;
 use instructblip::lab::ceilings;
 use instructblip::lab::model::{Event, Options, Subject, measure};
-use instructblip::runtime::{AdapterClass, WeightFormat};
+use instructblip::model::LoadOptions;
+use instructblip::runtime::WeightFormat;
 use instructblip::shapes::{Layers, PUBLISHED, Shape};
 use instructblip::{Checkpoint, Error};
 use serde_json::Value;
 
 use super::run::{self, Output};
 use crate::common::{Common, Gpu};
-use crate::machine::available_bytes;
 use crate::options::formats;
 use crate::progress::{Progress, say};
-use crate::session::{embedded, named, open_device};
+use crate::session::{bounded, embedded, named, open_device};
 
 /// Arguments of `bench model`.
 #[derive(Args, Debug)]
@@ -128,15 +128,13 @@ pub fn run(common: &Common, arguments: &Model) -> Result<()> {
     if !device.has_timestamps() && !common.quiet {
         say("this adapter has no clock for kernels: no times by label");
     }
-    let software = device.caps().class == AdapterClass::Cpu;
     let options = Options {
         weights: arguments.weights,
         prompt_tokens: arguments.prompt_tokens.clone(),
         keys: arguments.keys.clone(),
         rows: arguments.rows.clone(),
         runs: arguments.runs as usize,
-        // A software adapter counts memory that all programs share as its own.
-        budget_bytes: if software { available_bytes() } else { device.memory_bytes() },
+        budget_bytes: bounded(&device, LoadOptions::default()).budget_bytes,
     };
     let mut loading = Progress::bytes(common.quiet || subject.is_embedded, "loading");
     let mut measuring: Option<Progress> = None;
