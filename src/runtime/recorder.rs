@@ -29,7 +29,7 @@ impl From<&Tensor> for Binding {
     }
 }
 
-/// One kernel launch, as data.
+/// One kernel launch, as data. `Dispatch::new` begins it, and each method that follows says one thing more.
 #[derive(Clone, Debug)]
 pub struct Dispatch {
     /// Where it comes from: the weight's checkpoint name, or the scope and the op.
@@ -48,6 +48,71 @@ pub struct Dispatch {
     pub flops: u64,
     /// The layer whose weights must be on the device, where they are not always.
     pub needs: Option<Arc<Streamed>>,
+}
+
+impl Dispatch {
+    /// A launch of one workgroup of `kernel`, which binds nothing yet.
+    pub(super) fn new(kernel: &'static Kernel, label: impl Into<String>) -> Dispatch {
+        Dispatch {
+            label: label.into(),
+            kernel,
+            constants: Vec::new(),
+            bindings: Vec::new(),
+            params: Vec::new(),
+            grid: [1, 1, 1],
+            flops: 0,
+            needs: None,
+        }
+    }
+
+    /// Sets an override constant; a `bool` is 0 or 1.
+    pub(super) fn constant(mut self, name: &'static str, value: impl Into<f64>) -> Dispatch {
+        self.constants.push((name, value.into()));
+        self
+    }
+
+    /// Sets override constants that are sizes.
+    pub(super) fn sizes(mut self, sizes: impl IntoIterator<Item = (&'static str, u32)>) -> Dispatch {
+        self.constants.extend(sizes.into_iter().map(|(name, size)| (name, f64::from(size))));
+        self
+    }
+
+    /// Binds tensors that the kernel reads, after what is bound already.
+    pub(super) fn reads<const N: usize>(mut self, tensors: [&Tensor; N]) -> Dispatch {
+        self.bindings.extend(tensors.map(Binding::from));
+        self
+    }
+
+    /// Binds the plan's [`Step`](super::plan::Step).
+    pub(super) fn reads_step(mut self) -> Dispatch {
+        self.bindings.push(Binding::Step);
+        self
+    }
+
+    /// Binds tensors that the kernel writes, after what is bound already.
+    pub(super) fn writes<const N: usize>(self, tensors: [&Tensor; N]) -> Dispatch {
+        self.reads(tensors)
+    }
+
+    /// Sets the kernel's `Params`.
+    pub(super) fn params(self, params: &impl bytemuck::NoUninit) -> Dispatch {
+        Dispatch { params: bytemuck::bytes_of(params).to_vec(), ..self }
+    }
+
+    /// Sets the workgroups in x, y and z.
+    pub(super) fn grid(self, grid: [u32; 3]) -> Dispatch {
+        Dispatch { grid, ..self }
+    }
+
+    /// Counts floating point operations, a fused multiply-add as two.
+    pub(super) fn flops(self, flops: u64) -> Dispatch {
+        Dispatch { flops, ..self }
+    }
+
+    /// Names the layer whose weights must be on the device, where they are not always.
+    pub(super) fn needs(self, needs: Option<Arc<Streamed>>) -> Dispatch {
+        Dispatch { needs, ..self }
+    }
 }
 
 /// Collects the dispatches of one pass through a model part.

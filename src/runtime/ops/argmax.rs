@@ -21,16 +21,14 @@ impl Recorder {
         assert_eq!((out.len(), out.offset), (x.rows(), 0), "argmax: one result per row");
         let workgroup = if self.caps().class == AdapterClass::Gpu { 256.0 } else { 8.0 };
         let label = self.label("argmax");
-        self.push(Dispatch {
-            label: label.clone(),
-            kernel: &kernels::ARGMAX,
-            constants: vec![("WG", workgroup)],
-            bindings: vec![x.into(), (&*out).into()],
-            params: bytemuck::bytes_of(&Params { n: x.cols(), x_offset: x.offset }).to_vec(),
-            grid: [x.rows(), 1, 1],
-            flops: x.len().into(),
-            needs: None,
-        });
+        let dispatch = Dispatch::new(&kernels::ARGMAX, &label)
+            .constant("WG", workgroup)
+            .reads([x])
+            .writes([out])
+            .params(&Params { n: x.cols(), x_offset: x.offset })
+            .grid([x.rows(), 1, 1])
+            .flops(x.len().into());
+        self.push(dispatch);
         self.tap(&label, out);
     }
 }

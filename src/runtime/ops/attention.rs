@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use crate::runtime::caps::Caps;
 use crate::runtime::kernels::{self, Kernel};
-use crate::runtime::recorder::{Binding, Dispatch, Recorder};
+use crate::runtime::recorder::{Dispatch, Recorder};
 use crate::runtime::tensor::Tensor;
 
 /// `Params` of `shaders/attention_tile.wgsl`.
@@ -272,31 +272,23 @@ impl Recorder {
         let places = [q_offset, q_stride, k_offset, k_row_stride, k_head_stride, v_offset];
         assert!(places.iter().all(|place| place.is_multiple_of(HEAD_DIM_STEP)), "{op}: starts {places:?}");
         let software = wide(&kernels::ATTENTION_TILE, self.caps(), heads, &places);
-        let biased = f64::from(u8::from(a.bias.is_some()));
-        let mut constants = vec![("HEAD_DIM", f64::from(heads.dim)), ("MODE", a.mode), ("BIAS", biased)];
         let tile = if software { SOFTWARE_ROWS } else { tile_rows(rows, heads.query) };
-        if !software {
-            constants.push(("ROWS", f64::from(tile)));
-        }
         let label = self.label(op);
-        self.push(Dispatch {
-            label: label.clone(),
-            kernel: if software { &kernels::ATTENTION_TILE_SOFTWARE } else { &kernels::ATTENTION_TILE },
-            constants,
-            bindings: vec![
-                a.q.tensor.into(),
-                a.k.tensor.into(),
-                a.v.tensor.into(),
-                a.index.unwrap_or(a.q.tensor).into(),
-                a.bias.unwrap_or(a.q.tensor).into(),
-                Binding::Step,
-                (&out).into(),
-            ],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [rows.div_ceil(tile), heads.query, 1],
-            flops: 4 * u64::from(rows) * u64::from(a.keys) * u64::from(heads.width()),
-            needs: None,
-        });
+        let kernel = if software { &kernels::ATTENTION_TILE_SOFTWARE } else { &kernels::ATTENTION_TILE };
+        let mut dispatch = Dispatch::new(kernel, &label)
+            .constant("HEAD_DIM", heads.dim)
+            .constant("MODE", a.mode)
+            .constant("BIAS", a.bias.is_some())
+            .reads([a.q.tensor, a.k.tensor, a.v.tensor, a.index.unwrap_or(a.q.tensor), a.bias.unwrap_or(a.q.tensor)])
+            .reads_step()
+            .writes([&out])
+            .params(&params)
+            .grid([rows.div_ceil(tile), heads.query, 1])
+            .flops(4 * u64::from(rows) * u64::from(a.keys) * u64::from(heads.width()));
+        if !software {
+            dispatch = dispatch.constant("ROWS", tile);
+        }
+        self.push(dispatch);
         let out = self.fit_columns(&out, heads.dim, dim);
         self.tap(&label, &out);
         self.tap_weights(&label, a, heads);
@@ -330,23 +322,17 @@ impl Recorder {
             far,
             scale,
         };
-        self.push(Dispatch {
-            label: label.clone(),
-            kernel: &kernels::ATTENTION_WEIGHTS,
-            constants: vec![("WG", workgroup), ("MODE", a.mode), ("BIAS", f64::from(u8::from(a.bias.is_some())))],
-            bindings: vec![
-                a.q.tensor.into(),
-                a.k.tensor.into(),
-                a.index.unwrap_or(a.q.tensor).into(),
-                a.bias.unwrap_or(a.q.tensor).into(),
-                Binding::Step,
-                (&out).into(),
-            ],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [t, heads.query, 1],
-            flops: 2 * u64::from(t) * u64::from(s) * u64::from(heads.width()),
-            needs: None,
-        });
+        let dispatch = Dispatch::new(&kernels::ATTENTION_WEIGHTS, &label)
+            .constant("WG", workgroup)
+            .constant("MODE", a.mode)
+            .constant("BIAS", a.bias.is_some())
+            .reads([a.q.tensor, a.k.tensor, a.index.unwrap_or(a.q.tensor), a.bias.unwrap_or(a.q.tensor)])
+            .reads_step()
+            .writes([&out])
+            .params(&params)
+            .grid([t, heads.query, 1])
+            .flops(2 * u64::from(t) * u64::from(s) * u64::from(heads.width()));
+        self.push(dispatch);
         self.tap(&label, &out);
     }
 
@@ -384,44 +370,29 @@ impl Recorder {
             far: far(bias, heads),
             scale: heads.scale,
         };
-        let mut constants = vec![
-            ("HEAD_DIM", f64::from(heads.dim)),
-            ("CAUSAL", f64::from(u8::from(causal))),
-            ("BIAS", f64::from(u8::from(bias.is_some()))),
-        ];
+        let kernel = if software { &kernels::ATTENTION_DECODE_SOFTWARE } else { &kernels::ATTENTION_DECODE };
+        let mut dispatch = Dispatch::new(kernel, &label)
+            .constant("HEAD_DIM", heads.dim)
+            .constant("CAUSAL", causal)
+            .constant("BIAS", bias.is_some())
+            .reads([q, &kv.keys, &kv.values, &rows.places, &rows.pages, bias.unwrap_or(q)])
+            .reads_step()
+            .writes([&shares])
+            .params(&params)
+            .grid([heads.query, splits, q.rows()])
+            .flops(4 * u64::from(rows.pages.cols()) * u64::from(q.rows() * heads.width()));
         if !software {
-            constants.push(("SPLITS", f64::from(splits)));
+            dispatch = dispatch.constant("SPLITS", splits);
         }
-        self.push(Dispatch {
-            label: label.clone(),
-            kernel: if software { &kernels::ATTENTION_DECODE_SOFTWARE } else { &kernels::ATTENTION_DECODE },
-            constants,
-            bindings: vec![
-                q.into(),
-                (&kv.keys).into(),
-                (&kv.values).into(),
-                (&rows.places).into(),
-                (&rows.pages).into(),
-                bias.unwrap_or(q).into(),
-                Binding::Step,
-                (&shares).into(),
-            ],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [heads.query, splits, q.rows()],
-            flops: 4 * u64::from(rows.pages.cols()) * u64::from(q.rows() * heads.width()),
-            needs: None,
-        });
+        self.push(dispatch);
         if splits > 1 {
-            self.push(Dispatch {
-                label: label.clone(),
-                kernel: &kernels::ATTENTION_COMBINE,
-                constants: Vec::new(),
-                bindings: vec![(&shares).into(), (&out).into()],
-                params: bytemuck::bytes_of(&CombineParams { d: heads.dim, splits }).to_vec(),
-                grid: [heads.query, q.rows(), 1],
-                flops: 2 * u64::from(q.rows() * splits * heads.width()),
-                needs: None,
-            });
+            let dispatch = Dispatch::new(&kernels::ATTENTION_COMBINE, &label)
+                .reads([&shares])
+                .writes([&out])
+                .params(&CombineParams { d: heads.dim, splits })
+                .grid([heads.query, q.rows(), 1])
+                .flops(2 * u64::from(q.rows() * splits * heads.width()));
+            self.push(dispatch);
         }
         let out = self.fit_columns(&out, heads.dim, dim);
         self.tap(&label, &out);

@@ -49,16 +49,14 @@ impl Recorder {
     fn chains(&mut self, kernel: &'static Kernel, width: u64, seed: &Tensor, groups: u32, steps: u32) -> Tensor {
         let workgroup = self.ceiling_workgroup();
         let out = self.empty(groups, workgroup);
-        self.push(Dispatch {
-            label: self.label("multiply_adds"),
-            kernel,
-            constants: vec![("WG", f64::from(workgroup))],
-            bindings: vec![seed.into(), (&out).into()],
-            params: bytemuck::bytes_of(&FmaParams { steps }).to_vec(),
-            grid: [groups, 1, 1],
-            flops: 2 * FMAS * width * u64::from(steps) * u64::from(groups * workgroup),
-            needs: None,
-        });
+        let dispatch = Dispatch::new(kernel, self.label("multiply_adds"))
+            .constant("WG", workgroup)
+            .reads([seed])
+            .writes([&out])
+            .params(&FmaParams { steps })
+            .grid([groups, 1, 1])
+            .flops(2 * FMAS * width * u64::from(steps) * u64::from(groups * workgroup));
+        self.push(dispatch);
         out
     }
 
@@ -71,19 +69,18 @@ impl Recorder {
         let workgroup = subgroups * lanes;
         let out = self.empty(groups, workgroup);
         let products = MATRIX_ROWS * MATRIX_ROWS * u64::from(size.edge());
-        self.push(Dispatch {
-            label: self.label("matrix_multiply_adds"),
-            kernel: match size {
-                MatrixSize::Eight => &kernels::CEILING_MATRIX8,
-                MatrixSize::Sixteen => &kernels::CEILING_MATRIX16,
-            },
-            constants: vec![("WG", f64::from(workgroup)), ("SUBGROUPS", f64::from(subgroups))],
-            bindings: vec![seed.into(), (&out).into()],
-            params: bytemuck::bytes_of(&MatrixParams { steps }).to_vec(),
-            grid: [groups, 1, 1],
-            flops: 2 * products * u64::from(steps) * u64::from(groups * subgroups),
-            needs: None,
-        });
+        let kernel = match size {
+            MatrixSize::Eight => &kernels::CEILING_MATRIX8,
+            MatrixSize::Sixteen => &kernels::CEILING_MATRIX16,
+        };
+        let dispatch = Dispatch::new(kernel, self.label("matrix_multiply_adds"))
+            .sizes([("WG", workgroup), ("SUBGROUPS", subgroups)])
+            .reads([seed])
+            .writes([&out])
+            .params(&MatrixParams { steps })
+            .grid([groups, 1, 1])
+            .flops(2 * products * u64::from(steps) * u64::from(groups * subgroups));
+        self.push(dispatch);
         out
     }
 
@@ -92,16 +89,16 @@ impl Recorder {
         let workgroup = self.ceiling_workgroup();
         let groups = x.len() / (32 * workgroup);
         let out = self.empty(groups, workgroup);
-        self.push(Dispatch {
-            label: self.label("read_sums"),
-            kernel: if self.caps().is_software() { &kernels::CEILING_READ_SOFTWARE } else { &kernels::CEILING_READ },
-            constants: vec![("WG", f64::from(workgroup))],
-            bindings: vec![x.into(), (&out).into()],
-            params: bytemuck::bytes_of(&ReadParams { groups }).to_vec(),
-            grid: fold(u64::from(groups), 1),
-            flops: u64::from(x.len()),
-            needs: None,
-        });
+        let software = self.caps().is_software();
+        let kernel = if software { &kernels::CEILING_READ_SOFTWARE } else { &kernels::CEILING_READ };
+        let dispatch = Dispatch::new(kernel, self.label("read_sums"))
+            .constant("WG", workgroup)
+            .reads([x])
+            .writes([&out])
+            .params(&ReadParams { groups })
+            .grid(fold(u64::from(groups), 1))
+            .flops(x.len().into());
+        self.push(dispatch);
         out
     }
 

@@ -49,16 +49,13 @@ impl Recorder {
         x: &Tensor,
     ) {
         assert_eq!((y.rows(), y.cols()), (x.rows(), x.cols()), "{label}: shapes");
-        self.push(Dispatch {
-            label: label.into(),
-            kernel: &kernels::ELEMENTWISE,
-            constants: vec![("ADD", f64::from(u8::from(add)))],
-            bindings: vec![x.into(), (&*y).into()],
-            params: bytemuck::bytes_of(&Params { len: x.len(), x_offset: x.offset, y_offset: y.offset, scale })
-                .to_vec(),
-            grid: fold(x.len().into(), 64),
-            flops: if add { x.len().into() } else { 0 },
-            needs: None,
-        });
+        let dispatch = Dispatch::new(&kernels::ELEMENTWISE, label)
+            .constant("ADD", add)
+            .reads([x])
+            .writes([y])
+            .params(&Params { len: x.len(), x_offset: x.offset, y_offset: y.offset, scale })
+            .grid(fold(x.len().into(), 64))
+            .flops(if add { x.len().into() } else { 0 });
+        self.push(dispatch);
     }
 }

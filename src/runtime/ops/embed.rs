@@ -33,16 +33,12 @@ impl Recorder {
         for part in &table.parts {
             let packed = part.packed();
             let params = EmbedParams { d: table.cols, first: part.first_row, rows: part.rows };
-            self.push(Dispatch {
-                label: table.label.clone(),
-                kernel: &kernels::EMBED,
-                constants: Vec::new(),
-                bindings: vec![ids.into(), (&packed).into(), (&out).into()],
-                params: bytemuck::bytes_of(&params).to_vec(),
-                grid: [table.cols.div_ceil(2 * 64), ids.len(), 1],
-                flops: 0,
-                needs: None,
-            });
+            let dispatch = Dispatch::new(&kernels::EMBED, &table.label)
+                .reads([ids, &packed])
+                .writes([&out])
+                .params(&params)
+                .grid([table.cols.div_ceil(2 * 64), ids.len(), 1]);
+            self.push(dispatch);
         }
         self.tap(&table.label, &out);
         out
@@ -53,16 +49,12 @@ impl Recorder {
         assert_eq!((out.cols(), out.offset, index.offset), (x.cols(), 0, 0), "put_rows: shapes");
         assert_eq!(x.rows(), index.len(), "put_rows: one index per row");
         let label = self.label("put_rows");
-        self.push(Dispatch {
-            label: label.clone(),
-            kernel: &kernels::PUT_ROWS,
-            constants: Vec::new(),
-            bindings: vec![x.into(), index.into(), (&*out).into()],
-            params: bytemuck::bytes_of(&PutParams { d: x.cols(), x_offset: x.offset }).to_vec(),
-            grid: [x.cols().div_ceil(64), x.rows(), 1],
-            flops: 0,
-            needs: None,
-        });
+        let dispatch = Dispatch::new(&kernels::PUT_ROWS, &label)
+            .reads([x, index])
+            .writes([out])
+            .params(&PutParams { d: x.cols(), x_offset: x.offset })
+            .grid([x.cols().div_ceil(64), x.rows(), 1]);
+        self.push(dispatch);
         self.tap(&label, out);
     }
 }

@@ -47,15 +47,11 @@ impl Recorder {
 
     fn launch_fill(&mut self, matrix: &Matrix, part: &Tensor, words: Words, seed: u32, values: [f32; 2]) {
         let params = Params { words: part.len(), seed, range: values[0], second: values[1] };
-        self.push(Dispatch {
-            label: matrix.label.clone(),
-            kernel: &kernels::FILL,
-            constants: vec![("WORDS", f64::from(words as u32))],
-            bindings: vec![part.into()],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: fold(part.len().into(), 64),
-            flops: 0,
-            needs: None,
-        });
+        let dispatch = Dispatch::new(&kernels::FILL, &matrix.label)
+            .constant("WORDS", words as u32)
+            .writes([part])
+            .params(&params)
+            .grid(fold(part.len().into(), 64));
+        self.push(dispatch);
     }
 }

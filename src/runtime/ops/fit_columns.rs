@@ -27,16 +27,12 @@ impl Recorder {
         let out = self.empty(x.rows(), x.cols() / from * to);
         let label = self.label("fit_columns");
         let params = Params { len: out.len(), x_offset: x.offset, x_width: from, out_width: to };
-        self.push(Dispatch {
-            label: label.clone(),
-            kernel: &kernels::FIT_COLUMNS,
-            constants: Vec::new(),
-            bindings: vec![x.into(), (&out).into()],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: fold(out.len().into(), 64),
-            flops: 0,
-            needs: None,
-        });
+        let dispatch = Dispatch::new(&kernels::FIT_COLUMNS, &label)
+            .reads([x])
+            .writes([&out])
+            .params(&params)
+            .grid(fold(out.len().into(), 64));
+        self.push(dispatch);
         self.tap(&label, &out);
         out
     }

@@ -235,56 +235,50 @@ impl Recorder {
                 column0: part.first_row,
                 eps: norm.map_or(0.0, |norm| norm.eps),
             };
-            let epilogue = vec![
-                ("ACT", f64::from(epilogue.activation as u32)),
-                ("BIAS", f64::from(u8::from(layer.bias.is_some()))),
-                ("ADD", f64::from(u8::from(epilogue.add))),
-                ("GATED", f64::from(u8::from(epilogue.gated))),
+            let epilogue = [
+                ("ACT", epilogue.activation as u32),
+                ("BIAS", layer.bias.is_some().into()),
+                ("ADD", epilogue.add.into()),
+                ("GATED", epilogue.gated.into()),
             ];
             let bias = layer.bias.as_ref().unwrap_or(x);
             let shares = (splits > 1).then(|| self.empty(splits * x.rows(), part.rows.next_multiple_of(4)));
-            let (params, mut constants, to) = match &shares {
-                None => (finished, epilogue.clone(), &*y),
+            let mut dispatch = Dispatch::new(form.kernel, label);
+            let (params, to) = match &shares {
+                None => {
+                    dispatch = dispatch.sizes(epilogue);
+                    (finished, &*y)
+                }
                 Some(shares) => {
-                    let params = Params { y_offset: 0, y_stride: shares.cols(), column0: 0, ..finished };
-                    (params, vec![("SPLITS", f64::from(splits))], shares)
+                    dispatch = dispatch.constant("SPLITS", splits);
+                    (Params { y_offset: 0, y_stride: shares.cols(), column0: 0, ..finished }, shares)
                 }
             };
-            constants.extend(form.sizes().map(|(name, size)| (name, f64::from(size))));
+            dispatch = dispatch.sizes(form.sizes());
             if form.is_vec() {
-                constants.push(("NORM", f64::from(u8::from(norm.is_some()))));
+                dispatch = dispatch.constant("NORM", norm.is_some());
             }
-            self.push(Dispatch {
-                label: label.clone(),
-                kernel: form.kernel,
-                constants,
-                bindings: vec![
-                    x.into(),
-                    (&packed).into(),
-                    scales.as_ref().unwrap_or(x).into(),
-                    bias.into(),
-                    norm.map_or(x, |norm| &norm.weight).into(),
-                    to.into(),
-                ],
-                params: bytemuck::bytes_of(&params).to_vec(),
-                grid: [part.rows.div_ceil(form.columns), x.rows().div_ceil(form.rows), splits],
-                flops: 2 * u64::from(x.rows()) * u64::from(part.rows) * u64::from(k),
-                needs: w.streamed.clone(),
-            });
+            let gain = norm.map_or(x, |norm| &norm.weight);
+            let dispatch = dispatch
+                .reads([x, &packed, scales.as_ref().unwrap_or(x), bias, gain])
+                .writes([to])
+                .params(&params)
+                .grid([part.rows.div_ceil(form.columns), x.rows().div_ceil(form.rows), splits])
+                .flops(2 * u64::from(x.rows()) * u64::from(part.rows) * u64::from(k))
+                .needs(w.streamed.clone());
+            self.push(dispatch);
             if let Some(shares) = shares {
                 let params = Params { k: splits, x_offset: 0, ..finished };
                 let bias = layer.bias.as_ref().unwrap_or(&shares);
-                let unread = || (&shares).into();
-                self.push(Dispatch {
-                    label: label.clone(),
-                    kernel: &kernels::LINEAR_SUM,
-                    constants: epilogue,
-                    bindings: vec![unread(), unread(), unread(), bias.into(), unread(), (&*y).into()],
-                    params: bytemuck::bytes_of(&params).to_vec(),
-                    grid: [part.rows.div_ceil(4 * 64), x.rows(), 1],
-                    flops: u64::from(splits) * u64::from(x.rows()) * u64::from(part.rows),
-                    needs: w.streamed.clone(),
-                });
+                let dispatch = Dispatch::new(&kernels::LINEAR_SUM, label)
+                    .sizes(epilogue)
+                    .reads([&shares, &shares, &shares, bias, &shares])
+                    .writes([y])
+                    .params(&params)
+                    .grid([part.rows.div_ceil(4 * 64), x.rows(), 1])
+                    .flops(u64::from(splits) * u64::from(x.rows()) * u64::from(part.rows))
+                    .needs(w.streamed.clone());
+                self.push(dispatch);
             }
         }
         self.tap(label, y);

@@ -44,16 +44,15 @@ impl Recorder {
         let params = Params { d: x.cols(), x_offset: x.offset, y_offset: y.offset, eps: norm.eps };
         let workgroup = self.caps().row_workgroup();
         let bias = norm.bias.as_ref().unwrap_or(&norm.weight);
-        self.push(Dispatch {
-            label: norm.label.clone(),
-            kernel: &kernels::NORM,
-            constants: vec![("WG", workgroup), ("CENTER", f64::from(u8::from(norm.bias.is_some())))],
-            bindings: vec![x.into(), (&norm.weight).into(), bias.into(), (&*y).into()],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [x.rows(), 1, 1],
-            flops: 8 * u64::from(x.len()),
-            needs: None,
-        });
+        let dispatch = Dispatch::new(&kernels::NORM, &norm.label)
+            .constant("WG", workgroup)
+            .constant("CENTER", norm.bias.is_some())
+            .reads([x, &norm.weight, bias])
+            .writes([y])
+            .params(&params)
+            .grid([x.rows(), 1, 1])
+            .flops(8 * u64::from(x.len()));
+        self.push(dispatch);
         self.tap(&norm.label, y);
     }
 }

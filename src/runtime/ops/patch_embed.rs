@@ -25,16 +25,12 @@ impl Recorder {
         let k = (3 * patch * patch).next_multiple_of(8);
         let out = self.empty((height / patch) * (width / patch), k);
         let label = self.label("patches");
-        self.push(Dispatch {
-            label: label.clone(),
-            kernel: &kernels::PATCH_EMBED,
-            constants: Vec::new(),
-            bindings: vec![pixels.into(), (&out).into()],
-            params: bytemuck::bytes_of(&Params { height, width, side: patch, k }).to_vec(),
-            grid: [k.div_ceil(64), out.rows(), 1],
-            flops: 0,
-            needs: None,
-        });
+        let dispatch = Dispatch::new(&kernels::PATCH_EMBED, &label)
+            .reads([pixels])
+            .writes([&out])
+            .params(&Params { height, width, side: patch, k })
+            .grid([k.div_ceil(64), out.rows(), 1]);
+        self.push(dispatch);
         self.tap(&label, &out);
         out
     }

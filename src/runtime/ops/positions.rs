@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::attention::Rows;
 use crate::runtime::kernels;
-use crate::runtime::recorder::{Binding, Dispatch, Recorder};
+use crate::runtime::recorder::{Dispatch, Recorder};
 use crate::runtime::tensor::Tensor;
 
 /// `Params` of `shaders/positions.wgsl`.
@@ -21,16 +21,14 @@ impl Recorder {
         assert_eq!((x.cols(), x.offset, x.rows()), (table.cols(), 0, rows.places.rows()), "add_positions: shapes");
         assert!(table.rows() >= rows.pages.cols(), "add_positions: a row for every position");
         let label = self.label("add_positions");
-        self.push(Dispatch {
-            label: label.clone(),
-            kernel: &kernels::POSITIONS,
-            constants: Vec::new(),
-            bindings: vec![table.into(), (&rows.places).into(), Binding::Step, (&*x).into()],
-            params: bytemuck::bytes_of(&Params { d: x.cols(), table_offset: table.offset }).to_vec(),
-            grid: [x.cols().div_ceil(64), x.rows(), 1],
-            flops: x.len().into(),
-            needs: None,
-        });
+        let dispatch = Dispatch::new(&kernels::POSITIONS, &label)
+            .reads([table, &rows.places])
+            .reads_step()
+            .writes([x])
+            .params(&Params { d: x.cols(), table_offset: table.offset })
+            .grid([x.cols().div_ceil(64), x.rows(), 1])
+            .flops(x.len().into());
+        self.push(dispatch);
         self.tap(&label, x);
     }
 }

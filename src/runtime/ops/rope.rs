@@ -5,7 +5,7 @@ use bytemuck::{Pod, Zeroable};
 use super::attention::{Heads, KvLayer, Rows};
 use super::linear::{Form, choose, forms};
 use crate::runtime::kernels::{self, Kernel};
-use crate::runtime::recorder::{Binding, Dispatch, Recorder, fold};
+use crate::runtime::recorder::{Dispatch, Recorder, fold};
 use crate::runtime::tensor::{Linear, Norm, Tensor};
 
 /// `Params` of `shaders/turns.wgsl`.
@@ -52,17 +52,13 @@ impl Recorder {
         let (t, half) = (rows.places.rows(), angles.cols() / 2);
         let out = self.empty(t, 2 + angles.cols());
         let params = TurnsParams { half, pages_offset: rows.pages.offset, pages_stride: rows.pages.cols() };
-        let label = self.label("turns");
-        self.push(Dispatch {
-            label,
-            kernel: &kernels::TURNS,
-            constants: Vec::new(),
-            bindings: vec![angles.into(), (&rows.places).into(), (&rows.pages).into(), Binding::Step, (&out).into()],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [(1 + half).div_ceil(64), t, 1],
-            flops: 0,
-            needs: None,
-        });
+        let dispatch = Dispatch::new(&kernels::TURNS, self.label("turns"))
+            .reads([angles, &rows.places, &rows.pages])
+            .reads_step()
+            .writes([&out])
+            .params(&params)
+            .grid([(1 + half).div_ceil(64), t, 1]);
+        self.push(dispatch);
         out
     }
 
@@ -82,16 +78,13 @@ impl Recorder {
             page_stride: kv.keys.cols(),
         };
         let label = self.label("rope_store");
-        self.push(Dispatch {
-            label: label.clone(),
-            kernel: &kernels::ROPE,
-            constants: Vec::new(),
-            bindings: vec![qkv.into(), turns.into(), (&q).into(), (&kv.keys).into(), (&kv.values).into()],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: fold(u64::from(qkv.len() / 2), 64),
-            flops: 3 * u64::from(qkv.len()),
-            needs: None,
-        });
+        let dispatch = Dispatch::new(&kernels::ROPE, &label)
+            .reads([qkv, turns])
+            .writes([&q, &kv.keys, &kv.values])
+            .params(&params)
+            .grid(fold(u64::from(qkv.len() / 2), 64))
+            .flops(3 * u64::from(qkv.len()));
+        self.push(dispatch);
         self.tap(&label, &q);
         q
     }
@@ -170,26 +163,16 @@ impl Recorder {
             d: heads.dim,
             capacity: kv.capacity,
         };
-        let sizes = form.sizes().map(|(name, size)| (name, f64::from(size)));
-        self.push(Dispatch {
-            label: w.label.clone(),
-            kernel,
-            constants: sizes.chain([("NORM", 1.0)]).collect(),
-            bindings: vec![
-                x.into(),
-                (&packed).into(),
-                scales.as_ref().unwrap_or(x).into(),
-                (&norm.weight).into(),
-                turns.into(),
-                (&q).into(),
-                (&kv.keys).into(),
-                (&kv.values).into(),
-            ],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: [w.rows.div_ceil(form.columns), t.div_ceil(form.rows), 1],
-            flops: 2 * u64::from(t) * u64::from(w.rows) * u64::from(w.cols),
-            needs: w.streamed.clone(),
-        });
+        let dispatch = Dispatch::new(kernel, &w.label)
+            .sizes(form.sizes())
+            .constant("NORM", true)
+            .reads([x, &packed, scales.as_ref().unwrap_or(x), &norm.weight, turns])
+            .writes([&q, &kv.keys, &kv.values])
+            .params(&params)
+            .grid([w.rows.div_ceil(form.columns), t.div_ceil(form.rows), 1])
+            .flops(2 * u64::from(t) * u64::from(w.rows) * u64::from(w.cols))
+            .needs(w.streamed.clone());
+        self.push(dispatch);
         let label = self.label("rope_store");
         self.tap(&label, &q);
         q

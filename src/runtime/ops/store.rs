@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::attention::{Heads, KvLayer, Rows};
 use crate::runtime::kernels;
-use crate::runtime::recorder::{Binding, Dispatch, Recorder, fold};
+use crate::runtime::recorder::{Dispatch, Recorder, fold};
 use crate::runtime::tensor::Tensor;
 
 /// `Params` of `shaders/store.wgsl`.
@@ -39,23 +39,12 @@ impl Recorder {
             pages_offset: rows.pages.offset,
             pages_stride: rows.pages.cols(),
         };
-        let label = self.label("store");
-        self.push(Dispatch {
-            label,
-            kernel: &kernels::STORE,
-            constants: Vec::new(),
-            bindings: vec![
-                x.into(),
-                (&rows.places).into(),
-                (&rows.pages).into(),
-                Binding::Step,
-                (&kv.keys).into(),
-                (&kv.values).into(),
-            ],
-            params: bytemuck::bytes_of(&params).to_vec(),
-            grid: fold(u64::from(x.rows()) * u64::from(width), 64),
-            flops: 0,
-            needs: None,
-        });
+        let dispatch = Dispatch::new(&kernels::STORE, self.label("store"))
+            .reads([x, &rows.places, &rows.pages])
+            .reads_step()
+            .writes([&kv.keys, &kv.values])
+            .params(&params)
+            .grid(fold(u64::from(x.rows()) * u64::from(width), 64));
+        self.push(dispatch);
     }
 }

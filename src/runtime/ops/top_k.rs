@@ -27,16 +27,13 @@ impl Recorder {
         assert!((1..=x.cols().min(MAX_TOP_K)).contains(&k), "top_k: {k} of {} values", x.cols());
         let out = self.empty(x.rows(), 2 * k);
         // Not to be tapped: a tap copies numbers, and columns as numbers may be flushed to zero.
-        self.push(Dispatch {
-            label: self.label("top_k"),
-            kernel: &kernels::TOP_K,
-            constants: Vec::new(),
-            bindings: vec![x.into(), (&out).into()],
-            params: bytemuck::bytes_of(&Params { n: x.cols(), k, x_offset: x.offset }).to_vec(),
-            grid: [x.rows(), 1, 1],
-            flops: 2 * u64::from(x.len()),
-            needs: None,
-        });
+        let dispatch = Dispatch::new(&kernels::TOP_K, self.label("top_k"))
+            .reads([x])
+            .writes([&out])
+            .params(&Params { n: x.cols(), k, x_offset: x.offset })
+            .grid([x.rows(), 1, 1])
+            .flops(2 * u64::from(x.len()));
+        self.push(dispatch);
         out
     }
 }
