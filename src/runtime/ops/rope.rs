@@ -3,7 +3,7 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::attention::{Heads, KvLayer, Rows};
-use super::linear::{Form, choose, forms};
+use super::linear::{Algorithm, Form, choose, forms};
 use crate::runtime::kernels::{self, Kernel};
 use crate::runtime::recorder::{Dispatch, Recorder, fold};
 use crate::runtime::tensor::{Linear, Norm, Tensor};
@@ -112,9 +112,9 @@ impl Recorder {
     /// asked for.
     fn turning_form(&self, x: &Tensor, norm: &Norm, qkv: &Linear, heads: Heads) -> Option<(Form, &'static Kernel)> {
         let (weight, caps) = (&qkv.weight, self.caps());
-        let kernel = |form: &Form| match form.kernel.form {
-            "linear_vec" => Some(&kernels::LINEAR_VEC_ROPE[weight.format as usize]),
-            "linear_vec_subgroup" => Some(&kernels::LINEAR_VEC_ROPE_SUBGROUP[weight.format as usize]),
+        let kernel = |form: &Form| match form.algorithm {
+            Algorithm::Vec => Some(&kernels::LINEAR_VEC_ROPE[weight.format as usize]),
+            Algorithm::VecSubgroup => Some(&kernels::LINEAR_VEC_ROPE_SUBGROUP[weight.format as usize]),
             _ => None,
         };
         let whole = weight.parts.len() == 1 && qkv.bias.is_none();
