@@ -253,10 +253,8 @@ fn members(text: &str) -> Vec<String> {
 
 #[test]
 fn params_have_twins_with_the_same_members_in_the_same_order() {
-    let ops = root().join("src/runtime/ops");
     let mut twins = Vec::new();
-    for entry in std::fs::read_dir(ops).expect("the ops") {
-        let text = std::fs::read_to_string(entry.expect("an entry").path()).expect("a source file");
+    for (_, text) in crate::rooms::files("src/runtime/ops", "rs") {
         for part in text.split("/// `Params` of `shaders/").skip(1) {
             let file = part.split('`').next().expect("a file name");
             twins.push((file.trim_end_matches(".wgsl").to_string(), members(part)));

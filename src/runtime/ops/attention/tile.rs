@@ -1,0 +1,101 @@
+//! Attention of many rows over keys they share: `attention_tile.wgsl`, `attention_tile_software.wgsl`.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::{Attention, HEAD_DIM_STEP, Layout};
+use crate::runtime::kernels;
+use crate::runtime::recorder::{Dispatch, Recorder};
+use crate::runtime::tensor::Tensor;
+
+/// `Params` of `shaders/attention_tile.wgsl`.
+#[repr(C)]
+#[derive(Clone, Copy, Pod, Zeroable)]
+struct Params {
+    t: u32,
+    s: u32,
+    group: u32,
+    q_offset: u32,
+    q_stride: u32,
+    k_offset: u32,
+    k_row_stride: u32,
+    k_head_stride: u32,
+    v_offset: u32,
+    v_row_stride: u32,
+    v_head_stride: u32,
+    out_stride: u32,
+    index_offset: u32,
+    heads: u32,
+    far: u32,
+    scale: f32,
+}
+
+/// Rows of q that a workgroup of `attention_tile_software` takes.
+const SOFTWARE_ROWS: u32 = 16;
+
+/// Workgroups of `attention_tile` with 32 rows that keep a GPU busy: about two for each processor of a large one.
+const TILE_WORKGROUPS: u32 = 256;
+
+impl Recorder {
+    /// `-> [T, H d]`, d padded.
+    pub(super) fn attention_tile(&mut self, label: &str, a: &Attention<'_>) -> Tensor {
+        let (rows, heads) = (a.rows(), a.heads.padded());
+        let out = self.empty(rows, heads.width());
+        let params = params(a);
+        let places = params.places();
+        assert!(places.iter().all(|place| place.is_multiple_of(HEAD_DIM_STEP)), "{}: starts {places:?}", a.op);
+        let ((k, v), q) = (a.keys_and_values(), a.q.tensor);
+        let (kernel, tile) = match a.runs_wide(&kernels::ATTENTION_TILE, self.caps(), &places) {
+            true => (&kernels::ATTENTION_TILE_SOFTWARE, SOFTWARE_ROWS),
+            false => (&kernels::ATTENTION_TILE, tile_rows(rows, heads.query)),
+        };
+        // Only the portable kernel leaves its rows open.
+        let open = (kernel == &kernels::ATTENTION_TILE).then_some(("ROWS", tile));
+        let dispatch = Dispatch::new(kernel, label)
+            .sizes([("HEAD_DIM", heads.dim), ("MODE", a.mode())])
+            .constant("BIAS", a.bias.is_some())
+            .sizes(open)
+            .reads([q, k, v, a.index().unwrap_or(q), a.bias.unwrap_or(q)])
+            .reads_step()
+            .writes([&out])
+            .params(&params)
+            .grid([rows.div_ceil(tile), heads.query, 1])
+            .flops(4 * u64::from(rows) * u64::from(a.keys()) * u64::from(heads.width()));
+        self.push(dispatch);
+        out
+    }
+}
+
+fn params(a: &Attention<'_>) -> Params {
+    let (heads, Layout { k_offset, v_offset, row_stride, head_stride }) = (a.heads.padded(), a.layout());
+    Params {
+        t: a.rows(),
+        s: a.keys(),
+        group: heads.group(),
+        q_offset: a.q.offset(),
+        q_stride: a.q.tensor.cols(),
+        k_offset,
+        k_row_stride: row_stride,
+        k_head_stride: head_stride,
+        v_offset,
+        v_row_stride: row_stride,
+        v_head_stride: head_stride,
+        out_stride: heads.width(),
+        index_offset: a.index().map_or(0, |index| index.offset),
+        heads: heads.query,
+        far: a.far(),
+        scale: heads.scale,
+    }
+}
+
+impl Params {
+    /// All that a row of q, k or v may start from, as the kernels read several channels at a time.
+    fn places(&self) -> [u32; 6] {
+        [self.q_offset, self.q_stride, self.k_offset, self.k_row_stride, self.k_head_stride, self.v_offset]
+    }
+}
+
+/// Rows of q that a workgroup of `attention_tile` takes: 32, which read keys and values half as often, where they are
+/// enough to keep a GPU busy; else 16 make twice as many workgroups.
+fn tile_rows(rows: u32, heads: u32) -> u32 {
+    if rows.div_ceil(32) * heads >= TILE_WORKGROUPS { 32 } else { 16 }
+}
