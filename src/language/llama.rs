@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::runtime::ops::Activation;
 use crate::runtime::ops::attention::Heads;
 use crate::runtime::recorder::Recorder;
-use crate::runtime::{Linear, Matrix, Norm, Tensor};
+use crate::runtime::{Linear, Matrix, Norm, Rotary, Tensor};
 use crate::weights::Loader;
 
 /// The decoder's weights.
@@ -97,7 +97,7 @@ impl Llama {
     fn self_attention(&self, r: &mut Recorder, own: Cached<'_>, i: usize, turns: &Tensor, x: &mut Tensor) {
         let (w, kv) = (&self.blocks[i], own.cache.layer(i));
         // [T, H d]; k, rotated as q is, and v join the cache
-        let q = r.norm_rope_store(x, &w.input_layernorm, &w.qkv, turns, kv, self.heads);
+        let q = r.norm_rope_store(x, &w.input_layernorm, &w.qkv, &Rotary { turns, kv, heads: self.heads });
         let a = r.attention_cached(&q, kv, self.heads, own.rows, None); // [T, H d], causal
         r.linear_add(x, &a, &w.o_proj); // x += a Wᵀ
     }

@@ -32,6 +32,7 @@ pub use device::Device;
 pub use open::DeviceOptions;
 pub use ops::Activation;
 pub use ops::attention::{Heads, KvLayer, Mask, Rows};
+pub use ops::rope::Rotary;
 pub use pipelines::{CompileHook, Compiling};
 pub use plan::{Plan, Step};
 pub use recorder::Recorder;

@@ -15,7 +15,7 @@ use instructblip::lab::{Case, Depth, cases};
 use instructblip::runtime::ops::linear::{choose, forms};
 use instructblip::runtime::{
     Activation, AdapterClass, Caps, Category, Device, Heads, KvLayer, Linear, Mask, Matrix, MatrixSize, Norm, Recorder,
-    Rows, Step, Tensor, Tuning, WeightFormat,
+    Rotary, Rows, Step, Tensor, Tuning, WeightFormat,
 };
 
 /// Runs these cases with kernels chosen by `caps`; all must be right.
@@ -263,7 +263,8 @@ fn norm_rope_store_is_as_few_dispatches_as_can_be() {
         let cache = Tensor::unbacked(9, d.next_multiple_of(4));
         let kv = KvLayer { keys: cache.clone(), values: cache, capacity: 9 };
         let turns = Tensor::unbacked(2, 2 + d);
-        r.norm_rope_store(&Tensor::unbacked(2, k), &norm, &layer, &turns, &kv, Heads::grouped(2, 1, d));
+        let rotary = Rotary { turns: &turns, kv: &kv, heads: Heads::grouped(2, 1, d) };
+        r.norm_rope_store(&Tensor::unbacked(2, k), &norm, &layer, &rotary);
         assert_eq!(r.len(), dispatches, "{form} {k} inputs, heads of {d}");
     }
 }

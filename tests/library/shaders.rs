@@ -11,7 +11,7 @@ use instructblip::model::Parts;
 use instructblip::runtime::kernels::{self, BindingKind, Kernel, Needs};
 use instructblip::runtime::recorder::{Binding, Dispatch};
 use instructblip::runtime::{
-    Activation, AdapterClass, Caps, Heads, KvLayer, Linear, Mask, Matrix, MatrixSize, Norm, Recorder, Tensor,
+    Activation, AdapterClass, Caps, Heads, KvLayer, Linear, Mask, Matrix, MatrixSize, Norm, Recorder, Rotary, Tensor,
     WeightFormat,
 };
 use instructblip::shapes::{Layers, Shape};
@@ -93,7 +93,8 @@ fn record(caps: Caps) -> Vec<Dispatch> {
         let norm = Norm { label: "norm".into(), weight: Tensor::unbacked(1, 64), bias: None, eps: 1e-6 };
         let kv = KvLayer { keys: Tensor::unbacked(9, 32), values: Tensor::unbacked(9, 32), capacity: 9 };
         let (x, turns) = (Tensor::unbacked(5, 64), Tensor::unbacked(5, 34));
-        r.norm_rope_store(&x, &norm, &Linear { weight, bias: None }, &turns, &kv, Heads::full(1, 32));
+        let rotary = Rotary { turns: &turns, kv: &kv, heads: Heads::full(1, 32) };
+        r.norm_rope_store(&x, &norm, &Linear { weight, bias: None }, &rotary);
     }
     // Inputs and heads that no kernel reads as they are.
     let weight = Matrix::unbacked("ragged", 101, 37, WeightFormat::F16, caps.max_binding_bytes);

@@ -14,7 +14,7 @@ use crate::lab::oracle::norm::rms_norm;
 use crate::lab::oracle::rope::rope;
 use crate::lab::oracle::wide;
 
-use crate::runtime::{Caps, Heads, KvLayer, Recorder, Rows, Step, Tensor, Tuning, WeightFormat};
+use crate::runtime::{Caps, Heads, KvLayer, Recorder, Rotary, Rows, Step, Tensor, Tuning, WeightFormat};
 
 use Depth::{Published, Quick, Ragged, Small};
 
@@ -383,7 +383,7 @@ fn rope_store(depth: Depth, (t, pos, h, g, d): Shape) -> Case {
         let turns = turns(o, depth, t, pos, &pages)?;
         let setup = Setup::of_several(move |r, _| {
             let turns = turns(r);
-            with_cache(r.rope_store(&input, &turns, &kv, heads), &kv)
+            with_cache(r.rope_store(&input, &Rotary { turns: &turns, kv: &kv, heads }), &kv)
         });
         let setup = setup.at(Step::new(pos, t)).moving(8 * u64::from(t * width));
         Ok(turned(setup, heads, pages, pos, Rc::new(move || wide(&qkv))))
@@ -416,7 +416,7 @@ fn norm_rope_store(depth: Depth, format: WeightFormat, (t, pos, k, h, g, d): (u3
         let copies = layers.len();
         let record = move |r: &mut Recorder, copy: usize| {
             let turns = turns(r);
-            let q = r.norm_rope_store(&input, &norm, &layers[copy], &turns, &kv, heads);
+            let q = r.norm_rope_store(&input, &norm, &layers[copy], &Rotary { turns: &turns, kv: &kv, heads });
             if depth == Published { vec![q.into()] } else { with_cache(q, &kv) }
         };
         let sample = sampled(depth, &(0..t).collect::<Vec<_>>(), &known, h * d);

@@ -4,9 +4,11 @@ use bytemuck::{Pod, Zeroable};
 
 use super::attention::{Heads, KvLayer, Rows};
 use super::linear::{Algorithm, Form, choose, forms};
+use crate::runtime::caps::Caps;
 use crate::runtime::kernels::{self, Kernel};
 use crate::runtime::recorder::{Dispatch, Recorder, fold};
 use crate::runtime::tensor::{Linear, Norm, Tensor};
+use crate::runtime::weight_format::WeightFormat;
 
 /// `Params` of `shaders/turns.wgsl`.
 #[repr(C)]
@@ -44,9 +46,26 @@ struct LinearParams {
     capacity: u32,
 }
 
+/// The rotation of packed rows of q, k and v, and the cache that k and v go to.
+#[derive(Clone, Copy, Debug)]
+pub struct Rotary<'a> {
+    /// `[T, 2 + d]`: what [`Recorder::turns`] made for these rows.
+    pub turns: &'a Tensor,
+    /// The cache of this layer.
+    pub kv: &'a KvLayer,
+    /// The heads side by side in a row: H of q, G of k, G of v.
+    pub heads: Heads,
+}
+
+/// A form of `linear_vec`, and the kernel that also norms before it and rotates after it.
+struct Fused {
+    form: Form,
+    kernel: &'static Kernel,
+}
+
 impl Recorder {
-    /// What the rows turn by and which pages they go to, `[T, 2 + d]`: for all layers of a step. `angles` is
-    /// `[positions, d]`: cos and sin alternating.
+    /// Looks up the angles that the rows turn by and the pages they go to, `[T, 2 + d]`, for all layers of a step.
+    /// `angles` is `[positions, d]`: cos and sin alternating.
     pub fn turns(&mut self, angles: &Tensor, rows: &Rows) -> Tensor {
         assert!(angles.rows() >= rows.pages.cols(), "turns: angles for every position");
         let (t, half) = (rows.places.rows(), angles.cols() / 2);
@@ -62,9 +81,9 @@ impl Recorder {
         out
     }
 
-    /// Rotates q and k of packed `qkv [T, (H + 2G) d]` as [`Recorder::turns`] say, stores k and v in the cache and returns
-    /// q `[T, H d]`.
-    pub fn rope_store(&mut self, qkv: &Tensor, turns: &Tensor, kv: &KvLayer, heads: Heads) -> Tensor {
+    /// Rotates q and k of packed `qkv [T, (H + 2G) d]`, stores k and v in the cache and returns q `[T, H d]`.
+    pub fn rope_store(&mut self, qkv: &Tensor, rotary: &Rotary<'_>) -> Tensor {
+        let Rotary { turns, kv, heads } = *rotary;
         assert_eq!((qkv.cols(), qkv.offset), (packed_width(heads), 0), "rope_store: shapes");
         assert_eq!((turns.rows(), turns.cols()), (qkv.rows(), 2 + heads.dim), "rope_store: one turn per row");
         assert_eq!(kv.keys.cols(), heads.padded().dim, "rope_store: channels of the cache");
@@ -89,65 +108,37 @@ impl Recorder {
         q
     }
 
-    /// [`Recorder::rope_store`] of `norm(x) Wᵀ + b` with an RMSNorm: `[T, K] -> [T, H d]`. In one dispatch for few rows,
+    /// [`Recorder::rope_store`] of `norm(x) Wᵀ + b` with an RMSNorm: `[T, K] -> [T, H d]`. Few rows take one dispatch,
     /// where nobody asked for what is between.
-    pub fn norm_rope_store(
-        &mut self,
-        x: &Tensor,
-        norm: &Norm,
-        qkv: &Linear,
-        turns: &Tensor,
-        kv: &KvLayer,
-        heads: Heads,
-    ) -> Tensor {
-        if let Some((form, kernel)) = self.turning_form(x, norm, qkv, heads) {
-            return self.launch_turning(form, kernel, x, norm, qkv, turns, kv, heads);
+    pub fn norm_rope_store(&mut self, x: &Tensor, norm: &Norm, qkv: &Linear, rotary: &Rotary<'_>) -> Tensor {
+        if self.can_fuse(norm, qkv, rotary.heads)
+            && let Some(fused) = fused(x.rows(), qkv.weight.format, self.caps())
+        {
+            return self.launch_fused(&fused, x, norm, qkv, rotary);
         }
         let qkv = self.norm_linear(x, norm, qkv);
-        self.rope_store(&qkv, turns, kv, heads)
+        self.rope_store(&qkv, rotary)
     }
 
-    /// The form of `linear_vec` that would make q, k and v, and the kernel that also norms and turns them, where there is
-    /// one: over weights in one part, without a bias, of widths that are not padded, where that is the usual way or was
-    /// asked for.
-    fn turning_form(&self, x: &Tensor, norm: &Norm, qkv: &Linear, heads: Heads) -> Option<(Form, &'static Kernel)> {
-        let (weight, caps) = (&qkv.weight, self.caps());
-        let kernel = |form: &Form| match form.algorithm {
-            Algorithm::Vec => Some(&kernels::LINEAR_VEC_ROPE[weight.format as usize]),
-            Algorithm::VecSubgroup => Some(&kernels::LINEAR_VEC_ROPE_SUBGROUP[weight.format as usize]),
-            _ => None,
-        };
+    /// Whether one kernel could do all: the weight is in one part without a bias, no width is padded, and nobody asked for
+    /// what is between.
+    fn can_fuse(&self, norm: &Norm, qkv: &Linear, heads: Heads) -> bool {
+        let weight = &qkv.weight;
         let whole = weight.parts.len() == 1 && qkv.bias.is_none();
-        let fits = heads == heads.padded() && weight.cols == weight.padded_cols();
-        if !whole || !fits || self.is_tapped(&norm.label) || self.is_tapped(&weight.label) {
-            return None;
-        }
-        let mut pairs =
-            forms(x.rows(), weight.format, caps).into_iter().filter_map(|form| Some((form, kernel(&form)?)));
-        let asked = pairs.find(|(_, kernel)| caps.preferred == Some(kernel.form));
-        let usual = || {
-            let form = choose(x.rows(), weight.format, caps);
-            // A user's linear layer is to run here, too.
-            let ours = !caps.replaced.iter().any(|replacement| replacement.name == form.kernel.name);
-            Some((form, kernel(&form)?)).filter(|_| caps.tuning.fuse_norm && ours)
-        };
-        asked.or_else(usual)
+        let unpadded = heads == heads.padded() && weight.cols == weight.padded_cols();
+        whole && unpadded && !self.is_tapped(&norm.label) && !self.is_tapped(&weight.label)
     }
 
-    #[allow(clippy::too_many_arguments)]
-    fn launch_turning(
+    fn launch_fused(
         &mut self,
-        form: Form,
-        kernel: &'static Kernel,
+        Fused { form, kernel }: &Fused,
         x: &Tensor,
         norm: &Norm,
         qkv: &Linear,
-        turns: &Tensor,
-        kv: &KvLayer,
-        heads: Heads,
+        rotary: &Rotary<'_>,
     ) -> Tensor {
+        let (w, t, Rotary { turns, kv, heads }) = (&qkv.weight, x.rows(), *rotary);
         assert!(norm.bias.is_none(), "{}: RMSNorm has no bias", norm.label);
-        let (w, t) = (&qkv.weight, x.rows());
         assert_eq!((w.rows, w.cols), (packed_width(heads), x.cols()), "{}: shapes", w.label);
         assert_eq!((turns.rows(), turns.cols()), (t, 2 + heads.dim), "{}: one turn per row", w.label);
         let q = self.empty(t, heads.width());
@@ -177,6 +168,26 @@ impl Recorder {
         self.tap(&label, &q);
         q
     }
+}
+
+/// The fused form for `m` rows and weights in `format`, where it was asked for or is the usual way.
+fn fused(m: u32, format: WeightFormat, caps: &Caps) -> Option<Fused> {
+    let fused = |form: Form| {
+        let kernels = match form.algorithm {
+            Algorithm::Vec => &kernels::LINEAR_VEC_ROPE,
+            Algorithm::VecSubgroup => &kernels::LINEAR_VEC_ROPE_SUBGROUP,
+            _ => return None,
+        };
+        Some(Fused { form, kernel: &kernels[format as usize] })
+    };
+    let asked = |fused: &Fused| caps.preferred == Some(fused.kernel.form);
+    if let Some(fused) = forms(m, format, caps).into_iter().filter_map(fused).find(asked) {
+        return Some(fused);
+    }
+    let form = choose(m, format, caps);
+    // A user's linear layer is to run here, too.
+    let ours = !caps.replaced.iter().any(|replacement| replacement.name == form.kernel.name);
+    fused(form).filter(|_| caps.tuning.fuse_norm && ours)
 }
 
 /// Columns of q, k and v side by side.
