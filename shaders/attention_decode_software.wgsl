@@ -35,7 +35,6 @@ struct Step {
 }
 
 override CAUSAL: bool = true;
-override BIAS: bool = false;
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<u64>>;
 @group(0) @binding(1) var<storage, read> k: array<vec4<u64>>;
@@ -46,14 +45,6 @@ override BIAS: bool = false;
 @group(0) @binding(6) var<uniform> step: Step;
 @group(0) @binding(7) var<storage, read_write> out: array<vec4<u64>>;
 @group(0) @binding(8) var<uniform> p: Params;
-
-fn bias_of(distance: i32, head: u32) -> f32 {
-    if !BIAS {
-        return 0.0;
-    }
-    let far = i32(p.far);
-    return bias[u32(clamp(distance, -far, far) + far) * p.heads + head];
-}
 
 // The products of a row of q with four keys. Lanes that have no key load none.
 fn scores(q0: u32, at: vec4<u32>, any: bool, lane: u32) -> vec4<f32> {
@@ -116,8 +107,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
         let at = (base + vec4<u32>(pages[key.x], pages[key.y], pages[key.z], pages[key.w])) * (HEAD_DIM / 8u);
         var score = scores(q0, at, s.x < len, lane);
         if BIAS {
-            let d = vec4<i32>(s) + 1 - i32(len);
-            score += vec4<f32>(bias_of(d.x, head), bias_of(d.y, head), bias_of(d.z, head), bias_of(d.w, head));
+            score += bias_of(vec4<i32>(s) + 1 - i32(len), head);
         }
         let seen = s < vec4<u32>(len);
         score = select(vec4<f32>(HIDDEN), score, seen);

@@ -42,7 +42,6 @@ struct Step {
 }
 
 override MODE: u32 = 0u;
-override BIAS: bool = false;
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<u64>>;
 @group(0) @binding(1) var<storage, read> k: array<vec4<u64>>;
@@ -55,7 +54,8 @@ override BIAS: bool = false;
 
 const ROWS: u32 = 16u;
 
-// Loops over rows have ends that are constant, so they are unrolled and this stays in registers.
+// What is done to every row is written out, four rows to a function: arrays that loops run over stay in memory there,
+// even where the loops have constant ends, and it takes 1.5 to 2.2 times as long.
 var<private> weights: array<vec4<f32>, ROWS>;
 var<private> largest: array<f32, ROWS>;
 var<private> total: array<f32, ROWS>;
@@ -66,16 +66,15 @@ fn index_of(key: vec4<u32>) -> vec4<u32> {
     return vec4<u32>(index[i.x], index[i.y], index[i.z], index[i.w]);
 }
 
-fn bias_of(distance: i32, head: u32) -> f32 {
-    let far = i32(p.far);
-    return bias[u32(clamp(distance, -far, far) + far) * p.heads + head];
+// The products of two rows, eight apart, with this lane's four keys.
+fn add_pair(r: u32, a: Eight, b: Eight, k0: Eight, k1: Eight, k2: Eight, k3: Eight) {
+    weights[r] += dots(from_lane(a, r), k0, k1, k2, k3);
+    weights[r + 8u] += dots(from_lane(b, r), k0, k1, k2, k3);
 }
 
-// The products of the rows with this lane's four keys. Lanes that have no key load none.
+// The products of all rows with this lane's four keys. Lanes that have no key load none.
 fn add_scores(qa: u32, qb: u32, at: vec4<u32>, any: bool) {
-    for (var r = 0u; r < ROWS; r++) {
-        weights[r] = vec4<f32>();
-    }
+    weights = array<vec4<f32>, ROWS>();
     for (var c = 0u; c < HEAD_DIM / 8u; c++) {
         let a = eight_of(q[qa + c]);
         let b = eight_of(q[qb + c]);
@@ -90,18 +89,43 @@ fn add_scores(qa: u32, qb: u32, at: vec4<u32>, any: bool) {
             k2 = eight_of(k[i.z]);
             k3 = eight_of(k[i.w]);
         }
-        for (var r = 0u; r < 8u; r++) {
-            weights[r] += dots(from_lane(a, r), k0, k1, k2, k3);
-            weights[r + 8u] += dots(from_lane(b, r), k0, k1, k2, k3);
-        }
+        add_pair(0u, a, b, k0, k1, k2, k3);
+        add_pair(1u, a, b, k0, k1, k2, k3);
+        add_pair(2u, a, b, k0, k1, k2, k3);
+        add_pair(3u, a, b, k0, k1, k2, k3);
+        add_pair(4u, a, b, k0, k1, k2, k3);
+        add_pair(5u, a, b, k0, k1, k2, k3);
+        add_pair(6u, a, b, k0, k1, k2, k3);
+        add_pair(7u, a, b, k0, k1, k2, k3);
     }
 }
 
-// The values by weight, for every row this lane's eight channels: those of chunk `c` of the head.
-fn add_values(sums: ptr<function, array<Eight, ROWS>>, c: u32, at: vec4<u32>, lanes: u32) {
-    for (var r = 0u; r < ROWS; r++) {
-        (*sums)[r] = scaled((*sums)[r], shrink[r]);
+// Fits the sums of four rows to their new largest scores.
+fn shrink_four(sums: ptr<function, array<Eight, ROWS>>, r: u32) {
+    (*sums)[r] = scaled((*sums)[r], shrink[r]);
+    (*sums)[r + 1u] = scaled((*sums)[r + 1u], shrink[r + 1u]);
+    (*sums)[r + 2u] = scaled((*sums)[r + 2u], shrink[r + 2u]);
+    (*sums)[r + 3u] = scaled((*sums)[r + 3u], shrink[r + 3u]);
+}
+
+// Adds the values of lane j's keys by weight, for four rows.
+fn weigh_four(sums: ptr<function, array<Eight, ROWS>>, r: u32, j: u32, v0: Eight, v1: Eight, v2: Eight, v3: Eight) {
+    (*sums)[r] = weighed((*sums)[r], subgroupShuffle(weights[r], j), v0, v1, v2, v3);
+    (*sums)[r + 1u] = weighed((*sums)[r + 1u], subgroupShuffle(weights[r + 1u], j), v0, v1, v2, v3);
+    (*sums)[r + 2u] = weighed((*sums)[r + 2u], subgroupShuffle(weights[r + 2u], j), v0, v1, v2, v3);
+    (*sums)[r + 3u] = weighed((*sums)[r + 3u], subgroupShuffle(weights[r + 3u], j), v0, v1, v2, v3);
+}
+
+// Adds the values by weight, for every row this lane's eight channels of those from `first` on, if the head has any.
+fn add_values(sums: ptr<function, array<Eight, ROWS>>, first: u32, lane: u32, at: vec4<u32>, lanes: u32) {
+    if first >= HEAD_DIM {
+        return;
     }
+    let c = first / 8u + lane;
+    shrink_four(sums, 0u);
+    shrink_four(sums, 4u);
+    shrink_four(sums, 8u);
+    shrink_four(sums, 12u);
     for (var j = 0u; j < lanes; j++) {
         let i = subgroupShuffle(at, j) + c;
         var v0 = Eight();
@@ -114,19 +138,61 @@ fn add_values(sums: ptr<function, array<Eight, ROWS>>, c: u32, at: vec4<u32>, la
             v2 = eight_of(v[i.z]);
             v3 = eight_of(v[i.w]);
         }
-        for (var r = 0u; r < ROWS; r++) {
-            (*sums)[r] = weighed((*sums)[r], subgroupShuffle(weights[r], j), v0, v1, v2, v3);
-        }
+        weigh_four(sums, 0u, j, v0, v1, v2, v3);
+        weigh_four(sums, 4u, j, v0, v1, v2, v3);
+        weigh_four(sums, 8u, j, v0, v1, v2, v3);
+        weigh_four(sums, 12u, j, v0, v1, v2, v3);
     }
 }
 
-fn put(sums: ptr<function, array<Eight, ROWS>>, t0: u32, head: u32, c: u32) {
-    for (var r = 0u; r < ROWS; r++) {
-        if t0 + r < p.t && c < HEAD_DIM / 8u {
-            let inverse = select(1.0 / total[r], 0.0, total[r] == 0.0);
-            out[((t0 + r) * p.out_stride + head * HEAD_DIM) / 8u + c] = packed(scaled((*sums)[r], inverse));
-        }
+fn put_row(sums: ptr<function, array<Eight, ROWS>>, r: u32, t: u32, head: u32, c: u32) {
+    if t + r < p.t && c < HEAD_DIM / 8u {
+        let inverse = select(1.0 / total[r], 0.0, total[r] == 0.0);
+        out[((t + r) * p.out_stride + head * HEAD_DIM) / 8u + c] = packed(scaled((*sums)[r], inverse));
     }
+}
+
+fn put_four(sums: ptr<function, array<Eight, ROWS>>, r: u32, t: u32, head: u32, c: u32) {
+    put_row(sums, r, t, head, c);
+    put_row(sums, r + 1u, t, head, c);
+    put_row(sums, r + 2u, t, head, c);
+    put_row(sums, r + 3u, t, head, c);
+}
+
+fn put(sums: ptr<function, array<Eight, ROWS>>, t: u32, head: u32, first: u32, lane: u32) {
+    if first >= HEAD_DIM {
+        return;
+    }
+    let c = first / 8u + lane;
+    put_four(sums, 0u, t, head, c);
+    put_four(sums, 4u, t, head, c);
+    put_four(sums, 8u, t, head, c);
+    put_four(sums, 12u, t, head, c);
+}
+
+// Makes weights of row r's products; d is how far this lane's keys are from the row.
+fn weights_of(r: u32, head: u32, d: vec4<i32>, shown: vec4<bool>) {
+    var seen = shown;
+    if MODE == 2u {
+        seen = seen & (d <= vec4<i32>());
+    }
+    var score = p.scale * weights[r];
+    if BIAS {
+        score += bias_of(d, head);
+    }
+    score = select(vec4<f32>(HIDDEN), score, seen);
+    let new_max = max(largest[r], largest_of(score));
+    shrink[r] = exp(largest[r] - new_max);
+    largest[r] = new_max;
+    weights[r] = select(vec4<f32>(), exp(score - new_max), seen);
+    total[r] = total[r] * shrink[r] + sum_of(weights[r]);
+}
+
+fn weights_of_four(r: u32, head: u32, d: vec4<i32>, shown: vec4<bool>) {
+    weights_of(r, head, d, shown);
+    weights_of(r + 1u, head, d - 1, shown);
+    weights_of(r + 2u, head, d - 2, shown);
+    weights_of(r + 3u, head, d - 3, shown);
 }
 
 @compute @workgroup_size(8)
@@ -149,10 +215,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
     var sum1 = array<Eight, ROWS>();
     var sum2 = array<Eight, ROWS>();
     var sum3 = array<Eight, ROWS>();
-    for (var r = 0u; r < ROWS; r++) {
-        largest[r] = HIDDEN;
-        total[r] = 0.0;
-    }
+    largest = array<f32, ROWS>(HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN,
+        HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN, HIDDEN);
+    total = array<f32, ROWS>();
     for (var start = 0u; start < keys; start += 32u) {
         let s = start + 4u * lane + vec4<u32>(0u, 1u, 2u, 3u);
         // Keys past the end repeat the last; their weights are 0.
@@ -166,45 +231,20 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
             row = index_of(key);
         }
         add_scores(qa, qb, k0 + row * (p.k_row_stride / 8u), s.x < keys);
-        for (var r = 0u; r < ROWS; r++) {
-            let d = vec4<i32>(s) - position - i32(r);
-            var seen = shown;
-            if MODE == 2u {
-                seen = seen & (d <= vec4<i32>());
-            }
-            var score = p.scale * weights[r];
-            if BIAS {
-                score += vec4<f32>(bias_of(d.x, head), bias_of(d.y, head), bias_of(d.z, head), bias_of(d.w, head));
-            }
-            score = select(vec4<f32>(HIDDEN), score, seen);
-            let new_max = max(largest[r], largest_of(score));
-            shrink[r] = exp(largest[r] - new_max);
-            largest[r] = new_max;
-            let weight = select(vec4<f32>(), exp(score - new_max), seen);
-            weights[r] = weight;
-            total[r] = total[r] * shrink[r] + sum_of(weight);
-        }
+        let d = vec4<i32>(s) - position;
+        weights_of_four(0u, head, d, shown);
+        weights_of_four(4u, head, d - 4, shown);
+        weights_of_four(8u, head, d - 8, shown);
+        weights_of_four(12u, head, d - 12, shown);
         let at = v0 + row * (p.v_row_stride / 8u);
         let lanes = min(8u, (keys - start + 3u) / 4u);
-        add_values(&sum0, lane, at, lanes);
-        if HEAD_DIM > 64u {
-            add_values(&sum1, 8u + lane, at, lanes);
-        }
-        if HEAD_DIM > 128u {
-            add_values(&sum2, 16u + lane, at, lanes);
-        }
-        if HEAD_DIM > 192u {
-            add_values(&sum3, 24u + lane, at, lanes);
-        }
+        add_values(&sum0, 0u, lane, at, lanes);
+        add_values(&sum1, 64u, lane, at, lanes);
+        add_values(&sum2, 128u, lane, at, lanes);
+        add_values(&sum3, 192u, lane, at, lanes);
     }
-    put(&sum0, t0, head, lane);
-    if HEAD_DIM > 64u {
-        put(&sum1, t0, head, 8u + lane);
-    }
-    if HEAD_DIM > 128u {
-        put(&sum2, t0, head, 16u + lane);
-    }
-    if HEAD_DIM > 192u {
-        put(&sum3, t0, head, 24u + lane);
-    }
+    put(&sum0, t0, head, 0u, lane);
+    put(&sum1, t0, head, 64u, lane);
+    put(&sum2, t0, head, 128u, lane);
+    put(&sum3, t0, head, 192u, lane);
 }

@@ -1,8 +1,16 @@
 // What the attention kernels for software adapters share, after wide.wgsl. HEAD_DIM is a multiple of 8, and lane l of 8
-// owns channels 8l .. 8l + 8 of every 64.
+// owns channels 8l .. 8l + 8 of every 64. Compiled with a kernel's own `p` and `bias`.
 override HEAD_DIM: u32 = 64u;
+override BIAS: bool = false;
 
 const HIDDEN: f32 = -1e30;
+
+// The bias of four keys, by how far each is from the row.
+fn bias_of(distance: vec4<i32>, head: u32) -> vec4<f32> {
+    let far = vec4<i32>(i32(p.far));
+    let i = vec4<u32>(clamp(distance, -far, far) + far) * p.heads + head;
+    return vec4<f32>(bias[i.x], bias[i.y], bias[i.z], bias[i.w]);
+}
 
 fn scaled(a: Eight, factor: f32) -> Eight {
     return Eight(a.low * factor, a.high * factor);
