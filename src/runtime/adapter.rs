@@ -13,13 +13,14 @@ pub struct AdapterSummary {
     pub kind: String,
     /// Driver name and version.
     pub driver: String,
-    /// Whether 16-bit floats may be used in shaders.
+    /// True where shaders may use 16-bit floats.
     pub shader_f16: bool,
-    /// Matrices that its subgroups multiply, says its driver. A device does without where a known product comes out wrong.
+    /// Matrices that its subgroups multiply, says its driver. A device does without where a known product comes out
+    /// wrong.
     pub matrix: Option<MatrixSize>,
     /// Smallest and largest subgroup, when subgroup operations exist.
     pub subgroup_sizes: Option<(u32, u32)>,
-    /// Whether kernels can be timed on the device.
+    /// True where kernels can be timed on the device.
     pub timestamps: bool,
     /// Largest storage binding in bytes.
     pub max_binding_bytes: u64,
@@ -33,9 +34,9 @@ pub struct AdapterSummary {
     pub max_storage_buffers: u32,
     /// Invocations in one workgroup.
     pub max_workgroup_invocations: u32,
-    /// Why it cannot be used: what it has too little of, with both numbers.
+    /// The reason it cannot be used: the thing it has too little of, with both numbers.
     pub problem: Option<String>,
-    /// Whether a default run would use this adapter.
+    /// True for the adapter that a default run would use.
     pub chosen: bool,
 }
 
@@ -82,7 +83,7 @@ pub(super) fn adapters() -> Vec<wgpu::Adapter> {
     pollster::block_on(instance.enumerate_adapters(backends))
 }
 
-/// Lower is better.
+/// The rank of an adapter; lower is better.
 fn rank(info: &wgpu::AdapterInfo) -> (u32, u32) {
     let kind = match info.device_type {
         wgpu::DeviceType::DiscreteGpu => 0,
@@ -131,8 +132,8 @@ pub(super) fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
     None
 }
 
-/// The first of WebGPU's default limits that an adapter stays below and kernels rely on. OpenGL adapters without compute
-/// shaders have no storage buffers at all.
+/// The first of WebGPU's default limits that an adapter stays below and kernels rely on. OpenGL adapters without
+/// compute shaders have no storage buffers at all.
 fn shortfall(limits: &wgpu::Limits) -> Option<String> {
     let need = wgpu::Limits::default();
     let rows = [
@@ -190,7 +191,7 @@ pub(super) fn caps(
     }
 }
 
-/// What kernels by matrices use.
+/// The features that kernels by matrices use.
 pub(super) const MATRIX_FEATURES: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
 

@@ -60,7 +60,7 @@ impl Drop for Buffer {
     }
 }
 
-/// What a buffer of `bytes` takes.
+/// Rounds `bytes` up to what a buffer of that many takes.
 pub fn whole(bytes: u64) -> u64 {
     bytes.max(16).next_multiple_of(16)
 }
@@ -96,7 +96,7 @@ impl Pool {
     }
 }
 
-/// Which of the free buffers serves `bytes`: the smallest that is large enough and not more than twice as large.
+/// Picks the free buffer that serves `bytes`: the smallest that is large enough and not more than twice as large.
 pub(super) fn best_fit(free: impl Iterator<Item = u64>, bytes: u64) -> Option<usize> {
     let fits = |&(_, size): &(usize, u64)| size >= bytes && size <= bytes.max(4096) * 2;
     free.enumerate().filter(fits).min_by_key(|&(_, size)| size).map(|(i, _)| i)

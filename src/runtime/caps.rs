@@ -7,7 +7,7 @@ use super::custom::Replacement;
 use super::kernels;
 use crate::error::Result;
 
-/// What an adapter is, for choosing kernel forms.
+/// The kind of an adapter, by which kernel forms are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AdapterClass {
     /// Thousands of threads, fast workgroup memory.
@@ -33,11 +33,11 @@ pub struct Caps {
     pub max_workgroup_bytes: u32,
     /// Alignment of dynamic offsets into uniform buffers, in bytes.
     pub uniform_alignment: u32,
-    /// Whether the host may write into the device's own memory, because it is the same.
+    /// True where the host may write into the device's own memory, because it is the same.
     pub shares_memory: bool,
-    /// Whether shaders may use 64-bit integers.
+    /// True where shaders may use 64-bit integers.
     pub int64: bool,
-    /// Whether shaders may use 16-bit floats.
+    /// True where shaders may use 16-bit floats.
     pub f16: bool,
     /// Sizes by which kernels are launched.
     pub tuning: Tuning,
@@ -74,7 +74,7 @@ impl Caps {
         ..Caps::PORTABLE
     };
 
-    /// Whether kernels for software adapters can run: subgroups of 8, and loads of 64 bits.
+    /// Says whether kernels for software adapters can run, which takes subgroups of 8 and loads of 64 bits.
     pub fn is_software(&self) -> bool {
         self.class == AdapterClass::Cpu && self.int64 && self.subgroup_size == Some(8)
     }
@@ -84,14 +84,14 @@ impl Caps {
         if self.class == AdapterClass::Gpu { 64.0 } else { 8.0 }
     }
 
-    /// The same device, on which the forms run that every GPU can run.
+    /// Restricts the device to the forms that every GPU can run.
     #[must_use]
     pub fn portable(self) -> Caps {
         let Caps { class, subgroup_size, matrix, int64, f16, tuning, .. } = Caps::PORTABLE;
         Caps { class, subgroup_size, matrix, int64, f16, tuning, ..self }
     }
 
-    /// The same device, on which these forms run.
+    /// Makes these forms run on the device.
     ///
     /// # Errors
     /// [`Error::Request`](crate::Error::Request) for a name that no kernel has.
@@ -131,7 +131,7 @@ impl MatrixSize {
 /// The sizes that decide how fast kernels are on an adapter, and nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tuning {
-    /// Whether a workgroup of `linear_vec` is one subgroup, where those have one size.
+    /// True if a workgroup of `linear_vec` is one subgroup, where subgroups have one size.
     pub vec_subgroup: bool,
     /// Invocations in a workgroup of `linear_vec` (a power of two), where it is not one subgroup.
     pub vec_workgroup: u32,
@@ -139,15 +139,15 @@ pub struct Tuning {
     pub vec_columns: u32,
     /// Most rows of x that go through `linear_vec`, up to 8; more go through tiles.
     pub vec_rows: u32,
-    /// Whether `linear_vec` does an RMSNorm before and a rotation and store after it on the way, which reads the gains once
-    /// for every workgroup and saves dispatches.
+    /// True if `linear_vec` does an RMSNorm before and a rotation and store after it on the way, which reads the gains
+    /// once for every workgroup and saves dispatches.
     pub fuse_norm: bool,
     /// Workgroups that share the keys of one head in a step of decoding.
     pub decode_splits: u32,
 }
 
 impl Tuning {
-    /// What is good for a class of adapters, untuned.
+    /// The sizes that are good for a class of adapters, untuned.
     pub const fn of(class: AdapterClass) -> Tuning {
         match class {
             AdapterClass::Gpu => Tuning {
@@ -170,7 +170,7 @@ impl Tuning {
         }
     }
 
-    /// Whether every size is one that the kernels can run with: a file may say anything.
+    /// Says whether every size is one that the kernels can run with: a file may say anything.
     pub fn is_valid(&self) -> bool {
         self.vec_workgroup.is_power_of_two()
             && (4..=256).contains(&self.vec_workgroup)
@@ -180,13 +180,13 @@ impl Tuning {
     }
 }
 
-/// Which forms of kernels run.
+/// A choice of the forms of kernels that run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Forms {
     /// The best for the adapter.
     #[default]
     Auto,
-    /// Those that every GPU can run.
+    /// The forms that every GPU can run.
     Portable,
     /// This one wherever it can run, the best for the adapter elsewhere.
     Named(String),

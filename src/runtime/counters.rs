@@ -1,8 +1,8 @@
-//! What a device holds and has made, counted.
+//! Counters of what a device holds and has made.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// What a buffer is for; memory is counted by it.
+/// The purpose of a buffer; memory is counted by it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Category {
     /// Model weights.

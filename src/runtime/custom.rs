@@ -10,19 +10,19 @@ use crate::error::{Error, Result};
 pub struct Replacement {
     /// The name of the kernel that is not run.
     pub name: &'static str,
-    /// The kernel that is.
+    /// The kernel that is run in its place.
     pub kernel: Kernel,
     /// Rows and columns of y that one workgroup makes, where the text says so: `const TILE_ROWS`, `const TILE_COLUMNS`.
     pub tile: Option<(u32, u32)>,
 }
 
 impl Replacement {
-    /// `text` in the place of the kernel `name` in all its weight formats. `file` is what error messages call it.
+    /// Puts `text` in the place of the kernel `name` in all its weight formats. `file` is what error messages call it.
     ///
-    /// The pieces of `shaders/shared` that stand in front of our kernel stand in front of `text`, too, unless it declares
-    /// the bindings that they have, or compiles without them. It must have the same bindings, `Params` and entry point as the kernel it replaces, and gets the
-    /// same constants and grid; in the linear family `const TILE_ROWS` and `const TILE_COLUMNS` set the grid. A text lives
-    /// as long as the program.
+    /// The pieces of `shaders/shared` that stand in front of our kernel stand in front of `text`, too, unless it
+    /// declares the bindings that they have, or compiles without them. It must have the same bindings, `Params` and
+    /// entry point as the kernel it replaces, and gets the same constants and grid; in the linear family
+    /// `const TILE_ROWS` and `const TILE_COLUMNS` set the grid. A text lives as long as the program.
     ///
     /// # Errors
     /// [`Error::Request`] for a name that no kernel has; [`Error::Kernel`] with the place in the text if it does not
@@ -65,7 +65,7 @@ fn replace(ours: &'static Kernel, file: &'static str, text: &'static str) -> Res
     Ok(Replacement { name: ours.name, kernel, tile })
 }
 
-/// What naga complains of, with the line of the user's text and not of what stands in front of it.
+/// Turns a complaint of naga's into an error, with the line of the user's text and not of what stands in front of it.
 fn refused(file: &str, text: &str, front: &[&str], at: Option<naga::SourceLocation>, problem: &str) -> Error {
     let before: usize = front.iter().map(|piece| piece.lines().count()).sum();
     // A mistake in front can only be ours, or the absence of something it needs.
@@ -85,7 +85,7 @@ fn innermost(error: &dyn std::error::Error) -> String {
     messages.pop().unwrap_or_default()
 }
 
-/// How an interface is not the one it has to be.
+/// Says in words how an interface differs from the one it has to be.
 fn difference(want: &Interface, have: &Interface) -> Option<String> {
     let shape = |interface: &Interface| -> Vec<String> {
         interface.bindings.iter().enumerate().map(|(i, (_, kind))| format!("{i}: {kind:?}")).collect()

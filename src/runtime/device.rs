@@ -34,12 +34,12 @@ impl std::fmt::Debug for Device {
 }
 
 impl Device {
-    /// What the kernels of this device may rely on.
+    /// The facts that kernels may rely on here.
     pub fn caps(&self) -> Caps {
         self.caps
     }
 
-    /// The same device, on which weights are split as if one binding could cover no more than `bytes`.
+    /// Gives the same device, which splits weights as if one binding could cover no more than `bytes`.
     pub fn with_binding_limit(&self, bytes: u64) -> Device {
         let limit = self.caps.max_binding_bytes.min(bytes);
         Device { caps: Caps { max_binding_bytes: limit, ..self.caps }, inner: self.inner.clone() }
@@ -50,7 +50,7 @@ impl Device {
         &self.inner.name
     }
 
-    /// Whether kernels can be timed on the device.
+    /// Says whether kernels can be timed on the device.
     pub fn has_timestamps(&self) -> bool {
         self.inner.timestamps
     }
@@ -73,8 +73,8 @@ impl Device {
         self.inner.gpu.wait(None, None)
     }
 
-    /// Waits until everything submitted so far has run, but no longer than `limit`: for kernels that nobody has proved to
-    /// end. A driver cannot be made to stop; dropping the device waits for it, so end the process.
+    /// Waits until everything submitted so far has run, but no longer than `limit`: for kernels that nobody has proved
+    /// to end. A driver cannot be made to stop; dropping the device waits for it, so end the process.
     ///
     /// # Errors
     /// Whatever went wrong on the GPU meanwhile; [`Error::DeviceLost`](crate::Error::DeviceLost) when it takes longer.
@@ -85,12 +85,13 @@ impl Device {
     /// The first fault reported by the driver since the last call, if any.
     ///
     /// # Errors
-    /// [`Error::DeviceLost`](crate::Error::DeviceLost), [`Error::OutOfMemory`](crate::Error::OutOfMemory) or [`Error::Gpu`](crate::Error::Gpu).
+    /// [`Error::DeviceLost`](crate::Error::DeviceLost), [`Error::OutOfMemory`](crate::Error::OutOfMemory) or
+    /// [`Error::Gpu`](crate::Error::Gpu).
     pub fn check(&self) -> Result<()> {
         self.inner.gpu.check()
     }
 
-    /// Whether plans of this device run a kernel in the place of one of this form, of any weight format.
+    /// Says whether plans of this device run a kernel in the place of one of this form, of any weight format.
     pub fn runs_replaced(&self, form: &str) -> bool {
         let is_of_form = |name: &str| kernels::all().any(|kernel| kernel.form == form && kernel.name == name);
         let mut replaced = self.caps().replaced.iter();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::counters::Counters;
 use crate::error::{Error, Result, first_line};
 
-/// What buffers and pipelines are made with. It knows neither.
+/// The device and queue that buffers and pipelines are made with. It knows neither.
 pub(super) struct Gpu {
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,

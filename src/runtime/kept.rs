@@ -5,7 +5,7 @@ use std::sync::Mutex;
 
 use crate::hash::fnv1a;
 
-/// Changes whenever the layout of the header does.
+/// The first bytes of a file. They change whenever the layout of the header does.
 const MAGIC: [u8; 8] = *b"IBPIPE01";
 
 /// Magic, who wrote it, checksum of the data.
@@ -24,8 +24,8 @@ pub(super) struct Kept {
 }
 
 impl Kept {
-    /// What the file in `folder` for this adapter has. A file that is damaged, or that another version or another driver
-    /// wrote, counts as none and is replaced. There is one file per adapter, so that the folder cannot grow.
+    /// Reads what the file in `folder` for this adapter has. A file that is damaged, or that another version or another
+    /// driver wrote, counts as none and is replaced. There is one file per adapter, so that the folder cannot grow.
     #[allow(unsafe_code)]
     pub fn open(gpu: &wgpu::Device, info: &wgpu::AdapterInfo, folder: &Path) -> Option<Kept> {
         let file = folder.join(wgpu::util::pipeline_cache_key(info)?);
@@ -42,7 +42,8 @@ impl Kept {
         &self.cache
     }
 
-    /// Writes the file if there is more to keep than it has. That it cannot be written is no harm: the next run compiles.
+    /// Writes the file if there is more to keep than it has. That it cannot be written is no harm: the next run
+    /// compiles.
     pub fn save(&self) {
         let Some(data) = self.cache.get_data() else { return };
         let mut in_file = self.in_file.lock().expect("no panic while it is held");
@@ -61,8 +62,8 @@ fn read(file: &Path) -> Option<Vec<u8>> {
     if metadata.is_file() && fits { std::fs::read(file).ok() } else { None }
 }
 
-/// Under another name first: who is killed here, or writes at the same time, leaves a whole file or one whose checksum
-/// is wrong, and no more than one of each.
+/// Writes under another name first: who is killed here, or writes at the same time, leaves a whole file or one whose
+/// checksum is wrong, and no more than one of each.
 fn write(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder)?;

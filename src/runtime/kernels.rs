@@ -5,7 +5,7 @@ use crate::error::{Error, Result, first_line};
 /// One WGSL kernel: shared pieces put in front of one file with one entry point, `main`.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Kernel {
-    /// What listings and the benches call it: the form, and for weight formats other than f16 the format behind it.
+    /// The name in listings and benches: the form, and for weight formats other than f16 the format behind it.
     pub name: &'static str,
     /// The name without a weight format, by which a form is asked for.
     pub form: &'static str,
@@ -13,11 +13,11 @@ pub struct Kernel {
     pub file: &'static str,
     /// Source texts in order.
     pub sources: &'static [&'static str],
-    /// What it wants of an adapter.
+    /// The features it wants of an adapter.
     pub needs: Needs,
 }
 
-/// What a kernel wants of an adapter beyond plain WebGPU.
+/// The features that a kernel wants of an adapter beyond plain WebGPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Needs {
     /// Nothing.
@@ -154,7 +154,7 @@ pub fn form(name: &str) -> Result<&'static str> {
 }
 
 impl Kernel {
-    /// Whether it is a user's own.
+    /// Says whether it is a user's own.
     pub(super) fn is_custom(&self) -> bool {
         !all().any(|ours| std::ptr::eq(ours, self))
     }
@@ -164,7 +164,7 @@ impl Kernel {
         self.sources.concat()
     }
 
-    /// What the kernel binds and how much workgroup memory it takes with these constants, by reflection.
+    /// Finds by reflection what the kernel binds and how much workgroup memory it takes with these constants.
     ///
     /// # Errors
     /// [`Error::Gpu`] when the source does not compile; a test keeps that from happening.
@@ -180,7 +180,7 @@ pub(super) struct Parsed {
     pub info: naga::valid::ModuleInfo,
 }
 
-/// What a binding holds.
+/// The kind of memory that a binding holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BindingKind {
     /// `var<storage, read>`.

@@ -11,7 +11,7 @@ use crate::error::Result;
 /// Several tiles, rows, columns and steps of k, none of them full at the end.
 const SHAPE: (u32, u32, u32) = (70, 72, 104);
 
-/// Whether `device` gets the product right, to the bit: the values are small integers, which lose nothing in f16.
+/// Says whether `device` gets the product right, to the bit: the values are small integers, which lose nothing in f16.
 /// The device is as new afterwards.
 pub(super) fn is_right(device: &Device) -> bool {
     let right = product(device).is_ok_and(|y| y == expected()) && device.trim().is_ok();
@@ -39,7 +39,7 @@ fn expected() -> Vec<f32> {
     (0..m).flat_map(|i| (0..n).map(move |j| dot(i, j))).collect()
 }
 
-/// -8 to 7, in no order.
+/// The value of element `i`: -8 to 7, in no order.
 fn value(i: u32) -> f32 {
     (i.wrapping_mul(0x9e37_79b9) >> 28) as f32 - 8.0
 }

@@ -14,7 +14,7 @@ use super::matrix_check;
 use super::pipelines::{Checks, CompileHook, Pipelines};
 use crate::error::{Error, Result, first_line};
 
-/// How to choose and open a device. `Default` takes the best adapter with its own limits.
+/// Options for choosing and opening a device. `Default` takes the best adapter with its own limits.
 #[derive(Clone, Debug, Default)]
 pub struct DeviceOptions {
     /// Part of the wanted adapter's name, any case; `WGPU_ADAPTER_NAME` when `None`.
@@ -23,18 +23,19 @@ pub struct DeviceOptions {
     pub portable: bool,
     /// Keep the driver-independent bounds and loop checks in every shader. Slower, same results.
     pub checked: bool,
-    /// Which forms of kernels run.
+    /// The forms of kernels that run.
     pub forms: Forms,
     /// Sizes found for this adapter; those of its class if `None`.
     pub tuning: Option<Tuning>,
     /// Kernels in the places of others.
     pub replaced: Vec<&'static Replacement>,
-    /// Run kernels in the places of others without checks of their indices, as ours run. Only for kernels that were seen
-    /// to keep them in bounds, with [`DeviceOptions::checked`]: one that does not may end the program, or worse.
+    /// Run kernels in the places of others without checks of their indices, as ours run. Only for kernels that were
+    /// seen to keep them in bounds, with [`DeviceOptions::checked`]: one that does not may end the program, or worse.
     pub trusts_replaced: bool,
     /// A folder that compiled kernels are kept in from one run to the next, made if it is not there; nobody else should
-    /// be able to write to it. Nothing touches the disk when `None`, with `portable`, or where the driver gives compiled
-    /// kernels to nobody (all but Vulkan's). What is in the folder changes no result, and no fault of it is an error.
+    /// be able to write to it. Nothing touches the disk when `None`, with `portable`, or where the driver gives
+    /// compiled kernels to nobody (all but Vulkan's). What is in the folder changes no result, and no fault of it is an
+    /// error.
     pub cache: Option<PathBuf>,
     /// Called while a plan's kernels compile, which some drivers take minutes for: on the thread that makes the plan,
     /// whenever a kernel begins or ends and ten times a second, and a last time when nothing compiles any more. It may

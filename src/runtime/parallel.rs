@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-/// Drivers gain little from more, and each thread holds a compiler's memory.
+/// The most threads: drivers gain little from more, and each holds a compiler's memory.
 const MAX_THREADS: usize = 8;
 
-/// How often the waiting thread looks up while nothing ends.
+/// The time between two looks of the waiting thread while nothing ends.
 const TICK: Duration = Duration::from_millis(100);
 
-/// What is under way.
+/// The state of the work while it is under way.
 pub(super) struct UnderWay {
     /// Items done.
     pub done: usize,

@@ -19,7 +19,7 @@ pub(super) struct Pipeline {
     pub layout: wgpu::BindGroupLayout,
 }
 
-/// How far compiling is; see [`DeviceOptions::compiling`](super::open::DeviceOptions::compiling).
+/// The progress of compiling; see [`DeviceOptions::compiling`](super::open::DeviceOptions::compiling).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Compiling {
@@ -60,10 +60,10 @@ fn key(&(kernel, constants): &Variant<'_>) -> Key {
     (kernel.name, constants.iter().map(|&(name, value)| (name, value.to_bits())).collect())
 }
 
-/// Which shaders look after their own indices and loops.
+/// The shaders that look after their own indices and loops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Checks {
-    /// All, indices and loops.
+    /// Every shader, its indices and its loops.
     All,
     /// The indices of kernels that are not ours.
     Custom,
@@ -85,7 +85,7 @@ struct Known {
     compiled: HashMap<Key, Arc<Pipeline>>,
 }
 
-/// What the variants of a kernel have in common.
+/// The parts that the variants of a kernel have in common.
 struct Text {
     parsed: Parsed,
     module: wgpu::ShaderModule,
@@ -116,7 +116,7 @@ impl Pipelines {
         Ok(variants.iter().map(|variant| known.compiled[&key(variant)].clone()).collect())
     }
 
-    /// Whether some variant of this kernel has been asked for, and compiles.
+    /// Says whether some variant of this kernel has been asked for, and compiles.
     pub fn has(&self, kernel: &Kernel) -> bool {
         let known = self.known.lock().expect("no panic while pipelines are held");
         known.compiled.keys().any(|(name, _)| *name == kernel.name)
@@ -171,7 +171,8 @@ impl Pipelines {
     }
 }
 
-/// What `make` gives, or what the graphics layer has against it. Both happen on one thread: error scopes are a thread's.
+/// Gives what `make` makes, or what the graphics layer has against it. Both happen on one thread: error scopes are a
+/// thread's.
 fn scoped<T>(gpu: &Gpu, name: &str, make: impl FnOnce(&wgpu::Device) -> T) -> Result<T> {
     let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
     let made = make(&gpu.device);

@@ -12,7 +12,7 @@ use super::stream::Streamed;
 use super::tensor::{Storage, Tensor};
 use crate::error::{Error, Result};
 
-/// What changes from one replay of a plan to the next.
+/// The numbers that change from one replay of a plan to the next.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Step {
@@ -218,12 +218,12 @@ impl Plan {
         self.launches.len()
     }
 
-    /// Whether there is nothing to run.
+    /// Says whether there is nothing to run.
     pub fn is_empty(&self) -> bool {
         self.launches.is_empty()
     }
 
-    /// Whether weights have to come on the way.
+    /// Says whether weights have to come on the way.
     pub(super) fn streams(&self) -> bool {
         self.segments.iter().any(|segment| segment.needs.is_some())
     }
@@ -241,7 +241,7 @@ impl Drop for Plan {
     }
 }
 
-/// How the launches are cut into submits: at the scope end after each share of work, and before each layer whose weights
+/// Cuts the launches into submits: at the scope end after each share of work, and before each layer whose weights
 /// have to come.
 fn segments(recording: &Recorder, share: u64) -> Vec<Segment> {
     let dispatches = &recording.dispatches;

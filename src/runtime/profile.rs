@@ -4,7 +4,7 @@ use super::counters::Category;
 use super::plan::Plan;
 use crate::error::{Error, Result};
 
-/// What one dispatch cost.
+/// The cost of one dispatch.
 #[derive(Clone, Debug)]
 pub struct Timing {
     /// The op's label.

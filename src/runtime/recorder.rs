@@ -9,7 +9,7 @@ use super::kernels::Kernel;
 use super::stream::Streamed;
 use super::tensor::{Slot, Storage, Tensor};
 
-/// What a kernel's binding is filled with: whole storages, since offsets travel in the parameters.
+/// The memory that a kernel's binding is filled with: whole storages, since offsets travel in the parameters.
 #[derive(Clone, Debug)]
 pub enum Binding {
     /// The scratch slot of this index. Not a handle: a dispatch does not keep its slots from being reused.
@@ -32,13 +32,13 @@ impl From<&Tensor> for Binding {
 /// One kernel launch, as data. `Dispatch::new` begins it, and each method that follows says one thing more.
 #[derive(Clone, Debug)]
 pub struct Dispatch {
-    /// Where it comes from: the weight's checkpoint name, or the scope and the op.
+    /// The place it comes from: the weight's checkpoint name, or the scope and the op.
     pub label: String,
     /// The kernel.
     pub kernel: &'static Kernel,
     /// Values of its override constants.
     pub constants: Vec<(&'static str, f64)>,
-    /// In binding order, without the parameters, which always come last.
+    /// The bindings in order, without the parameters, which always come last.
     pub bindings: Vec<Binding>,
     /// The kernel's `Params`.
     pub params: Vec<u8>,
@@ -193,7 +193,7 @@ impl Recorder {
         self.dispatches.push(dispatch);
     }
 
-    /// Whether someone asked for what has this label.
+    /// Says whether someone asked for what has this label.
     pub(super) fn is_tapped(&self, label: &str) -> bool {
         self.wanted.contains(label)
     }
@@ -218,7 +218,7 @@ impl Recorder {
         self.dispatches.len()
     }
 
-    /// Whether nothing was recorded.
+    /// Says whether nothing was recorded.
     pub fn is_empty(&self) -> bool {
         self.dispatches.is_empty()
     }

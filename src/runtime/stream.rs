@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use crate::error::Result;
 
-/// How a layer's weights come.
+/// A function that brings a layer's weights.
 type Bring = Box<dyn Fn() -> Result<()> + Send + Sync>;
 
 /// A layer whose matrices share their memory with those of other layers. A [`Plan`](super::Plan) has them written each

@@ -54,7 +54,7 @@ impl Tensor {
         self.rows * self.cols
     }
 
-    /// Whether there are no elements.
+    /// Says whether there are no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -77,7 +77,7 @@ impl Tensor {
 /// Rows a [`Matrix`] is split at, so that every kernel tile and gate/up pair stays in one part.
 const SPLIT_ROWS: u64 = 64;
 
-/// What the columns of a [`Matrix`] in memory are a multiple of.
+/// The number that the columns of a [`Matrix`] in memory are a multiple of.
 const COLUMN_STEP: u32 = 8;
 
 /// A weight matrix `[rows, cols]`, packed as its format says; rows of f16 are padded with zeros, see
@@ -92,10 +92,10 @@ pub struct Matrix {
     pub rows: u32,
     /// Input features, K.
     pub cols: u32,
-    /// How values are stored.
+    /// The storage of its values.
     pub format: WeightFormat,
     pub(super) parts: Vec<MatrixPart>,
-    /// Whose turn in this memory it is, where several layers share it.
+    /// The layer whose turn in this memory it is, where several share it.
     pub(super) streamed: Option<Arc<Streamed>>,
 }
 
@@ -163,19 +163,19 @@ impl Matrix {
         self.cols.next_multiple_of(COLUMN_STEP)
     }
 
-    /// The same matrix under another label: tied weights serve two layers.
+    /// Gives the matrix another label: tied weights serve two layers.
     pub fn relabelled(mut self, label: &str) -> Matrix {
         self.label = label.into();
         self
     }
 
-    /// The same memory in its turn for `layer`.
+    /// Marks the memory as taken by `layer` in its turn.
     pub fn streamed(mut self, layer: &Arc<Streamed>) -> Matrix {
         self.streamed = Some(layer.clone());
         self
     }
 
-    /// The same memory without regard to turns.
+    /// Marks the memory as one in which no layers take turns.
     pub fn resident(self) -> Matrix {
         Matrix { streamed: None, ..self }
     }
@@ -204,6 +204,6 @@ pub struct Norm {
     pub weight: Tensor,
     /// Shift, `[1, D]`; RMSNorm has none.
     pub bias: Option<Tensor>,
-    /// Added to the variance (or mean square) before the square root.
+    /// The number added to the variance (or mean square) before the square root.
     pub eps: f32,
 }

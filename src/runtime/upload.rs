@@ -23,7 +23,7 @@ const MAX_THREADS: usize = 8;
 /// Bytes of staging memory an [`Uploader`] takes where it needs any.
 pub const STAGING_BYTES: u64 = PIECE_BYTES * RING as u64;
 
-/// Writes one after the other what belongs one after the other; never reads it back.
+/// A place in mapped memory that is written from front to back and never read.
 #[derive(Default)]
 pub struct Sink {
     /// Nothing is written to where there are no scales.

@@ -1,4 +1,4 @@
-//! How a weight matrix is stored: f16, or groups of small integers with a scale each; and the code that packs it.
+//! The storage of a weight matrix: f16, or groups of small integers with a scale each; and the code that packs it.
 //!
 //! A group is [`GROUP`] neighbouring values of a row, with a scale and, in q4, an offset:
 //!
@@ -78,8 +78,8 @@ impl WeightFormat {
         cols / GROUP * self.scales_in_group()
     }
 
-    /// Bytes of the scales of a row of `cols` values on the device, which is padded to start where memory can be mapped;
-    /// 0 for f16.
+    /// Bytes of the scales of a row of `cols` values on the device, which is padded to start where memory can be
+    /// mapped; 0 for f16.
     pub fn scale_bytes(self, cols: u32) -> u64 {
         2 * self.scales_in_row(cols as usize).next_multiple_of(4) as u64
     }
@@ -150,7 +150,7 @@ fn round(x: f32) -> f32 {
     (x + SHIFT) - SHIFT
 }
 
-/// Divides only by scales that are not zero.
+/// `1 / scale`, or 0 for a scale of 0.
 fn inverse(scale: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { 1.0 / scale }
 }

@@ -1,4 +1,4 @@
-//! What benchmarks measure kernels against: the most an adapter reads and multiplies.
+//! The ceilings that benchmarks measure kernels against: the most an adapter reads and multiplies.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -40,7 +40,7 @@ impl Recorder {
         self.chains(&kernels::CEILING_FMA, 1, seed, groups, steps)
     }
 
-    /// The same with chains of two f16, where shaders may use them.
+    /// [`Recorder::multiply_adds`] with chains of two f16, where shaders may use them.
     pub fn multiply_adds_f16(&mut self, seed: &Tensor, groups: u32, steps: u32) -> Tensor {
         assert!(self.caps().f16, "multiply_adds_f16 needs 16-bit floats");
         self.chains(&kernels::CEILING_FMA_F16, 2, seed, groups, steps)
@@ -60,8 +60,8 @@ impl Recorder {
         out
     }
 
-    /// `[groups, WG]` sums of what the subgroups of a workgroup have after adding x Wᵀ of `seed [64, edge]` `steps` times,
-    /// where subgroups multiply matrices.
+    /// `[groups, WG]` sums of what the subgroups of a workgroup have after adding x Wᵀ of `seed [64, edge]` `steps`
+    /// times, where subgroups multiply matrices.
     pub fn matrix_multiply_adds(&mut self, seed: &Tensor, groups: u32, steps: u32) -> Tensor {
         let (size, lanes) =
             self.caps().matrix.zip(self.caps().subgroup_size).expect("matrix_multiply_adds needs matrices");

@@ -39,7 +39,7 @@ impl Recorder {
         self.tap(&label, y);
     }
 
-    /// The dispatch alone: a tap is itself such a copy, and must not be tapped.
+    /// Records the dispatch alone: a tap is itself such a copy, and must not be tapped.
     pub(in crate::runtime) fn launch_elementwise(
         &mut self,
         label: &str,

@@ -17,7 +17,7 @@ struct Params {
     second: f32,
 }
 
-/// What the words are.
+/// The kind of words that are filled in.
 #[derive(Clone, Copy)]
 enum Words {
     /// Pairs of halves in (-range, range).

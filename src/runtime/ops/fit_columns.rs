@@ -17,8 +17,8 @@ struct Params {
 }
 
 impl Recorder {
-    /// Every `from` columns of `x [T, n from]` as `to` columns: `-> [T, n to]`. Those that are new are zeros, those that
-    /// are too many are left out. Where nothing changes, `x` itself.
+    /// Every `from` columns of `x [T, n from]` as `to` columns: `-> [T, n to]`. Those that are new are zeros, those
+    /// that are too many are left out. Where nothing changes it gives `x` itself.
     pub fn fit_columns(&mut self, x: &Tensor, from: u32, to: u32) -> Tensor {
         assert!(x.cols().is_multiple_of(from), "fit_columns: {from} of {} columns", x.cols());
         if from == to {

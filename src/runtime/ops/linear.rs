@@ -54,12 +54,12 @@ impl Algorithm {
         &kernels[format as usize]
     }
 
-    /// Whether the kernel can norm rows of x on the way.
+    /// Says whether the kernel can norm rows of x on the way.
     fn norms(self) -> bool {
         matches!(self, Algorithm::Vec | Algorithm::VecSubgroup)
     }
 
-    /// Whether the kernel can leave K in shares, which `linear_sum` adds up.
+    /// Says whether the kernel can cut K into shares, which `linear_sum` adds up.
     fn splits(self) -> bool {
         matches!(self, Algorithm::Matrix(_))
     }
@@ -68,7 +68,7 @@ impl Algorithm {
 /// A kernel form: what to launch and how many outputs a workgroup makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Form {
-    /// How it goes about it.
+    /// The way it computes.
     pub algorithm: Algorithm,
     /// The kernel: the algorithm for one weight format.
     pub kernel: &'static Kernel,
@@ -81,8 +81,8 @@ pub struct Form {
 }
 
 impl Form {
-    /// Shares of K that workgroups of their own add up, for `m` rows, `n` outputs and `k` inputs: skinny layers have too few
-    /// tiles to fill a GPU.
+    /// Shares of K that workgroups of their own add up, for `m` rows, `n` outputs and `k` inputs: skinny layers have
+    /// too few tiles to fill a GPU.
     fn splits(&self, m: u32, n: u32, k: u32) -> u32 {
         if !self.algorithm.splits() {
             return 1;
@@ -175,7 +175,7 @@ pub fn choose(m: u32, format: WeightFormat, caps: &Caps) -> Form {
     }
 }
 
-/// What becomes of the sums `x Wᵀ`.
+/// The last step, from the sums `x Wᵀ` to the outputs.
 #[derive(Clone, Copy, Default)]
 struct Epilogue {
     activation: Activation,

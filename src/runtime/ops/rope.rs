@@ -1,4 +1,5 @@
-//! Rotary position embedding, joined with the store into the cache and, in steps of few rows, with the linear layer before.
+//! Rotary position embedding, joined with the store into the cache and, in steps of few rows, with the linear layer
+//! before.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -120,8 +121,8 @@ impl Recorder {
         self.rope_store(&qkv, rotary)
     }
 
-    /// Whether one kernel could do all: the weight is in one part without a bias, no width is padded, and nobody asked for
-    /// what is between.
+    /// Says whether one kernel could do all: the weight is in one part without a bias, no width is padded, and nobody
+    /// asked for what is between.
     fn can_fuse(&self, norm: &Norm, qkv: &Linear, heads: Heads) -> bool {
         let weight = &qkv.weight;
         let whole = weight.parts.len() == 1 && qkv.bias.is_none();

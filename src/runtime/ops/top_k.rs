@@ -19,10 +19,10 @@ struct Params {
 pub const MAX_TOP_K: u32 = 256;
 
 impl Recorder {
-    /// The `k` largest values of each row of `x [R, N]` as `[R, 2k]` of u32: bits of the largest, its column, bits of the
-    /// next one, and so on. Of equals the lower column comes first; a NaN comes before all numbers.
+    /// The `k` largest values of each row of `x [R, N]` as `[R, 2k]` of u32: bits of the largest, its column, bits of
+    /// the next one, and so on. Of equals the lower column comes first; a NaN comes before all numbers.
     ///
-    /// So that a row need not be read back where only its largest values count: 64 of 32,000 are 512 bytes, not 128,000.
+    /// Where only the largest values of a row count, it need not be read back: 64 of 32,000 are 512 bytes, not 128,000.
     pub fn top_k(&mut self, x: &Tensor, k: u32) -> Tensor {
         assert!((1..=x.cols().min(MAX_TOP_K)).contains(&k), "top_k: {k} of {} values", x.cols());
         let out = self.empty(x.rows(), 2 * k);

@@ -1,5 +1,5 @@
-//! Attention of rows by themselves over a cache: `attention_decode.wgsl`, whose shares of the keys `attention_combine.wgsl`
-//! joins, and `attention_decode_software.wgsl`.
+//! Attention of rows by themselves over a cache: `attention_decode.wgsl`, whose shares of the keys
+//! `attention_combine.wgsl` joins, and `attention_decode_software.wgsl`.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -41,7 +41,7 @@ const DECODE_WORKGROUPS: u32 = 128;
 const SHARE_TOTALS: u32 = 4;
 
 impl Recorder {
-    /// `-> [T, H d]`, d padded.
+    /// Records `a` row by row: `-> [T, H d]`, d padded.
     pub(super) fn attention_decode(&mut self, label: &str, a: &Attention<'_>, cache: Cached<'_>) -> Tensor {
         let (t, heads) = (a.rows(), a.heads.padded());
         let wide = a.runs_wide(&kernels::ATTENTION_DECODE, self.caps(), &[a.q.offset(), a.q.tensor.cols()]);
@@ -66,7 +66,7 @@ impl Recorder {
     }
 }
 
-/// `splits` shares of the keys for each row and head; one share is the result.
+/// Makes `splits` shares for each row and head; where there is one, it is the result.
 fn dispatch(label: &str, a: &Attention<'_>, cache: Cached<'_>, wide: bool, splits: u32, to: &Tensor) -> Dispatch {
     let Cached { kv, rows, causal } = cache;
     let (q, heads) = (a.q.tensor, a.heads.padded());

@@ -6,7 +6,7 @@
 //! | form | runs for | file |
 //! | --- | --- | --- |
 //! | tile | many rows that share their keys: pictures, queries, a prompt over its cache | `tile.rs` |
-//! | decode | rows by themselves over a cache: a step of one or more sequences, cross-attention to cached keys | `decode.rs` |
+//! | decode | rows by themselves over a cache: steps of one or more sequences, cross-attention | `decode.rs` |
 //!
 //! Each form has a portable kernel and one for software adapters; `Attention::runs_wide` chooses between the two.
 //! `weights.rs` has what a tap of `….weights` adds: the weights as a tensor.
@@ -29,7 +29,7 @@ const HEAD_DIM_STEP: u32 = 4;
 /// Kernels for software adapters read eight channels at a time, and run only where that is possible.
 const WIDE_STEP: u32 = 8;
 
-/// How attention heads are laid out.
+/// The layout of attention heads.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Heads {
     /// Query heads, H.
@@ -82,12 +82,12 @@ impl Heads {
     }
 }
 
-/// Which keys a row sees.
+/// The keys that a row sees.
 #[derive(Clone, Copy, Debug)]
 pub enum Mask<'a> {
-    /// All.
+    /// Every key.
     None,
-    /// Those whose entry in this `[1, S]` tensor of u32 is not 0.
+    /// The keys whose entry in this `[1, S]` tensor of u32 is not 0.
     Keys(&'a Tensor),
 }
 
@@ -225,7 +225,7 @@ impl Recorder {
 }
 
 impl<'a> Columns<'a> {
-    /// All columns of `tensor`.
+    /// Every column of `tensor`.
     fn of(tensor: &'a Tensor) -> Columns<'a> {
         Columns { tensor, first: 0 }
     }
@@ -248,7 +248,7 @@ impl<'a> Attention<'a> {
         assert!(fits, "{op}: shape of the bias");
     }
 
-    /// Whether many rows share their keys, which a tile then reads once for all of them.
+    /// Says whether many rows share their keys, which a tile then reads once for all of them.
     fn shares_keys(&self) -> bool {
         match self.source {
             Source::Packed { .. } => true,
@@ -256,8 +256,8 @@ impl<'a> Attention<'a> {
         }
     }
 
-    /// Whether the form of `portable` for software adapters runs in its place: queries begin at `places`, and so do keys
-    /// and values if they are among them, which all have to be multiples of what it reads at a time.
+    /// Says whether the form of `portable` for software adapters runs in its place: queries begin at `places`, and so
+    /// do keys and values if they are among them, which all have to be multiples of what it reads at a time.
     fn runs_wide(&self, portable: &Kernel, caps: &Caps, places: &[u32]) -> bool {
         caps.is_software()
             && caps.preferred != Some(portable.form)
@@ -287,7 +287,7 @@ impl<'a> Attention<'a> {
         }
     }
 
-    /// Where keys and values lie in their tensors.
+    /// The offsets and strides of keys and values in their tensors.
     fn layout(&self) -> Layout {
         let (k, _) = self.keys_and_values();
         let (row_stride, heads) = (k.cols(), self.heads.padded());

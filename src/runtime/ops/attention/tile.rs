@@ -36,7 +36,7 @@ const SOFTWARE_ROWS: u32 = 16;
 const TILE_WORKGROUPS: u32 = 256;
 
 impl Recorder {
-    /// `-> [T, H d]`, d padded.
+    /// Records `a` in tiles of rows: `-> [T, H d]`, d padded.
     pub(super) fn attention_tile(&mut self, label: &str, a: &Attention<'_>) -> Tensor {
         let (rows, heads) = (a.rows(), a.heads.padded());
         let out = self.empty(rows, heads.width());
@@ -88,7 +88,8 @@ fn params(a: &Attention<'_>) -> Params {
 }
 
 impl Params {
-    /// All that a row of q, k or v may start from, as the kernels read several channels at a time.
+    /// The numbers that places in q, k and v are sums of. Kernels read several channels at a time, so all are
+    /// multiples.
     fn places(&self) -> [u32; 6] {
         [self.q_offset, self.q_stride, self.k_offset, self.k_row_stride, self.k_head_stride, self.v_offset]
     }
