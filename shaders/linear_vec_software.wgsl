@@ -6,8 +6,7 @@
 // Numerics: f32 sums in order of k.
 // Why: loads run lane by lane there. Each lane owns 4 weight rows, whose sums need no exchange at the end, and loads one
 // value of x for the others. With 8 weight rows a lane it is faster where K is small, and slower where rows of 8 KB, one
-// below the other, have one place in the cache. Rows of x are spelled out and cut off by a constant, so that their sums
-// stay in registers.
+// below the other, have one place in the cache. Loops over the rows of x are as fast as rows written out one by one.
 override ROWS: u32 = 1u;      // of x, at most 8
 
 fn dots(a: vec4<f32>, b: vec4<f32>, q0: Eight, q1: Eight, q2: Eight, q3: Eight) -> vec4<f32> {
@@ -40,85 +39,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(subgroup_invocation_id
     let n0 = group.x * 32u + lane * 4u;
     let chunks = p.k / 8u;
     // Rows past the end repeat the last one; their outputs are not stored.
-    let last = p.n - 1u;
-    let r0 = min(n0, last);
-    let r1 = min(n0 + 1u, last);
-    let r2 = min(n0 + 2u, last);
-    let r3 = min(n0 + 3u, last);
-    let x0 = p.x_offset + min(row + 0u, p.m - 1u) * p.k + lane;
-    let x1 = p.x_offset + min(row + 1u, p.m - 1u) * p.k + lane;
-    let x2 = p.x_offset + min(row + 2u, p.m - 1u) * p.k + lane;
-    let x3 = p.x_offset + min(row + 3u, p.m - 1u) * p.k + lane;
-    let x4 = p.x_offset + min(row + 4u, p.m - 1u) * p.k + lane;
-    let x5 = p.x_offset + min(row + 5u, p.m - 1u) * p.k + lane;
-    let x6 = p.x_offset + min(row + 6u, p.m - 1u) * p.k + lane;
-    let x7 = p.x_offset + min(row + 7u, p.m - 1u) * p.k + lane;
-    var s0 = vec4<f32>();
-    var s1 = vec4<f32>();
-    var s2 = vec4<f32>();
-    var s3 = vec4<f32>();
-    var s4 = vec4<f32>();
-    var s5 = vec4<f32>();
-    var s6 = vec4<f32>();
-    var s7 = vec4<f32>();
+    let n = min(n0 + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.n - 1u));
+    // Where the rows of x start, for this lane, and their sums.
+    var starts: array<u32, 8>;
+    var sums: array<vec4<f32>, 8>;
+    for (var r = 0u; r < ROWS; r++) {
+        starts[r] = p.x_offset + min(row + r, p.m - 1u) * p.k + lane;
+    }
     for (var c = 0u; c < chunks; c++) {
-        let q0 = eight(r0, c);
-        let q1 = eight(r1, c);
-        let q2 = eight(r2, c);
-        let q3 = eight(r3, c);
-        {
-            let v = x[x0 + 8u * c];
-            s0 += dots(low(v), high(v), q0, q1, q2, q3);
-        }
-        if ROWS > 1u {
-            let v = x[x1 + 8u * c];
-            s1 += dots(low(v), high(v), q0, q1, q2, q3);
-        }
-        if ROWS > 2u {
-            let v = x[x2 + 8u * c];
-            s2 += dots(low(v), high(v), q0, q1, q2, q3);
-        }
-        if ROWS > 3u {
-            let v = x[x3 + 8u * c];
-            s3 += dots(low(v), high(v), q0, q1, q2, q3);
-        }
-        if ROWS > 4u {
-            let v = x[x4 + 8u * c];
-            s4 += dots(low(v), high(v), q0, q1, q2, q3);
-        }
-        if ROWS > 5u {
-            let v = x[x5 + 8u * c];
-            s5 += dots(low(v), high(v), q0, q1, q2, q3);
-        }
-        if ROWS > 6u {
-            let v = x[x6 + 8u * c];
-            s6 += dots(low(v), high(v), q0, q1, q2, q3);
-        }
-        if ROWS > 7u {
-            let v = x[x7 + 8u * c];
-            s7 += dots(low(v), high(v), q0, q1, q2, q3);
+        let q0 = eight(n.x, c);
+        let q1 = eight(n.y, c);
+        let q2 = eight(n.z, c);
+        let q3 = eight(n.w, c);
+        for (var r = 0u; r < ROWS; r++) {
+            let v = x[starts[r] + 8u * c];
+            sums[r] += dots(low(v), high(v), q0, q1, q2, q3);
         }
     }
-    store4(row, n0, s0);
-    if ROWS > 1u {
-        store4(row + 1u, n0, s1);
-    }
-    if ROWS > 2u {
-        store4(row + 2u, n0, s2);
-    }
-    if ROWS > 3u {
-        store4(row + 3u, n0, s3);
-    }
-    if ROWS > 4u {
-        store4(row + 4u, n0, s4);
-    }
-    if ROWS > 5u {
-        store4(row + 5u, n0, s5);
-    }
-    if ROWS > 6u {
-        store4(row + 6u, n0, s6);
-    }
-    if ROWS > 7u {
-        store4(row + 7u, n0, s7);
+    for (var r = 0u; r < ROWS; r++) {
+        store4(row + r, n0, sums[r]);
     }
 }
