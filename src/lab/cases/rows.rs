@@ -10,6 +10,7 @@ use crate::runtime::{AdapterClass, Caps};
 use Depth::{Published, Quick, Ragged, Small};
 
 /// Rows and columns; centered or not. The mean of values near 30 is rounded to 2e-6, of a deviation of about one.
+#[rustfmt::skip]
 const NORMS: Table<(u32, u32)> = &[
     (Quick, &[(257, 1408)]),
     (Small, &[(2, 4096), (1, 1), (1, 8), (3, 7)]),
@@ -17,18 +18,31 @@ const NORMS: Table<(u32, u32)> = &[
 ];
 
 /// Rows, columns.
-const ELEMENTWISE: Table<(u32, u32)> =
-    &[(Quick, &[(257, 1408)]), (Small, &[(1, 1), (3, 7), (65, 64)]), (Ragged, &[(300, 257)])];
+#[rustfmt::skip]
+const ELEMENTWISE: Table<(u32, u32)> = &[
+    (Quick, &[(257, 1408)]),
+    (Small, &[(1, 1), (3, 7), (65, 64)]),
+    (Ragged, &[(300, 257)]),
+];
 
 /// Rows, columns, rows that are put.
-const PUT: Table<(u32, u32, u32)> =
-    &[(Quick, &[(32, 768, 32)]), (Small, &[(9, 40, 3), (3, 1, 1)]), (Published, &[(32, 4096, 32)])];
+#[rustfmt::skip]
+const PUT: Table<(u32, u32, u32)> = &[
+    (Quick, &[(32, 768, 32)]),
+    (Small, &[(9, 40, 3), (3, 1, 1)]),
+    (Published, &[(32, 4096, 32)]),
+];
 
 /// Height, width, side of a patch: square, oblong, with pixels left over at both edges.
-const PATCHES: Table<(u32, u32, u32)> =
-    &[(Quick, &[(224, 224, 14)]), (Small, &[(28, 28, 14), (8, 24, 8), (45, 31, 14)]), (Ragged, &[(3, 3, 1)])];
+#[rustfmt::skip]
+const PATCHES: Table<(u32, u32, u32)> = &[
+    (Quick, &[(224, 224, 14)]),
+    (Small, &[(28, 28, 14), (8, 24, 8), (45, 31, 14)]),
+    (Ragged, &[(3, 3, 1)]),
+];
 
 /// Rows, columns.
+#[rustfmt::skip]
 const ARGMAX: Table<(u32, u32)> = &[
     (Quick, &[(3, 32_064)]),
     (Small, &[(3, 1), (3, 2), (3, 255), (3, 257)]),
@@ -37,24 +51,13 @@ const ARGMAX: Table<(u32, u32)> = &[
 ];
 
 /// Columns, and how many of them are taken of 3 rows; of 7 rows in the tests.
+#[rustfmt::skip]
 const TOP_K: Table<(u32, u32)> = &[
     (Quick, &[(32_064, 64)]),
     (Small, &[(1, 1), (255, 64), (257, 256)]),
-    (
-        Ragged,
-        &[
-            (1, 1),
-            (2, 1),
-            (7, 7),
-            (255, 64),
-            (256, 256),
-            (257, 64),
-            (640, 64),
-            (5000, 256),
-            (32_064, 64),
-            (256_000, 64),
-        ],
-    ),
+    (Ragged, &[
+        (1, 1), (2, 1), (7, 7), (255, 64), (256, 256), (257, 64), (640, 64), (5000, 256), (32_064, 64), (256_000, 64),
+    ]),
 ];
 
 /// Rows, groups of columns, columns of a group before and after.
