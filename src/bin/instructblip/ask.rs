@@ -82,35 +82,9 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     let mut model = load_replaced(common, &ask.model, workload, replaced)?;
     note_empty_prompt(common, &model, &prompt);
     note_unread_words(common, &model, ask.wording.qformer_prompt.as_deref().unwrap_or_default());
-    let watch = overrides.any().then(|| overrides.watch());
-    let shown = options.gives_one() && !ask.json;
-    let mut reply = answer(common, &mut model, &question, &options, &mut |piece| {
-        watch.iter().for_each(Watch::beat);
-        if shown {
-            let mut out = std::io::stdout().lock();
-            write!(out, "{piece}")?;
-            out.flush()?;
-        }
-        Ok(())
-    })?;
-    drop(watch);
+    let mut reply = answer_aloud(common, ask, &mut model, &question, &options)?;
     reply.timings.image += decode_ms;
-    let mut out = std::io::stdout().lock();
-    if ask.json {
-        let mut object = reply_json(&reply, &model);
-        if let Some(ours) = &ours {
-            let same = is_same(ours, &reply);
-            object["override"] = json!({"kernels": overrides.names(), "same": same, "ours": ours.text});
-        }
-        writeln!(out, "{object}")?;
-    } else if shown {
-        writeln!(out)?;
-    } else {
-        reply.sequences.iter().try_for_each(|sequence| writeln!(out, "{}", sequence.text))?;
-    }
-    if let (Some(ours), false) = (&ours, common.quiet || ask.json) {
-        say(&verdict(&overrides.names().join(", "), ours, &reply));
-    }
+    write_reply(common, ask, &model, &reply, ours.as_ref())?;
     if let Some(folder) = &ask.attention {
         let words = question.qformer_prompt.unwrap_or(&prompt);
         write_attention(common, &mut model, &images[0], words, folder)?;
@@ -118,6 +92,56 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     overrides.tell_unused(common, model.device());
     if !ask.json {
         say_last(common, &model, &note(&reply));
+    }
+    Ok(())
+}
+
+impl Ask {
+    /// True if the answer is shown while it comes.
+    fn is_shown_early(&self) -> bool {
+        self.generation.options().gives_one() && !self.json
+    }
+}
+
+/// The answer, shown as it comes where that is asked for; a user's kernels are watched meanwhile.
+fn answer_aloud(
+    common: &Common,
+    ask: &Ask,
+    model: &mut InstructBlip,
+    question: &Question<'_>,
+    options: &GenerateOptions,
+) -> Result<Reply> {
+    let overrides = &ask.model.overrides;
+    let watch = overrides.any().then(|| overrides.watch());
+    let shown = ask.is_shown_early();
+    answer(common, model, question, options, &mut |piece| {
+        watch.iter().for_each(Watch::beat);
+        if shown {
+            let mut out = std::io::stdout().lock();
+            write!(out, "{piece}")?;
+            out.flush()?;
+        }
+        Ok(())
+    })
+}
+
+/// Writes what is not shown yet of a reply; `ours` is the one without the user's kernels.
+fn write_reply(common: &Common, ask: &Ask, model: &InstructBlip, reply: &Reply, ours: Option<&Reply>) -> Result<()> {
+    let names = ask.model.overrides.names();
+    let mut out = std::io::stdout().lock();
+    if ask.json {
+        let mut object = reply_json(reply, model);
+        if let Some(ours) = ours {
+            object["override"] = json!({"kernels": names, "same": is_same(ours, reply), "ours": ours.text});
+        }
+        writeln!(out, "{object}")?;
+    } else if ask.is_shown_early() {
+        writeln!(out)?;
+    } else {
+        reply.sequences.iter().try_for_each(|sequence| writeln!(out, "{}", sequence.text))?;
+    }
+    if let (Some(ours), false) = (ours, common.quiet || ask.json) {
+        say(&verdict(&names.join(", "), ours, reply));
     }
     Ok(())
 }

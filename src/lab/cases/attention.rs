@@ -2,7 +2,7 @@
 
 use super::{Table, columns, each};
 use crate::lab::case::{Case, Depth, Output, Setup};
-use crate::lab::oracle::attention::{attention, biased, weights};
+use crate::lab::oracle::attention::{Scores, attention, biased, weights};
 use crate::lab::oracle::wide;
 use crate::runtime::{Heads, Mask};
 
@@ -154,7 +154,8 @@ fn distance_bias(depth: Depth, (t, h, d, far): (u32, u32, u32, u32)) -> Case {
         Ok(setup.gives(move || {
             let [q, k, v] = split(&qkv, width);
             let added = |i, j, head| by_distance(&bias, far, h, i as i64 - j as i64, head);
-            biased(&q, &k, &v, (h as usize, h as usize, d as usize), 1.0, |_, _| true, added)
+            let scores = Scores { sizes: (h as usize, h as usize, d as usize), scale: 1.0 };
+            biased(&q, &k, &v, scores, |_, _| true, added)
         }))
     });
     case.at(depth)

@@ -8,7 +8,7 @@ use super::{Table, columns, each, sampled};
 use crate::error::Result;
 use crate::lab::case::{Case, Depth, Output, Setup};
 use crate::lab::operands::{Known, Operands, Pages};
-use crate::lab::oracle::attention::{attention, biased, weights};
+use crate::lab::oracle::attention::{Scores, attention, biased, weights};
 use crate::lab::oracle::linear::linear;
 use crate::lab::oracle::norm::rms_norm;
 use crate::lab::oracle::rope::rope;
@@ -189,9 +189,10 @@ fn cached_bias(depth: Depth, (t, pos, h, d, far): Shape) -> Case {
         let heads = Heads::full(h, d).unscaled();
         let setup = Setup::new(move |r, _| r.attention_cached(&input, &kv, heads, &rows, Some(&table)));
         Ok(setup.at(Step::new(pos, t)).gives(move || {
-            let (sizes, pos) = ((h as usize, h as usize, d as usize), pos as usize);
+            let scores = Scores { sizes: (h as usize, h as usize, d as usize), scale: 1.0 };
+            let pos = pos as usize;
             let added = |i: usize, j: usize, head| by_distance(&bias, far, h, (pos + i) as i64 - j as i64, head);
-            biased(&wide(&q), &wide(&k), &wide(&v), sizes, 1.0, |i, j| j <= pos + i, added)
+            biased(&wide(&q), &wide(&k), &wide(&v), scores, |i, j| j <= pos + i, added)
         }))
     });
     case.at(depth)

@@ -1,5 +1,14 @@
 //! Softmax attention.
 
+/// The sizes of an attention, and the factor of its scores.
+#[derive(Clone, Copy, Debug)]
+pub struct Scores {
+    /// Query heads, the key-value heads that they share, channels of a head.
+    pub sizes: (usize, usize, usize),
+    /// The factor.
+    pub scale: f64,
+}
+
 /// Queries `q [t, h, d]` over keys and values `[s, g, d]`; row `i` sees key `j` where `visible(i, j)`. `-> [t, h, d]`.
 pub fn attention(
     q: &[f64],
@@ -8,16 +17,15 @@ pub fn attention(
     sizes: (usize, usize, usize),
     visible: impl Fn(usize, usize) -> bool,
 ) -> Vec<f64> {
-    biased(q, k, v, sizes, 1.0 / (sizes.2 as f64).sqrt(), visible, |_, _, _| 0.0)
+    biased(q, k, v, Scores { sizes, scale: 1.0 / (sizes.2 as f64).sqrt() }, visible, |_, _, _| 0.0)
 }
 
-/// Attention with scores multiplied by `scale`, and `bias(i, j, head)` added to them.
+/// Attention with scores as described, and `bias(i, j, head)` added to them.
 pub fn biased(
     q: &[f64],
     k: &[f64],
     v: &[f64],
-    (h, g, d): (usize, usize, usize),
-    scale: f64,
+    Scores { sizes: (h, g, d), scale }: Scores,
     visible: impl Fn(usize, usize) -> bool,
     bias: impl Fn(usize, usize, usize) -> f64,
 ) -> Vec<f64> {

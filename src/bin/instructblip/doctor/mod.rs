@@ -95,6 +95,11 @@ impl Page {
         }
     }
 
+    /// The adapter that would be used.
+    fn chosen(&self) -> Option<&AdapterSummary> {
+        self.adapters.iter().find(|adapter| adapter.chosen)
+    }
+
     /// The matrices that the device multiplies which was opened for the test.
     fn matrix(&self) -> Option<MatrixSize> {
         self.kernels.as_ref().ok().and_then(|report| report.matrix)
@@ -135,21 +140,7 @@ impl Page {
         let (all, free) = (Bytes(m.memory_bytes), Bytes(m.available_bytes));
         writeln!(out, "  {}, {} threads; {all} of memory, {free} available", m.cpu, m.threads)?;
         writeln!(out, "\nGPUs")?;
-        if self.adapters.is_empty() {
-            writeln!(out, "  none found")?;
-        }
-        self.adapters.iter().try_for_each(|adapter| write!(out, "{}", crate::devices::describe(adapter)))?;
-        if let Some(chosen) = self.adapters.iter().find(|a| a.chosen) {
-            writeln!(
-                out,
-                "  {} would be used: {}",
-                chosen.name,
-                advice::reason(&self.adapters, self.wanted.as_deref())
-            )?;
-            for (name, text) in advice::meaning(chosen, self.matrix()) {
-                writeln!(out, "    {name:<24}  {text}")?;
-            }
-        }
+        self.print_adapters(out)?;
         writeln!(out, "\nEnvironment")?;
         if self.environment.is_empty() {
             writeln!(out, "  nothing that matters here is set")?;
@@ -163,6 +154,31 @@ impl Page {
             writeln!(out, "  {}: {verdict}", folder.display())?;
         }
         writeln!(out, "\nKernels")?;
+        self.print_kernels(out)?;
+        let warnings = advice::warnings(self);
+        if !warnings.is_empty() {
+            writeln!(out, "\nWarnings")?;
+            warnings.iter().try_for_each(|warning| writeln!(out, "  {warning}"))?;
+        }
+        match self.first() {
+            None => writeln!(out, "\nready"),
+            Some(first) => writeln!(out, "\nfix first: {first}"),
+        }
+    }
+
+    fn print_adapters(&self, out: &mut impl Write) -> std::io::Result<()> {
+        if self.adapters.is_empty() {
+            writeln!(out, "  none found")?;
+        }
+        self.adapters.iter().try_for_each(|adapter| write!(out, "{}", crate::devices::describe(adapter)))?;
+        let Some(chosen) = self.chosen() else { return Ok(()) };
+        let reason = advice::reason(&self.adapters, self.wanted.as_deref());
+        writeln!(out, "  {} would be used: {reason}", chosen.name)?;
+        let meaning = advice::meaning(chosen, self.matrix());
+        meaning.into_iter().try_for_each(|(name, text)| writeln!(out, "    {name:<24}  {text}"))
+    }
+
+    fn print_kernels(&self, out: &mut impl Write) -> std::io::Result<()> {
         match &self.kernels {
             Ok(report) => writeln!(out, "  {}; `instructblip selftest` tests more", report.summary())?,
             Err(_) => writeln!(out, "  not tested: no GPU could be opened")?,
@@ -176,18 +192,8 @@ impl Page {
                 writeln!(out, "  compiled ones are not kept: INSTRUCTBLIP_CACHE is off, or there is no home directory")?
             }
         }
-        if let Some(chosen) = self.adapters.iter().find(|adapter| adapter.chosen) {
-            writeln!(out, "  {}", advice::tuning(chosen, self.tuned.as_ref()))?;
-        }
-        let warnings = advice::warnings(self);
-        if !warnings.is_empty() {
-            writeln!(out, "\nWarnings")?;
-            warnings.iter().try_for_each(|warning| writeln!(out, "  {warning}"))?;
-        }
-        match self.first() {
-            None => writeln!(out, "\nready"),
-            Some(first) => writeln!(out, "\nfix first: {first}"),
-        }
+        let tuning = self.chosen().map(|chosen| advice::tuning(chosen, self.tuned.as_ref()));
+        tuning.map_or(Ok(()), |tuning| writeln!(out, "  {tuning}"))
     }
 
     fn json(&self) -> Value {

@@ -89,43 +89,155 @@ pub fn run(common: &Common, eval: &Eval) -> Result<()> {
     }
     let settings = settings(eval, &options)?;
     let known = if eval.force { Known::nothing() } else { Known::read(&eval.output, &settings)? };
-    let mut items = items(eval, rows, &mut skipped)?;
+    let mut run = Run { common, eval, options, settings, contents: Contents::default(), skipped };
+    let mut items = run.items(rows)?;
     check_is_no_input(&eval.output, items.iter().flat_map(|item| &item.paths))?;
-    let mut contents = Contents::default();
-    take_up(common, eval, known, &mut items, &mut contents, &mut skipped)?;
+    run.take_up(known, &mut items)?;
     if items.iter().any(|item| item.answer.is_none()) {
-        ask(common, eval, &options, &settings, &mut items, &mut contents, &mut skipped)?;
+        run.ask(&mut items)?;
     }
-    let mut tallies: BTreeMap<Option<&str>, Tally> = BTreeMap::new();
-    let mut answered = 0;
-    for Item { row, answer, .. } in &items {
-        if let Some(answer) = answer {
-            tallies.entry(row.group.as_deref()).or_default().add(answer, &row.answers);
-            answered += 1;
-        }
-    }
-    if answered == 0 && skipped.count() > 0 {
-        return skipped.verdict(0);
-    }
-    report(&tallies, skipped.count(), eval.json)?;
-    skipped.verdict(answered)
+    run.conclude(&items)
 }
 
-/// The questions that can be asked: those whose pictures are there and whose prompts can be worded.
-fn items(eval: &Eval, rows: Vec<Row>, skipped: &mut Skipped) -> Result<Vec<Item>> {
-    let folder = eval.questions.parent().unwrap_or(Path::new(""));
-    let mut items = Vec::new();
-    for row in rows {
-        let paths: Vec<PathBuf> = row.images.iter().map(|image| folder.join(image)).collect();
-        let asked = paths.iter().try_for_each(|path| is_there(path)).and_then(|()| row.worded(eval.task));
-        match asked {
-            Ok(asked) => items.push(Item { row, paths, asked, answer: None }),
-            Err(error) => skipped.add(about(&row, error), &Progress::Quiet)?,
+/// A run over a file of questions: what it was asked to do, and what it has come across so far.
+struct Run<'a> {
+    common: &'a Common,
+    eval: &'a Eval,
+    options: GenerateOptions,
+    /// Everything that answers depend on besides the questions.
+    settings: String,
+    contents: Contents,
+    skipped: Skipped,
+}
+
+impl Run<'_> {
+    /// The questions that can be asked: those whose pictures are there and whose prompts can be worded.
+    fn items(&mut self, rows: Vec<Row>) -> Result<Vec<Item>> {
+        let folder = self.eval.questions.parent().unwrap_or(Path::new(""));
+        let mut items = Vec::new();
+        for row in rows {
+            let paths: Vec<PathBuf> = row.images.iter().map(|image| folder.join(image)).collect();
+            let asked = paths.iter().try_for_each(|path| is_there(path)).and_then(|()| row.worded(self.eval.task));
+            match asked {
+                Ok(asked) => items.push(Item { row, paths, asked, answer: None }),
+                Err(error) => self.skipped.add(about(&row, error), &Progress::Quiet)?,
+            }
+        }
+        match items.is_empty() && self.skipped.count() > 0 {
+            true => Err(self.skipped.nothing_left()),
+            false => Ok(items),
         }
     }
-    match items.is_empty() && skipped.count() > 0 {
-        true => Err(skipped.nothing_left()),
-        false => Ok(items),
+
+    /// Gives questions the answers that are in the file already.
+    fn take_up(&mut self, mut known: Known, items: &mut [Item]) -> Result<()> {
+        let (file, quiet) = (self.eval.output.display(), self.common.quiet);
+        if known.unclear > 0 && !quiet {
+            say(&format!("{} lines of {file} do not say what was asked and are not used", known.unclear));
+        }
+        if known.is_empty() {
+            return Ok(());
+        }
+        for item in items.iter_mut() {
+            // What cannot be read is told of when it is asked.
+            item.answer = item.key(&mut self.contents).ok().and_then(|key| known.take(&key));
+        }
+        let done = items.iter().filter(|item| item.answer.is_some()).count();
+        if done > 0 && !quiet {
+            let all = items.len() + self.skipped.count();
+            say(&format!("{done} of {all} answers are in {file} already; --force asks again"));
+        }
+        Ok(())
+    }
+
+    /// Asks the model what is not answered yet, a batch at a time.
+    fn ask(&mut self, items: &mut [Item]) -> Result<()> {
+        let (common, eval) = (self.common, self.eval);
+        let mut open: Vec<&mut Item> = items.iter_mut().filter(|item| item.answer.is_none()).collect();
+        let frames = open.iter().map(|item| item.paths.len()).max().unwrap_or(1);
+        let mut model = load_model(common, &eval.model, workload(&self.options, eval.batch_size, frames))?;
+        let mut file = predictions::open(&eval.output, eval.force)?;
+        if !common.quiet
+            && open.iter().any(|item| predictions::FIELDS.iter().any(|name| item.row.fields.contains_key(*name)))
+        {
+            say(&format!("fields of questions that are called {} are replaced", predictions::FIELDS.join(", ")));
+        }
+        let started = Instant::now();
+        let mut progress = Progress::counting(common.quiet, "questions", Some(open.len() as u64));
+        let mut done = 0;
+        for batch in open.chunks_mut(eval.batch_size as usize) {
+            done += batch.len();
+            self.ask_batch(&mut model, batch, &mut file, &progress)?;
+            progress.count(done as u64);
+        }
+        progress.clear();
+        eval.model.overrides.tell_unused(common, model.device());
+        let questions = if done == 1 { "question" } else { "questions" };
+        say_last(common, &model, &format!("asked {done} {questions} in {:.2} s; ", started.elapsed().as_secs_f64()));
+        Ok(())
+    }
+
+    /// Asks these questions at once, and writes each answer down as soon as it is there.
+    fn ask_batch(
+        &mut self,
+        model: &mut InstructBlip,
+        batch: &mut [&mut Item],
+        file: &mut impl Write,
+        progress: &Progress,
+    ) -> Result<()> {
+        let mut asked = Vec::new();
+        for item in batch {
+            match self.read(item) {
+                Ok((key, images)) => asked.push((item, key, images)),
+                Err(error) => self.skipped.add(about(&item.row, error), progress)?,
+            }
+        }
+        let questions = asked.iter().map(|(item, key, images)| Question {
+            images,
+            prompt: &key.asked,
+            qformer_prompt: item.row.qformer_prompt.as_deref(),
+        });
+        let questions: Vec<_> = questions.collect();
+        let replies = replies(model, &questions, &self.options)?;
+        for ((item, key, _), reply) in asked.into_iter().zip(replies) {
+            match reply {
+                Ok(reply) => {
+                    let line = predictions::line(&item.row, &key, &reply.text, &self.settings);
+                    // A whole line at once: what is interrupted here is asked again next time.
+                    file.write_all(format!("{line}\n").as_bytes()).map_err(|e| unwritable(&self.eval.output, e))?;
+                    item.answer = Some(reply.text);
+                }
+                Err(error) => self.skipped.add(about(&item.row, error), progress)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The pictures of a question, and the key that its answer is found by.
+    fn read(&mut self, item: &Item) -> instructblip::Result<(Key, Vec<Image>)> {
+        let pictures = &self.eval.model.picture_options;
+        let images = item.paths.iter().map(|path| pictures.read(self.common, path));
+        let images = images.collect::<instructblip::Result<_>>()?;
+        Ok((item.key(&mut self.contents)?, images))
+    }
+
+    /// Tells how many answers are right.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if questions were skipped.
+    fn conclude(&self, items: &[Item]) -> Result<()> {
+        let mut tallies: BTreeMap<Option<&str>, Tally> = BTreeMap::new();
+        let mut answered = 0;
+        for Item { row, answer, .. } in items {
+            if let Some(answer) = answer {
+                tallies.entry(row.group.as_deref()).or_default().add(answer, &row.answers);
+                answered += 1;
+            }
+        }
+        if answered > 0 || self.skipped.count() == 0 {
+            report(&tallies, self.skipped.count(), self.eval.json)?;
+        }
+        self.skipped.verdict(answered)
     }
 }
 
@@ -139,97 +251,6 @@ impl Item {
         let pictures = self.paths.iter().map(|path| contents.of(path)).collect::<instructblip::Result<_>>()?;
         Ok(Key { pictures, asked: self.asked.clone(), qformer_prompt: self.row.qformer_prompt.clone() })
     }
-}
-
-/// Gives questions the answers that are in the file already.
-fn take_up(
-    common: &Common,
-    eval: &Eval,
-    mut known: Known,
-    items: &mut [Item],
-    contents: &mut Contents,
-    skipped: &mut Skipped,
-) -> Result<()> {
-    let file = eval.output.display();
-    if known.unclear > 0 && !common.quiet {
-        say(&format!("{} lines of {file} do not say what was asked and are not used", known.unclear));
-    }
-    if known.is_empty() {
-        return Ok(());
-    }
-    for item in items.iter_mut() {
-        // What cannot be read is told of when it is asked.
-        item.answer = item.key(contents).ok().and_then(|key| known.take(&key));
-    }
-    let done = items.iter().filter(|item| item.answer.is_some()).count();
-    if done > 0 && !common.quiet {
-        let all = items.len() + skipped.count();
-        say(&format!("{done} of {all} answers are in {file} already; --force asks again"));
-    }
-    Ok(())
-}
-
-/// Asks the model what is not answered yet, a batch at a time, and writes each answer down as soon as it is there.
-fn ask(
-    common: &Common,
-    eval: &Eval,
-    options: &GenerateOptions,
-    settings: &str,
-    items: &mut [Item],
-    contents: &mut Contents,
-    skipped: &mut Skipped,
-) -> Result<()> {
-    let mut open: Vec<&mut Item> = items.iter_mut().filter(|item| item.answer.is_none()).collect();
-    let frames = open.iter().map(|item| item.paths.len()).max().unwrap_or(1);
-    let mut model = load_model(common, &eval.model, workload(options, eval.batch_size, frames))?;
-    let mut file = predictions::open(&eval.output, eval.force)?;
-    if !common.quiet
-        && open.iter().any(|item| predictions::FIELDS.iter().any(|name| item.row.fields.contains_key(*name)))
-    {
-        say(&format!("fields of questions that are called {} are replaced", predictions::FIELDS.join(", ")));
-    }
-    let started = Instant::now();
-    let mut progress = Progress::counting(common.quiet, "questions", Some(open.len() as u64));
-    let mut done = 0;
-    for batch in open.chunks_mut(eval.batch_size as usize) {
-        done += batch.len();
-        let mut asked = Vec::new();
-        for item in batch {
-            let images = item
-                .paths
-                .iter()
-                .map(|path| eval.model.picture_options.read(common, path))
-                .collect::<instructblip::Result<Vec<Image>>>();
-            match images.and_then(|images| Ok((item.key(contents)?, images))) {
-                Ok((key, images)) => asked.push((item, key, images)),
-                Err(error) => skipped.add(about(&item.row, error), &progress)?,
-            }
-        }
-        let questions = asked.iter().map(|(item, key, images)| Question {
-            images,
-            prompt: &key.asked,
-            qformer_prompt: item.row.qformer_prompt.as_deref(),
-        });
-        let questions: Vec<_> = questions.collect();
-        let replies = replies(&mut model, &questions, options)?;
-        for ((item, key, _), reply) in asked.into_iter().zip(replies) {
-            match reply {
-                Ok(reply) => {
-                    let line = predictions::line(&item.row, &key, &reply.text, settings);
-                    // A whole line at once: what is interrupted here is asked again next time.
-                    file.write_all(format!("{line}\n").as_bytes()).map_err(|e| unwritable(&eval.output, e))?;
-                    item.answer = Some(reply.text);
-                }
-                Err(error) => skipped.add(about(&item.row, error), &progress)?,
-            }
-        }
-        progress.count(done as u64);
-    }
-    progress.clear();
-    eval.model.overrides.tell_unused(common, model.device());
-    let questions = if done == 1 { "question" } else { "questions" };
-    say_last(common, &model, &format!("asked {done} {questions} in {:.2} s; ", started.elapsed().as_secs_f64()));
-    Ok(())
 }
 
 /// A reply to each question, or why there is none. Where one of a batch is bad, each is asked alone, which changes no answer.
