@@ -60,7 +60,7 @@ pub enum Error {
         /// The first complaint of the graphics layer, shortened.
         problem: String,
     },
-    /// A user's own kernel does not compile or does not fit where it was put.
+    /// A custom kernel does not compile or does not fit where it was put.
     Kernel {
         /// The file.
         file: String,
@@ -98,7 +98,7 @@ pub enum Error {
     Incorrect {
         /// The computation, or the check that found it.
         what: String,
-        /// How the result differs.
+        /// The difference between the results.
         problem: String,
     },
     /// A picture cannot be read.

@@ -59,6 +59,25 @@
 //! shared. T5's encoder runs with the prompt, the keys and values of its output are stored once per prompt, and its
 //! decoder reads them in every step. The residual is f32 throughout, so nothing overflows as it does in half precision.
 //!
+//! # Words
+//!
+//! Each names one thing, here and everywhere in code and comments:
+//!
+//! | word | meaning |
+//! | --- | --- |
+//! | op | a function of [`runtime::Recorder`]: `rms_norm`, `linear` |
+//! | kernel | a WGSL program, the text of one file in `shaders` with what stands in front of it |
+//! | form | one of several kernels of an op, chosen by shape and adapter: `linear_vec`, `linear_tile` |
+//! | custom kernel | a user's own WGSL in the place of a kernel ([`runtime::Replacement`]) |
+//! | case, depth | an op at one shape with its right values, and the first kind of run that has it ([`lab`]) |
+//! | variant | a way to run a case in a benchmark: `auto`, `portable`, a form, `custom` |
+//! | recording, plan | dispatches as plain data, and what a device made of them, to be replayed ([`runtime::Plan`]) |
+//! | slot | a buffer of a recording's scratch, which one tensor after another takes |
+//! | tap | an op's output that is kept and read back, asked for by its label |
+//! | page | the keys and values of one position of one sequence in the cache |
+//! | row | one of the things an op works on side by side; in a decode step, a sequence |
+//! | step | one replay of the decode plan, and the 16 bytes that tell it where it is ([`runtime::Step`]) |
+//!
 //! # Record once, replay many
 //!
 //! Model code runs against a [`runtime::Recorder`], which needs no device: each op checks shapes, chooses a kernel
@@ -84,7 +103,7 @@
 //! of one ([`runtime::stream`]): their matrices carry the layer they belong to, a plan is cut before each layer's first
 //! dispatch, and has its weights written there. Model code says only where a layer begins ([`weights::Loader::layer`]).
 //!
-//! Any op's output can be asked for by its label (the weight's checkpoint name, or scope and op): a *tap*.
+//! Any op's output can be asked for as a tap by its label: the weight's checkpoint name, or scope and op.
 //!
 //! # If you come from transformers
 //!

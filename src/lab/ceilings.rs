@@ -1,4 +1,4 @@
-//! What an adapter can do at most, measured in the run that compares kernels with it.
+//! The ceilings of an adapter: the most that it can do, measured in the run that compares kernels with it.
 
 use super::clock::{Clock, least};
 use super::results::Ceilings;
@@ -68,7 +68,7 @@ pub struct MatrixProbe {
 }
 
 impl MatrixProbe {
-    /// For a device, if it multiplies matrices.
+    /// The probe for a device, if it multiplies matrices.
     pub fn of(caps: &Caps) -> Option<MatrixProbe> {
         let (size, lanes) = caps.matrix.zip(caps.subgroup_size)?;
         Some(MatrixProbe { edge: size.edge(), lanes })
@@ -79,7 +79,7 @@ impl MatrixProbe {
         (0..64 * self.edge).map(|i| (i.wrapping_mul(0x9e37_79b9) >> 30) as f32).collect()
     }
 
-    /// What the invocations of a workgroup find: sums over their places in the matrices that each subgroup has.
+    /// The results of a workgroup's invocations: sums over their places in the matrices that each subgroup has.
     pub fn sums(&self, workgroup: u32, steps: u32) -> Vec<f64> {
         let (seed, edge) = (self.seed(), self.edge as usize);
         let row = |i: usize| &seed[i * edge..][..edge];

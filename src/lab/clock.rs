@@ -13,9 +13,9 @@ pub struct Clock<'a> {
 /// One run of a plan, in microseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
-    /// Of all dispatches by the device's clock; wall time where it has none.
+    /// The time of all dispatches by the device's clock; wall time where it has none.
     pub device_us: f64,
-    /// From submit to done.
+    /// The time from submit to done.
     pub wall_us: f64,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! One table of [`cases`] serves all: a [`Case`] is an op at one shape with its operands, its oracle and what it costs at
 //! least, and a [`Depth`] says which runs have it. [`selftest`] runs cases in every form of kernels, [`kernels`] times
-//! them beside [`ceilings`], with a kernel of a user's own if there is one, [`tune`] looks for the sizes that suit an
+//! them beside [`ceilings`], with a custom kernel if there is one, [`tune`] looks for the sizes that suit an
 //! adapter, and [`model`] times a whole model stage by stage. All take plain options and give plain [`results`]; the
 //! program has the arguments and the pictures.
 

@@ -1,4 +1,4 @@
-//! What a benchmark found, as it is written to files and read back for reports and comparisons.
+//! The results of a benchmark, as they are written to files and read back for reports and comparisons.
 
 use std::path::Path;
 
@@ -32,17 +32,17 @@ pub struct Results {
     pub adapter: Adapter,
     /// Processor, memory and system, as `doctor` tells them.
     pub machine: serde_json::Value,
-    /// What the adapter can do at most, measured in the same run.
+    /// The most that the adapter can do, measured in the same run.
     pub ceilings: Ceilings,
-    /// Of kernels; empty for a model.
+    /// Times of kernels; empty for a model.
     #[serde(default)]
     pub kernels: Vec<KernelRow>,
-    /// Of a model.
+    /// Times of a model.
     #[serde(default)]
     pub model: Option<ModelResults>,
 }
 
-/// What was measured on.
+/// The adapter that was measured.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Adapter {
     /// The driver's name for it.
@@ -75,11 +75,11 @@ pub struct Ceilings {
 pub struct KernelRow {
     /// The operation, and for linear layers the weights' format: `linear q4`.
     pub op: String,
-    /// For linear layers MxNxK.
+    /// The shape; MxNxK for linear layers.
     pub shape: String,
     /// The kernel's name.
     pub kernel: String,
-    /// How it came to be chosen: `auto`, `portable`, or `custom` for a user's own.
+    /// The variant: `auto`, `portable`, a form's name, or `custom`.
     pub variant: String,
     /// Error against f64, relative (L2).
     pub error: f64,
@@ -96,16 +96,16 @@ pub struct KernelRow {
     pub bytes: u64,
     /// Least arithmetic, a multiply-add counting two.
     pub flops: u64,
-    /// Of the cold time.
+    /// Traffic in the cold time, in GB/s.
     pub gb_per_s: f64,
-    /// Of the cold time.
+    /// Arithmetic in the cold time, in GFLOP/s.
     pub gflop_per_s: f64,
-    /// Whether it multiplies by cooperative matrices, whose ceiling is another one.
+    /// True if it multiplies by cooperative matrices, whose ceiling is another one.
     #[serde(default)]
     pub matrices: bool,
     /// Share of the ceiling that binds at this intensity: the roofline, from 0 to 1.
     pub share: f64,
-    /// Which ceiling that is: `memory` or `arithmetic`.
+    /// The name of that ceiling: `memory` or `arithmetic`.
     pub bound: String,
 }
 
@@ -170,7 +170,7 @@ pub struct DecodeRow {
     pub dispatches: u32,
     /// Bytes a step must read: weights once, keys and values of every row.
     pub bytes: u64,
-    /// Of the read bandwidth measured in the same run, from 0 to 1.
+    /// Share of the read bandwidth measured in the same run, from 0 to 1.
     pub bandwidth_share: f64,
 }
 

@@ -84,7 +84,7 @@ pub struct Row {
     pub bound: f64,
     /// The error; infinite if a value is not finite. None if the case did not run.
     pub error: Option<f64>,
-    /// Why it did not run.
+    /// The reason why it did not run.
     pub failure: Option<String>,
     /// Compiling, running and reading back, in milliseconds.
     pub ms: f64,

@@ -19,7 +19,8 @@ const ROUNDS: usize = 15;
 /// Runs without which a candidate is not judged.
 const FEWEST: usize = 3;
 
-/// How much less time another size must take to be chosen: less is within what a machine does by itself.
+/// Another size must take less than this share of the time to be chosen: smaller gains are within what a machine does by
+/// itself.
 const WORTH: f64 = 0.97;
 
 /// One step of the search: the candidates and the chosen one.
@@ -31,7 +32,7 @@ pub struct Step {
     pub candidates: Vec<Candidate>,
     /// The number of the chosen one.
     pub chosen: usize,
-    /// Why it was not done, or not done to the end.
+    /// The reason why it was not done, or not done to the end.
     pub note: Option<String>,
 }
 
@@ -78,7 +79,7 @@ pub fn search(device: &Device, progress: &mut dyn FnMut(u64)) -> Result<(Tuning,
 /// Steps of the search.
 pub const STEPS: usize = TRIALS.len();
 
-/// What is tried, in this order.
+/// The steps of the search, in this order.
 const TRIALS: [fn(&Caps, Tuning) -> Trial; 4] = [vectors, rows, norms, shares];
 
 /// Rows and columns of the layers; a software adapter is tuned in tests only, which have no time.

@@ -103,7 +103,7 @@ impl Ask {
     }
 }
 
-/// The answer, shown as it comes where that is asked for; a user's kernels are watched meanwhile.
+/// The answer, shown as it comes where that is asked for; custom kernels are watched meanwhile.
 fn answer_aloud(
     common: &Common,
     ask: &Ask,
@@ -125,7 +125,7 @@ fn answer_aloud(
     })
 }
 
-/// Writes what is not shown yet of a reply; `ours` is the one without the user's kernels.
+/// Writes what is not shown yet of a reply; `ours` is the one without the custom kernels.
 fn write_reply(common: &Common, ask: &Ask, model: &InstructBlip, reply: &Reply, ours: Option<&Reply>) -> Result<()> {
     let names = ask.model.overrides.names();
     let mut out = std::io::stdout().lock();
@@ -197,7 +197,7 @@ fn is_same(a: &Reply, b: &Reply) -> bool {
     tokens(a) == tokens(b)
 }
 
-/// Says what a user's kernels did to the answer.
+/// Says what custom kernels did to the answer.
 fn verdict(kernels: &str, ours: &Reply, theirs: &Reply) -> String {
     match is_same(ours, theirs) {
         true => format!("the same answer as without your {kernels}"),

@@ -1,4 +1,4 @@
-//! A user's own kernels in a model, and the clock that ends what nobody has proved to end.
+//! Custom kernels in a model, and the clock that ends what nobody has proved to end.
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
@@ -13,7 +13,7 @@ use crate::common::Common;
 use crate::files::read_text;
 use crate::progress::say;
 
-/// Options about a user's own kernels.
+/// Options about custom kernels.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Kernels of your own")]
 pub struct Overrides {
@@ -27,10 +27,10 @@ pub struct Overrides {
     pub time_out: u64,
 }
 
-/// A file that replaces a kernel.
+/// A file with a custom kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Override {
-    /// The name of the kernel that is replaced.
+    /// The name of the kernel in whose place it runs.
     pub name: String,
     /// The file whose text runs in its place.
     pub file: PathBuf,
@@ -51,7 +51,7 @@ impl Overrides {
         !self.files.is_empty()
     }
 
-    /// The kernels that are replaced.
+    /// The names of the kernels in whose places custom kernels run.
     pub fn names(&self) -> Vec<&str> {
         self.files.iter().map(|one| one.name.as_str()).collect()
     }
@@ -68,7 +68,7 @@ impl Overrides {
         Ok(all)
     }
 
-    /// Names the replaced kernels that no plan of `device` ran, once all is done: the adapter may choose other kernels.
+    /// Names the custom kernels that no plan of `device` ran, once all is done: the adapter may choose other kernels.
     pub fn tell_unused(&self, common: &Common, device: &Device) {
         let unused = self.names().into_iter().filter(|name| !common.quiet && !device.runs_replaced(name));
         for name in unused {

@@ -101,7 +101,7 @@ pub fn check_order(image: &Path, prompt: &str) -> Result<()> {
     Ok(())
 }
 
-/// Loads the model the options ask for, with progress, on a device with the user's kernels; those are tried first.
+/// Loads the model the options ask for, with progress, on a device with the custom kernels; those are tried first.
 pub fn load_model(common: &Common, model: &Model, workload: Workload) -> Result<InstructBlip> {
     note_demo_model(common, model);
     let replaced = model.overrides.replacements()?;
@@ -112,7 +112,7 @@ pub fn load_model(common: &Common, model: &Model, workload: Workload) -> Result<
     Ok(loaded)
 }
 
-/// Loads the model the options ask for, with progress, on a device with these kernels in the places of others.
+/// Loads the model the options ask for, with progress, on a device with these custom kernels.
 pub fn load_replaced(
     common: &Common,
     model: &Model,

@@ -51,7 +51,7 @@ enum Seen {
     All,
     /// The first, and two of three.
     TwoOfThree,
-    /// From the first number to below the second.
+    /// The keys from the first number to below the second.
     Between(u32, u32),
 }
 

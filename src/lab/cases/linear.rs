@@ -122,7 +122,7 @@ pub fn published_normed(n: u32, k: u32) -> Case {
     layer(Published, Kind::Normed, F16, (1, n, k))
 }
 
-/// What a layer is fused with.
+/// The op that a layer is fused with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Plain,
@@ -225,7 +225,7 @@ fn split(case: Case) -> Case {
     case.with("split").on_bindings_of(16 << 10)
 }
 
-/// In every form that can run, not only the first choice, with all its columns, with a norm and without.
+/// Layers in every form that can run, not only the first choice, with all its columns, with a norm and without.
 fn by_every_form(format: WeightFormat) -> Vec<Case> {
     let mut cases = Vec::new();
     for (m, n, k) in [(1, 37, 96), (5, 65, 160), (21, 70, 96)] {
@@ -240,7 +240,7 @@ fn by_every_form(format: WeightFormat) -> Vec<Case> {
     cases
 }
 
-/// Into some rows of a larger tensor, which keeps the others.
+/// A product added into some rows of a larger tensor, which keeps the others.
 fn added(depth: Depth, format: WeightFormat, (rows, first, (m, n, k)): (u32, u32, Shape)) -> Case {
     let op = if format == F16 { "linear_add".into() } else { format!("linear_add {format}") };
     let case = Case::new(op, format!("{m}x{n}x{k} rows from {first} of {rows}"), move |o| {

@@ -113,7 +113,7 @@ fn norm(depth: Depth, (t, d): (u32, u32), center: bool, [mean, deviation]: [f32;
     case.at(depth)
 }
 
-/// Into rows of a larger tensor, which keeps the others.
+/// A norm written into rows of a larger tensor, which keeps the others.
 fn norm_into() -> Case {
     let case = Case::new("layer_norm_into", "2x24 rows from 5 of 9", |o| {
         let Known { operand: norm, weights, bias } = o.norm(24, 1e-12, true)?;
@@ -216,7 +216,7 @@ fn copy(rows: u32, cols: u32) -> Case {
     case.within(0.0).at(Published)
 }
 
-/// Into the second half of the rows.
+/// A sum into the second half of the rows.
 fn add(depth: Depth, (rows, cols): (u32, u32)) -> Case {
     let case = Case::new("add", format!("{rows}x{cols}"), move |o| {
         let first = if depth == Published { 0 } else { rows / 2 };
@@ -257,7 +257,7 @@ fn fit_columns((rows, groups, from, to): (u32, u32, u32, u32)) -> Case {
     case.within(0.0).at(Ragged)
 }
 
-/// Into every third row of more.
+/// Rows put into every third row of more.
 fn put_rows(depth: Depth, (rows, cols, count): (u32, u32, u32)) -> Case {
     let case = Case::new("put_rows", format!("{count} of {rows}x{cols}"), move |o| {
         let ((out, base), (input, x)) = (o.noise(rows, cols)?, o.noise(count + 2, cols)?);

@@ -30,7 +30,7 @@ impl Prompt {
         self.ids.len() as u32
     }
 
-    /// As a session reads it.
+    /// The inputs that a session reads.
     pub fn inputs<'a>(&'a self, features: &'a Tensor) -> PromptInputs<'a> {
         PromptInputs { ids: &self.on_device, features, placeholders: &self.places }
     }

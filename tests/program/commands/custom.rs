@@ -1,4 +1,4 @@
-//! Users' own kernels: in answers, and against ours in `bench kernels`.
+//! Custom kernels: in answers, and against ours in `bench kernels`.
 
 use instructblip::runtime::WeightFormat;
 use instructblip::runtime::ops::linear::choose;

@@ -1,4 +1,4 @@
-//! What to do about what is wrong, or not as good as it could be.
+//! Advice about what is wrong, or not as good as it could be.
 
 use instructblip::error::Bytes;
 use instructblip::runtime::{AdapterSummary, MatrixSize};
@@ -14,7 +14,7 @@ const LITTLE_DISK: u64 = 8_000_000_000;
 /// Variables that keep drivers from being found.
 const HIDING: [&str; 4] = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES", "VK_LOADER_", "WGPU_BACKEND"];
 
-/// Why the adapter that is marked would be used.
+/// Says why the adapter that is marked would be used.
 pub fn reason(adapters: &[AdapterSummary], wanted: Option<&str>) -> String {
     let usable = adapters.iter().filter(|a| a.problem.is_none()).count();
     match wanted {
@@ -26,7 +26,7 @@ pub fn reason(adapters: &[AdapterSummary], wanted: Option<&str>) -> String {
     }
 }
 
-/// Whether matrices that an adapter offers are multiplied on the device that was opened.
+/// Says whether matrices that an adapter offers are multiplied on the device that was opened.
 fn matrices(a: &AdapterSummary, opened: Option<MatrixSize>) -> String {
     match (a.matrix.map(by_edge), opened) {
         (None, _) => "no; fine, faster for linear layers where there are some".into(),
@@ -38,7 +38,8 @@ fn matrices(a: &AdapterSummary, opened: Option<MatrixSize>) -> String {
     }
 }
 
-/// What features and limits of the chosen adapter mean for this program, and the matrices of the device that was opened.
+/// Says what features and limits of the chosen adapter mean for this program, and the matrices of the device that was
+/// opened.
 pub fn meaning(a: &AdapterSummary, opened: Option<MatrixSize>) -> Vec<(&'static str, String)> {
     let f16 = if a.shader_f16 { "yes; not needed" } else { "no; fine, not needed" };
     let subgroups = match a.subgroup_sizes {
@@ -63,7 +64,7 @@ pub fn meaning(a: &AdapterSummary, opened: Option<MatrixSize>) -> Vec<(&'static 
     ]
 }
 
-/// Whether kernels run with sizes found for this adapter.
+/// Says whether kernels run with sizes found for this adapter.
 pub fn tuning(chosen: &AdapterSummary, tuned: Option<&Tuned>) -> String {
     match tuned {
         Some(tuned) => format!("tuned on {}: {}", tuned.date, tune::describe(&tuned.tuning)),
@@ -72,7 +73,7 @@ pub fn tuning(chosen: &AdapterSummary, tuned: Option<&Tuned>) -> String {
     }
 }
 
-/// What is worth a warning, with what to do.
+/// Warns of what is worth it, and says what to do.
 pub fn warnings(page: &Page) -> Vec<String> {
     let mut warnings = about_adapters(&page.adapters, std::env::consts::OS);
     if let Some(free) = page.cache.free_bytes.filter(|&free| free < LITTLE_DISK) {
@@ -102,7 +103,7 @@ fn about_adapters(adapters: &[AdapterSummary], os: &str) -> Vec<String> {
     warnings
 }
 
-/// What to do where no adapter would be used.
+/// Says what to do where no adapter would be used.
 pub fn without_adapter(adapters: &[AdapterSummary], environment: &[(String, String)], os: &str) -> String {
     if adapters.iter().any(|a| a.problem.is_none()) {
         return "name one of the GPUs above with --adapter, or none".into();
@@ -119,7 +120,7 @@ pub fn without_adapter(adapters: &[AdapterSummary], environment: &[(String, Stri
     }
 }
 
-/// How to get a driver.
+/// Says how to get a driver.
 fn driver(os: &str) -> &'static str {
     match os {
         "linux" => {

@@ -43,7 +43,7 @@ struct Page {
     cache: Cache,
     /// The checkpoint that was asked about, and what is wrong with it.
     model: Option<(PathBuf, Option<Error>)>,
-    /// What a quick test of the kernels found, or why there was none.
+    /// The report of a quick test of the kernels, or why there was none.
     kernels: Result<Report>,
     /// The folder that compiled kernels are kept in.
     pipelines: Option<PathBuf>,
@@ -51,7 +51,7 @@ struct Page {
     tuned: Option<Tuned>,
 }
 
-/// Where models are kept.
+/// The folder that models are kept in.
 struct Cache {
     folder: Option<(PathBuf, &'static str)>,
     bytes: u64,
@@ -105,7 +105,7 @@ impl Page {
         self.kernels.as_ref().ok().and_then(|report| report.matrix)
     }
 
-    /// What to fix first, if anything.
+    /// The thing to fix first, if there is any.
     fn first(&self) -> Option<String> {
         match (&self.kernels, &self.model) {
             (Err(e), _) if is_no_adapter(e) => {

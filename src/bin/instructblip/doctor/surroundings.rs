@@ -1,4 +1,4 @@
-//! What of the environment matters: variables, and the folder that models are kept in.
+//! The part of the environment that matters: variables, and the folder that models are kept in.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! What a selftest found: a table to read, an object to send.
+//! The report of a selftest: a table to read, an object to send.
 
 use std::fmt::Write;
 
@@ -38,9 +38,9 @@ pub struct Report {
     pub matrix: Option<MatrixSize>,
     /// Forms that could not be tried.
     pub not_run: Vec<NotRun>,
-    /// What became of the cases.
+    /// The outcome of the cases.
     pub outcome: Outcome,
-    /// How long it took.
+    /// The time it took, in milliseconds.
     pub ms: f64,
 }
 
@@ -49,7 +49,7 @@ impl Report {
         self.outcome.rows.iter().filter(|row| !row.ok())
     }
 
-    /// Whether every case is right, to the last.
+    /// True if every case is right, to the last.
     pub fn passed(&self) -> bool {
         self.failed().next().is_none() && self.outcome.lost.is_none()
     }
@@ -130,7 +130,7 @@ impl Report {
         object
     }
 
-    /// Without the machine, and with only the cases that failed.
+    /// A shorter object without the machine, and with only the cases that failed.
     pub fn summary_json(&self) -> Value {
         let not_run = self.not_run.iter().map(|(form, why)| json!({"form": form, "why": why}));
         json!({
@@ -157,7 +157,7 @@ fn row_json(row: &Row) -> Value {
     })
 }
 
-/// What a row says when it failed.
+/// The words for a row that failed.
 fn describe(row: &Row) -> String {
     match (row.error, &row.failure) {
         (_, Some(failure)) => format!("{}: {failure}", row.shape),
@@ -166,7 +166,7 @@ fn describe(row: &Row) -> String {
     }
 }
 
-/// How near the error is to its bound, or how far past it.
+/// The error as a multiple of its bound, to find the worst by.
 fn badness(row: &Row) -> f64 {
     match row.error {
         None => f64::INFINITY,
