@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::Args;
 use instructblip::model::Timings;
-use instructblip::{GenerateOptions, Image, InstructBlip, Question, Reply};
+use instructblip::{Error, GenerateOptions, Image, InstructBlip, Question, Reply};
 use serde_json::json;
 
 use crate::attention::write_attention;
@@ -84,7 +84,7 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     note_unread_words(common, &model, ask.wording.qformer_prompt.as_deref().unwrap_or_default());
     let mut reply = answer_aloud(common, ask, &mut model, &question, &options)?;
     reply.timings.image += decode_ms;
-    write_reply(common, ask, &model, &reply, ours.as_ref())?;
+    write_reply(ask, &model, &reply, ours.as_ref())?;
     if let Some(folder) = &ask.attention {
         let words = question.qformer_prompt.unwrap_or(&prompt);
         write_attention(common, &mut model, &images[0], words, folder)?;
@@ -93,7 +93,7 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     if !ask.json {
         say_last(common, &model, &note(&reply));
     }
-    Ok(())
+    ours.map_or(Ok(()), |ours| judge_overrides(common, ask, &model, &ours, &reply))
 }
 
 impl Ask {
@@ -126,7 +126,7 @@ fn answer_aloud(
 }
 
 /// Writes what is not shown yet of a reply; `ours` is the one without the custom kernels.
-fn write_reply(common: &Common, ask: &Ask, model: &InstructBlip, reply: &Reply, ours: Option<&Reply>) -> Result<()> {
+fn write_reply(ask: &Ask, model: &InstructBlip, reply: &Reply, ours: Option<&Reply>) -> Result<()> {
     let names = ask.model.overrides.names();
     let mut out = std::io::stdout().lock();
     if ask.json {
@@ -140,8 +140,26 @@ fn write_reply(common: &Common, ask: &Ask, model: &InstructBlip, reply: &Reply, 
     } else {
         reply.sequences.iter().try_for_each(|sequence| writeln!(out, "{}", sequence.text))?;
     }
-    if let (Some(ours), false) = (ours, common.quiet || ask.json) {
-        say(&verdict(&names.join(", "), ours, reply));
+    Ok(())
+}
+
+/// Says that the custom kernels which ran change nothing; those that did not run are told of elsewhere.
+///
+/// # Errors
+/// [`Error::Incorrect`] where they change the answer.
+fn judge_overrides(common: &Common, ask: &Ask, model: &InstructBlip, ours: &Reply, reply: &Reply) -> Result<()> {
+    let mut names = ask.model.overrides.names();
+    names.retain(|name| model.device().runs_replaced(name));
+    let what = format!("your {}", names.join(", "));
+    if names.is_empty() {
+        return Ok(());
+    }
+    if !is_same(ours, reply) {
+        let problem = format!("ANOTHER ANSWER than without it, which is: {}", ours.text);
+        return Err(Error::Incorrect { what, problem }.into());
+    }
+    if !(common.quiet || ask.json) {
+        say(&format!("the same answer as without {what}"));
     }
     Ok(())
 }
@@ -195,12 +213,4 @@ fn note(reply: &Reply) -> String {
 fn is_same(a: &Reply, b: &Reply) -> bool {
     let tokens = |reply: &Reply| reply.sequences.iter().map(|s| s.token_ids.clone()).collect::<Vec<_>>();
     tokens(a) == tokens(b)
-}
-
-/// Says what custom kernels did to the answer.
-fn verdict(kernels: &str, ours: &Reply, theirs: &Reply) -> String {
-    match is_same(ours, theirs) {
-        true => format!("the same answer as without your {kernels}"),
-        false => format!("ANOTHER ANSWER than without your {kernels}, which is: {}", ours.text),
-    }
 }
