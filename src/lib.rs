@@ -68,7 +68,7 @@
 //! | op | a function of [`runtime::Recorder`]: `rms_norm`, `linear` |
 //! | kernel | a WGSL program, the text of one file in `shaders` with what stands in front of it |
 //! | form | one of several kernels of an op, chosen by shape and adapter: `linear_vec`, `linear_tile` |
-//! | custom kernel | a user's own WGSL in the place of a kernel ([`runtime::Replacement`]) |
+//! | custom kernel | a user's own WGSL in the place of a kernel ([`runtime::CustomKernel`]) |
 //! | case, depth | an op at one shape with its right values, and the first kind of run that has it ([`lab`]) |
 //! | variant | a way to run a case in a benchmark: `auto`, `portable`, a form, `custom` |
 //! | recording, plan | dispatches as plain data, and what a device made of them, to be replayed ([`runtime::Plan`]) |

@@ -10,7 +10,7 @@ use super::clock::{Clock, Times, median, spread_percent};
 use super::results::{Ceilings, KernelRow};
 use crate::error::{Error, Result};
 use crate::runtime::ops::linear;
-use crate::runtime::{AdapterClass, Caps, Device, DeviceOptions, Forms, Plan, Replacement, kernels};
+use crate::runtime::{AdapterClass, Caps, CustomKernel, Device, DeviceOptions, Forms, Plan, kernels};
 
 /// How far above a measured ceiling a result may lie before it is taken for a mistake.
 const IMPOSSIBLE: f64 = 1.15;
@@ -41,11 +41,11 @@ pub struct Options {
     pub runs: u32,
     /// True if a software adapter is to time the large shapes, too.
     pub all_shapes: bool,
-    /// A kernel of one's own.
+    /// A custom kernel.
     pub custom: Option<Custom>,
 }
 
-/// A kernel of one's own, timed beside the kernel that it replaces.
+/// A custom kernel, timed beside the kernel that it replaces.
 #[derive(Clone, Debug)]
 pub struct Custom {
     /// The name of its file in messages.
@@ -80,11 +80,11 @@ pub struct Outcome {
     pub refused: Vec<String>,
 }
 
-/// Times kernels on `device`, which was opened as `opened` says with [`DeviceOptions::trusts_replaced`]: a kernel of
-/// one's own is first checked on a device that looks after every index and loop, and then timed as ours are.
+/// Times kernels on `device`, which was opened as `opened` says with [`DeviceOptions::trusts_custom`]: a custom
+/// kernel is first checked on a device that looks after every index and loop, and then timed as ours are.
 ///
 /// # Errors
-/// [`Error::Request`] for names and filters that nothing has; [`Error::Kernel`] for a kernel of one's own that does not
+/// [`Error::Request`] for names and filters that nothing has; [`Error::Kernel`] for a custom kernel that does not
 /// compile; [`Error::Incorrect`] for one that does not end: the device then stays open, for closing it would wait.
 pub fn measure(
     options: &Options,
@@ -93,13 +93,13 @@ pub fn measure(
     hear: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome> {
     options.variants.iter().try_for_each(|name| Forms::parse(name).map(drop))?;
-    let custom = options.custom.as_ref().map(Replacing::new).transpose()?;
+    let custom = options.custom.as_ref().map(Compiled::new).transpose()?;
     let mut cases = wanted(options);
     if cases.is_empty() {
         return Err(request("no kernel's operation or shape is like that; without --filter all are timed"));
     }
     let problems = custom.as_ref().map(|custom| custom.check(&cases, opened)).transpose()?;
-    // In the others the user's kernel has no part.
+    // In the others the custom kernel has no part.
     cases.retain(|case| problems.as_ref().is_none_or(|problems| problems.contains_key(&case.name())));
     let mut outcome = Outcome { ceilings: ceilings::measure(device)?, rows: Vec::new(), refused: Vec::new() };
     let all = cases.len();
@@ -210,21 +210,21 @@ impl Custom {
     }
 }
 
-/// A kernel of one's own, compiled, and the form that it stands in for.
-struct Replacing<'a> {
-    custom: &'a Custom,
+/// A custom kernel, compiled, and the form that it stands in for.
+struct Compiled<'a> {
+    asked: &'a Custom,
     form: &'static str,
-    replaced: &'static [&'static Replacement],
+    kernels: &'static [&'static CustomKernel],
 }
 
-impl<'a> Replacing<'a> {
-    fn new(custom: &'a Custom) -> Result<Replacing<'a>> {
-        let form = kernels::form(if custom.replaces == "linear" { "linear_tile" } else { &custom.replaces })?;
-        Ok(Replacing { custom, form, replaced: Vec::leak(Replacement::of(form, &custom.file, &custom.text)?) })
+impl<'a> Compiled<'a> {
+    fn new(asked: &'a Custom) -> Result<Compiled<'a>> {
+        let form = kernels::form(if asked.replaces == "linear" { "linear_tile" } else { &asked.replaces })?;
+        Ok(Compiled { asked, form, kernels: Vec::leak(CustomKernel::of(form, &asked.file, &asked.text)?) })
     }
 
     fn caps(&self, caps: Caps) -> Caps {
-        Caps { preferred: Some(self.form), replaced: self.replaced, ..caps }
+        Caps { preferred: Some(self.form), custom: self.kernels, ..caps }
     }
 
     /// Runs the kernel on every case that it is in where every index and loop is checked, with an eye on the clock: one
@@ -236,18 +236,18 @@ impl<'a> Replacing<'a> {
         for case in cases {
             let setup = case.setup(&device)?;
             let recorded = setup.recorded(case.recorder(self.caps(device.caps())));
-            let is_in = |kernel: &&str| self.replaced.iter().any(|replacement| replacement.kernel.name == *kernel);
+            let is_in = |kernel: &&str| self.kernels.iter().any(|custom| custom.kernel.name == *kernel);
             if recorded.kernels().iter().any(is_in) {
                 let bound = recorded.bound(case.bound);
-                let error = recorded.error(&device, &mut References::default(), Some(self.custom.time_out));
+                let error = recorded.error(&device, &mut References::default(), Some(self.asked.time_out));
                 let error = error.map_err(|e| match e {
                     Error::DeviceLost { reason } => Error::Incorrect {
-                        what: format!("{} {}", case.name(), self.custom.file),
+                        what: format!("{} {}", case.name(), self.asked.file),
                         problem: format!("{reason}: a loop may have no end, or it needs a longer time-out"),
                     },
                     other => other,
                 })?;
-                found.insert(case.name(), (error > bound).then(|| wrong(case, &self.custom.file, error, bound)));
+                found.insert(case.name(), (error > bound).then(|| wrong(case, &self.asked.file, error, bound)));
             }
         }
         match found.is_empty() {
@@ -268,8 +268,8 @@ struct Variant {
     caps: Caps,
 }
 
-/// The kernels to compare: the adapter's choice, the others that can run, and a user's own.
-fn variants(case: &Case, options: &Options, device: &Device, custom: Option<&Replacing<'_>>) -> Vec<Variant> {
+/// The kernels to compare: the adapter's choice, the others that can run, and the custom one.
+fn variants(case: &Case, options: &Options, device: &Device, custom: Option<&Compiled<'_>>) -> Vec<Variant> {
     let caps = device.caps();
     let is_asked = |name: &str| options.variants.iter().any(|asked| asked == name);
     let mut variants = vec![Variant { name: "auto".into(), caps }];

@@ -187,7 +187,7 @@ pub(super) fn caps(
         f16: features.contains(wgpu::Features::SHADER_F16),
         tuning: Tuning::of(class),
         preferred: None,
-        replaced: &[],
+        custom: &[],
     }
 }
 

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::custom::Replacement;
+use super::custom::CustomKernel;
 use super::kernels;
 use crate::error::Result;
 
@@ -44,7 +44,7 @@ pub struct Caps {
     /// The form of kernel that runs wherever it can.
     pub preferred: Option<&'static str>,
     /// Kernels in the places of others.
-    pub replaced: &'static [&'static Replacement],
+    pub custom: &'static [&'static CustomKernel],
 }
 
 impl Caps {
@@ -62,7 +62,7 @@ impl Caps {
         f16: false,
         tuning: Tuning::of(AdapterClass::Gpu),
         preferred: None,
-        replaced: &[],
+        custom: &[],
     };
 
     /// Mesa's software Vulkan on an AVX2 machine.

@@ -1,13 +1,13 @@
-//! A user's own WGSL in the place of a kernel of ours.
+//! Custom kernels: a user's own WGSL in the place of a kernel of ours.
 
 use naga::front::wgsl;
 
 use super::kernels::{self, Interface, Kernel, Parsed};
 use crate::error::{Error, Result};
 
-/// A user's kernel, and whose place it takes.
+/// A custom kernel, and the name of the one in whose place it runs.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Replacement {
+pub struct CustomKernel {
     /// The name of the kernel that is not run.
     pub name: &'static str,
     /// The kernel that is run in its place.
@@ -16,7 +16,7 @@ pub struct Replacement {
     pub tile: Option<(u32, u32)>,
 }
 
-impl Replacement {
+impl CustomKernel {
     /// Puts `text` in the place of the kernel `name` in all its weight formats. `file` is what error messages call it.
     ///
     /// The pieces of `shaders/shared` that stand in front of our kernel stand in front of `text`, too, unless it
@@ -27,7 +27,7 @@ impl Replacement {
     /// # Errors
     /// [`Error::Request`] for a name that no kernel has; [`Error::Kernel`] with the place in the text if it does not
     /// compile or has another interface.
-    pub fn of(name: &str, file: &str, text: &str) -> Result<Vec<&'static Replacement>> {
+    pub fn of(name: &str, file: &str, text: &str) -> Result<Vec<&'static CustomKernel>> {
         let form = kernels::form(name)?;
         let text: &'static str = text.to_string().leak();
         let file: &'static str = file.to_string().leak();
@@ -36,7 +36,7 @@ impl Replacement {
     }
 }
 
-fn replace(ours: &'static Kernel, file: &'static str, text: &'static str) -> Result<Replacement> {
+fn replace(ours: &'static Kernel, file: &'static str, text: &'static str) -> Result<CustomKernel> {
     let pieces = &ours.sources[..ours.sources.len() - 1];
     let declares = |text: &str| text.contains("@binding");
     // A text with bindings of its own may stand alone, or want our functions; never our bindings as well.
@@ -62,7 +62,7 @@ fn replace(ours: &'static Kernel, file: &'static str, text: &'static str) -> Res
     if tile.is_some_and(|(rows, columns)| rows == 0 || columns == 0) {
         return Err(refused(None, "TILE_ROWS and TILE_COLUMNS must be at least 1"));
     }
-    Ok(Replacement { name: ours.name, kernel, tile })
+    Ok(CustomKernel { name: ours.name, kernel, tile })
 }
 
 /// Turns a complaint of naga's into an error, with the line of the user's text and not of what stands in front of it.

@@ -92,10 +92,10 @@ impl Device {
     }
 
     /// Says whether plans of this device run a kernel in the place of one of this form, of any weight format.
-    pub fn runs_replaced(&self, form: &str) -> bool {
+    pub fn runs_custom(&self, form: &str) -> bool {
         let is_of_form = |name: &str| kernels::all().any(|kernel| kernel.form == form && kernel.name == name);
-        let mut replaced = self.caps().replaced.iter();
-        replaced.any(|replacement| is_of_form(replacement.name) && self.inner.pipelines.has(&replacement.kernel))
+        let mut custom = self.caps().custom.iter();
+        custom.any(|custom| is_of_form(custom.name) && self.inner.pipelines.has(&custom.kernel))
     }
 
     /// A buffer; one that can be mapped for writing is.

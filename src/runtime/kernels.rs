@@ -149,12 +149,17 @@ pub fn form(name: &str) -> Result<&'static str> {
     forms.dedup();
     match forms.iter().find(|&&form| form == name) {
         Some(form) => Ok(form),
-        None => Err(Error::request(format!("there is no kernel {name:?}; there are {}", forms.join(", ")))),
+        None => {
+            let nearest = forms.iter().min_by_key(|form| strsim::damerau_levenshtein(name, form));
+            let near = nearest.filter(|form| strsim::damerau_levenshtein(name, form) <= form.len() / 3);
+            let meant = near.map_or(String::new(), |form| format!("; did you mean {form}"));
+            Err(Error::request(format!("there is no kernel {name:?}{meant}; there are {}", forms.join(", "))))
+        }
     }
 }
 
 impl Kernel {
-    /// Says whether it is a user's own.
+    /// Says whether it is a custom one.
     pub(super) fn is_custom(&self) -> bool {
         !all().any(|ours| std::ptr::eq(ours, self))
     }

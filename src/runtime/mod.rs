@@ -27,7 +27,7 @@ pub use adapter::{AdapterSummary, list_adapters};
 pub use buffers::{Buffer, DryPool, whole};
 pub use caps::{AdapterClass, Caps, Forms, MatrixSize, Tuning};
 pub use counters::{Category, Counters};
-pub use custom::Replacement;
+pub use custom::CustomKernel;
 pub use device::Device;
 pub use open::DeviceOptions;
 pub use ops::Activation;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::adapter::{self, MATRIX_FEATURES};
 use super::buffers::Pool;
 use super::caps::{AdapterClass, Forms, MatrixSize, Tuning};
-use super::custom::Replacement;
+use super::custom::CustomKernel;
 use super::device::{Device, Inner};
 use super::gpu::Gpu;
 use super::kept::Kept;
@@ -28,10 +28,10 @@ pub struct DeviceOptions {
     /// Sizes found for this adapter; those of its class if `None`.
     pub tuning: Option<Tuning>,
     /// Kernels in the places of others.
-    pub replaced: Vec<&'static Replacement>,
+    pub custom: Vec<&'static CustomKernel>,
     /// Run kernels in the places of others without checks of their indices, as ours run. Only for kernels that were
     /// seen to keep them in bounds, with [`DeviceOptions::checked`]: one that does not may end the program, or worse.
-    pub trusts_replaced: bool,
+    pub trusts_custom: bool,
     /// A folder that compiled kernels are kept in from one run to the next, made if it is not there; nobody else should
     /// be able to write to it. Nothing touches the disk when `None`, with `portable`, or where the driver gives
     /// compiled kernels to nobody (all but Vulkan's). What is in the folder changes no result, and no fault of it is an
@@ -108,11 +108,11 @@ impl Device {
         let mut caps = adapter::caps(&info, features, &limits, matrix);
         caps.tuning = options.tuning.filter(Tuning::is_valid).unwrap_or(caps.tuning);
         let mut caps = caps.with_forms(&options.forms)?;
-        caps.replaced = Vec::leak(options.replaced.clone());
+        caps.custom = Vec::leak(options.custom.clone());
         let keeps = features.contains(wgpu::Features::PIPELINE_CACHE);
         let folder = options.cache.as_deref().filter(|_| keeps);
         let kept = folder.and_then(|folder| Kept::open(&gpu.device, &info, folder));
-        let checks = match (options.checked, options.trusts_replaced) {
+        let checks = match (options.checked, options.trusts_custom) {
             (true, _) => Checks::All,
             (false, false) => Checks::Custom,
             (false, true) => Checks::None,

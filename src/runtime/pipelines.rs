@@ -241,13 +241,13 @@ fn shader_module(gpu: &wgpu::Device, kernel: &Kernel, parsed: &Parsed, checks: C
     if checks == Checks::All {
         return gpu.create_shader_module(descriptor);
     }
-    // A user's own kernel may index what it wants, until it was seen not to; that its loops end is its own business.
+    // A custom kernel may index what it wants, until it was seen not to; that its loops end is its own business.
     let bounds_checks = checks == Checks::Custom && kernel.is_custom();
     let checks = wgpu::ShaderRuntimeChecks { bounds_checks, ..wgpu::ShaderRuntimeChecks::unchecked() };
     // Loop bounding alone doubles the time of a tiled matmul.
     // SAFETY: every kernel of ours keeps its indices in bounds and its loops finite by construction; the test suite
-    // runs each over its table of shapes with the checks on and requires equal results. A user's own has its indices
-    // checked here unless whoever opened the device vouches for them (`DeviceOptions::trusts_replaced`).
+    // runs each over its table of shapes with the checks on and requires equal results. A custom one has its indices
+    // checked here unless whoever opened the device vouches for them (`DeviceOptions::trusts_custom`).
     unsafe { gpu.create_shader_module_trusted(descriptor, checks) }
 }
 

@@ -185,8 +185,8 @@ impl Recorder {
 
     /// Appends a dispatch.
     pub(super) fn push(&mut self, mut dispatch: Dispatch) {
-        if let Some(replacement) = self.caps.replaced.iter().find(|r| r.name == dispatch.kernel.name) {
-            dispatch.kernel = &replacement.kernel;
+        if let Some(custom) = self.caps.custom.iter().find(|r| r.name == dispatch.kernel.name) {
+            dispatch.kernel = &custom.kernel;
         }
         let parts = dispatch.grid.iter().all(|&n| n > 0 && n <= 65_535);
         assert!(parts, "{}: grid {:?}", dispatch.label, dispatch.grid);

@@ -12,7 +12,7 @@ const OURS: &str = include_str!("../../shaders/linear_tile.wgsl");
 /// Times our `linear_tile` and a custom one with this text at one shape.
 fn timed(text: &str) -> instructblip::Result<instructblip::lab::kernels::Outcome> {
     let opened = DeviceOptions::default();
-    let device = Device::open(&DeviceOptions { trusts_replaced: true, ..opened.clone() })?;
+    let device = Device::open(&DeviceOptions { trusts_custom: true, ..opened.clone() })?;
     let options = Options {
         filter: Some("linear 6".into()),
         shapes: vec![(64, 256, 512)],

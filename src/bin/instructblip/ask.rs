@@ -18,7 +18,7 @@ use crate::options::{Model, Wording};
 use crate::overrides::Watch;
 use crate::progress::{Progress, say};
 use crate::session::{
-    check_order, load_replaced, note_demo_model, note_empty_prompt, note_unread_words, reply_json, say_last,
+    check_order, load_with_custom, note_demo_model, note_empty_prompt, note_unread_words, reply_json, say_last,
     tokens_per_second, workload,
 };
 
@@ -69,17 +69,17 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     let question = Question { images: &images, prompt: &prompt, qformer_prompt: ask.wording.qformer_prompt.as_deref() };
     note_demo_model(common, &ask.model);
     let overrides = &ask.model.overrides;
-    let replaced = overrides.replacements()?;
+    let custom = overrides.custom_kernels()?;
     let workload = workload(&options, 1, images.len());
     let ours = match overrides.any() {
         // Dropped before the next is loaded: there may be room for one only.
         true => {
-            let mut model = load_replaced(common, &ask.model, workload, Vec::new())?;
+            let mut model = load_with_custom(common, &ask.model, workload, Vec::new())?;
             Some(answer(common, &mut model, &question, &options, &mut |_| Ok(()))?)
         }
         false => None,
     };
-    let mut model = load_replaced(common, &ask.model, workload, replaced)?;
+    let mut model = load_with_custom(common, &ask.model, workload, custom)?;
     note_empty_prompt(common, &model, &prompt);
     note_unread_words(common, &model, ask.wording.qformer_prompt.as_deref().unwrap_or_default());
     let mut reply = answer_aloud(common, ask, &mut model, &question, &options)?;
@@ -149,7 +149,7 @@ fn write_reply(ask: &Ask, model: &InstructBlip, reply: &Reply, ours: Option<&Rep
 /// [`Error::Incorrect`] where they change the answer.
 fn judge_overrides(common: &Common, ask: &Ask, model: &InstructBlip, ours: &Reply, reply: &Reply) -> Result<()> {
     let mut names = ask.model.overrides.names();
-    names.retain(|name| model.device().runs_replaced(name));
+    names.retain(|name| model.device().runs_custom(name));
     let what = format!("your {}", names.join(", "));
     if names.is_empty() {
         return Ok(());

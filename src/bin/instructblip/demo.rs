@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::common::{Common, Gpu};
 use crate::options::Model;
 use crate::progress::say;
-use crate::session::{load_replaced, reply_json, tokens_per_second};
+use crate::session::{load_with_custom, reply_json, tokens_per_second};
 
 /// Arguments of `demo`.
 #[derive(Args, Debug)]
@@ -48,7 +48,7 @@ static SCENES: &[Scene] = &[
 ];
 
 pub fn run(common: &Common, demo: &Demo) -> Result<()> {
-    let mut model = load_replaced(common, &Model::default(), Workload::default(), Vec::new())?;
+    let mut model = load_with_custom(common, &Model::default(), Workload::default(), Vec::new())?;
     let mut out = std::io::stdout().lock();
     if !common.quiet {
         say(&common.paint(&format!("{} on {}", model.name(), model.device().name()), "2"));

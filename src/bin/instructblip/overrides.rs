@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
-use instructblip::runtime::Replacement;
+use instructblip::runtime::CustomKernel;
 use instructblip::{Device, GenerateOptions, Image, InstructBlip};
 
 use crate::common::Common;
@@ -59,18 +59,18 @@ impl Overrides {
     /// The files, read and compiled.
     ///
     /// # Errors
-    /// [`instructblip::Error::Io`], and whatever [`Replacement::of`] refuses.
-    pub fn replacements(&self) -> instructblip::Result<Vec<&'static Replacement>> {
+    /// [`instructblip::Error::Io`], and whatever [`CustomKernel::of`] refuses.
+    pub fn custom_kernels(&self) -> instructblip::Result<Vec<&'static CustomKernel>> {
         let mut all = Vec::new();
         for Override { name, file } in &self.files {
-            all.extend(Replacement::of(name, &file.display().to_string(), &read_text(file)?)?);
+            all.extend(CustomKernel::of(name, &file.display().to_string(), &read_text(file)?)?);
         }
         Ok(all)
     }
 
     /// Names the custom kernels that no plan of `device` ran, once all is done: the adapter may choose other kernels.
     pub fn tell_unused(&self, common: &Common, device: &Device) {
-        let unused = self.names().into_iter().filter(|name| !common.quiet && !device.runs_replaced(name));
+        let unused = self.names().into_iter().filter(|name| !common.quiet && !device.runs_custom(name));
         for name in unused {
             say(&format!("your {name} did not run for this; --kernels {name} makes it run where it can"));
         }

@@ -8,7 +8,7 @@ use instructblip::checkpoint::names::{ADAPTER_CONFIG, CONFIG};
 use instructblip::error::Bytes;
 use instructblip::model::{LoadOptions, Timings, Workload};
 use instructblip::processor::PassOrder;
-use instructblip::runtime::{AdapterClass, Forms, Replacement};
+use instructblip::runtime::{AdapterClass, CustomKernel, Forms};
 #[cfg(feature = "hub")]
 use instructblip::shapes::Shape;
 use instructblip::weights::LoadReport;
@@ -104,8 +104,8 @@ pub fn check_order(image: &Path, prompt: &str) -> Result<()> {
 /// Loads the model the options ask for, with progress, on a device with the custom kernels; those are tried first.
 pub fn load_model(common: &Common, model: &Model, workload: Workload) -> Result<InstructBlip> {
     note_demo_model(common, model);
-    let replaced = model.overrides.replacements()?;
-    let mut loaded = load_replaced(common, model, workload, replaced)?;
+    let custom = model.overrides.custom_kernels()?;
+    let mut loaded = load_with_custom(common, model, workload, custom)?;
     if model.overrides.any() {
         model.overrides.try_once(&mut loaded)?;
     }
@@ -113,17 +113,17 @@ pub fn load_model(common: &Common, model: &Model, workload: Workload) -> Result<
 }
 
 /// Loads the model the options ask for, with progress, on a device with these custom kernels.
-pub fn load_replaced(
+pub fn load_with_custom(
     common: &Common,
     model: &Model,
     workload: Workload,
-    replaced: Vec<&'static Replacement>,
+    custom: Vec<&'static CustomKernel>,
 ) -> Result<InstructBlip> {
     let Chosen { checkpoint, adapter } = match &model.model {
         Some(name) => chosen(name, model.lora.as_deref())?,
         None => Chosen { checkpoint: embedded()?, adapter: model.lora.as_deref().map(named).transpose()? },
     };
-    let device = Device::open(&DeviceOptions { replaced, ..device_options(common)? })?;
+    let device = Device::open(&DeviceOptions { custom, ..device_options(common)? })?;
     let mut progress = Progress::bytes(common.quiet, "loading");
     let options = bounded(&device, LoadOptions { adapter, ..model.weights.options(workload) });
     let loaded =

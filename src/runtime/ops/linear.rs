@@ -168,8 +168,8 @@ pub fn choose(m: u32, format: WeightFormat, caps: &Caps) -> Form {
     let forms = forms(m, format, caps);
     let preferred = forms.iter().find(|form| caps.preferred == Some(form.kernel.form));
     let form = *preferred.unwrap_or(&forms[0]);
-    let replacement = caps.replaced.iter().find(|replacement| replacement.name == form.kernel.name);
-    match replacement.and_then(|replacement| replacement.tile) {
+    let custom = caps.custom.iter().find(|custom| custom.name == form.kernel.name);
+    match custom.and_then(|custom| custom.tile) {
         Some((rows, columns)) => Form { rows, columns, ..form },
         None => form,
     }

@@ -187,7 +187,7 @@ fn fused(m: u32, format: WeightFormat, caps: &Caps) -> Option<Fused> {
     }
     let form = choose(m, format, caps);
     // A user's linear layer is to run here, too.
-    let ours = !caps.replaced.iter().any(|replacement| replacement.name == form.kernel.name);
+    let ours = !caps.custom.iter().any(|custom| custom.name == form.kernel.name);
     fused(form).filter(|_| caps.tuning.fuse_norm && ours)
 }
 

@@ -82,7 +82,7 @@ fn a_users_kernel_that_cannot_run_is_refused_with_the_place() {
     let (_folder, file) = kernel_file(&NORM.replace("var mean = 0.0;", "var mean = nothing;"));
     let line = NORM.lines().position(|line| line.contains("var mean")).expect("there is one") + 1;
     wrong(&format!("norm={file}"), 3, &[&format!("{file}:{line}:"), "nothing"]);
-    wrong(&format!("nrom={file}"), 3, &["\"nrom\"", "norm", "linear_tile"]);
+    wrong(&format!("nrom={file}"), 3, &["\"nrom\"; did you mean norm;", "linear_tile"]);
     wrong("norm=no such file", 3, &["no such file"]);
     wrong("norm", 2, &["norm=my_norm.wgsl"]);
 }

@@ -114,7 +114,7 @@ fn once(common: &Common, kernels: &Kernels) -> Result<()> {
     folders.into_iter().try_for_each(files::check_folder)?;
     let mut refused = Vec::new();
     for (opened, output) in wanted {
-        let device = Device::open(&DeviceOptions { trusts_replaced: true, ..opened.clone() })?;
+        let device = Device::open(&DeviceOptions { trusts_custom: true, ..opened.clone() })?;
         let mut results = run::results(opened.adapter.as_deref(), &device, kernels.runs, Ceilings::default());
         let mut told = Told { common, output: &output, results: &mut results, progress: None };
         let outcome = lab::measure(&options, &device, &opened, &mut |event| told.hear(event))?;

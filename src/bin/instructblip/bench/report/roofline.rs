@@ -279,7 +279,7 @@ fn draw_labels(svg: &mut Svg, roof: &Roof, points: &[(f64, f64)], bounds: &Rect,
     }
 }
 
-/// Filled as a rule, hollow for a user's own kernel, a diamond for the portable form.
+/// Filled as a rule, hollow for a custom kernel, a diamond for the portable form.
 fn draw_mark(svg: &mut Svg, at: (f64, f64), variant: &str, family: Family, title: &str) {
     let family = family.index();
     match variant {

@@ -44,7 +44,7 @@ fn roofline(roof: &Roof, width: usize) -> String {
         write(&mut canvas[y], x.saturating_sub("memory".len() + 3), "memory");
     }
     let at = |dot: &Dot| (line(dot.row.gflop_per_s), column(dot.intensity));
-    // A user's own kernel first: it must not be the one that is hidden.
+    // A custom kernel first: it must not be the one that is hidden.
     let (custom, ours): (Vec<&Dot>, Vec<&Dot>) = roof.dots.iter().partition(|dot| dot.is_custom());
     let drawn: Vec<&Dot> = custom.into_iter().chain(ours).filter(|dot| set(&mut canvas, at(dot), mark(dot))).collect();
 

@@ -271,7 +271,7 @@ fn rows_are_matched_by_op_shape_and_variant() {
     let mut b = a.clone();
     b.kernels.reverse();
     b.kernels.retain(|row| row.op != "copy");
-    // Two of a user's own for the same work: the one of the same name belongs to it, whatever the order.
+    // Two custom ones for the same work: the one of the same name belongs to it, whatever the order.
     b.kernels.insert(0, kernel("linear q4", "1x4096x4096", "another", "custom", 2.0));
     b.kernels.iter_mut().find(|row| row.variant == "portable").expect("a row").kernel = "linear_other".into();
     let comparison = compare(&a, &b);
