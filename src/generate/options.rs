@@ -47,7 +47,7 @@ pub struct GenerateOptions {
     pub length_penalty: f32,
     /// The rule by which a search with beams ends.
     pub early_stopping: EarlyStopping,
-    /// After so many new tokens, end-of-text grows more likely by this factor a token.
+    /// The number of new tokens after which end-of-text grows more likely, and the factor by which it does so a token.
     pub exponential_decay_length_penalty: Option<(u32, f32)>,
     /// Ends the answer once its text has one of these.
     pub stop_strings: Vec<String>,

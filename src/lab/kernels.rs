@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::runtime::ops::linear;
 use crate::runtime::{AdapterClass, Caps, CustomKernel, Device, DeviceOptions, Forms, Plan, kernels};
 
-/// How far above a measured ceiling a result may lie before it is taken for a mistake.
+/// A result so far above a measured ceiling is taken for a mistake.
 const IMPOSSIBLE: f64 = 1.15;
 
 /// Calls with the same operands, one after the other, in a run that is timed as hot.
@@ -31,11 +31,11 @@ const SOFTWARE_FLOPS: u64 = 1_100_000_000;
 /// A request for measurements.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Only cases whose operation or shape contains this.
+    /// A part of the operation or shape of the cases that are timed.
     pub filter: Option<String>,
     /// Linear layers of these shapes instead of all published cases: rows, columns, inputs.
     pub shapes: Vec<cases::linear::Shape>,
-    /// Only these ways to run: `auto`, `portable`, or a kernel's name; all that can run if there are none.
+    /// The ways to run: `auto`, `portable`, or a kernel's name; all that can run if there are none.
     pub variants: Vec<String>,
     /// Runs of each kernel, of which the median counts.
     pub runs: u32,

@@ -1,4 +1,4 @@
-//! Which weights are on the device: all of them, or, where there is no room for that, those of one stage at a time.
+//! The weights that are on the device: all of them, or, where there is no room for that, those of one stage at a time.
 
 use std::sync::Arc;
 

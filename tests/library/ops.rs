@@ -73,7 +73,7 @@ fn ragged_cases_are_right_in_forms_that_are_preferred() {
     }
 }
 
-/// Where the adapter multiplies matrices: a GPU does so anyway, a software adapter by pretence.
+/// Runs where the adapter multiplies matrices: a GPU does so anyway, a software adapter by pretence.
 #[test]
 fn ragged_layers_are_right_by_matrices() {
     let Some(device) = support::shared_device() else { return };

@@ -140,13 +140,59 @@ fn wgpu_and_naga_are_named_in_the_runtime_only() {
 
 #[test]
 fn no_room_outgrows_its_walls() {
-    let limits = [("src", "rs", 600), ("shaders", "wgsl", 250), ("examples", "rs", 80)];
+    let limits = [("src", "rs", 600), ("tests", "rs", 800), ("shaders", "wgsl", 250), ("examples", "rs", 80)];
     for (folder, extension, limit) in limits {
         for (path, text) in files(folder, extension) {
             let lines = text.lines().count();
             assert!(lines <= limit, "{} has {lines} lines, more than {limit}", path.display());
         }
     }
+}
+
+/// The functions of a formatted file with their lines and parameters, `self` among them.
+fn functions(text: &str) -> Vec<(String, usize, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    for (start, line) in lines.iter().enumerate() {
+        let words = line.trim_start();
+        let indent = &line[..line.len() - words.len()];
+        let Some((before, after)) = words.split_once("fn ") else { continue };
+        let is_head =
+            before.split(' ').all(|word| word.is_empty() || word.starts_with("pub") || word.contains("const"));
+        let Some(name) = after.split(['(', '<']).next().filter(|_| is_head && after.contains('(')) else { continue };
+        let body = lines[start..].iter().position(|line| line.strip_prefix(indent).is_some_and(|rest| rest == "}"));
+        let one_line = line.ends_with('}') || line.ends_with(';');
+        let head: String = lines[start..].iter().take_while(|line| !line.ends_with(';')).copied().collect();
+        let list = head.split_once('(').map_or("", |(_, rest)| rest);
+        // Parameters are as many as there are commas outside of brackets, but for one that ends the list.
+        let (mut depth, mut parameters, mut since_comma, mut last) = (1, 0, false, ' ');
+        for c in list.chars() {
+            depth += i32::from("([{<".contains(c)) - i32::from(")]}".contains(c) || (c == '>' && last != '-'));
+            match c {
+                _ if depth == 0 => break,
+                ',' if depth == 1 => since_comma = false,
+                c if !c.is_whitespace() && !since_comma => (since_comma, parameters) = (true, parameters + 1),
+                _ => {}
+            }
+            last = c;
+        }
+        found.push((name.into(), if one_line { 1 } else { body.map_or(1, |end| end + 1) }, parameters));
+    }
+    found
+}
+
+#[test]
+fn functions_are_short_and_take_little() {
+    let mut unlike = Vec::new();
+    for (path, text) in files("src", "rs") {
+        for (name, lines, parameters) in functions(&text) {
+            let place = format!("{}: {name}", path.display());
+            if lines > 60 || parameters > 6 {
+                unlike.push(format!("{place} has {lines} lines and {parameters} parameters"));
+            }
+        }
+    }
+    assert!(unlike.is_empty(), "{}", unlike.join("\n"));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Which pages a prompt's keys and values lie on, and which page holds each position of each row.
+//! The pages that a prompt's keys and values lie on, and the page of each position of each row.
 
 use crate::language::Language;
 

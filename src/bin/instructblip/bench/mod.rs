@@ -29,7 +29,7 @@ pub struct Bench {
     pub command: Command,
 }
 
-/// What to do.
+/// The command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Time every kernel at the shapes of published models, beside what the GPU can do at most
@@ -53,7 +53,7 @@ pub enum Command {
 }
 
 impl Bench {
-    /// Which GPU is to be measured, if one is.
+    /// The GPU that is to be measured, if one is.
     pub fn gpu(&self) -> Gpu {
         match &self.command {
             Command::Kernels(kernels) => kernels.gpu.clone(),
@@ -99,7 +99,7 @@ pub enum Format {
     Html,
 }
 
-/// What no benchmark may pass over: kernels that are wrong, and figures that cannot be.
+/// Findings that no benchmark may pass over: kernels that are wrong, and figures that cannot be.
 #[derive(Debug)]
 pub struct Refused(Vec<String>);
 

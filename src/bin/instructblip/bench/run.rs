@@ -1,4 +1,4 @@
-//! What every benchmark does around its measurements: who ran what, where and when, and where it goes.
+//! The frame of every benchmark's measurements: who ran what, where and when, and where it goes.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use crate::common::Common;
 use crate::machine::Machine;
 use crate::progress::say;
 
-/// Where results go.
+/// The places that results go to.
 #[derive(Args, Clone, Debug)]
 pub struct Output {
     /// How to print them
@@ -29,7 +29,7 @@ pub struct Output {
     pub append: Option<PathBuf>,
 }
 
-/// How results are printed.
+/// The form in which results are printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     /// For people.

@@ -1,4 +1,4 @@
-//! Where the time of a stage goes, label by label.
+//! Bars of the time of a stage, label by label.
 
 use super::family::Family;
 use super::numbers::{percent, shorten, time};
@@ -73,7 +73,7 @@ struct Bar<'a> {
 
 struct Layout {
     size: Size,
-    /// From one row to the next.
+    /// The distance from one row to the next.
     step: f64,
     left: f64,
     right: f64,
@@ -87,7 +87,7 @@ impl Layout {
         }
     }
 
-    /// What stands on the right.
+    /// The text on the right.
     fn columns(&self) -> &'static str {
         match self.size {
             Size::Wide => "time, share, launches",

@@ -14,7 +14,7 @@ const FEW_RUNS: u32 = 5;
 /// A ceiling is a property of the adapter: a difference above this, in per cent, is one of clocks or of other work.
 const CEILING_NOISE_PERCENT: f64 = 10.0;
 
-/// What a difference amounts to.
+/// The meaning of a difference.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Faster,
@@ -48,12 +48,12 @@ pub struct Pair {
     /// Times in microseconds.
     pub before_us: f64,
     pub after_us: f64,
-    /// By how much they may differ by chance, in per cent of the first.
+    /// The difference that may be chance, in per cent of the first.
     pub noise_percent: f64,
 }
 
 impl Pair {
-    /// After over before: less than 1 is faster.
+    /// The time after over the time before: less than 1 is faster.
     pub fn ratio(&self) -> Option<f64> {
         let measured = |us: f64| us.is_finite() && us > 0.0;
         (measured(self.before_us) && measured(self.after_us)).then(|| self.after_us / self.before_us)
@@ -71,7 +71,7 @@ impl Pair {
     }
 }
 
-/// Which run it was.
+/// The run that results are of.
 #[derive(Clone, Debug)]
 pub struct Run {
     pub adapter: Adapter,
@@ -87,7 +87,7 @@ impl Run {
         Run { adapter, version, commit, date, subject: numbers::subject(results) }
     }
 
-    /// In one line.
+    /// Tells it in one line.
     pub fn line(&self) -> String {
         let Run { adapter, version, commit, date, subject } = self;
         let commit = commit.as_ref().map_or(String::new(), |commit| format!(" at {commit}"));
@@ -105,7 +105,7 @@ impl Run {
 pub struct Comparison {
     pub before: Run,
     pub after: Run,
-    /// Why the runs may not be comparable.
+    /// Reasons why the runs may not be comparable.
     pub warnings: Vec<String>,
     pub pairs: Vec<Pair>,
     /// Names of what only one of them has.
@@ -141,7 +141,7 @@ struct Entry {
     name: String,
     kernel: String,
     us: f64,
-    /// In per cent of the time; `None` where it was not measured.
+    /// The spread in per cent of the time; `None` where it was not measured.
     spread: Option<f64>,
 }
 
@@ -168,7 +168,7 @@ fn model_entries(model: &ModelResults) -> Vec<Entry> {
 }
 
 impl Comparison {
-    /// Of rows with the same name, those of the same kernel belong together; what is left is matched in order.
+    /// Matches rows of the same name: first those of the same kernel, then all others in order.
     fn match_rows(&mut self, before: Vec<Entry>, after: Vec<Entry>, floor: f64) {
         let mut partners: Vec<Option<usize>> = vec![None; before.len()];
         let mut free = vec![true; after.len()];
@@ -205,7 +205,7 @@ impl Comparison {
         (!logarithms.is_empty()).then(|| (logarithms.iter().sum::<f64>() / logarithms.len() as f64).exp())
     }
 
-    /// What came out, in one line.
+    /// Tells the outcome in one line.
     pub fn summary(&self) -> String {
         let count = |verdict| self.count(verdict);
         let (faster, slower, noise) = (count(Verdict::Faster), count(Verdict::Slower), count(Verdict::Noise));
@@ -251,7 +251,7 @@ impl Comparison {
         table
     }
 
-    /// For programs.
+    /// The comparison for programs.
     pub fn json(&self) -> Value {
         let pair = |pair: &Pair| {
             json!({
@@ -286,7 +286,7 @@ fn pair(before: &Entry, after: &Entry, floor: f64) -> Pair {
     Pair { part, name, note, before_us: before.us, after_us: after.us, noise_percent }
 }
 
-/// What makes a comparison doubtful.
+/// Circumstances that make a comparison doubtful.
 fn warnings(a: &Results, b: &Results) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut differ = |what: &str, a: &str, b: &str| {

@@ -83,13 +83,13 @@ fn table(title: &str, rows: &[&Pair], scale: f64) -> String {
     html + "</tbody></table></div></div>\n"
 }
 
-/// In the unit that suits it, sorted by what it is in one unit.
+/// A time in the unit that suits it, sorted by its value in one unit.
 fn time_cell(us: f64) -> String {
     let value = if us.is_finite() { us.to_string() } else { String::new() };
     format!("<td data-value=\"{value}\">{}</td>", time(us / 1e3))
 }
 
-/// From the middle, where both are alike, to the left where it is faster now and to the right where it is slower.
+/// A bar from the middle, where both are alike: to the left where it is faster now, to the right where it is slower.
 fn bar(pair: &Pair, scale: f64) -> String {
     let Some(ratio) = pair.ratio() else { return "<span class=\"ratio\"></span>".into() };
     let half = (ratio.log2() / scale).clamp(-1.0, 1.0) * 50.0;

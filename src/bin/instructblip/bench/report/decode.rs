@@ -1,4 +1,4 @@
-//! How a step of decoding slows down with the keys in the cache, for each number of rows.
+//! The time of a step of decoding over the keys in the cache, for each number of rows.
 
 use super::numbers::{number, time};
 use super::svg::{Anchor, Size, Svg};
@@ -82,7 +82,7 @@ fn by_rows<'a>(rows: &[&'a DecodeRow]) -> Vec<(u32, Vec<&'a DecodeRow>)> {
     lines
 }
 
-/// Without the zeros of sums of binary fractions.
+/// A number without the zeros of sums of binary fractions.
 fn tick(ms: f64) -> String {
     ((ms * 1e6).round() / 1e6).to_string()
 }

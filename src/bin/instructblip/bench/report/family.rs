@@ -1,6 +1,6 @@
 //! Families of kernels: one colour and one letter each.
 
-/// What a kernel or an operation has to do with, as far as its name tells.
+/// The kind of work that a kernel or an operation does, as far as its name tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     Linear,
@@ -26,7 +26,7 @@ impl Family {
         Family::Other,
     ];
 
-    /// Of an operation or a kernel: `linear q4`, `attention_decode`.
+    /// The family of an operation or a kernel: `linear q4`, `attention_decode`.
     pub fn of(name: &str) -> Family {
         let name = name.to_ascii_lowercase();
         let has = |words: &[&str]| words.iter().any(|word| name.contains(word));
@@ -44,7 +44,7 @@ impl Family {
         }
     }
 
-    /// For legends.
+    /// The name in legends.
     pub fn name(self) -> &'static str {
         match self {
             Family::Linear => "linear",
@@ -58,7 +58,7 @@ impl Family {
         }
     }
 
-    /// For terminals.
+    /// The letter in terminals.
     pub fn letter(self) -> char {
         match self {
             Family::Linear => 'L',
@@ -72,7 +72,7 @@ impl Family {
         }
     }
 
-    /// Of its colour in the style sheet.
+    /// The number of its colour in the style sheet.
     pub fn index(self) -> usize {
         self as usize
     }

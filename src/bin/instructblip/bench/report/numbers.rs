@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use instructblip::lab::results::{Ceilings, ModelResults, Results};
 
-/// What stands for a value that was not measured.
+/// The sign for a value that was not measured.
 pub const NONE: &str = "–";
 
 /// Three digits that matter.
@@ -74,7 +74,7 @@ pub fn decade(exponent: i32) -> String {
     }
 }
 
-/// What may stand in text and in attributes of XML and HTML.
+/// Text as it may stand in XML and HTML and their attributes.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {
@@ -94,7 +94,7 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
-/// At most `most` characters, with an ellipsis in the place of the rest.
+/// The first `most` characters, with an ellipsis in the place of the rest.
 pub fn shorten(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.into();
@@ -130,7 +130,7 @@ pub fn model(model: &ModelResults) -> String {
     format!("{name}, {vision}+{qformer}+{language} layers, weights {weights}, peak {}", Bytes(*peak_bytes))
 }
 
-/// What the results are about, in a few words.
+/// The subject of the results, in a few words.
 pub fn subject(results: &Results) -> String {
     match &results.model {
         Some(model) => model.name.clone(),

@@ -5,7 +5,7 @@ use super::svg::{self, Size, Svg};
 use super::{bars, decode, family::Family, roofline, table};
 use instructblip::lab::results::{Adapter, ModelResults, Results};
 
-/// Of pages; pictures bring their own.
+/// The styles of pages; pictures bring their own.
 const STYLE: &str = "\
 *{box-sizing:border-box}\
 body{margin:0;background:var(--page);color:var(--text);font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,\
@@ -76,7 +76,7 @@ pub fn tile(name: &str, value: &str) -> String {
     format!("<div class=\"tile\"><b>{}</b><span>{}</span></div>", escape(value), escape(name))
 }
 
-/// In the words of the driver.
+/// The adapter in the words of the driver.
 pub fn adapter(adapter: &Adapter) -> String {
     let Adapter { backend, driver, kind, .. } = adapter;
     escape(
@@ -166,7 +166,7 @@ fn model(model: &ModelResults) -> String {
     body
 }
 
-/// What the colours of the labels' bars mean.
+/// The legend of the labels' bars.
 fn legend(model: &ModelResults) -> String {
     let used = |family: &Family| model.labels.iter().any(|row| Family::of(&row.kernel) == *family);
     let entry = |family: Family| {

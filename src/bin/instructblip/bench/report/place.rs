@@ -4,11 +4,11 @@ use super::svg::Anchor;
 
 /// Mean width of a character at 11 pixels. What it is depends on the reader's font; this is generous.
 const CHARACTER: f64 = 6.1;
-/// Of the line above the base line, and below it.
+/// Pixels of a line above the base line, and below it.
 const ASCENT: f64 = 9.0;
 const DESCENT: f64 = 3.0;
 
-/// What is taken.
+/// A place that is taken.
 #[derive(Clone, Copy, Debug)]
 pub struct Rect {
     pub left: f64,
@@ -23,7 +23,7 @@ impl Rect {
         Rect { left: x - radius, top: y - radius, right: x + radius, bottom: y + radius }
     }
 
-    /// Of small text held at a point.
+    /// The rectangle of small text held at a point.
     pub fn of_text((x, y): (f64, f64), anchor: Anchor, text: &str) -> Rect {
         let width = text_width(text);
         let left = match anchor {
@@ -43,7 +43,7 @@ impl Rect {
     }
 }
 
-/// Of small text, in pixels.
+/// The width of small text in pixels.
 pub fn text_width(text: &str) -> f64 {
     text.chars().count() as f64 * CHARACTER
 }
@@ -74,7 +74,7 @@ const OFFSETS: [(f64, f64, Anchor); 22] = [
     (-30.0, 90.0, Anchor::End),
 ];
 
-/// Where a label of a dot at `dot` finds room inside `bounds`; it is taken then.
+/// Finds room for a label of a dot at `dot` inside `bounds`, and takes it.
 pub fn place(dot: (f64, f64), text: &str, bounds: &Rect, taken: &mut Vec<Rect>) -> Option<((f64, f64), Anchor)> {
     for (dx, dy, anchor) in OFFSETS {
         let at = (dot.0 + dx, dot.1 + dy);

@@ -15,19 +15,19 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// From the exponent of ten of the least value to that of the greatest. Values further than ten decades below the
+    /// An axis from the power of ten of the least value to that of the greatest. Values further than ten decades below the
     /// greatest stick to the edge: they are mistakes of a clock.
     fn new(least: f64, greatest: f64) -> Axis {
         let high = greatest.log10();
         Axis { low: least.log10().max(high - 10.0), high }
     }
 
-    /// From 0 to 1.
+    /// The place of a value, from 0 to 1.
     pub fn at(&self, value: f64) -> f64 {
         ((value.log10() - self.low) / (self.high - self.low)).clamp(0.0, 1.0)
     }
 
-    /// What is at `part` from 0 to 1.
+    /// The value at `part` from 0 to 1.
     pub fn value(&self, part: f64) -> f64 {
         10f64.powf(self.low + part * (self.high - self.low))
     }
@@ -60,7 +60,7 @@ impl Dot<'_> {
     }
 }
 
-/// What is drawn, in the axes' units.
+/// Everything that is drawn, in the axes' units.
 pub struct Roof<'a> {
     pub x: Axis,
     pub y: Axis,
@@ -104,7 +104,7 @@ impl Roof<'_> {
         Some(Roof { x, y, memory, flats, dots, left_out })
     }
 
-    /// Where the slope begins and ends, and where it would be the roof.
+    /// The ends of the slope, as far as it is the roof.
     pub fn slope(&self) -> Option<[(f64, f64); 2]> {
         let memory = self.memory?;
         let start = self.x.least().max(self.y.least() / memory);
@@ -113,7 +113,7 @@ impl Roof<'_> {
         (start < end).then_some([(start, start * memory), (end, end * memory)])
     }
 
-    /// Where a flat ceiling leaves the slope.
+    /// The intensity at which a flat ceiling leaves the slope.
     pub fn ridge(&self, gflop_per_s: f64) -> f64 {
         self.memory.map_or(self.x.least(), |memory| gflop_per_s / memory)
     }
@@ -151,7 +151,7 @@ fn dot(row: &KernelRow) -> Option<Dot<'_>> {
     Some(Dot { row, intensity, family: Family::of(&row.op) })
 }
 
-/// Where the axes are, in pixels.
+/// The axes, in pixels.
 struct Frame {
     rect: Rect,
     x: Axis,

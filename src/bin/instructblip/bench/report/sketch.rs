@@ -99,7 +99,7 @@ fn mark(dot: &Dot) -> char {
     if dot.is_custom() { letter.to_ascii_lowercase() } else { letter }
 }
 
-/// What does not fit is left off.
+/// Writes a text as far as it fits.
 fn write(cells: &mut [char], start: usize, text: &str) {
     for (cell, c) in cells.iter_mut().skip(start).zip(text.chars()) {
         *cell = c;

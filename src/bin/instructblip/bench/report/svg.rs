@@ -26,7 +26,7 @@ const COLORS: [(&str, &str, &str); 18] = [
     ("noise", "#a9afb8", "#5b6370"),
 ];
 
-/// Of pictures, wherever they are.
+/// The styles of pictures, wherever they are.
 const STYLE: &str = "\
 text{font-family:system-ui,-apple-system,'Segoe UI',Roboto,'Helvetica Neue',Arial,sans-serif;font-size:12px;\
 fill:var(--text);font-variant-numeric:tabular-nums}\
@@ -64,7 +64,7 @@ pub fn rules() -> String {
     rules
 }
 
-/// The same with the values written out: many programs that show SVG know no variables.
+/// The styles with their values written out: many programs that show SVG know no variables.
 fn standalone_rules() -> String {
     let resolved = |dark: bool| {
         COLORS.iter().fold(rules(), |rules, (name, light, dark_value)| {
@@ -74,7 +74,7 @@ fn standalone_rules() -> String {
     format!("{}@media (prefers-color-scheme:dark){{{}}}", resolved(false), resolved(true))
 }
 
-/// For which room a picture is laid out: text keeps its size, so a phone gets another picture, not a smaller one.
+/// The room that a picture is laid out for: text keeps its size, so a phone gets another picture, not a smaller one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
     Wide,
@@ -82,7 +82,7 @@ pub enum Size {
 }
 
 impl Size {
-    /// In pixels.
+    /// The width in pixels.
     pub fn width(self) -> f64 {
         match self {
             Size::Wide => 960.0,
@@ -94,7 +94,7 @@ impl Size {
 /// Around pictures that are files.
 const MARGIN: f64 = 16.0;
 
-/// Where text is held.
+/// The point of a text that is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Anchor {
     Start,
@@ -126,7 +126,7 @@ impl Svg {
         Svg { width, height, title: title.into(), body: String::new() }
     }
 
-    /// For the height that is only known when everything is drawn.
+    /// Sets the height, which is only known when everything is drawn.
     pub fn set_height(&mut self, height: f64) {
         self.height = height;
     }
@@ -178,12 +178,12 @@ impl Svg {
         self.body.push('\n');
     }
 
-    /// As a part of a page that has [`variables`] and [`rules`].
+    /// The picture as a part of a page that has [`variables`] and [`rules`].
     pub fn inline(&self) -> String {
         format!("<svg {} role=\"img\" aria-label=\"{}\">\n{}</svg>\n", self.frame(), escape(&self.title), self.body)
     }
 
-    /// As a file of its own, with a margin that a page would give it.
+    /// The picture as a file of its own, with a margin that a page would give it.
     pub fn file(&self) -> String {
         let Svg { title, body, .. } = self;
         let (width, height) = (self.width + 2.0 * MARGIN, self.height + 2.0 * MARGIN);
@@ -202,7 +202,7 @@ impl Svg {
     }
 }
 
-/// What a pointer shows.
+/// The text that a pointer shows.
 fn title_element(title: &str) -> String {
     if title.is_empty() { String::new() } else { format!("<title>{}</title>", escape(title)) }
 }

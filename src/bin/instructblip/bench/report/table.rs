@@ -8,7 +8,7 @@ use instructblip::lab::results::{DecodeRow, ModelResults, Results};
 pub struct Table {
     /// Names; those of text, which stands on the left, come first.
     head: Vec<&'static str>,
-    /// How many columns are text.
+    /// The number of columns that are text.
     texts: usize,
     /// The column that has a bar on pages: a share in per cent.
     bar: Option<usize>,
@@ -51,7 +51,7 @@ impl Table {
         text
     }
 
-    /// As GitHub reads it.
+    /// The table as GitHub reads it.
     pub fn markdown(&self) -> String {
         let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
         let head: Vec<String> = self.head.iter().map(ToString::to_string).collect();
@@ -63,7 +63,7 @@ impl Table {
         text
     }
 
-    /// For a page; the column with bars comes right after the names, that they are seen together.
+    /// The table for a page; the column with bars comes right after the names, so that they are seen together.
     pub fn html(&self) -> String {
         let class = |i: usize| if self.is_text(i) { " class=\"l\"" } else { "" };
         let mut order: Vec<usize> = (0..self.head.len()).collect();
@@ -89,7 +89,7 @@ impl Table {
         html + "</tbody></table></div>\n"
     }
 
-    /// For spreadsheets.
+    /// The table for spreadsheets.
     pub fn csv(&self) -> String {
         let line = |cells: &mut dyn Iterator<Item = &str>| cells.map(csv_cell).collect::<Vec<_>>().join(",") + "\n";
         let mut text = line(&mut self.head.iter().copied());
@@ -122,7 +122,7 @@ fn markdown_cell(cell: &str) -> String {
     text
 }
 
-/// Of kernels, in the order of the run.
+/// The table of kernels, in the order of the run.
 pub fn kernels(results: &Results) -> Table {
     let head = [
         "op", "shape", "kernel", "variant", "error", "cold µs", "hot µs", "wall µs", "spread %", "GB/s", "GFLOP/s",
@@ -145,7 +145,7 @@ pub fn kernels(results: &Results) -> Table {
     table
 }
 
-/// Of prompts.
+/// The table of prompts.
 pub fn prefill(model: &ModelResults) -> Table {
     let mut table = Table::new(&["tokens", "ms", "tokens/s", "GFLOP/s"], 0);
     for row in &model.prefill {
@@ -155,7 +155,7 @@ pub fn prefill(model: &ModelResults) -> Table {
     table
 }
 
-/// Of steps of decoding.
+/// The table of steps of decoding.
 pub fn decode(model: &ModelResults) -> Table {
     let head = ["rows", "keys", "ms", "tokens/s", "encode µs", "launches", "MB", "bandwidth %"];
     let mut table = Table::new(&head, 0);
@@ -177,7 +177,7 @@ fn stages(model: &ModelResults) -> Table {
     table
 }
 
-/// Of labels, stage by stage.
+/// The table of labels, stage by stage.
 pub fn labels(model: &ModelResults) -> Table {
     let mut table = Table::new(&["stage", "label", "kernel", "launches", "µs", "share %"], 3);
     table.bar = Some(5);
@@ -209,7 +209,7 @@ fn tables(results: &Results) -> Vec<(&'static str, Table)> {
     tables
 }
 
-/// For a terminal: adapter and ceilings, then the tables.
+/// Results for a terminal: adapter and ceilings, then the tables.
 pub fn table(results: &Results) -> String {
     let adapter = &results.adapter;
     let mut text = format!("{} ({}, {})\n{}\n", adapter.name, adapter.backend, adapter.driver, ceilings(results));
@@ -227,7 +227,7 @@ pub fn table(results: &Results) -> String {
     text
 }
 
-/// For GitHub.
+/// Results for GitHub.
 pub fn markdown(results: &Results) -> String {
     let Results { adapter, version, commit, date, .. } = results;
     let commit = commit.as_ref().map_or(String::new(), |commit| format!(" at {commit}"));
@@ -248,7 +248,7 @@ pub fn markdown(results: &Results) -> String {
     text
 }
 
-/// What a program reads: all digits that were measured, nothing where there is no number.
+/// A number for programs: all digits that were measured, nothing where there is no number.
 fn exact(value: f64) -> String {
     match value {
         _ if !value.is_finite() => String::new(),
@@ -258,7 +258,7 @@ fn exact(value: f64) -> String {
     }
 }
 
-/// For spreadsheets: a line for each kernel, or for everything measured of a model.
+/// Results for spreadsheets: a line for each kernel, or for everything measured of a model.
 pub fn csv(results: &Results) -> String {
     match &results.model {
         Some(model) if results.kernels.is_empty() => model_csv(model).csv(),
