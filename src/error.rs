@@ -38,8 +38,8 @@ pub enum Error {
         need_bytes: u64,
         /// The bytes that the model may take.
         budget_bytes: u64,
-        /// Settings under which the model takes less, each with what it takes then, in words.
-        options: Vec<String>,
+        /// Settings under which the model fits, from the least changed on.
+        settings: Vec<Setting>,
     },
     /// The device ran out of memory while `what` was being allocated.
     OutOfMemory {
@@ -77,6 +77,23 @@ pub enum Error {
         file: PathBuf,
         /// A description of the fault and of what to do about it.
         problem: String,
+    },
+    /// A file of a checkpoint is something else that a failed download left, or a link to nothing; fetching the
+    /// checkpoint again helps.
+    NotTheFile {
+        /// The file.
+        file: PathBuf,
+        /// A description of what is there, up to the words that say to fetch the model.
+        problem: String,
+    },
+    /// A repository of the hub is not in the cache, or not all of it.
+    NotCached {
+        /// The repository, `owner/name`.
+        repo: String,
+        /// The revision, where another than `main` was asked for.
+        revision: Option<String>,
+        /// The folder of the cache.
+        cache: PathBuf,
     },
     /// Tensors the model needs are absent from the checkpoint.
     MissingTensors {
@@ -146,6 +163,12 @@ impl Error {
         Error::Checkpoint { file: file.into(), problem: problem.into() }
     }
 
+    /// The message without the advice at its end, which is in terms of this library: for a program that gives advice in
+    /// its own.
+    pub fn fault(&self) -> impl fmt::Display {
+        Fault(self)
+    }
+
     pub(crate) fn image(name: impl Into<String>, problem: impl Into<String>) -> Self {
         Error::Image { name: name.into(), problem: problem.into() }
     }
@@ -166,16 +189,34 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.fault())?;
         match self {
+            Error::OverBudget { settings, .. } => match settings.as_slice() {
+                [] => f.write_str("; nothing makes it small enough"),
+                settings => {
+                    let settings: Vec<String> = settings.iter().map(Setting::to_string).collect();
+                    write!(f, "; what fits, of LoadOptions: {}", settings.join("; "))
+                }
+            },
+            Error::NotFinite { .. } => f.write_str("; ForwardOptions::taps show where it begins"),
+            Error::NotTheFile { .. } => f.write_str(" with Hub::pull"),
+            Error::NotCached { .. } => f.write_str("; Hub::pull fetches it"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// An error's message without the advice at its end.
+struct Fault<'a>(&'a Error);
+
+impl fmt::Display for Fault<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
             Error::NoAdapter { wanted, found } => no_adapter(f, wanted, found),
             Error::DoesNotFit { what, need, have } => write!(f, "{what}: needs {need}, have {have}"),
-            Error::OverBudget { what, parts, need_bytes, budget_bytes, options } => {
+            Error::OverBudget { what, parts, need_bytes, budget_bytes, .. } => {
                 let (need, have) = (Bytes(*need_bytes), Bytes(*budget_bytes));
-                write!(f, "{what} needs {need} on the device ({parts}), may take {have}; ")?;
-                match options.as_slice() {
-                    [] => f.write_str("nothing makes it small enough"),
-                    options => write!(f, "what fits: {}", options.join("; ")),
-                }
+                write!(f, "{what} needs {need} on the device ({parts}), may take {have}")
             }
             Error::OutOfMemory { what, need_bytes } => {
                 write!(
@@ -191,7 +232,17 @@ impl fmt::Display for Error {
                 write!(f, " {problem}")?;
                 excerpt.as_ref().map_or(Ok(()), |excerpt| write!(f, ": `{excerpt}`"))
             }
-            Error::Checkpoint { file, problem } => write!(f, "{}: {problem}", file.display()),
+            Error::Checkpoint { file, problem } | Error::NotTheFile { file, problem } => {
+                write!(f, "{}: {problem}", file.display())
+            }
+            Error::NotCached { repo, revision, cache } => {
+                let revision = revision.as_ref().map_or(String::new(), |revision| format!("@{revision}"));
+                write!(
+                    f,
+                    "{repo}{revision}: no such directory, and no complete model of this name in {}",
+                    cache.display()
+                )
+            }
             Error::MissingTensors { file, names, need, unused } => {
                 write!(f, "{}: missing {} of {need} tensors: {}", file.display(), names.len(), some(names, 10))?;
                 match unused.len() {
@@ -202,7 +253,7 @@ impl fmt::Display for Error {
             Error::NotFinite { stage } => write!(
                 f,
                 "the {stage} gave values that are not finite, so there is no answer: its weights are damaged or beyond \
-                 what 32-bit floats can add up; `instructblip forward --taps` shows where it begins"
+                 what 32-bit floats can add up"
             ),
             Error::Incorrect { what, problem } => write!(f, "{what}: {problem}"),
             Error::Image { name, problem } => write!(f, "{name}: {problem}"),
@@ -225,13 +276,12 @@ fn no_adapter(f: &mut fmt::Formatter<'_>, wanted: &str, found: &[String]) -> fmt
         return write!(
             f,
             "no usable GPU (wanted {wanted}; found none): install a Vulkan, Metal or DX12 driver; \
-             on Linux without a GPU, Mesa's software driver will do (package mesa-vulkan-drivers); \
-             `instructblip doctor` tells more"
+             on Linux without a GPU, Mesa's software driver will do (package mesa-vulkan-drivers)"
         );
     }
     let found = found.join("; ");
     let hint = if wanted == "any" { "a newer driver may allow more" } else { "name one of these or none" };
-    write!(f, "no usable GPU matches (wanted {wanted}); found: {found}; {hint}; `instructblip doctor` tells more")
+    write!(f, "no usable GPU matches (wanted {wanted}); found: {found}; {hint}")
 }
 
 /// The first names of a list, and how many more there are.
@@ -245,6 +295,38 @@ fn some(names: &[String], most: usize) -> String {
 
 // No `source`: messages tell their cause, and who prints a whole chain would tell it twice.
 impl std::error::Error for Error {}
+
+/// A way to load a model: the fields of [`LoadOptions`](crate::model::LoadOptions) that it changes, and the memory
+/// that the model takes then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Setting {
+    /// Bits of a weight: `formats` are the usual ones with so many. `None` leaves them as they are.
+    pub weight_bits: Option<u32>,
+    /// True if the stages take turns: `offload`.
+    pub offload: bool,
+    /// Layers of the language model that take turns, and how many there are: they are read again for every token.
+    pub turns: Option<(u32, u32)>,
+    /// The budget that has to be set: `budget_bytes`.
+    pub budget_bytes: Option<u64>,
+    /// The bytes that the model takes at its peak.
+    pub peak_bytes: u64,
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Setting { weight_bits, offload, turns, budget_bytes, peak_bytes } = *self;
+        let options = [
+            weight_bits.map(|bits| format!("formats of {bits} bits")),
+            offload.then(|| "offload".into()),
+            budget_bytes.map(|bytes| format!("budget_bytes {bytes}")),
+        ];
+        f.write_str(&options.into_iter().flatten().collect::<Vec<String>>().join(", "))?;
+        if let Some((turns, layers)) = turns {
+            write!(f, " with {turns} of {layers} layers read again for every token, slow")?;
+        }
+        write!(f, " ({})", Bytes(peak_bytes))
+    }
+}
 
 /// A number of bytes, shown as people read it: `15.8 GB`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -25,7 +25,7 @@ pub(super) fn check(path: &Path, source: &Source, size: u64) -> Result<()> {
     let mut room = Vec::new();
     let bytes = source.bytes(0, size.min(LOOK) as usize, &mut room).map_err(|e| Error::io(path, e))?;
     match told(bytes) {
-        Some(problem) => Err(Error::checkpoint(path, problem)),
+        Some(problem) => Err(Error::NotTheFile { file: path.into(), problem: problem.into() }),
         None => Ok(()),
     }
 }
@@ -37,24 +37,19 @@ fn told(bytes: &[u8]) -> Option<&'static str> {
     let begins = |all: &[&str]| all.iter().any(|beginning| text.starts_with(beginning));
     if begins(&POINTERS) {
         return Some(
-            "is a git-lfs pointer, a few lines in place of the file: run `git lfs pull` in its folder, or fetch the model \
-             with `instructblip pull`",
+            "is a git-lfs pointer, a few lines in place of the file: run `git lfs pull` in its folder, or fetch the model",
         );
     }
     if begins(&LINKS) {
         return Some(
             "is the text of a link into a cache, not the file: copy the folder again with its links followed (cp -rL), or \
-             fetch the model with `instructblip pull`",
+             fetch the model",
         );
     }
     if begins(&PAGES) {
-        return Some(
-            "is a web page that was saved under this name, not the file: fetch the model with `instructblip pull`",
-        );
+        return Some("is a web page that was saved under this name, not the file: fetch the model");
     }
-    begins(&ANSWERS).then_some(
-        "is a server's refusal that was saved under this name, not the file: fetch the model with `instructblip pull`",
-    )
+    begins(&ANSWERS).then_some("is a server's refusal that was saved under this name, not the file: fetch the model")
 }
 
 #[cfg(test)]

@@ -203,11 +203,11 @@ impl Checkpoint {
 fn dangling(path: &Path) -> Error {
     let target = std::fs::read_link(path).unwrap_or_default();
     let problem = format!(
-        "there is no file named {}: it is a link to {}, which is gone; fetch the model again with `instructblip pull`",
+        "there is no file named {}: it is a link to {}, which is gone; fetch the model again",
         path.file_name().unwrap_or_default().display(),
         target.display()
     );
-    Error::checkpoint(path, problem)
+    Error::NotTheFile { file: path.into(), problem }
 }
 
 impl Source {

@@ -159,14 +159,12 @@ impl Hub {
     /// Removes a repository from the cache, all revisions and unfinished files. Returns the bytes this frees.
     ///
     /// # Errors
-    /// [`Error::Request`] when it is not there or the name is none, [`Error::Download`] while it is being pulled,
+    /// [`Error::NotCached`], [`Error::Request`] when the name is none, [`Error::Download`] while it is being pulled,
     /// [`Error::Io`].
     pub fn remove(&self, repo: &str) -> Result<u64> {
         check_repo(repo)?;
         let folder = self.repo_folder(repo);
-        let kind = folder.symlink_metadata().map_err(|_| {
-            Error::request(format!("{repo} is not in {}; instructblip ls shows what is", self.cache.display()))
-        })?;
+        let kind = folder.symlink_metadata().map_err(|_| self.not_cached(repo, None))?;
         if !kind.is_dir() {
             return Err(Error::request(format!(
                 "{} is not a folder of the cache; remove it by hand",

@@ -125,7 +125,7 @@ impl Listing {
                 return self.refuse(format!(
                     "has only pickled weights, which can run code when opened and are not fetched; convert them once in \
                      Python: InstructBlipForConditionalGeneration.from_pretrained({:?}).save_pretrained(dir), and the \
-                     same with InstructBlipProcessor; then use --model dir",
+                     same with InstructBlipProcessor; then use dir as the model",
                     self.repo
                 ));
             }
@@ -138,8 +138,8 @@ impl Listing {
             true => Ok(()),
             false => self.refuse(format!(
                 "has no {TOKENIZER}; transformers writes it from the older tokenizer files, once, in Python: \
-                 AutoProcessor.from_pretrained({0:?}).save_pretrained(dir), and the same with the model; then use --model \
-                 dir",
+                 AutoProcessor.from_pretrained({0:?}).save_pretrained(dir), and the same with the model; then use dir \
+                 as the model",
                 self.repo
             )),
         }

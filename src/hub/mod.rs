@@ -128,7 +128,7 @@ impl Hub {
     /// `owner/name@revision` for another revision than `main`.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] when there is neither, with the command that fetches the repository.
+    /// [`Error::NotCached`] when there is neither, [`Error::Checkpoint`] where the name is none of a repository.
     pub fn checkpoint(&self, name: &Path) -> Result<Checkpoint> {
         let text = name.to_str().unwrap_or_default();
         let (repo, revision) = text.split_once('@').map_or((text, None), |(repo, revision)| (repo, Some(revision)));
@@ -138,12 +138,12 @@ impl Hub {
         if let Some(folder) = self.find(repo, revision)? {
             return Checkpoint::directory(folder);
         }
-        let revision = revision.map_or(String::new(), |revision| format!(" --revision {revision}"));
-        let problem = format!(
-            "no such directory, and no complete model of this name in {}; fetch it with: instructblip pull {repo}{revision}",
-            self.cache.display()
-        );
-        Err(Error::checkpoint(name, problem))
+        Err(self.not_cached(repo, revision))
+    }
+
+    fn not_cached(&self, repo: &str, revision: Option<&str>) -> Error {
+        let revision = revision.map(str::to_owned);
+        Error::NotCached { repo: repo.into(), revision, cache: self.cache.clone() }
     }
 }
 

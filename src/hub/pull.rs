@@ -178,12 +178,15 @@ impl Pull<'_> {
     /// Turns an error of a file in the snapshot into one about the repository.
     fn told(&self, error: Error) -> Error {
         match error {
-            Error::Checkpoint { file, problem } => {
-                let name = file.strip_prefix(&self.folder).unwrap_or(&file).display();
-                Error::download(self.what(&name.to_string().replace('\\', "/")), problem, false)
-            }
+            Error::Checkpoint { file, problem } => self.refused(&file, problem),
+            Error::NotTheFile { file, problem } => self.refused(&file, format!("{problem} again")),
             other => other,
         }
+    }
+
+    fn refused(&self, file: &Path, problem: String) -> Error {
+        let name = file.strip_prefix(&self.folder).unwrap_or(file).display();
+        Error::download(self.what(&name.to_string().replace('\\', "/")), problem, false)
     }
 
     /// The base that an adapter's configuration names.

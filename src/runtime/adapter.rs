@@ -1,5 +1,9 @@
 //! Adapters: which there are, which one is taken, and the facts about them.
 
+use std::fmt;
+
+use serde::Serialize;
+
 use super::caps::{AdapterClass, Caps, MatrixSize, Tuning};
 
 /// An adapter as `instructblip devices` lists it.
@@ -9,8 +13,8 @@ pub struct AdapterSummary {
     pub name: String,
     /// Vulkan, Metal, Dx12 or Gl.
     pub backend: String,
-    /// DiscreteGpu, IntegratedGpu, Cpu, …
-    pub kind: String,
+    /// The kind.
+    pub kind: AdapterKind,
     /// Driver name and version.
     pub driver: String,
     /// True where shaders may use 16-bit floats.
@@ -40,6 +44,39 @@ pub struct AdapterSummary {
     pub chosen: bool,
 }
 
+/// The kind of an adapter, as its driver tells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum AdapterKind {
+    /// A GPU with memory of its own.
+    DiscreteGpu,
+    /// A GPU that shares the processor's memory.
+    IntegratedGpu,
+    /// A GPU of a virtual machine.
+    VirtualGpu,
+    /// An adapter of another kind, or of one that its driver does not tell.
+    Other,
+    /// A software adapter.
+    Cpu,
+}
+
+impl AdapterKind {
+    fn of(kind: wgpu::DeviceType) -> AdapterKind {
+        match kind {
+            wgpu::DeviceType::DiscreteGpu => AdapterKind::DiscreteGpu,
+            wgpu::DeviceType::IntegratedGpu => AdapterKind::IntegratedGpu,
+            wgpu::DeviceType::VirtualGpu => AdapterKind::VirtualGpu,
+            wgpu::DeviceType::Other => AdapterKind::Other,
+            wgpu::DeviceType::Cpu => AdapterKind::Cpu,
+        }
+    }
+}
+
+impl fmt::Display for AdapterKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self:?}")
+    }
+}
+
 /// Lists every adapter, with the one a default [`Device::open`](crate::Device::open) would take marked.
 pub fn list_adapters(wanted: Option<&str>) -> Vec<AdapterSummary> {
     let adapters = adapters();
@@ -53,7 +90,7 @@ fn summarise(adapter: &wgpu::Adapter, chosen: bool) -> AdapterSummary {
     AdapterSummary {
         name: info.name.clone(),
         backend: format!("{:?}", info.backend),
-        kind: format!("{:?}", info.device_type),
+        kind: AdapterKind::of(info.device_type),
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
         shader_f16: features.contains(wgpu::Features::SHADER_F16),
         matrix: matrix_size(adapter),

@@ -23,7 +23,7 @@ pub mod tensor;
 pub mod upload;
 pub mod weight_format;
 
-pub use adapter::{AdapterSummary, list_adapters};
+pub use adapter::{AdapterKind, AdapterSummary, list_adapters};
 pub use buffers::{Buffer, DryPool, whole};
 pub use caps::{AdapterClass, Caps, Forms, MatrixSize, Tuning};
 pub use counters::{Category, Counters};

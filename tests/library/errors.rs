@@ -23,7 +23,9 @@ fn refusal(device: &Device, folder: &Path) -> Error {
 
 /// Requires an `Error::Checkpoint` about `file` whose text has all of `parts`, and no text of a library.
 fn expect_checkpoint(error: &Error, file: &str, parts: &[&str]) {
-    let Error::Checkpoint { file: named, .. } = error else { panic!("not a checkpoint error: {error:?}") };
+    let (Error::Checkpoint { file: named, .. } | Error::NotTheFile { file: named, .. }) = error else {
+        panic!("not a checkpoint error: {error:?}")
+    };
     assert!(named.ends_with(file), "{} is named, not {file}", named.display());
     let text = error.to_string();
     parts.iter().for_each(|part| assert!(text.contains(part), "no {part:?} in: {text}"));
@@ -234,7 +236,7 @@ fn pointers_and_pages_in_place_of_files_are_told() {
     ] {
         for (text, part) in answers {
             let fixture = with(|f| f.write(name, text));
-            expect_checkpoint(&refusal(&device, fixture.path()), name, &[part, "instructblip pull"]);
+            expect_checkpoint(&refusal(&device, fixture.path()), name, &[part, "fetch the model with Hub::pull"]);
         }
     }
 }

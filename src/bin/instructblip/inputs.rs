@@ -9,6 +9,7 @@ use walkdir::WalkDir;
 
 use crate::common::Common;
 use crate::progress::Progress;
+use crate::wording::in_words;
 
 /// Ends of the names of picture files, in small letters. What is refused by its kind is a picture, too, and is told.
 const EXTENSIONS: [&str; 18] = [
@@ -84,7 +85,7 @@ impl Skipped {
             return Err(problem);
         }
         self.count += 1;
-        progress.tell(&format!("{} {problem:#}", self.label));
+        progress.tell(&format!("{} {}", self.label, in_words(&problem)));
         Ok(())
     }
 

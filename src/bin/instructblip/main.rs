@@ -37,6 +37,7 @@ mod synthesize;
 mod tune;
 mod tuned;
 mod usage;
+mod wording;
 
 use std::process::ExitCode;
 
@@ -86,7 +87,7 @@ fn main() -> ExitCode {
         Err(error) => {
             // What is written to stdout is the only thing that fails without an error type of its own.
             let place = if error.is::<std::io::Error>() { "standard output: " } else { "" };
-            say(&format!("{} {place}{error:#}", common.paint("error:", "31;1")));
+            say(&format!("{} {place}{}", common.paint("error:", "31;1"), wording::in_words(&error)));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -113,6 +114,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             Error::Download { again: false, .. }
             | Error::Kernel { .. }
             | Error::Checkpoint { .. }
+            | Error::NotTheFile { .. }
+            | Error::NotCached { .. }
             | Error::NotFinite { .. }
             | Error::MissingTensors { .. }
             | Error::Image { .. }

@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::Result;
 use clap::Args;
 use indicatif::DecimalBytes;
+use instructblip::Error;
 use instructblip::hub::{CachedModel, Hub};
 use serde_json::json;
 
@@ -86,7 +87,12 @@ fn to_json(model: &CachedModel) -> serde_json::Value {
 
 /// Removes a model and says what that frees.
 pub fn remove(common: &Common, rm: &Rm) -> Result<()> {
-    let bytes = Hub::from_env()?.remove(&rm.repo)?;
+    let bytes = Hub::from_env()?.remove(&rm.repo).map_err(|error| match error {
+        Error::NotCached { repo, cache, .. } => {
+            Error::Request { problem: format!("{repo} is not in {}; instructblip ls shows what is", cache.display()) }
+        }
+        other => other,
+    })?;
     if !common.quiet {
         say(&format!("removed {}, {} freed", rm.repo, DecimalBytes(bytes)));
     }

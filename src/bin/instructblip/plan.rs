@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
-use instructblip::error::Bytes;
+use instructblip::error::{Bytes, Setting};
 use instructblip::generate::options::MAX_NEW_TOKENS;
 use instructblip::model::{LoadOptions, MemoryPlan, PartBytes, Workload};
 use instructblip::runtime::Caps;
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::options::Weights;
 use crate::session::{Chosen, chosen, embedded, named};
+use crate::wording;
 
 /// Arguments of `plan`.
 #[derive(Args, Debug)]
@@ -117,7 +118,7 @@ impl Target {
         }
     }
 
-    fn settings(&self, options: &LoadOptions, caps: &Caps) -> instructblip::Result<Vec<(String, MemoryPlan)>> {
+    fn settings(&self, options: &LoadOptions, caps: &Caps) -> instructblip::Result<Vec<(Setting, MemoryPlan)>> {
         match self {
             Target::Checkpoint(checkpoint) => MemoryPlan::settings(checkpoint, options, caps),
             Target::Shape(shape) => MemoryPlan::settings_of_config(&shape.config(), options, caps),
@@ -129,7 +130,7 @@ fn show(
     out: &mut impl Write,
     target: &Target,
     plan: &MemoryPlan,
-    settings: &[(String, MemoryPlan)],
+    settings: &[(Setting, MemoryPlan)],
     options: &LoadOptions,
 ) -> std::io::Result<()> {
     writeln!(out, "{}", target.name())?;
@@ -169,19 +170,21 @@ fn show(
         "\nother settings{:>26}",
         options.budget_bytes.map_or(String::new(), |b| format!("in {}", Bytes(b)))
     )?;
-    for (name, plan) in settings {
-        let name = if name.is_empty() { "as asked, all on the GPU" } else { name };
+    for (setting, plan) in settings {
+        let name = Some(wording::options(setting)).filter(|name| !name.is_empty());
+        let name = name.as_deref().unwrap_or("as asked, all on the GPU");
         let fits = options.budget_bytes.map_or("", |budget| if plan.fits(budget) { "fits" } else { "no" });
         writeln!(out, "  {name:<44}{:>10}  {fits}", Bytes(plan.peak).to_string())?;
     }
     Ok(())
 }
 
-fn as_json(target: &Target, plan: &MemoryPlan, settings: &[(String, MemoryPlan)], options: &LoadOptions) -> Value {
+fn as_json(target: &Target, plan: &MemoryPlan, settings: &[(Setting, MemoryPlan)], options: &LoadOptions) -> Value {
     let part = |part: &PartBytes| json!({"format": part.format.name(), "bytes": part.bytes, "layers": part.layers, "resident": part.resident});
     let fits = |plan: &MemoryPlan| options.budget_bytes.map(|budget| plan.fits(budget));
-    let settings =
-        settings.iter().map(|(name, plan)| json!({"options": name, "peak_bytes": plan.peak, "fits": fits(plan)}));
+    let settings = settings.iter().map(
+        |(setting, plan)| json!({"options": wording::options(setting), "peak_bytes": plan.peak, "fits": fits(plan)}),
+    );
     json!({
         "model": target.name(),
         "vision": part(&plan.vision), "qformer": part(&plan.qformer), "language": part(&plan.language),

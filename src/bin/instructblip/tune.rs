@@ -5,7 +5,7 @@ use std::io::Write;
 use anyhow::Result;
 use clap::Args;
 use instructblip::lab::tune::{Candidate, STEPS, Step, search};
-use instructblip::runtime::{Tuning, list_adapters};
+use instructblip::runtime::{AdapterKind, Tuning, list_adapters};
 use instructblip::{Device, DeviceOptions, Error};
 use serde_json::json;
 
@@ -39,7 +39,7 @@ pub fn run(common: &Common, tune: &Tune) -> Result<()> {
         return open_device(common).map(drop);
     };
     let mut out = std::io::stdout().lock();
-    if adapter.kind == "Cpu" && !tune.force {
+    if adapter.kind == AdapterKind::Cpu && !tune.force {
         let reason = "software adapters are not tuned: their usual sizes are the best known";
         match tune.json {
             true => writeln!(out, "{}", json!({"adapter": adapter.name, "tuned": false, "reason": reason}))?,

@@ -106,7 +106,7 @@ fn shaders() -> String {
 
 #[cfg(test)]
 mod tests {
-    use instructblip::runtime::AdapterClass;
+    use instructblip::runtime::{AdapterClass, AdapterKind};
 
     use super::*;
 
@@ -114,7 +114,7 @@ mod tests {
         AdapterSummary {
             name: name.into(),
             backend: "Vulkan".into(),
-            kind: "DiscreteGpu".into(),
+            kind: AdapterKind::DiscreteGpu,
             driver: driver.into(),
             shader_f16: false,
             matrix: None,

@@ -6,7 +6,7 @@ use super::plan::{MemoryPlan, PartBytes};
 use super::working::Working;
 use crate::checkpoint::Checkpoint;
 use crate::config::Config;
-use crate::error::{Bytes, Error, Result};
+use crate::error::{Error, Result, Setting};
 use crate::model::sources::Sources;
 use crate::model::{LoadOptions, Parts, Workload};
 use crate::runtime::upload::STAGING_BYTES;
@@ -59,16 +59,16 @@ impl MemoryPlan {
             parts: plan.summary(),
             need_bytes: plan.peak,
             budget_bytes: budget,
-            options: planner.alternatives(options, budget)?,
+            settings: planner.alternatives(options, budget)?,
         })
     }
 
     /// Settings that a checkpoint could be loaded with, from the least changed to the smallest, with their plans: for
-    /// people to choose from. The first, without a name, is that of `options` with everything on the device.
+    /// people to choose from. The first is that of `options` with everything on the device.
     ///
     /// # Errors
     /// As [`MemoryPlan::of`].
-    pub fn settings(checkpoint: &Checkpoint, options: &LoadOptions, caps: &Caps) -> Result<Vec<(String, MemoryPlan)>> {
+    pub fn settings(checkpoint: &Checkpoint, options: &LoadOptions, caps: &Caps) -> Result<Vec<(Setting, MemoryPlan)>> {
         let (config, files) = open(checkpoint, options)?;
         Planner { config: &config, files: Some(&files), caps, workload: options.workload }.settings(options)
     }
@@ -81,7 +81,7 @@ impl MemoryPlan {
         config: &Config,
         options: &LoadOptions,
         caps: &Caps,
-    ) -> Result<Vec<(String, MemoryPlan)>> {
+    ) -> Result<Vec<(Setting, MemoryPlan)>> {
         Planner { config, files: None, caps, workload: options.workload }.settings(options)
     }
 }
@@ -170,45 +170,43 @@ impl Planner<'_> {
         Ok(plan.fits(budget).then_some(plan))
     }
 
-    fn settings(&self, options: &LoadOptions) -> Result<Vec<(String, MemoryPlan)>> {
+    fn settings(&self, options: &LoadOptions) -> Result<Vec<(Setting, MemoryPlan)>> {
         let mut found = Vec::new();
         let formats = [
-            (String::new(), options.formats),
-            ("--weights q8".into(), Formats::usual(WeightFormat::Q8)),
-            ("--weights q4".into(), Formats::usual(WeightFormat::Q4)),
+            (None, options.formats),
+            (Some(8), Formats::usual(WeightFormat::Q8)),
+            (Some(4), Formats::usual(WeightFormat::Q4)),
         ];
         for offload in [false, true] {
-            for (name, formats) in &formats {
-                let plan = self.plan(*formats, offload, Resident::default())?;
-                let name = format!("{name}{}", if offload { " --offload" } else { "" });
-                found.push((name.trim().to_string(), plan));
+            for (weight_bits, formats) in formats {
+                let plan = self.plan(formats, offload, Resident::default())?;
+                let setting = Setting { weight_bits, offload, peak_bytes: plan.peak, ..Setting::default() };
+                found.push((setting, plan));
             }
         }
         let least = Resident { vision: Some(0), language: Some(0) };
-        let smallest = self.plan(Formats::usual(WeightFormat::Q4), true, least)?;
-        found.push((format!("--weights q4 --offload --budget {}MB", smallest.peak.div_ceil(1_000_000)), smallest));
+        let plan = self.plan(Formats::usual(WeightFormat::Q4), true, least)?;
+        // In whole megabytes, as people write it.
+        let budget_bytes = Some(plan.peak.next_multiple_of(1_000_000));
+        let setting = Setting { weight_bits: Some(4), offload: true, budget_bytes, peak_bytes: plan.peak, turns: None };
+        found.push((setting, plan));
         Ok(found)
     }
 
-    /// The settings that fit, in words.
-    fn alternatives(&self, options: &LoadOptions, budget: u64) -> Result<Vec<String>> {
-        let fits = |(name, plan): &(String, MemoryPlan)| plan.fits(budget) && !name.is_empty();
-        let mut fitting: Vec<String> = self
-            .settings(options)?
-            .iter()
-            .filter(|setting| fits(setting))
-            .map(|(name, plan)| format!("{name} ({})", Bytes(plan.peak)))
-            .collect();
+    /// The settings that fit, but for the one that was asked for.
+    fn alternatives(&self, options: &LoadOptions, budget: u64) -> Result<Vec<Setting>> {
+        let settings = self.settings(options)?;
+        let fits = |(_, plan): &&(Setting, MemoryPlan)| plan.fits(budget);
+        let mut fitting: Vec<Setting> = settings.iter().skip(1).filter(fits).map(|(setting, _)| *setting).collect();
         let current = self.plan(options.formats, true, Resident::default())?;
         if !options.offload
             && let Some(streamed) = self.streamed(options.formats, &current, budget)?
             && (streamed.language.resident < streamed.language.layers
                 || streamed.vision.resident < streamed.vision.layers)
         {
-            let turns = streamed.language.layers - streamed.language.resident;
-            let total = streamed.language.layers;
-            let turns = format!("--offload with {turns} of {total} layers read again for every token, slow");
-            fitting.push(format!("{turns} ({})", Bytes(streamed.peak)));
+            let layers = streamed.language.layers;
+            let turns = Some((layers - streamed.language.resident, layers));
+            fitting.push(Setting { offload: true, turns, peak_bytes: streamed.peak, ..Setting::default() });
         }
         Ok(fitting)
     }

@@ -58,7 +58,7 @@ pub fn results(adapter: Option<&str>, device: &Device, runs: u32, ceilings: Ceil
             name: a.name,
             backend: a.backend,
             driver: a.driver,
-            kind: a.kind,
+            kind: a.kind.to_string(),
         }),
         machine: Machine::look().json(),
         ceilings,

@@ -1,7 +1,7 @@
 //! Advice about what is wrong, or not as good as it could be.
 
 use instructblip::error::Bytes;
-use instructblip::runtime::{AdapterSummary, MatrixSize};
+use instructblip::runtime::{AdapterKind, AdapterSummary, MatrixSize};
 
 use super::Page;
 use crate::devices::by_edge;
@@ -30,7 +30,7 @@ pub fn reason(adapters: &[AdapterSummary], wanted: Option<&str>) -> String {
 fn matrices(a: &AdapterSummary, opened: Option<MatrixSize>) -> String {
     match (a.matrix.map(by_edge), opened) {
         (None, _) => "no; fine, faster for linear layers where there are some".into(),
-        (Some(size), Some(_)) if a.kind == "Cpu" => format!("{size}; a software adapter is faster without"),
+        (Some(size), Some(_)) if a.kind == AdapterKind::Cpu => format!("{size}; a software adapter is faster without"),
         (Some(size), Some(_)) => format!("{size}; linear layers of 16 rows and more use them"),
         (Some(size), None) => {
             format!("{size}; not used: --portable, no device, or a known product that comes out wrong")
@@ -44,7 +44,7 @@ pub fn meaning(a: &AdapterSummary, opened: Option<MatrixSize>) -> Vec<(&'static 
     let f16 = if a.shader_f16 { "yes; not needed" } else { "no; fine, not needed" };
     let subgroups = match a.subgroup_sizes {
         None => "no; fine, only one form for software adapters uses them".into(),
-        Some((8, 8)) if a.kind == "Cpu" => "8; kernels for software adapters use them".into(),
+        Some((8, 8)) if a.kind == AdapterKind::Cpu => "8; kernels for software adapters use them".into(),
         Some((low, high)) if low == high => format!("{low}; not used on this kind of adapter"),
         Some((low, high)) => format!("{low} to {high}; not used where the size may vary"),
     };
@@ -68,7 +68,7 @@ pub fn meaning(a: &AdapterSummary, opened: Option<MatrixSize>) -> Vec<(&'static 
 pub fn tuning(chosen: &AdapterSummary, tuned: Option<&Tuned>) -> String {
     match tuned {
         Some(tuned) => format!("tuned on {}: {}", tuned.date, tune::describe(&tuned.tuning)),
-        None if chosen.kind == "Cpu" => "not tuned: software adapters are not".into(),
+        None if chosen.kind == AdapterKind::Cpu => "not tuned: software adapters are not".into(),
         None => "not tuned for this GPU, its driver and these kernels; `instructblip tune` takes half a minute".into(),
     }
 }
@@ -93,8 +93,8 @@ fn about_adapters(adapters: &[AdapterSummary], os: &str) -> Vec<String> {
             warnings.push(format!("{} cannot be used: it {problem}; a newer driver may allow more", adapter.name));
         }
     }
-    if adapters.iter().any(|a| a.chosen && a.kind == "Cpu") {
-        let others = adapters.iter().any(|a| a.kind != "Cpu");
+    if adapters.iter().any(|a| a.chosen && a.kind == AdapterKind::Cpu) {
+        let others = adapters.iter().any(|a| a.kind != AdapterKind::Cpu);
         let what = if others { "a software adapter would be used" } else { "there is only a software adapter" };
         let driver = driver(os);
         warnings
@@ -138,11 +138,11 @@ fn driver(os: &str) -> &'static str {
 mod tests {
     use super::*;
 
-    fn adapter(kind: &str, problem: Option<&str>) -> AdapterSummary {
+    fn adapter(kind: AdapterKind, problem: Option<&str>) -> AdapterSummary {
         AdapterSummary {
             name: format!("a {kind}"),
             backend: "Vulkan".into(),
-            kind: kind.into(),
+            kind,
             driver: "a driver".into(),
             shader_f16: false,
             matrix: None,
@@ -168,25 +168,25 @@ mod tests {
 
     #[test]
     fn the_first_thing_to_do_without_an_adapter_depends_on_why() {
-        let few = adapter("IntegratedGpu", Some("allows 4 storage buffers in a kernel, 8 are needed"));
+        let few = adapter(AdapterKind::IntegratedGpu, Some("allows 4 storage buffers in a kernel, 8 are needed"));
         let set = [("VK_ICD_FILENAMES".to_string(), "x".to_string()), ("HF_HOME".to_string(), "x".to_string())];
         assert!(without_adapter(&[], &set, "linux").starts_with("unset VK_ICD_FILENAMES, which"));
-        assert!(without_adapter(&[adapter("Cpu", None)], &set, "linux").contains("--adapter"));
+        assert!(without_adapter(&[adapter(AdapterKind::Cpu, None)], &set, "linux").contains("--adapter"));
         assert!(without_adapter(&[few], &[], "windows").contains("too little"));
     }
 
     #[test]
     fn adapters_that_are_slow_or_allow_too_little_are_warned_of() {
-        let few = adapter("IntegratedGpu", Some("allows 4 storage buffers in a kernel, 8 are needed"));
-        let warnings = about_adapters(&[adapter("Cpu", None), few], "linux");
+        let few = adapter(AdapterKind::IntegratedGpu, Some("allows 4 storage buffers in a kernel, 8 are needed"));
+        let warnings = about_adapters(&[adapter(AdapterKind::Cpu, None), few], "linux");
         assert!(warnings[0].contains("a IntegratedGpu cannot be used: it allows 4 storage buffers"), "{warnings:?}");
         assert!(warnings[1].contains("software") && warnings[1].contains("mesa-vulkan-drivers"), "{warnings:?}");
-        assert!(about_adapters(&[adapter("DiscreteGpu", None)], "linux").is_empty());
+        assert!(about_adapters(&[adapter(AdapterKind::DiscreteGpu, None)], "linux").is_empty());
     }
 
     #[test]
     fn optional_features_that_are_absent_are_said_to_be_fine() {
-        let texts = meaning(&adapter("DiscreteGpu", None), None);
+        let texts = meaning(&adapter(AdapterKind::DiscreteGpu, None), None);
         assert!(
             texts.iter().any(|(name, text)| name.starts_with("16-bit") && text.starts_with("no; fine, not needed"))
         );
@@ -202,8 +202,8 @@ mod tests {
             meaning(&offered, opened).into_iter().find(|(name, _)| *name == "matrices").expect("a line").1
         };
         let size = Some(MatrixSize::Sixteen);
-        assert!(of("DiscreteGpu", size).starts_with("16 x 16; linear layers"));
-        assert!(of("DiscreteGpu", None).starts_with("16 x 16; not used"));
-        assert!(of("Cpu", size).contains("without"));
+        assert!(of(AdapterKind::DiscreteGpu, size).starts_with("16 x 16; linear layers"));
+        assert!(of(AdapterKind::DiscreteGpu, None).starts_with("16 x 16; not used"));
+        assert!(of(AdapterKind::Cpu, size).contains("without"));
     }
 }

@@ -19,6 +19,7 @@ use crate::machine::{self, Machine};
 use crate::selftest::{self, Report};
 use crate::session::chosen;
 use crate::tuned::{self, Tuned};
+use crate::wording::{in_words, of_library};
 
 /// Arguments of `doctor`.
 #[derive(Args, Debug)]
@@ -112,13 +113,13 @@ impl Page {
                 let todo = advice::without_adapter(&self.adapters, &self.environment, std::env::consts::OS);
                 Some(format!("no usable GPU: {todo}"))
             }
-            (Err(e), _) => Some(format!("the GPU cannot be opened: {e:#}")),
+            (Err(e), _) => Some(format!("the GPU cannot be opened: {}", in_words(e))),
             (Ok(report), _) if !report.passed() => Some(format!(
                 "kernels fail on this GPU: install a newer driver, choose another GPU with --adapter, or try --portable; \
                  `instructblip selftest --json` has the details ({})",
                 report.summary()
             )),
-            (Ok(_), Some((_, Some(e)))) => Some(e.to_string()),
+            (Ok(_), Some((_, Some(e)))) => Some(of_library(e)),
             (Ok(_), _) => None,
         }
     }
@@ -150,7 +151,7 @@ impl Page {
         writeln!(out, "  embedded demo model: {}", if self.embedded_model { "yes" } else { "no" })?;
         writeln!(out, "  {}", self.cache.describe())?;
         if let Some((folder, problem)) = &self.model {
-            let verdict = problem.as_ref().map_or("ok".into(), ToString::to_string);
+            let verdict = problem.as_ref().map_or("ok".into(), of_library);
             writeln!(out, "  {}: {verdict}", folder.display())?;
         }
         writeln!(out, "\nKernels")?;
@@ -198,7 +199,7 @@ impl Page {
 
     fn json(&self) -> Value {
         let model = |(folder, problem): &(PathBuf, Option<Error>)| {
-            let problem = problem.as_ref().map(ToString::to_string);
+            let problem = problem.as_ref().map(of_library);
             json!({"folder": folder, "ok": problem.is_none(), "problem": problem})
         };
         let first = self.first();
