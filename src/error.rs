@@ -125,6 +125,17 @@ pub enum Error {
         /// A description of the fault.
         problem: String,
     },
+    /// A picture has more pixels than may be decoded.
+    ImageTooLarge {
+        /// The place that the picture came from.
+        name: String,
+        /// Width in pixels.
+        width: u32,
+        /// Height in pixels.
+        height: u32,
+        /// The most pixels that a picture may have.
+        max_pixels: u64,
+    },
     /// A prompt has more tokens than some table or context holds.
     PromptTooLong {
         /// The table or context that the prompt does not fit into.
@@ -201,6 +212,7 @@ impl fmt::Display for Error {
             Error::NotFinite { .. } => f.write_str("; ForwardOptions::taps show where it begins"),
             Error::NotTheFile { .. } => f.write_str(" with Hub::pull"),
             Error::NotCached { .. } => f.write_str("; Hub::pull fetches it"),
+            Error::ImageTooLarge { .. } => f.write_str(" (ImageOptions::max_pixels)"),
             _ => Ok(()),
         }
     }
@@ -245,10 +257,7 @@ impl fmt::Display for Fault<'_> {
             }
             Error::MissingTensors { file, names, need, unused } => {
                 write!(f, "{}: missing {} of {need} tensors: {}", file.display(), names.len(), some(names, 10))?;
-                match unused.len() {
-                    0 => Ok(()),
-                    n => write!(f, "; it has {n} that this model does not need: {}", some(unused, 5)),
-                }
+                unneeded(f, unused)
             }
             Error::NotFinite { stage } => write!(
                 f,
@@ -257,6 +266,10 @@ impl fmt::Display for Fault<'_> {
             ),
             Error::Incorrect { what, problem } => write!(f, "{what}: {problem}"),
             Error::Image { name, problem } => write!(f, "{name}: {problem}"),
+            Error::ImageTooLarge { name, width, height, max_pixels } => {
+                let pixels = u64::from(*width) * u64::from(*height);
+                write!(f, "{name}: the picture has {pixels} pixels ({width}x{height}); the limit is {max_pixels}")
+            }
             Error::PromptTooLong { what, need, have } => {
                 write!(
                     f,
@@ -282,6 +295,14 @@ fn no_adapter(f: &mut fmt::Formatter<'_>, wanted: &str, found: &[String]) -> fmt
     let found = found.join("; ");
     let hint = if wanted == "any" { "a newer driver may allow more" } else { "name one of these or none" };
     write!(f, "no usable GPU matches (wanted {wanted}); found: {found}; {hint}")
+}
+
+/// The end of the message of [`Error::MissingTensors`].
+fn unneeded(f: &mut fmt::Formatter<'_>, names: &[String]) -> fmt::Result {
+    match names.len() {
+        0 => Ok(()),
+        n => write!(f, "; it has {n} that this model does not need: {}", some(names, 5)),
+    }
 }
 
 /// The first names of a list, and how many more there are.

@@ -96,7 +96,7 @@ pub fn measure(
     let custom = options.custom.as_ref().map(Compiled::new).transpose()?;
     let mut cases = wanted(options);
     if cases.is_empty() {
-        return Err(request("no kernel's operation or shape is like that; without --filter all are timed"));
+        return Err(request("no kernel's operation or shape is like that; without a filter all are timed"));
     }
     let problems = custom.as_ref().map(|custom| custom.check(&cases, opened)).transpose()?;
     // In the others the custom kernel has no part.

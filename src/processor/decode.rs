@@ -11,6 +11,7 @@ use super::convert::{ColorKey, round_down_channels, to_rgb};
 use super::image::{Image, no_pixels};
 use super::tiff::{self, Tiff};
 use super::{jpeg, png as png_file};
+use crate::error::Error;
 
 /// The reason that a picture is not decoded, in this library's own words only.
 pub(super) enum Refusal {
@@ -28,24 +29,22 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    pub(super) fn words(&self, kind: Kind) -> String {
+    /// The error of the picture `name`, which looked like one of this kind.
+    pub(super) fn of(self, name: &str, kind: Kind) -> Error {
         let format = kind.name();
-        match self {
+        let problem = match self {
             Refusal::Damaged => format!("not a decodable picture ({format}): it ends early or is damaged"),
             Refusal::Kind => format!("this kind of {format} is not supported; convert it to 8-bit RGB PNG or JPEG"),
             Refusal::Named(name) => format!("a {name} is not supported; convert it to 8-bit RGB PNG or JPEG"),
             Refusal::Memory => {
                 format!("not a decodable picture ({format}): it asks for more memory than its size needs")
             }
-            Refusal::Zero(width, height) => no_pixels(*width, *height),
+            Refusal::Zero(width, height) => no_pixels(width, height),
             Refusal::TooLarge { width, height, max_pixels } => {
-                let pixels = u64::from(*width) * u64::from(*height);
-                format!(
-                    "the picture has {pixels} pixels ({width}x{height}); the limit is {max_pixels} \
-                     (--max-pixels, ImageOptions::max_pixels)"
-                )
+                return Error::ImageTooLarge { name: name.into(), width, height, max_pixels };
             }
-        }
+        };
+        Error::image(name, problem)
     }
 }
 

@@ -39,7 +39,7 @@ impl Image {
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be read; [`Error::Image`] if it is no regular file, is larger than
-    /// [`MAX_FILE_BYTES`] or is not a picture that can be decoded.
+    /// [`MAX_FILE_BYTES`] or is not a picture that can be decoded; [`Error::ImageTooLarge`].
     pub fn open(path: impl AsRef<Path>) -> Result<Image> {
         Image::open_with(path, &ImageOptions::default())
     }
@@ -73,8 +73,8 @@ impl Image {
     /// for TIFF, where Pillow does it on opening. The bytes are those of Pillow 12.3.
     ///
     /// # Errors
-    /// [`Error::Image`] if the bytes are not such a picture, are damaged, or describe a picture of more than
-    /// [`MAX_PIXELS`].
+    /// [`Error::Image`] if the bytes are not such a picture or are damaged, [`Error::ImageTooLarge`] if they describe a
+    /// picture of more than [`MAX_PIXELS`].
     pub fn decode(name: &str, bytes: &[u8]) -> Result<Image> {
         Image::decode_with(name, bytes, &ImageOptions::default())
     }
@@ -99,7 +99,7 @@ impl Image {
             let image = decode_as(kind, bytes, options.max_pixels)?.oriented(orientation::of_file(kind, bytes));
             Ok(if options.exif_rotate { image.upright() } else { image })
         });
-        decoded.unwrap_or(Err(Refusal::Damaged)).map_err(|refusal| Error::image(name, refusal.words(kind)))
+        decoded.unwrap_or(Err(Refusal::Damaged)).map_err(|refusal| refusal.of(name, kind))
     }
 }
 

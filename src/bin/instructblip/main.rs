@@ -119,6 +119,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             | Error::NotFinite { .. }
             | Error::MissingTensors { .. }
             | Error::Image { .. }
+            | Error::ImageTooLarge { .. }
             | Error::PromptTooLong { .. }
             | Error::Request { .. }
             | Error::Io { .. },

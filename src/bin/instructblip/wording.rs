@@ -27,6 +27,7 @@ pub fn of_library(error: &Error) -> String {
             let revision = revision.as_ref().map_or(String::new(), |revision| format!(" --revision {revision}"));
             format!("{fault}; fetch it with: instructblip pull {repo}{revision}")
         }
+        Error::ImageTooLarge { .. } => format!("{fault} (--max-pixels)"),
         other => other.to_string(),
     }
 }

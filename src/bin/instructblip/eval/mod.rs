@@ -269,7 +269,14 @@ fn replies(
 
 /// Tells errors of one question, after which others may still be answered.
 fn is_about_question(error: &Error) -> bool {
-    matches!(error, Error::NotFinite { .. } | Error::PromptTooLong { .. } | Error::Request { .. } | Error::Image { .. })
+    matches!(
+        error,
+        Error::NotFinite { .. }
+            | Error::PromptTooLong { .. }
+            | Error::Request { .. }
+            | Error::Image { .. }
+            | Error::ImageTooLarge { .. }
+    )
 }
 
 /// A model's name with its version: a branch of the hub moves and a folder is written again. Without the model, old answers
