@@ -75,6 +75,7 @@
 //! | slot | a buffer of a recording's scratch, which one tensor after another takes |
 //! | tap | an op's output that is kept and read back, asked for by its label |
 //! | page | the keys and values of one position of one sequence in the cache |
+//! | place | how far a row is past the step's position, and its sequence ([`runtime::Rows`]) |
 //! | row | one of the things an op works on side by side; in a decode step, a sequence |
 //! | step | one replay of the decode plan, and the 16 bytes that tell it where it is ([`runtime::Step`]) |
 //!

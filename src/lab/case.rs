@@ -128,6 +128,16 @@ impl Case {
         (self.setup)(&mut Operands::new(split.as_ref().unwrap_or(device)))
     }
 
+    /// The op recorded for devices with these `caps`, without a device.
+    ///
+    /// # Errors
+    /// Those of a case's setup; without a device, none of the cases here has any.
+    pub fn unbacked(&self, caps: Caps) -> Result<Recorder> {
+        let max_binding_bytes = self.binding_bytes.unwrap_or(caps.max_binding_bytes);
+        let setup = (self.setup)(&mut Operands::unbacked(Caps { max_binding_bytes, ..caps }))?;
+        Ok(setup.recorded(self.recorder(caps)).recorder)
+    }
+
     /// An empty recording in which kernels are chosen by `caps`, as far as the case does not choose them itself.
     pub fn recorder(&self, caps: Caps) -> Recorder {
         Recorder::new((self.adapted)(caps))
@@ -372,10 +382,9 @@ fn read(device: &Device, plan: &Plan, output: &Output) -> Result<Vec<u32>> {
             device.read(&tap.ok_or_else(missing)?.1)
         }
         Output::Rows(matrix, rows) => {
-            let ids = Operands::new(device).ids(rows)?;
-            let mut r = Recorder::new(device.caps());
-            let gathered = r.embed(&ids, matrix);
-            device.read(&Operands::new(device).run(r, Step::default())?.output(&gathered))
+            let o = Operands::new(device);
+            let ids = o.ids(rows)?;
+            device.read(&o.made(Step::default(), |r| r.embed(&ids, matrix))?)
         }
     }
 }

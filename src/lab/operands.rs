@@ -5,13 +5,15 @@ use half::f16;
 use super::oracle::{quantised, wide};
 use crate::error::Result;
 use crate::runtime::{
-    AdapterClass, Category, Device, KvLayer, Linear, Matrix, Norm, Plan, Recorder, Rows, Step, Tensor, WeightFormat,
+    AdapterClass, Caps, Category, Device, KvLayer, Linear, Matrix, Norm, Recorder, Rows, Step, Tensor, WeightFormat,
 };
 
-/// Makes the operands of one case on one device, the same on every machine.
+/// Makes the operands of one case, the same on every machine.
 pub struct Operands<'a> {
-    /// The device that holds them.
-    pub device: &'a Device,
+    /// The device that holds them; `None` where cases are only recorded.
+    device: Option<&'a Device>,
+    /// Facts about the device.
+    pub caps: Caps,
     random: fastrand::Rng,
 }
 
@@ -28,7 +30,12 @@ pub struct Known<T> {
 impl<'a> Operands<'a> {
     /// Operands on `device`.
     pub fn new(device: &'a Device) -> Operands<'a> {
-        Operands { device, random: fastrand::Rng::with_seed(1) }
+        Operands { device: Some(device), caps: device.caps(), random: fastrand::Rng::with_seed(1) }
+    }
+
+    /// Operands without memory or values, for recordings that no device runs.
+    pub fn unbacked(caps: Caps) -> Operands<'a> {
+        Operands { device: None, caps, random: fastrand::Rng::with_seed(1) }
     }
 
     /// An integer below `n`.
@@ -38,6 +45,9 @@ impl<'a> Operands<'a> {
 
     /// `n` values that are about normal with unit variance: sums of four uniforms, which have a third together.
     pub fn normals(&mut self, n: u32) -> Vec<f32> {
+        if self.device.is_none() {
+            return vec![0.0; n as usize];
+        }
         let mut normal = || ((0..4).map(|_| self.random.f32()).sum::<f32>() - 2.0) * 3f32.sqrt();
         (0..n).map(|_| normal()).collect()
     }
@@ -47,7 +57,7 @@ impl<'a> Operands<'a> {
     /// # Errors
     /// [`crate::Error::OutOfMemory`] and other faults of the device, as everywhere here.
     pub fn tensor(&self, rows: u32, cols: u32, values: &[f32]) -> Result<Tensor> {
-        self.device.tensor(Category::Io, "lab", rows, cols, values)
+        self.upload(rows, cols, values)
     }
 
     /// A tensor of normal values, and these.
@@ -58,7 +68,27 @@ impl<'a> Operands<'a> {
 
     /// A tensor of u32.
     pub fn table(&self, rows: u32, cols: u32, values: &[u32]) -> Result<Tensor> {
-        self.device.tensor(Category::Io, "lab", rows, cols, values)
+        self.upload(rows, cols, values)
+    }
+
+    fn upload<T: bytemuck::Pod>(&self, rows: u32, cols: u32, values: &[T]) -> Result<Tensor> {
+        let unbacked = Ok(Tensor::unbacked(rows, cols));
+        self.device.map_or(unbacked, |device| device.tensor(Category::Io, "lab", rows, cols, values))
+    }
+
+    /// A matrix `[n, k]` whose values are not written yet.
+    pub fn uninit(&self, format: WeightFormat, (n, k): (u32, u32)) -> Result<Matrix> {
+        match self.device {
+            Some(device) => Matrix::uninit(device, "lab", n, k, format),
+            None => Ok(Matrix::unbacked("lab", n, k, format, self.caps.max_binding_bytes)),
+        }
+    }
+
+    /// Writes rows of a matrix from `first` on.
+    pub fn write_rows(&self, matrix: &Matrix, first: u32, values: &[f32]) {
+        if let Some(device) = self.device {
+            matrix.write_rows(device, first, values);
+        }
     }
 
     /// One row of u32.
@@ -69,7 +99,7 @@ impl<'a> Operands<'a> {
     /// A random matrix `[n, k]` of which `known` rows are written by the host; all others are filled on the device, so
     /// that large matrices are soon made.
     pub fn matrix(&mut self, format: WeightFormat, (n, k): (u32, u32), known: &[u32]) -> Result<Known<Matrix>> {
-        let matrix = Matrix::uninit(self.device, "lab", n, k, format)?;
+        let matrix = self.uninit(format, (n, k))?;
         if known.len() < n as usize {
             self.fill(&matrix, 0)?;
         }
@@ -77,7 +107,7 @@ impl<'a> Operands<'a> {
         // Consecutive rows are written together.
         for rows in known.chunk_by(|a, b| a + 1 == *b) {
             let values: Vec<f32> = self.normals(rows.len() as u32 * k).iter().map(|v| v / (k as f32).sqrt()).collect();
-            matrix.write_rows(self.device, rows[0], &values);
+            self.write_rows(&matrix, rows[0], &values);
             let (mut packed, mut scales) = (Vec::new(), Vec::new());
             format.pack(&values, &mut packed, &mut scales);
             weights.extend(match format {
@@ -94,14 +124,14 @@ impl<'a> Operands<'a> {
     pub fn rotated(&self, layer: Linear, m: u32) -> Result<Vec<Linear>> {
         let Matrix { rows, cols, format, .. } = layer.weight;
         let flops = 2 * u64::from(m) * u64::from(rows) * u64::from(cols);
-        let affordable = match self.device.caps().class {
+        let affordable = match self.caps.class {
             AdapterClass::Gpu => 400_000_000_000 / flops,
             AdapterClass::Cpu => 3_000_000_000 / flops,
         };
         let copies = (128u64 << 20).div_ceil(layer.weight.bytes()).clamp(1, 64).min(affordable.max(2));
         let mut layers = vec![layer];
         for seed in 1..copies as u32 {
-            let weight = Matrix::uninit(self.device, "lab", rows, cols, format)?;
+            let weight = self.uninit(format, (rows, cols))?;
             self.fill(&weight, seed)?;
             layers.push(Linear { weight, bias: None });
         }
@@ -109,9 +139,10 @@ impl<'a> Operands<'a> {
     }
 
     fn fill(&self, matrix: &Matrix, seed: u32) -> Result<()> {
-        let mut r = Recorder::new(self.device.caps());
+        let Some(device) = self.device else { return Ok(()) };
+        let mut r = Recorder::new(self.caps);
         r.fill(matrix, seed, 1.0);
-        r.finish(self.device)?.submit()
+        r.finish(device)?.submit()
     }
 
     /// A linear layer, of whose weights `known` rows are known; the bias is known as a whole.
@@ -149,13 +180,16 @@ impl<'a> Operands<'a> {
         Ok(Rows { places: self.table(t, 2, &places)?, pages: self.ids(&table)? })
     }
 
-    /// Runs a recording once.
-    pub fn run(&self, r: Recorder, step: Step) -> Result<Plan> {
-        let plan = r.finish(self.device)?;
+    /// Records an op, runs it at `step`, and gives its output.
+    pub fn made(&self, step: Step, record: impl FnOnce(&mut Recorder) -> Tensor) -> Result<Tensor> {
+        let mut r = Recorder::new(self.caps);
+        let output = record(&mut r);
+        let Some(device) = self.device else { return Ok(Tensor::unbacked(output.rows(), output.cols())) };
+        let plan = r.finish(device)?;
         plan.write_step(step);
         plan.submit()?;
-        self.device.wait()?;
-        Ok(plan)
+        device.wait()?;
+        Ok(plan.output(&output))
     }
 }
 

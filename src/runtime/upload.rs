@@ -199,13 +199,13 @@ impl Piece {
     }
 
     /// Packs the rows by several threads into mapped memory: values at the first place, scales at the second.
-    fn fill(&self, places: [(&wgpu::Buffer, u64); 2], pack: &PackRows<'_>) -> Result<()> {
+    fn fill(&self, targets: [(&wgpu::Buffer, u64); 2], pack: &PackRows<'_>) -> Result<()> {
         let share = self.rows.div_ceil(self.threads as u32).max(1);
         let mut work = Vec::new();
         for start in (0..self.rows).step_by(share as usize) {
             let end = (start + share).min(self.rows);
             let sink = |i: usize| {
-                let ((gpu, at), bytes) = (places[i], self.row_bytes[i]);
+                let ((gpu, at), bytes) = (targets[i], self.row_bytes[i]);
                 Sink::new(gpu, at + bytes * u64::from(start), bytes * u64::from(end - start))
             };
             work.push((self.from + start..self.from + end, [sink(0)?, sink(1)?]));

@@ -15,7 +15,7 @@ use instructblip::lab::{Case, Depth, cases};
 use instructblip::runtime::ops::linear::{choose, forms};
 use instructblip::runtime::{
     Activation, AdapterClass, Caps, Category, Device, Heads, KvLayer, Linear, Mask, Matrix, MatrixSize, Norm, Recorder,
-    Rotary, Rows, Step, Tensor, Tuning, WeightFormat,
+    Rotary, Rows, Tensor, Tuning, WeightFormat,
 };
 
 /// Runs these cases with kernels chosen by `caps`; all must be right.
@@ -89,13 +89,11 @@ fn ragged_layers_are_right_by_matrices() {
 /// `doctor` runs the quick cases only: they reach every kernel that is in a plan of the models.
 #[test]
 fn quick_cases_reach_every_kernel_that_models_run() {
-    let Some(device) = support::shared_device() else { return };
     let plans = crate::rooms::files("tests/golden/plans", "txt");
     for (caps, name) in [(Caps::PORTABLE, "portable"), (Caps::SOFTWARE, "software")] {
         let mut quick: BTreeSet<&str> = BTreeSet::new();
         for case in cases::of(Depth::Quick) {
-            let setup = case.setup(&device).expect("operands");
-            quick.extend(setup.recorded(case.recorder(caps)).kernels());
+            quick.extend(case.unbacked(caps).expect("a recording").dispatches().iter().map(|d| d.kernel.name));
         }
         let of_caps = plans.iter().filter(|(path, _)| path.to_string_lossy().ends_with(&format!("-{name}.txt")));
         let lines = of_caps.flat_map(|(_, text)| text.lines().skip(1));
@@ -147,7 +145,7 @@ fn rounding_weights_loses_what_the_table_says() {
 #[test]
 fn gelu_is_close_far_out() {
     // A single weight of one makes the layer the activation itself.
-    use oracle::activation::{gelu, gelu_tanh, silu};
+    use oracle::elementwise::{gelu, gelu_tanh, silu};
     for device in [support::shared_device(), support::portable_device()].into_iter().flatten() {
         let xs: Vec<f32> = (-800..=800).map(|i| i as f32 / 100.0).collect();
         let x: Vec<f32> = xs.iter().flat_map(|&v| [v, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]).collect();
@@ -191,7 +189,8 @@ fn checked_and_trusted_shaders_agree_to_the_bit() {
         let qkv = r.linear_act(&h, &layer, Activation::Gelu);
         let out = r.attention(&qkv, Heads::full(1, 88), Mask::None);
         let one = r.linear(&out.slice_rows(36, 1), &layer);
-        let plan = o.run(r, Step::default()).expect("a plan");
+        let plan = r.finish(device).expect("a plan");
+        plan.submit().expect("submitted");
         let read = |t: &Tensor| device.read::<u32>(&plan.output(t)).expect("bits");
         (read(&out), read(&one))
     };

@@ -7,12 +7,12 @@ use std::path::Path;
 
 use crate::support::models;
 use instructblip::config::Config;
+use instructblip::lab::cases;
 use instructblip::model::Parts;
 use instructblip::runtime::kernels::{self, BindingKind, Kernel, Needs};
 use instructblip::runtime::recorder::{Binding, Dispatch};
 use instructblip::runtime::{
-    Activation, AdapterClass, Caps, Heads, KvLayer, Linear, Mask, Matrix, MatrixSize, Norm, Recorder, Rotary, Tensor,
-    WeightFormat,
+    Activation, AdapterClass, Caps, Linear, Mask, Matrix, MatrixSize, Recorder, Tensor, WeightFormat,
 };
 use instructblip::shapes::{Layers, Shape};
 use instructblip::weights::Loader;
@@ -57,7 +57,8 @@ const ATTENTIONS: [&str; 8] = [
     "language_model.decoder.block.0.cross_attention_cached",
 ];
 
-/// Every dispatch of whole models, and of every op and option that no model of today uses, for one kind of adapter.
+/// Every dispatch of whole models, of linear layers with options that no model of today uses, and of the laboratory's
+/// cases, for one kind of adapter.
 fn record(caps: Caps) -> Vec<Dispatch> {
     let mut r = Recorder::new(caps).with_taps(&ATTENTIONS.map(|label| format!("{label}.weights")));
     for config in models() {
@@ -75,7 +76,6 @@ fn record(caps: Caps) -> Vec<Dispatch> {
     }
     for format in WeightFormat::ALL {
         let matrix = Matrix::unbacked("w", 64, 64, format, caps.max_binding_bytes);
-        r.fill(&matrix, 1, 1.0);
         for activation in [Activation::Gelu, Activation::GeluTanh, Activation::Silu, Activation::Relu] {
             for bias in [None, Some(Tensor::unbacked(1, 64))] {
                 let layer = Linear { weight: matrix.clone(), bias };
@@ -88,35 +88,15 @@ fn record(caps: Caps) -> Vec<Dispatch> {
             }
         }
     }
-    for format in WeightFormat::ALL {
-        let weight = Matrix::unbacked("qkv", 96, 64, format, caps.max_binding_bytes);
-        let norm = Norm { label: "norm".into(), weight: Tensor::unbacked(1, 64), bias: None, eps: 1e-6 };
-        let kv = KvLayer { keys: Tensor::unbacked(9, 32), values: Tensor::unbacked(9, 32), capacity: 9 };
-        let (x, turns) = (Tensor::unbacked(5, 64), Tensor::unbacked(5, 34));
-        let rotary = Rotary { turns: &turns, kv: &kv, heads: Heads::full(1, 32) };
-        r.norm_rope_store(&x, &norm, &Linear { weight, bias: None }, &rotary);
-    }
-    // Inputs and heads that no kernel reads as they are.
-    let weight = Matrix::unbacked("ragged", 101, 37, WeightFormat::F16, caps.max_binding_bytes);
-    r.linear(&Tensor::unbacked(5, 37), &Linear { weight, bias: None });
-    r.attention(&Tensor::unbacked(5, 3 * 37), Heads::full(1, 37), Mask::None);
-    r.top_k(&Tensor::unbacked(2, 640), 64);
-    r.multiply_adds(&Tensor::unbacked(1, 2), 4, 1);
-    if caps.f16 {
-        r.multiply_adds_f16(&Tensor::unbacked(1, 2), 4, 1);
-    }
-    if let Some(size) = caps.matrix {
-        r.matrix_multiply_adds(&Tensor::unbacked(64, size.edge()), 4, 1);
-    }
-    r.read_sums(&Tensor::unbacked(64, 256));
-    // The largest head there may be, in small tiles and in large ones.
-    r.attention(&Tensor::unbacked(9, 3 * 256), Heads::full(1, 256), Mask::None);
-    r.attention(&Tensor::unbacked(33, 3 * 128 * 256), Heads::full(128, 256), Mask::None);
     for label in ATTENTIONS {
         let label = format!("{label}.weights");
         assert!(r.dispatches().iter().any(|d| d.label == label), "nothing is called {label}");
     }
-    r.dispatches().to_vec()
+    let mut dispatches = r.dispatches().to_vec();
+    for case in cases::all().iter().filter(|case| case.can_run(&caps)) {
+        dispatches.extend_from_slice(case.unbacked(caps).expect("a recording").dispatches());
+    }
+    dispatches
 }
 
 /// One dispatch for each distinct kernel and set of constants, over every class of adapter.

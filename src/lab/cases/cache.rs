@@ -299,12 +299,8 @@ fn turns(
     pages: &Pages,
 ) -> Result<impl Fn(&mut Recorder) -> Tensor + use<>> {
     let (angles, rows) = (angles(o, pages)?, o.rows(t, pages)?);
-    let mut made = None;
-    if depth == Published {
-        let mut r = Recorder::new(o.device.caps());
-        let turns = r.turns(&angles, &rows);
-        made = Some(o.run(r, Step::new(pos, t))?.output(&turns));
-    }
+    let alone = depth == Published;
+    let made = if alone { Some(o.made(Step::new(pos, t), |r| r.turns(&angles, &rows))?) } else { None };
     Ok(move |r: &mut Recorder| made.clone().unwrap_or_else(|| r.turns(&angles, &rows)))
 }
 

@@ -5,9 +5,9 @@ use half::f16;
 use super::{Table, each, sampled, spread};
 use crate::lab::case::{Case, Depth, Output, Setup};
 use crate::lab::operands::Known;
-use crate::lab::oracle::{self, activation, wide};
+use crate::lab::oracle::{self, elementwise, wide};
 use crate::runtime::ops::linear::forms;
-use crate::runtime::{Activation, Caps, Linear, Matrix, Recorder, Tuning, WeightFormat};
+use crate::runtime::{Activation, Caps, Linear, Recorder, Tuning, WeightFormat};
 
 use Depth::{Published, Quick, Ragged, Small};
 use WeightFormat::F16;
@@ -147,10 +147,10 @@ impl Kind {
     fn finished(self, sums: Vec<f64>) -> Vec<f64> {
         match self {
             Kind::Gated => oracle::linear::swiglu(&sums),
-            Kind::Activated(Activation::Gelu) => sums.into_iter().map(activation::gelu).collect(),
-            Kind::Activated(Activation::GeluTanh) => sums.into_iter().map(activation::gelu_tanh).collect(),
-            Kind::Activated(Activation::Silu) => sums.into_iter().map(activation::silu).collect(),
-            Kind::Activated(Activation::Relu) => sums.into_iter().map(activation::relu).collect(),
+            Kind::Activated(Activation::Gelu) => sums.into_iter().map(elementwise::gelu).collect(),
+            Kind::Activated(Activation::GeluTanh) => sums.into_iter().map(elementwise::gelu_tanh).collect(),
+            Kind::Activated(Activation::Silu) => sums.into_iter().map(elementwise::silu).collect(),
+            Kind::Activated(Activation::Relu) => sums.into_iter().map(elementwise::relu).collect(),
             Kind::Plain | Kind::Normed | Kind::Activated(Activation::None) => sums,
         }
     }
@@ -266,8 +266,8 @@ fn added(depth: Depth, format: WeightFormat, (rows, first, (m, n, k)): (u32, u32
 /// Inputs above the range of f16, which matrices keep at its ends: infinite, they would take their rows along.
 fn beyond_f16() -> Case {
     Case::new("linear", "16x1x8 beyond f16", |o| {
-        let weight = Matrix::uninit(o.device, "lab", 1, 8, F16)?;
-        weight.write_rows(o.device, 0, &[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        let weight = o.uninit(F16, (1, 8))?;
+        o.write_rows(&weight, 0, &[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
         let layer = Linear { weight, bias: None };
         let x: Vec<f32> = (0..128).map(|i| if i % 8 == 0 { 1e6 + 1e5 * i as f32 } else { -1e9 }).collect();
         let input = o.tensor(16, 8, &x)?;
@@ -326,7 +326,7 @@ fn embed(depth: Depth, rows: u32, d: u32, ids: Vec<u32>) -> Case {
 
 fn fill(depth: Depth, (rows, k): (u32, u32)) -> Case {
     let case = Case::new("fill", format!("{rows}x{k}"), move |o| {
-        let matrix = Matrix::uninit(o.device, "lab", rows, k, F16)?;
+        let matrix = o.uninit(F16, (rows, k))?;
         let compared = if depth == Published { vec![0, rows / 2, rows - 1] } else { (0..rows).collect() };
         let (output, bytes) = (Output::Rows(matrix.clone(), compared.clone()), matrix.bytes());
         let record = move |r: &mut Recorder, _| {

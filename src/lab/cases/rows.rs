@@ -169,7 +169,7 @@ fn multiply_adds_f16(class: AdapterClass) -> Case {
 
 fn matrix_multiply_adds(class: AdapterClass) -> Case {
     let case = Case::new("matrix_multiply_adds", "of 3 groups", move |o| {
-        let probe = MatrixProbe::of(&o.device.caps()).expect("a device with matrices");
+        let probe = MatrixProbe::of(&o.caps).expect("a device with matrices");
         let seed = o.tensor(64, probe.edge, &probe.seed())?;
         let subgroups = if class == AdapterClass::Gpu { 4 } else { 1 };
         let setup = Setup::new(move |r, _| r.matrix_multiply_adds(&seed, 3, 5));

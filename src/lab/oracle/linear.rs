@@ -14,5 +14,5 @@ pub fn linear(x: &[f64], w: &[f64], b: &[f64], m: usize, n: usize, k: usize) -> 
 
 /// `y [m, 2f]` with gate and up alternating `-> [m, f]`.
 pub fn swiglu(y: &[f64]) -> Vec<f64> {
-    y.chunks(2).map(|pair| super::activation::silu(pair[0]) * pair[1]).collect()
+    y.chunks(2).map(|pair| super::elementwise::silu(pair[0]) * pair[1]).collect()
 }

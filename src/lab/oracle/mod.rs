@@ -2,9 +2,9 @@
 //!
 //! Weights come already rounded to f16, so only the order of summation differs from the kernels.
 
-pub mod activation;
 pub mod argmax;
 pub mod attention;
+pub mod elementwise;
 pub mod fill;
 pub mod linear;
 pub mod norm;

@@ -258,11 +258,11 @@ impl<'a> Attention<'a> {
 
     /// Says whether the form of `portable` for software adapters runs in its place: queries begin at `places`, and so
     /// do keys and values if they are among them, which all have to be multiples of what it reads at a time.
-    fn runs_wide(&self, portable: &Kernel, caps: &Caps, places: &[u32]) -> bool {
+    fn runs_wide(&self, portable: &Kernel, caps: &Caps, starts: &[u32]) -> bool {
         caps.is_software()
             && caps.preferred != Some(portable.form)
             && self.heads.padded().dim.is_multiple_of(WIDE_STEP)
-            && places.iter().all(|place| place.is_multiple_of(WIDE_STEP))
+            && starts.iter().all(|start| start.is_multiple_of(WIDE_STEP))
     }
 
     /// Rows of q, T.

@@ -41,10 +41,10 @@ impl Recorder {
         let (rows, heads) = (a.rows(), a.heads.padded());
         let out = self.empty(rows, heads.width());
         let params = params(a);
-        let places = params.places();
-        assert!(places.iter().all(|place| place.is_multiple_of(HEAD_DIM_STEP)), "{}: starts {places:?}", a.op);
+        let starts = params.starts();
+        assert!(starts.iter().all(|start| start.is_multiple_of(HEAD_DIM_STEP)), "{}: starts {starts:?}", a.op);
         let ((k, v), q) = (a.keys_and_values(), a.q.tensor);
-        let (kernel, tile) = match a.runs_wide(&kernels::ATTENTION_TILE, self.caps(), &places) {
+        let (kernel, tile) = match a.runs_wide(&kernels::ATTENTION_TILE, self.caps(), &starts) {
             true => (&kernels::ATTENTION_TILE_SOFTWARE, SOFTWARE_ROWS),
             false => (&kernels::ATTENTION_TILE, tile_rows(rows, heads.query)),
         };
@@ -88,9 +88,9 @@ fn params(a: &Attention<'_>) -> Params {
 }
 
 impl Params {
-    /// The numbers that places in q, k and v are sums of. Kernels read several channels at a time, so all are
+    /// The numbers that starts in q, k and v are sums of. Kernels read several channels at a time, so all are
     /// multiples.
-    fn places(&self) -> [u32; 6] {
+    fn starts(&self) -> [u32; 6] {
         [self.q_offset, self.q_stride, self.k_offset, self.k_row_stride, self.k_head_stride, self.v_offset]
     }
 }

@@ -1,4 +1,4 @@
-//! Activation functions from their definitions.
+//! Functions of single values, from their definitions.
 
 /// `x Φ(x)` by the error function.
 pub fn gelu(x: f64) -> f64 {
