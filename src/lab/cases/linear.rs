@@ -38,9 +38,9 @@ const RAGGED: Table<Shape> = &[
     (Quick, &[(9, 37, 101)]),
     (Small, &[(1, 4, 8), (2, 5, 24), (7, 3, 16), (65, 97, 592), (1, 101, 37)]),
     (Ragged, &[
-        (1, 1, 8), (4, 63, 200), (5, 1, 8), (5, 65, 48), (16, 1, 8), (17, 63, 592), (32, 130, 40), (33, 130, 176),
-        (33, 65, 1544), (40, 30, 4136), (65, 192, 592), (100, 31, 104), (257, 72, 88), (1, 1, 1), (1, 37, 37),
-        (5, 101, 60), (9, 5, 3), (33, 65, 101), (40, 30, 1049),
+        (1, 1, 8), (1, 33, 64), (4, 63, 200), (5, 1, 8), (5, 65, 48), (16, 1, 8), (17, 63, 592), (32, 130, 40),
+        (33, 130, 176), (33, 65, 1544), (37, 66, 64), (40, 30, 4136), (65, 192, 592), (100, 31, 104), (257, 72, 88),
+        (1, 1, 1), (1, 37, 37), (5, 101, 60), (9, 5, 3), (33, 65, 101), (40, 30, 1049),
     ]),
 ];
 
@@ -94,6 +94,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend(RAGGED_GATED.map(|shape| layer(Ragged, Kind::Gated, F16, shape)));
     cases.extend(RAGGED_ADDED.map(|shape| added(Ragged, F16, shape)));
     cases.extend([(1, 37, 101), (5, 8, 37), (21, 70, 250)].map(|shape| layer(Ragged, Kind::Normed, F16, shape)));
+    cases.push(split(layer(Ragged, Kind::Plain, WeightFormat::Q8, (1, 650, 64))));
+    cases.push(split(layer(Ragged, Kind::Plain, WeightFormat::Q4, (5, 650, 64))));
     for m in [1, 9] {
         cases.push(split(layer(Ragged, Kind::Plain, F16, (m, 330, 64))));
         cases.push(split(layer(Ragged, Kind::Gated, F16, (m, 330, 64))));
@@ -167,7 +169,8 @@ fn layer(depth: Depth, kind: Kind, format: WeightFormat, (m, n, k): Shape) -> Ca
             Kind::Gated => columns.iter().flat_map(|&f| [2 * f, 2 * f + 1]).collect(),
             _ => columns.clone(),
         };
-        let has_bias = depth != Published && (m + outputs + k / 8) % 2 == 1;
+        // As models have them: SwiGLU mostly none, others mostly some.
+        let has_bias = depth != Published && (m % 2 == 1) == (kind != Kind::Gated);
         let Known { operand, weights, bias } = o.linear(format, (n, k), &known, has_bias)?;
         let norm = if kind == Kind::Normed { Some(o.norm(k, 1e-5, false)?) } else { None };
         // Wide enough to reach the flat ends of every function.
