@@ -19,11 +19,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use instructblip::lab::clock::{median, milliseconds};
 use instructblip::model::LoadOptions;
 use instructblip::runtime::WeightFormat;
 use instructblip::weights::Formats;
 use instructblip::{Checkpoint, Device, DeviceOptions, GenerateOptions, Image, InstructBlip};
-use support::{Arguments, append_csv, median, milliseconds};
+use support::{Arguments, append_csv};
 
 const HEADER: &str = "version,device,checkpoint,weights,mode,cache,files_gb,raw_gb_per_s,load_gb_per_s,percent_of_raw,\
                       planned_mib,peak_mib,host_peak_mib,vision_ms,prefill_ms,decode_tokens_per_s";
@@ -89,7 +90,7 @@ fn main() -> Result<()> {
     }
     ensure!(loads.iter().all(|load| load.answer == loads[0].answer), "answers differ from load to load");
     let raw_rate = median(raws);
-    let of = |figure: fn(&Run) -> f64| median(loads.iter().map(figure).collect());
+    let of = |figure: fn(&Run) -> f64| median(loads.iter().map(figure));
     let load_rate = of(|load| load.load_gb_per_s);
     let (planned, peak) = (loads[0].planned >> 20, loads.iter().map(|load| load.peak).max().unwrap_or(0) >> 20);
     let (vision, prefill, decode) =

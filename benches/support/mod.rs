@@ -1,9 +1,8 @@
-//! Helpers that both benches need: arguments, medians, tables and CSV rows.
+//! Helpers of the benches: the program, arguments and CSV rows.
 #![allow(dead_code)] // each bench uses its part
 
 use std::io::Write;
 use std::process::{Command, ExitCode};
-use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
@@ -54,19 +53,6 @@ impl Arguments {
             None => Ok(self.words),
         }
     }
-}
-
-/// The middle one.
-pub fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// Milliseconds that `work` takes.
-pub fn milliseconds<T>(work: impl FnOnce() -> Result<T>) -> Result<(T, f64)> {
-    let start = Instant::now();
-    let value = work()?;
-    Ok((value, start.elapsed().as_secs_f64() * 1000.0))
 }
 
 /// Appends rows to a CSV file, with the header if the file is new.
