@@ -61,8 +61,17 @@ pub struct Custom {
 /// News of a measurement.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// So many cases will be measured, which takes about so long; the last number of cases is left out as too large.
-    Planned(usize, Duration, usize),
+    /// The measurement begins.
+    Planned {
+        /// Cases that will be measured.
+        cases: usize,
+        /// The time that they are likely to take.
+        time: Duration,
+        /// Cases that are left out because they are too large for a software adapter.
+        left_out: usize,
+        /// The ceilings that were measured first.
+        ceilings: Ceilings,
+    },
     /// A kernel was timed; its shares are of the ceilings that were measured first.
     Timed(&'a KernelRow),
     /// So many cases are done.
@@ -108,7 +117,8 @@ pub fn measure(
     cases.retain(|case| !is_software || is_asked || case.flops <= SOFTWARE_FLOPS);
     let variants = |case: &Case| variants(case, options, device, custom.as_ref());
     let seconds = cases.iter().map(|case| case_seconds(case, variants(case).len(), options.runs, &outcome.ceilings));
-    hear(Event::Planned(cases.len(), Duration::from_secs_f64(seconds.sum()), all - cases.len()));
+    let time = Duration::from_secs_f64(seconds.sum());
+    hear(Event::Planned { cases: cases.len(), time, left_out: all - cases.len(), ceilings: outcome.ceilings });
     for (i, case) in cases.iter().enumerate() {
         let problem = problems.as_ref().and_then(|problems| problems[&case.name()].clone());
         let timed = match problem {

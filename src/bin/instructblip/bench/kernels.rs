@@ -176,7 +176,8 @@ struct Told<'a> {
 impl Told<'_> {
     fn hear(&mut self, event: Event<'_>) {
         match event {
-            Event::Planned(cases, time, left_out) => {
+            Event::Planned { cases, time, left_out, ceilings } => {
+                self.results.ceilings = ceilings;
                 if !self.common.quiet {
                     let more = match left_out {
                         0 => String::new(),
