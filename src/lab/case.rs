@@ -38,7 +38,7 @@ pub struct Case {
     pub depth: Depth,
     /// Rows and weight format of linear layers, which have several forms.
     pub layer: Option<(u32, WeightFormat)>,
-    /// Arithmetic of large linear layers, by which run times are estimated before anything runs; 0 of all others.
+    /// Arithmetic by which run times are estimated before anything runs; 0 where it takes next to no time.
     pub flops: u64,
     binding_bytes: Option<u64>,
     can_run: Box<dyn Fn(&Caps) -> bool>,
@@ -94,9 +94,14 @@ impl Case {
         Case { shape, ..self }.with_caps(move |caps| Caps { preferred: Some(form), ..caps })
     }
 
-    /// Is a linear layer of `m` rows, which has several forms, with `flops` of arithmetic.
-    pub fn of_layer(self, m: u32, format: WeightFormat, flops: u64) -> Case {
-        Case { layer: Some((m, format)), flops, ..self }
+    /// Is a linear layer of `m` rows, which has several forms.
+    pub fn of_layer(self, m: u32, format: WeightFormat) -> Case {
+        Case { layer: Some((m, format)), ..self }
+    }
+
+    /// Takes about so much arithmetic.
+    pub fn costing(self, flops: u64) -> Case {
+        Case { flops, ..self }
     }
 
     /// Says more about the shape.

@@ -10,7 +10,7 @@ pub struct Clock<'a> {
     device: &'a Device,
 }
 
-/// One run of a plan, in microseconds.
+/// Times of a plan in microseconds: of two runs where the device has a clock, one by each.
 #[derive(Clone, Copy, Debug)]
 pub struct Times {
     /// The time of all dispatches by the device's clock; wall time where it has none.
@@ -25,7 +25,7 @@ impl<'a> Clock<'a> {
         Clock { device }
     }
 
-    /// Runs a plan once.
+    /// Runs a plan, and once more for the device's clock where there is one: reading it makes small kernels slower.
     pub fn time(&self, plan: &Plan) -> Result<Times> {
         let start = Instant::now();
         plan.submit()?;

@@ -28,7 +28,7 @@ const FEWEST_ROUNDS: u32 = 2;
 /// somebody asks for it.
 const SOFTWARE_FLOPS: u64 = 1_100_000_000;
 
-/// A request for measurements.
+/// A request for measurements; the default is every published case in every form, with seven runs of each.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// A part of the operation or shape of the cases that are timed.
@@ -45,7 +45,13 @@ pub struct Options {
     pub custom: Option<Custom>,
 }
 
-/// A custom kernel, timed beside the kernel that it replaces.
+impl Default for Options {
+    fn default() -> Options {
+        Options { filter: None, shapes: Vec::new(), variants: Vec::new(), runs: 7, all_shapes: false, custom: None }
+    }
+}
+
+/// A custom kernel, timed beside the adapter's own choice.
 #[derive(Clone, Debug)]
 pub struct Custom {
     /// The name of its file in messages.
@@ -85,8 +91,10 @@ pub struct Outcome {
     pub ceilings: Ceilings,
     /// Everything that could be timed.
     pub rows: Vec<KernelRow>,
-    /// Kernels that were wrong or impossibly fast, in words.
+    /// Kernels that were wrong or impossibly fast, and cases that could not be measured, in words.
     pub refused: Vec<String>,
+    /// The error that ended the measurement early: the GPU is gone.
+    pub lost: Option<Error>,
 }
 
 /// Times kernels on `device`, which was opened as `opened` says with [`DeviceOptions::trusts_custom`]: a custom
@@ -101,45 +109,52 @@ pub fn measure(
     opened: &DeviceOptions,
     hear: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome> {
-    options.variants.iter().try_for_each(|name| Forms::parse(name).map(drop))?;
+    options.check()?;
     let custom = options.custom.as_ref().map(Compiled::new).transpose()?;
     let mut cases = wanted(options);
     if cases.is_empty() {
-        return Err(request("no kernel's operation or shape is like that; without a filter all are timed"));
+        return Err(request("no kernel's operation or shape is like that"));
     }
     let problems = custom.as_ref().map(|custom| custom.check(&cases, opened)).transpose()?;
     // In the others the custom kernel has no part.
     cases.retain(|case| problems.as_ref().is_none_or(|problems| problems.contains_key(&case.name())));
-    let mut outcome = Outcome { ceilings: ceilings::measure(device)?, rows: Vec::new(), refused: Vec::new() };
+    let ceilings = ceilings::measure(device)?;
+    let mut outcome = Outcome { ceilings, rows: Vec::new(), refused: Vec::new(), lost: None };
     let all = cases.len();
     let is_software = device.caps().class == AdapterClass::Cpu;
     let is_asked = options.filter.is_some() || !options.shapes.is_empty() || options.all_shapes;
     cases.retain(|case| !is_software || is_asked || case.flops <= SOFTWARE_FLOPS);
     let variants = |case: &Case| variants(case, options, device, custom.as_ref());
-    let seconds = cases.iter().map(|case| case_seconds(case, variants(case).len(), options.runs, &outcome.ceilings));
+    let seconds = cases.iter().map(|case| case_seconds(case, variants(case).len(), options.runs, device, &ceilings));
     let time = Duration::from_secs_f64(seconds.sum());
-    hear(Event::Planned { cases: cases.len(), time, left_out: all - cases.len(), ceilings: outcome.ceilings });
+    hear(Event::Planned { cases: cases.len(), time, left_out: all - cases.len(), ceilings });
     for (i, case) in cases.iter().enumerate() {
         let problem = problems.as_ref().and_then(|problems| problems[&case.name()].clone());
         let timed = match problem {
-            Some(problem) => vec![Err(problem)],
-            None => time_variants(device, case, variants(case), options.runs)?,
+            Some(problem) => Ok(vec![Err(problem)]),
+            None => time_variants(device, case, variants(case), options.runs),
         };
-        for result in timed {
-            match result {
-                Ok(row) => {
-                    hear(Event::Timed(&with_share(row.clone(), &outcome.ceilings)));
-                    outcome.rows.push(row);
-                }
-                Err(problem) => outcome.refused.push(problem),
-            }
+        if !outcome.take(timed, case, hear) {
+            break;
         }
         hear(Event::Done(i as u64 + 1));
     }
-    // Measured again: other programs' work meanwhile must not make a kernel look better than its machine.
-    outcome.ceilings = outcome.ceilings.max(ceilings::measure(device)?);
-    outcome.judge();
-    Ok(outcome)
+    outcome.finish(device);
+    match outcome.rows.is_empty() && outcome.refused.is_empty() && outcome.lost.is_none() {
+        true => Err(request("no case that was asked for has a variant of that name")),
+        false => Ok(outcome),
+    }
+}
+
+impl Options {
+    fn check(&self) -> Result<()> {
+        self.variants.iter().try_for_each(|name| Forms::parse(name).map(drop))?;
+        let is_fit = |&(m, n, k): &cases::linear::Shape| m > 0 && n > 0 && k > 0 && k % 32 == 0;
+        match self.runs > 0 && self.shapes.iter().all(is_fit) {
+            true => Ok(()),
+            false => Err(request("runs, rows, columns and inputs must be at least 1, and inputs a multiple of 32")),
+        }
+    }
 }
 
 fn request(problem: &str) -> Error {
@@ -152,26 +167,68 @@ fn wanted(options: &Options) -> Vec<Case> {
         true => cases::of(Depth::Published),
         false => cases::linear::published(&options.shapes),
     };
+    let mut seen = Vec::new();
     cases.retain(|case| {
+        // A shape may be asked for twice.
+        let is_new = !seen.contains(&case.name());
+        seen.push(case.name());
         // A user's linear kernel is for linear layers, any other for those of the other operations that run it.
         let fits = options.custom.as_ref().is_none_or(|custom| custom.is_for_layers() == case.layer.is_some());
-        fits && options.filter.as_ref().is_none_or(|filter| case.name().contains(filter.as_str()))
+        is_new && fits && options.filter.as_ref().is_none_or(|filter| case.name().contains(filter.as_str()))
     });
     cases
 }
 
-/// Seconds that a case is likely to take, by half of the measured arithmetic.
-fn case_seconds(case: &Case, variants: usize, runs: u32, ceilings: &Ceilings) -> f64 {
-    let call = case.flops as f64 / (0.5e9 * ceilings.f32_gflop_s.max(1.0));
+/// Seconds that a case is likely to take, by a share of the measured arithmetic: an eighth, or on a software adapter,
+/// where other forms than the first are slow, a thirtieth of it for these.
+fn case_seconds(case: &Case, variants: usize, runs: u32, device: &Device, ceilings: &Ceilings) -> f64 {
+    let is_software = device.caps().class == AdapterClass::Cpu;
     // A check, and about as many calls as copies and hot ones, prepared once and then timed in rounds.
     let calls = 10.0;
-    let rounds = (f64::from(runs) * calls * call).clamp(0.0, VARIANT_SECONDS);
-    let rounds = rounds.max(f64::from(FEWEST_ROUNDS) * calls * call);
-    // Operands, references and compiling.
-    0.3 + variants as f64 * (0.1 + (1.0 + calls) * call + rounds)
+    let variant = |number: usize| {
+        let share = if is_software && number > 0 { 30.0 } else { 8.0 };
+        let call = share * case.flops as f64 / (1e9 * ceilings.f32_gflop_s.max(1.0));
+        let rounds = (f64::from(runs) * calls * call).clamp(0.0, VARIANT_SECONDS);
+        let compiling = if is_software { 0.6 } else { 0.1 };
+        compiling + (1.0 + calls) * call + rounds.max(f64::from(FEWEST_ROUNDS) * calls * call)
+    };
+    // Operands and references.
+    0.5 + (0..variants).map(variant).sum::<f64>()
 }
 
 impl Outcome {
+    /// Takes the results of a case; false if the GPU is gone. A case that fails otherwise is told, and the next one runs.
+    fn take(&mut self, timed: Result<Vec<Timed>>, case: &Case, hear: &mut dyn FnMut(Event<'_>)) -> bool {
+        match timed {
+            Err(lost @ Error::DeviceLost { .. }) => self.lost = Some(lost),
+            Err(e) => self.refused.push(format!("{}: {e}", case.name())),
+            Ok(results) => {
+                for result in results {
+                    match result {
+                        Ok(row) => {
+                            hear(Event::Timed(&with_share(row.clone(), &self.ceilings)));
+                            self.rows.push(row);
+                        }
+                        Err(problem) => self.refused.push(problem),
+                    }
+                }
+            }
+        }
+        self.lost.is_none()
+    }
+
+    /// Measures the ceilings again, since other programs' work meanwhile must not make a kernel look better than its
+    /// machine, and judges the rows by the greater ones.
+    fn finish(&mut self, device: &Device) {
+        if self.lost.is_none() {
+            match ceilings::measure(device) {
+                Ok(again) => self.ceilings = self.ceilings.max(again),
+                Err(e) => self.lost = Some(e),
+            }
+        }
+        self.judge();
+    }
+
     /// Works out shares of the ceilings and takes out rows that lie above them.
     fn judge(&mut self) {
         let ceilings = self.ceilings;
@@ -243,7 +300,14 @@ impl<'a> Compiled<'a> {
     fn check(&self, cases: &[Case], opened: &DeviceOptions) -> Result<HashMap<String, Option<String>>> {
         let device = Device::open(&DeviceOptions { checked: true, ..opened.clone() })?;
         let mut found = HashMap::new();
-        for case in cases {
+        // Large cases are compared in samples, so the small ones, compared whole, come first.
+        let mut small = cases::all();
+        small.retain(|case| {
+            let is_layer = ["linear", "swiglu"].iter().any(|op| case.op.contains(op));
+            let is_like = is_layer == self.asked.is_for_layers();
+            is_like && case.depth <= Depth::Small && case.can_run(&device.caps())
+        });
+        for case in small.iter().chain(cases) {
             let setup = case.setup(&device)?;
             let recorded = setup.recorded(case.recorder(self.caps(device.caps())));
             let is_in = |kernel: &&str| self.kernels.iter().any(|custom| custom.kernel.name == *kernel);
@@ -257,12 +321,18 @@ impl<'a> Compiled<'a> {
                     },
                     other => other,
                 })?;
-                found.insert(case.name(), (error > bound).then(|| wrong(case, &self.asked.file, error, bound)));
+                let problem = (error > bound).then(|| wrong(case, &self.asked.file, error, bound));
+                if let (Some(problem), true) = (&problem, case.depth <= Depth::Small) {
+                    // Whatever is timed would be timed in vain.
+                    let all = cases.iter().map(|case| (case.name(), Some(problem.clone())));
+                    return Ok(all.collect());
+                }
+                found.insert(case.name(), problem);
             }
         }
-        match found.is_empty() {
-            true => Err(request(&format!("nothing here runs {}", self.form))),
-            false => Ok(found),
+        match cases.iter().any(|case| found.contains_key(&case.name())) {
+            true => Ok(found),
+            false => Err(request(&format!("nothing here runs {}", self.form))),
         }
     }
 }
@@ -292,9 +362,10 @@ fn variants(case: &Case, options: &Options, device: &Device, custom: Option<&Com
         variants.push(Variant { name: "portable".into(), caps: caps.portable() });
     }
     if let Some((m, format)) = case.layer {
-        // The first is the adapter's own choice, and needs its name only where it is asked for by that.
-        let forms = linear::forms(m, format, &caps).into_iter().skip(usize::from(options.variants.is_empty()));
-        for form in forms.map(|form| form.kernel.form) {
+        // The chosen one is `auto`, and needs its name only where it is asked for by that.
+        let chosen = linear::choose(m, format, &caps).kernel.form;
+        let forms = linear::forms(m, format, &caps).into_iter().map(|form| form.kernel.form);
+        for form in forms.filter(|form| *form != chosen || !options.variants.is_empty()) {
             variants.push(Variant { name: form.into(), caps: Caps { preferred: Some(form), ..caps } });
         }
     }
@@ -367,13 +438,11 @@ struct Ready {
     hot_times: Vec<Times>,
 }
 
+/// A row, or the refusal of a kernel that is wrong.
+type Timed = std::result::Result<KernelRow, String>;
+
 /// Checks every variant, then times them in turn, so that whatever the machine does meanwhile befalls all.
-fn time_variants(
-    device: &Device,
-    case: &Case,
-    variants: Vec<Variant>,
-    runs: u32,
-) -> Result<Vec<std::result::Result<KernelRow, String>>> {
+fn time_variants(device: &Device, case: &Case, variants: Vec<Variant>, runs: u32) -> Result<Vec<Timed>> {
     let (setup, mut known) = (case.setup(device)?, References::default());
     let (mut results, mut ready): (Vec<_>, Vec<Ready>) = (Vec::new(), Vec::new());
     for variant in variants {
@@ -415,6 +484,7 @@ fn row(case: &Case, setup: &Setup, ready: Ready) -> KernelRow {
         hot_us: median(hot_times.iter().map(|t| t.device_us / HOT_CALLS as f64)),
         wall_us: median(cold_times.iter().map(|t| t.wall_us / calls)),
         spread_percent: spread_percent(cold_times.iter().map(|t| t.device_us)),
+        runs: cold_times.len() as u32,
         bytes: setup.bytes,
         flops: prepared.flops,
         gb_per_s: setup.bytes as f64 / cold_us / 1e3,
@@ -451,7 +521,7 @@ mod tests {
         assert_eq!(share(row(false, 1.0), &ceilings), (0.8, "arithmetic".into()));
         assert_eq!(share(row(true, 1.0), &ceilings), (0.2, "arithmetic".into()));
         assert_eq!(share(row(true, 5.0), &ceilings), (0.5, "memory".into()));
-        let mut outcome = Outcome { ceilings: plain, rows: vec![row(false, 12.0)], refused: Vec::new() };
+        let mut outcome = Outcome { ceilings: plain, rows: vec![row(false, 12.0)], refused: Vec::new(), lost: None };
         outcome.judge();
         let refused = &outcome.refused;
         assert!(outcome.rows.is_empty() && refused[0].contains("10.0 GB/s, 100.0 GFLOP/s"), "{refused:?}");

@@ -12,6 +12,9 @@ pub const FORMAT: u32 = 1;
 /// The file's name in the folder that `bench --output` writes.
 pub const FILE: &str = "results.json";
 
+/// The name of the file that rows go to as they come, until all are there.
+pub const UNFINISHED: &str = "unfinished.json";
+
 /// One run of `bench kernels` or `bench model` on one adapter.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Results {
@@ -28,6 +31,12 @@ pub struct Results {
     /// Runs of each measurement; `None` in files of versions that did not tell.
     #[serde(default)]
     pub runs: Option<u32>,
+    /// True if the run was stopped before its end.
+    #[serde(default)]
+    pub unfinished: bool,
+    /// True if times are by the device's clock, false if by the wall; `None` in files of versions that did not tell.
+    #[serde(default)]
+    pub by_device_clock: Option<bool>,
     /// The adapter.
     pub adapter: Adapter,
     /// Processor, memory and system, as `doctor` tells them.
@@ -92,6 +101,9 @@ pub struct KernelRow {
     pub wall_us: f64,
     /// Half of the distance between the quartiles of the cold time, in per cent of the median.
     pub spread_percent: f64,
+    /// Runs that were made: fewer than were asked for where each takes long; 0 in files of versions that did not tell.
+    #[serde(default)]
+    pub runs: u32,
     /// Least traffic in bytes: every operand once.
     pub bytes: u64,
     /// Least arithmetic, a multiply-add counting two.
@@ -190,13 +202,18 @@ pub struct LabelRow {
 }
 
 impl Results {
-    /// Reads the file that `bench --output` wrote, or the one in the folder that it wrote.
+    /// Reads the file that `bench --output` wrote, or the one in the folder that it wrote; where a first run was stopped
+    /// before its end, the rows that had come by then.
     ///
     /// # Errors
     /// [`Error::Io`], or [`Error::Request`] when it is no such file.
     pub fn read(path: &Path) -> Result<Results> {
-        let in_folder = path.is_dir().then(|| path.join(FILE));
-        let path = in_folder.as_deref().unwrap_or(path);
+        let in_folder = || [FILE, UNFINISHED].map(|name| path.join(name)).into_iter().find(|file| file.is_file());
+        let found = if path.is_dir() { in_folder() } else { Some(path.into()) };
+        let Some(path) = found.as_deref() else {
+            let problem = format!("{}: no results of a benchmark; give a folder that --output wrote", path.display());
+            return Err(Error::Request { problem });
+        };
         let text = std::fs::read_to_string(path).map_err(|source| Error::Io { path: path.into(), source })?;
         let refused = |problem: String| Error::Request { problem: format!("{}: {problem}", path.display()) };
         let results: Results =

@@ -48,6 +48,9 @@ fn replace(ours: &'static Kernel, file: &'static str, text: &'static str) -> Res
     let whole = sources.concat();
     let refused = |at, problem: &str| refused(file, text, front, at, problem);
     let module = wgsl::parse_str(&whole).map_err(|e| refused(e.location(&whole), e.message()))?;
+    if !module.entry_points.iter().any(|entry| entry.name == "main") {
+        return Err(refused(None, "it has no entry point `main`"));
+    }
     // Formats of weights have kernels of their own, which must not pass for each other.
     let name = format!("{file}{}", ours.name.strip_prefix(ours.form).unwrap_or_default()).leak();
     let kernel = Kernel { name, form: file, file, sources, ..*ours };

@@ -29,8 +29,9 @@ pub struct DeviceOptions {
     pub tuning: Option<Tuning>,
     /// Kernels in the places of others.
     pub custom: Vec<&'static CustomKernel>,
-    /// Run kernels in the places of others without checks of their indices, as ours run. Only for kernels that were
-    /// seen to keep them in bounds, with [`DeviceOptions::checked`]: one that does not may end the program, or worse.
+    /// Run custom kernels without checks of their indices, as ours run. Only for kernels that are known to keep them in
+    /// bounds: one that does not may end the program, or worse. [`DeviceOptions::checked`] keeps them in bounds, and
+    /// does not tell which were not.
     pub trusts_custom: bool,
     /// A folder that compiled kernels are kept in from one run to the next, made if it is not there; nobody else should
     /// be able to write to it. Nothing touches the disk when `None`, with `portable`, or where the driver gives

@@ -127,12 +127,15 @@ fn answer_aloud(
 
 /// Writes what is not shown yet of a reply; `ours` is the one without the custom kernels.
 fn write_reply(ask: &Ask, model: &InstructBlip, reply: &Reply, ours: Option<&Reply>) -> Result<()> {
-    let names = ask.model.overrides.names();
     let mut out = std::io::stdout().lock();
     if ask.json {
         let mut object = reply_json(reply, model);
         if let Some(ours) = ours {
-            object["override"] = json!({"kernels": names, "same": is_same(ours, reply), "ours": ours.text});
+            let (ran, unused): (Vec<_>, Vec<_>) =
+                ask.model.overrides.names().into_iter().partition(|name| model.device().runs_custom(name));
+            // A kernel that did not run proves nothing.
+            let same = (!ran.is_empty()).then(|| is_same(ours, reply));
+            object["override"] = json!({"kernels": ran, "unused": unused, "same": same, "ours": ours.text});
         }
         writeln!(out, "{object}")?;
     } else if ask.is_shown_early() {

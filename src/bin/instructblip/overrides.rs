@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use instructblip::runtime::CustomKernel;
-use instructblip::{Device, GenerateOptions, Image, InstructBlip};
+use instructblip::{Device, Error, GenerateOptions, Image, InstructBlip};
 
 use crate::common::Common;
 use crate::files::read_text;
@@ -61,6 +61,11 @@ impl Overrides {
     /// # Errors
     /// [`instructblip::Error::Io`], and whatever [`CustomKernel::of`] refuses.
     pub fn custom_kernels(&self) -> instructblip::Result<Vec<&'static CustomKernel>> {
+        let names = self.names();
+        if let Some((_, name)) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+            let problem = format!("--wgsl-override is given twice for {name}; only one can run in its place");
+            return Err(Error::Request { problem });
+        }
         let mut all = Vec::new();
         for Override { name, file } in &self.files {
             all.extend(CustomKernel::of(name, &file.display().to_string(), &read_text(file)?)?);

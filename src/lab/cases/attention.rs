@@ -112,7 +112,7 @@ fn full(depth: Depth, (t, h, d): (u32, u32, u32), seen: Seen) -> Case {
         };
         Ok(setup.gives(values).moving(4 * 4 * u64::from(t * width)))
     });
-    case.at(depth)
+    case.costing(4 * u64::from(t * t) * u64::from(h * d)).at(depth)
 }
 
 fn large_scores(depth: Depth, d: u32, scale: f32) -> Case {

@@ -154,7 +154,7 @@ fn cached(depth: Depth, (t, pos, h, g, d): Shape) -> Case {
         let setup = setup.at(Step::new(pos, t)).gives(values).moving(8 * u64::from(keys * g * d + t * h * d));
         Ok(setup.computing(4 * seen * u64::from(h * d)))
     });
-    case.at(depth)
+    case.costing(4 * u64::from(t * keys) * u64::from(h * d)).at(depth)
 }
 
 /// Beams that share all their pages, each a sequence whose row sees all keys.
@@ -172,7 +172,7 @@ fn beams(count: u32, keys: u32, h: u32, d: u32) -> Case {
         let setup = setup.at(Step::new(0, 1)).gives(values).moving(8 * u64::from(keys * h * d + count * h * d));
         Ok(setup.computing(4 * u64::from(count * keys) * u64::from(h * d)))
     });
-    case.at(Published)
+    case.costing(4 * u64::from(count * keys) * u64::from(h * d)).at(Published)
 }
 
 /// T5's decoder: no scale, a bias by distance.

@@ -114,6 +114,8 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// Plain layers of these shapes, as they are timed, in every weight format.
+///
+/// Rows, columns and inputs must be at least 1, and inputs a multiple of 32, which every format can store.
 pub fn published(shapes: &[Shape]) -> Vec<Case> {
     let of = |format| shapes.iter().map(move |&shape| layer(Published, Kind::Plain, format, shape));
     WeightFormat::ALL.into_iter().flat_map(of).collect()
@@ -201,11 +203,11 @@ fn layer(depth: Depth, kind: Kind, format: WeightFormat, (m, n, k): Shape) -> Ca
         (Kind::Normed, Quick | Small | Ragged) => case.with_caps(fusing_norms),
         _ => case,
     };
-    let case = match kind {
-        Kind::Plain | Kind::Gated => case.of_layer(m, format, 2 * u64::from(m) * u64::from(n) * u64::from(k)),
+    let case = case.costing(2 * u64::from(m) * u64::from(n) * u64::from(k)).at(depth);
+    match kind {
+        Kind::Plain | Kind::Gated => case.of_layer(m, format),
         Kind::Activated(_) | Kind::Normed => case,
-    };
-    case.at(depth)
+    }
 }
 
 /// Caps by which norms and layers are one dispatch where they can be.

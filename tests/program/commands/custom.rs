@@ -40,7 +40,10 @@ fn a_users_kernel_takes_part_in_answers_and_is_told_of() {
     let naive = ask("linear_tile", NAIVE, &["--kernels", "linear_tile", "--json"]);
     let reply: Value = serde_json::from_slice(&naive.stdout).expect("one JSON object");
     assert_eq!(reply["text"], "green star");
-    assert_eq!(reply["override"], serde_json::json!({"kernels": ["linear_tile"], "same": true, "ours": "green star"}));
+    assert_eq!(
+        reply["override"],
+        serde_json::json!({"kernels": ["linear_tile"], "unused": [], "same": true, "ours": "green star"})
+    );
     let wrong = NORM.replace("y[to + i] = value;", "y[to + i] = value * -3.0;");
     let other = ask("norm", &wrong, &[]);
     assert_eq!(other.status.code(), Some(7), "{}", text(&other.stderr));
@@ -84,6 +87,10 @@ fn a_users_kernel_that_cannot_run_is_refused_with_the_place() {
     wrong(&format!("norm={file}"), 3, &[&format!("{file}:{line}:"), "nothing"]);
     wrong(&format!("nrom={file}"), 3, &["\"nrom\"; did you mean norm;", "linear_tile"]);
     wrong("norm=no such file", 3, &["no such file"]);
+    let twice = format!("norm={file}");
+    refused(&["ask", &image, "a", "--wgsl-override", &twice, "--wgsl-override", &twice], 3, &["twice for norm"]);
+    let (_folder, empty) = kernel_file("// nothing");
+    wrong(&format!("norm={empty}"), 3, &[&empty, "no entry point `main`"]);
     wrong("norm", 2, &["norm=my_norm.wgsl"]);
 }
 
@@ -124,6 +131,12 @@ fn bench_kernels_times_a_users_right_kernel_and_refuses_others() {
     assert!(rows.iter().any(|row| row["variant"] == "auto"));
     let (_folder, wrong) = kernel_file(&NAIVE.replace("store4(row, n0, sums)", "store4(row, n0, 2.0 * sums)"));
     let output = bench(&wrong);
+    assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("wrong by"), "{}", text(&output.stderr));
+    // Samples of a large layer may miss the rows that are wrong; small cases are compared whole.
+    let some_rows = "store4(row, n0, select(sums, vec4<f32>(), row % 8u == 7u))";
+    let (_folder, in_places) = kernel_file(&NAIVE.replace("store4(row, n0, sums)", some_rows));
+    let output = run(&["bench", "kernels", "--wgsl", &in_places, "--shape", "257,64,64", "--runs", "2", "-q"]);
     assert_eq!(output.status.code(), Some(7), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("wrong by"), "{}", text(&output.stderr));
     let lines = std::fs::read_to_string(&lines).expect("the file");

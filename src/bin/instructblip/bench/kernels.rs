@@ -43,10 +43,11 @@ pub struct Kernels {
     /// Runs of each kernel; the median counts
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub runs: u32,
-    /// Your own kernel: a WGSL file that is checked against f64 and timed beside the kernel it replaces
+    /// Your own kernel: a WGSL file that is checked against f64 and timed beside the adapter's own choice
     ///
-    /// It is checked on every shape first, where indices and loops are looked after, and then timed without that, as ours
-    /// are: indices that a check would have kept in bounds may end the program.
+    /// It is checked first, on the small cases of `selftest`, which are compared whole, and on every shape that is timed, of
+    /// which large ones are compared in samples. Indices are kept in bounds meanwhile, without a word; then it is timed
+    /// without that, as ours are, and one that writes out of bounds may end the program. --variant times other forms beside it.
     ///
     /// It has that kernel's bindings, Params, override constants and grid, which the head of its file in shaders/ tells;
     /// for linear layers they are in shaders/shared/linear.wgsl, and `const TILE_ROWS: u32` and `const TILE_COLUMNS: u32`
@@ -55,13 +56,14 @@ pub struct Kernels {
     #[arg(long, value_name = "FILE")]
     pub wgsl: Option<PathBuf>,
     /// What the kernel of --wgsl computes: linear, or the name of the kernel that it replaces
-    #[arg(long, value_name = "NAME", default_value = "linear")]
+    #[arg(long, value_name = "NAME", default_value = "linear", requires = "wgsl")]
     pub op: String,
     /// Run again whenever the file of --wgsl is saved
     #[arg(long, requires = "wgsl")]
     pub watch: bool,
     /// Seconds a kernel of yours may take before it is given up
-    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, requires = "wgsl",
+          value_parser = clap::value_parser!(u64).range(1..))]
     pub time_out: u64,
     #[command(flatten)]
     pub output: Output,
@@ -91,6 +93,8 @@ pub fn run(common: &Common, kernels: &Kernels) -> Result<()> {
 /// Runs the same command again whenever `file` is saved, each time as a process of its own: a kernel that never ends, or
 /// that takes the driver along, ends only that.
 fn watch(common: &Common, file: &Path) -> Result<()> {
+    // A file that was never there is a mistake; one that goes later may come back.
+    read_text(file)?;
     let program = std::env::current_exe().context("finding this program")?;
     let arguments: Vec<_> = std::env::args_os().skip(1).filter(|argument| argument != "--watch").collect();
     let saved = || -> Option<SystemTime> { file.metadata().ok()?.modified().ok() };
@@ -116,12 +120,18 @@ fn once(common: &Common, kernels: &Kernels) -> Result<()> {
     for (opened, output) in wanted {
         let device = Device::open(&DeviceOptions { trusts_custom: true, ..opened.clone() })?;
         let mut results = run::results(opened.adapter.as_deref(), &device, kernels.runs, Ceilings::default());
+        // Before anything is measured: a folder that cannot be written to costs no time.
+        output.output.as_deref().map_or(Ok(()), |folder| report::write_unfinished(folder, &results))?;
         let mut told = Told { common, output: &output, results: &mut results, progress: None };
         let outcome = lab::measure(&options, &device, &opened, &mut |event| told.hear(event))?;
         told.progress.iter_mut().for_each(|progress| progress.clear());
         (results.ceilings, results.kernels) = (outcome.ceilings, outcome.rows);
         run::deliver(&results, common, &output)?;
         refused.extend(outcome.refused);
+        if let Some(lost) = outcome.lost {
+            refused.iter().for_each(|problem| say(problem));
+            return Err(lost.into());
+        }
     }
     match refused.is_empty() {
         true => Ok(()),
@@ -196,7 +206,7 @@ impl Told<'_> {
     fn save(&mut self, row: &KernelRow) {
         self.results.kernels.push(row.clone());
         if let Some(folder) = &self.output.output
-            && let Err(e) = report::write_results(folder, self.results)
+            && let Err(e) = report::write_unfinished(folder, self.results)
         {
             // What is written at the end decides; until then this is a help.
             say(&format!("{}: {e:#}", self.common.paint("not saved", "33")));

@@ -7,10 +7,11 @@ mod report;
 mod run;
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
+use instructblip::Error;
 use instructblip::lab::Results;
 
 pub use run::today;
@@ -115,7 +116,8 @@ pub fn run(common: &Common, arguments: &Bench) -> Result<()> {
     match &arguments.command {
         Command::Kernels(kernels::Kernels { output, .. }) | Command::Model(model::Model { output, .. }) => {
             output.append.as_deref().map_or(Ok(()), append::check)?;
-            output.output.as_deref().map_or(Ok(()), files::check_folder)?;
+            let is_of_model = matches!(arguments.command, Command::Model(_));
+            output.output.as_deref().map_or(Ok(()), |folder| check_output(folder, is_of_model))?;
         }
         _ => {}
     }
@@ -124,6 +126,19 @@ pub fn run(common: &Common, arguments: &Bench) -> Result<()> {
         Command::Model(arguments) => model::run(common, arguments),
         Command::Report(arguments) => show(arguments),
         Command::Compare(arguments) => compare(arguments),
+    }
+}
+
+/// Refuses, before anything is measured, a folder that is none, or that has results of the other kind, which would go.
+fn check_output(folder: &Path, is_of_model: bool) -> Result<()> {
+    files::check_folder(folder)?;
+    match Results::read(folder) {
+        Ok(results) if results.model.is_some() != is_of_model && !results.unfinished => {
+            let kind = if is_of_model { "kernels" } else { "a model" };
+            let problem = format!("{}: has results of {kind}; name another folder", folder.display());
+            Err(Error::Request { problem }.into())
+        }
+        _ => Ok(()),
     }
 }
 

@@ -8,12 +8,14 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use instructblip::config::Config;
 use instructblip::lab::ceilings;
 use instructblip::lab::model::{Event, Options, Subject, measure};
+use instructblip::lab::results::Ceilings;
 use instructblip::model::LoadOptions;
 use instructblip::runtime::WeightFormat;
 use instructblip::shapes::{Layers, PUBLISHED, Shape};
 use instructblip::{Checkpoint, Error};
 use serde_json::Value;
 
+use super::report;
 use super::run::{self, Output};
 use crate::common::{Common, Gpu};
 use crate::options::formats;
@@ -128,6 +130,8 @@ pub fn run(common: &Common, arguments: &Model) -> Result<()> {
     if !device.has_timestamps() && !common.quiet {
         say("this adapter has no clock for kernels: no times by label");
     }
+    let mut results = run::results(common.adapter.as_deref(), &device, arguments.runs, Ceilings::default());
+    arguments.output.output.as_deref().map_or(Ok(()), |folder| report::write_unfinished(folder, &results))?;
     let options = Options {
         weights: arguments.weights,
         prompt_tokens: arguments.prompt_tokens.clone(),
@@ -154,7 +158,7 @@ pub fn run(common: &Common, arguments: &Model) -> Result<()> {
     })?;
     measuring.iter_mut().for_each(|progress| progress.clear());
     // The model is gone by now: the ceilings need room of their own, which is not the model's.
-    let mut results = run::results(common.adapter.as_deref(), &device, arguments.runs, ceilings::measure(&device)?);
+    results.ceilings = ceilings::measure(&device)?;
     let read = results.ceilings.read_gb_s;
     let share = |bytes: u64, ms: f64| if read > 0.0 { bytes as f64 / ms / 1e6 / read } else { 0.0 };
     model.decode.iter_mut().for_each(|row| row.bandwidth_share = share(row.bytes, row.ms));

@@ -54,6 +54,8 @@ pub fn results(adapter: Option<&str>, device: &Device, runs: u32, ceilings: Ceil
         date: today(),
         command: command_line(std::env::args().skip(1)),
         runs: Some(runs),
+        unfinished: false,
+        by_device_clock: Some(device.has_timestamps()),
         adapter: adapter.map_or_else(unknown, |a| Adapter {
             name: a.name,
             backend: a.backend,
@@ -70,15 +72,8 @@ pub fn results(adapter: Option<&str>, device: &Device, runs: u32, ceilings: Ceil
 /// Prints the results, and writes them with their pictures into a folder where that is wanted.
 ///
 /// # Errors
-/// [`instructblip::Error::Io`].
+/// [`instructblip::Error::Io`]; the results are printed by then.
 pub fn deliver(results: &Results, common: &Common, output: &Output) -> Result<()> {
-    if let Some(folder) = &output.output {
-        report::write_all(folder, results)?;
-        if !common.quiet {
-            say(&common.paint(&format!("written to {}; report.html has the pictures", folder.display()), "2"));
-        }
-    }
-    output.append.as_deref().map_or(Ok(()), |path| append::append(path, results))?;
     let mut out = std::io::stdout().lock();
     match output.format {
         Format::Table => writeln!(out, "{}\n{}", report::table(results), report::sketch(results, WIDTH))?,
@@ -86,7 +81,14 @@ pub fn deliver(results: &Results, common: &Common, output: &Output) -> Result<()
         Format::Csv => write!(out, "{}", report::csv(results))?,
         Format::Markdown => write!(out, "{}", report::markdown(results))?,
     }
-    Ok(())
+    drop(out);
+    if let Some(folder) = &output.output {
+        report::write_all(folder, results)?;
+        if !common.quiet {
+            say(&common.paint(&format!("written to {}; report.html has the pictures", folder.display()), "2"));
+        }
+    }
+    output.append.as_deref().map_or(Ok(()), |path| append::append(path, results))
 }
 
 /// The command as it can be pasted into a shell.

@@ -307,8 +307,9 @@ fn warnings(a: &Results, b: &Results) -> Vec<String> {
     }
     for (when, runs) in [("before", a.runs), ("after", b.runs)] {
         let few = runs.filter(|&runs| runs < FEW_RUNS);
-        warnings
-            .extend(few.map(|runs| format!("{when} has {runs} runs of each: too few to tell noise from a difference")));
+        warnings.extend(
+            few.map(|runs| format!("{when} has {runs} runs of some rows: too few to tell noise from a difference")),
+        );
     }
     warnings.extend(ceiling_warnings(&a.ceilings, &b.ceilings));
     warnings

@@ -20,7 +20,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use instructblip::lab::Results;
-use instructblip::lab::results::FILE;
+use instructblip::lab::results::{FILE, UNFINISHED};
 
 use crate::files;
 
@@ -52,7 +52,14 @@ pub fn svgs(results: &Results) -> Vec<(String, String)> {
 /// # Errors
 /// `Error::Io`, with the path.
 pub fn write_all(folder: &Path, results: &Results) -> Result<()> {
-    write_results(folder, results)?;
+    write_results(folder, FILE, results)?;
+    // What was there of a run before may be of other results.
+    let stale = |name: &str| name == UNFINISHED || name.ends_with(".svg");
+    for entry in std::fs::read_dir(folder).map_err(|e| files::unwritable(folder, e))?.flatten() {
+        if stale(&entry.file_name().to_string_lossy()) {
+            std::fs::remove_file(entry.path()).map_err(|e| files::unwritable(&entry.path(), e))?;
+        }
+    }
     let texts = [("results.csv", csv(results)), ("results.md", markdown(results)), ("report.html", html(results))];
     for (name, text) in texts {
         files::write_bytes(&folder.join(name), text.as_bytes())?;
@@ -63,13 +70,17 @@ pub fn write_all(folder: &Path, results: &Results) -> Result<()> {
     Ok(())
 }
 
-/// Writes the results alone into `folder`, as far as they have come.
+/// Writes the results of a run that goes on into `folder`; what a run before left there stays until all have come.
 ///
 /// # Errors
 /// `Error::Io`, with the path.
-pub fn write_results(folder: &Path, results: &Results) -> Result<()> {
+pub fn write_unfinished(folder: &Path, results: &Results) -> Result<()> {
+    write_results(folder, UNFINISHED, &Results { unfinished: true, ..results.clone() })
+}
+
+fn write_results(folder: &Path, name: &str, results: &Results) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| files::unwritable(folder, e))?;
-    files::write_bytes(&folder.join(FILE), format!("{}\n", serde_json::to_string_pretty(results)?).as_bytes())
+    files::write_bytes(&folder.join(name), format!("{}\n", serde_json::to_string_pretty(results)?).as_bytes())
 }
 
 /// Results may come from elsewhere: what names a stage does not name a folder.

@@ -16,6 +16,8 @@ fn empty() -> Results {
         date: "2026-11-25".into(),
         command: "instructblip bench kernels --filter '<&\"'".into(),
         runs: Some(7),
+        unfinished: false,
+        by_device_clock: Some(true),
         adapter: Adapter {
             name: "A <GPU> & \"more\"".into(),
             backend: "Vulkan".into(),
@@ -47,6 +49,7 @@ fn kernel(op: &str, shape: &str, kernel: &str, variant: &str, cold_us: f64) -> K
         hot_us: cold_us * 0.8,
         wall_us: cold_us * 1.5,
         spread_percent: 2.0,
+        runs: 7,
         bytes,
         flops,
         gb_per_s: bytes as f64 / cold_us / 1e3,
