@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::LazyLock;
 
 use crate::support::models;
 use instructblip::config::Config;
@@ -100,7 +101,12 @@ fn record(caps: Caps) -> Vec<Dispatch> {
 }
 
 /// One dispatch for each distinct kernel and set of constants, over every class of adapter.
-fn variants() -> Vec<Dispatch> {
+fn variants() -> &'static [Dispatch] {
+    static ALL: LazyLock<Vec<Dispatch>> = LazyLock::new(recorded_variants);
+    &ALL
+}
+
+fn recorded_variants() -> Vec<Dispatch> {
     let mut seen = BTreeSet::new();
     let matrix = |size| Caps { subgroup_size: Some(32), matrix: Some(size), ..Caps::PORTABLE };
     let classes = [
@@ -192,7 +198,7 @@ fn every_variant_is_valid_and_translates_to_every_backend_it_is_for() {
     let used: BTreeSet<&str> = variants.iter().map(|d| d.kernel.name).collect();
     let all: BTreeSet<&str> = kernels::all().map(|k| k.name).collect();
     assert_eq!(used, all, "every kernel is used by some op");
-    for dispatch in &variants {
+    for dispatch in variants {
         let name = format!("{} {:?}", dispatch.kernel.name, dispatch.constants);
         let translated = resolve(dispatch.kernel, &dispatch.constants);
         let languages = languages(dispatch.kernel);
