@@ -21,7 +21,7 @@ impl Scores {
     /// The scores of the tokens with the largest ones among `all`, from `(bits, token)` in falling order as
     /// [`top_k`](crate::runtime::Recorder::top_k) gives them; `None` if `processors` might draw another token.
     ///
-    /// What is drawn is the same as from all scores, to the bit: the others would have weight 0 in every sum, and
+    /// Tokens drawn from these are those drawn from all scores, to the bit: the others would have weight 0 in every sum, and
     /// tokens stay in their order.
     pub fn of_largest(pairs: &[u32], all: usize, processors: &Processors) -> Option<Scores> {
         let mut found: Vec<(u32, f32)> = pairs.chunks(2).map(|pair| (pair[1], f32::from_bits(pair[0]))).collect();

@@ -150,9 +150,10 @@ pub fn form(name: &str) -> Result<&'static str> {
     match forms.iter().find(|&&form| form == name) {
         Some(form) => Ok(form),
         None => {
-            let nearest = forms.iter().min_by_key(|form| strsim::damerau_levenshtein(name, form));
-            let near = nearest.filter(|form| strsim::damerau_levenshtein(name, form) <= form.len() / 3);
-            let meant = near.map_or(String::new(), |form| format!("; did you mean {form}"));
+            let nearest =
+                forms.iter().map(|form| (strsim::damerau_levenshtein(name, form), form)).min_by_key(|near| near.0);
+            let near = nearest.filter(|(distance, form)| *distance <= form.len() / 3);
+            let meant = near.map_or(String::new(), |(_, form)| format!("; did you mean {form}"));
             Err(Error::request(format!("there is no kernel {name:?}{meant}; there are {}", forms.join(", "))))
         }
     }

@@ -154,7 +154,7 @@ impl Plan {
     /// Runs every dispatch once, in order. Returns without waiting.
     ///
     /// # Errors
-    /// What an earlier submit did to the GPU.
+    /// The fault that an earlier submit left on the GPU.
     pub fn submit(&self) -> Result<()> {
         self.device.check()?;
         let mut readback = self.readback.lock().expect("no panic while it is held");

@@ -88,3 +88,26 @@ pub fn describe(a: &AdapterSummary) -> String {
         a.max_workgroup_bytes >> 10,
     )
 }
+
+/// An adapter for tests: a discrete GPU with what WebGPU promises and no more.
+#[cfg(test)]
+pub fn example() -> AdapterSummary {
+    AdapterSummary {
+        name: "a GPU".into(),
+        backend: "Vulkan".into(),
+        kind: instructblip::runtime::AdapterKind::DiscreteGpu,
+        driver: "a driver".into(),
+        shader_f16: false,
+        matrix: None,
+        subgroup_sizes: None,
+        timestamps: false,
+        max_binding_bytes: 128 << 20,
+        max_buffer_bytes: 256 << 20,
+        max_workgroup_bytes: 16 << 10,
+        memory_bytes: None,
+        max_storage_buffers: 8,
+        max_workgroup_invocations: 256,
+        problem: None,
+        chosen: true,
+    }
+}

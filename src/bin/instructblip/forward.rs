@@ -36,7 +36,7 @@ pub struct Forward {
     /// Further frames, for video models; may be repeated
     #[arg(long = "image", value_name = "FRAME")]
     pub frames: Vec<PathBuf>,
-    /// What the Q-Former reads instead of the prompt
+    /// The text that the Q-Former reads instead of the prompt
     #[arg(long, value_name = "TEXT")]
     pub qformer_prompt: Option<String>,
     #[command(flatten)]

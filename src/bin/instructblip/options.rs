@@ -21,7 +21,7 @@ pub struct Wording {
     /// A choice for the task's wording, or to score; may be repeated
     #[arg(long = "choice", value_name = "TEXT")]
     pub choices: Vec<String>,
-    /// What the Q-Former reads instead of the prompt
+    /// The text that the Q-Former reads instead of the prompt
     #[arg(long, value_name = "TEXT")]
     pub qformer_prompt: Option<String>,
 }

@@ -106,29 +106,13 @@ fn shaders() -> String {
 
 #[cfg(test)]
 mod tests {
-    use instructblip::runtime::{AdapterClass, AdapterKind};
+    use instructblip::runtime::AdapterClass;
 
     use super::*;
+    use crate::devices;
 
     fn adapter(name: &str, driver: &str) -> AdapterSummary {
-        AdapterSummary {
-            name: name.into(),
-            backend: "Vulkan".into(),
-            kind: AdapterKind::DiscreteGpu,
-            driver: driver.into(),
-            shader_f16: false,
-            matrix: None,
-            subgroup_sizes: None,
-            timestamps: false,
-            max_binding_bytes: 128 << 20,
-            max_buffer_bytes: 256 << 20,
-            max_workgroup_bytes: 16 << 10,
-            memory_bytes: None,
-            max_storage_buffers: 8,
-            max_workgroup_invocations: 256,
-            problem: None,
-            chosen: true,
-        }
+        AdapterSummary { name: name.into(), driver: driver.into(), ..devices::example() }
     }
 
     #[test]

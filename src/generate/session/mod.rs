@@ -111,7 +111,7 @@ impl Session {
     /// Starts step `n` of decoding, n tokens after the prompt, with the tokens on the device.
     ///
     /// # Errors
-    /// What an earlier submit did to the GPU.
+    /// The fault that an earlier submit left on the GPU.
     pub fn submit(&self, n: u32) -> Result<()> {
         self.decode.write_step(Step::new(n, 1));
         self.decode.submit()
@@ -149,7 +149,7 @@ impl Session {
     /// The `count` largest logits of each row of the last step, or all of fewer, largest first: `[rows, 2 count]`, the
     /// bits of a logit and then its token.
     ///
-    /// Of a vocabulary of 32,000 the 64 largest are 512 bytes a row instead of 128,000, and as much less for the host
+    /// The 64 largest of a vocabulary of 32,000 are 512 bytes a row instead of 128,000, and as much less for the host
     /// to sort.
     ///
     /// # Errors

@@ -106,7 +106,7 @@ impl Prefill {
     /// Starts the pass.
     ///
     /// # Errors
-    /// What an earlier submit did to the GPU.
+    /// The fault that an earlier submit left on the GPU.
     pub fn submit(&self) -> Result<()> {
         self.plan.write_step(self.step);
         self.plan.submit()

@@ -137,25 +137,15 @@ fn driver(os: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::devices;
 
     fn adapter(kind: AdapterKind, problem: Option<&str>) -> AdapterSummary {
         AdapterSummary {
             name: format!("a {kind}"),
-            backend: "Vulkan".into(),
             kind,
-            driver: "a driver".into(),
-            shader_f16: false,
-            matrix: None,
-            subgroup_sizes: None,
-            timestamps: false,
-            max_binding_bytes: 128 << 20,
-            max_buffer_bytes: 256 << 20,
-            max_workgroup_bytes: 16 << 10,
-            memory_bytes: None,
-            max_storage_buffers: 8,
-            max_workgroup_invocations: 256,
             problem: problem.map(str::to_string),
             chosen: problem.is_none(),
+            ..devices::example()
         }
     }
 
