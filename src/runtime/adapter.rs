@@ -222,6 +222,7 @@ pub(super) fn caps(
         shares_memory: features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
         int64: features.contains(wgpu::Features::SHADER_INT64),
         f16: features.contains(wgpu::Features::SHADER_F16),
+        coherent: features.contains(wgpu::Features::MEMORY_DECORATION_COHERENT),
         tuning: Tuning::of(class),
         preferred: None,
         custom: &[],
@@ -229,8 +230,10 @@ pub(super) fn caps(
 }
 
 /// The features that kernels by matrices use.
-pub(super) const MATRIX_FEATURES: wgpu::Features =
-    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
+pub(super) const MATRIX_FEATURES: wgpu::Features = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX
+    .union(wgpu::Features::SHADER_F16)
+    .union(wgpu::Features::SUBGROUP)
+    .union(wgpu::Features::MEMORY_DECORATION_COHERENT);
 
 /// Workgroup memory that kernels by matrices may take, in bytes.
 const MATRIX_WORKGROUP_BYTES: u32 = 32 << 10;

@@ -39,6 +39,9 @@ pub struct Caps {
     pub int64: bool,
     /// True where shaders may use 16-bit floats.
     pub f16: bool,
+    /// True where a workgroup can read what others have written in the same dispatch (`@coherent`), so that the last of
+    /// them can join what all have made.
+    pub coherent: bool,
     /// Sizes by which kernels are launched.
     pub tuning: Tuning,
     /// The form of kernel that runs wherever it can.
@@ -60,6 +63,7 @@ impl Caps {
         shares_memory: false,
         int64: false,
         f16: false,
+        coherent: false,
         tuning: Tuning::of(AdapterClass::Gpu),
         preferred: None,
         custom: &[],
@@ -70,6 +74,7 @@ impl Caps {
         class: AdapterClass::Cpu,
         subgroup_size: Some(8),
         int64: true,
+        coherent: true,
         tuning: Tuning::of(AdapterClass::Cpu),
         ..Caps::PORTABLE
     };
@@ -87,8 +92,8 @@ impl Caps {
     /// Restricts the device to the forms that every GPU can run.
     #[must_use]
     pub fn portable(self) -> Caps {
-        let Caps { class, subgroup_size, matrix, int64, f16, tuning, .. } = Caps::PORTABLE;
-        Caps { class, subgroup_size, matrix, int64, f16, tuning, ..self }
+        let Caps { class, subgroup_size, matrix, int64, f16, coherent, tuning, .. } = Caps::PORTABLE;
+        Caps { class, subgroup_size, matrix, int64, f16, coherent, tuning, ..self }
     }
 
     /// Makes these forms run on the device.

@@ -28,7 +28,10 @@ pub enum Needs {
     Software,
     /// 16-bit floats.
     Halves,
-    /// Subgroups that multiply matrices of f16, itself or in the kernel whose work it finishes.
+    /// Memory by which the workgroups of one dispatch can read what others have written.
+    Coherent,
+    /// Subgroups that multiply matrices of f16, itself or in the kernel whose work it finishes, and what
+    /// [`Needs::Coherent`] stands for.
     Matrices,
 }
 
@@ -40,7 +43,7 @@ impl Needs {
     pub fn bound(self, bound: f64) -> f64 {
         match self {
             Needs::Matrices => bound.max(1e-3),
-            Needs::Nothing | Needs::Subgroups | Needs::Software | Needs::Halves => bound,
+            Needs::Nothing | Needs::Subgroups | Needs::Software | Needs::Halves | Needs::Coherent => bound,
         }
     }
 }
@@ -256,7 +259,10 @@ fn capabilities(needs: Needs) -> naga::valid::Capabilities {
             Needs::Subgroups => Can::SUBGROUP,
             Needs::Software => Can::SUBGROUP | Can::SHADER_INT64,
             Needs::Halves => Can::SHADER_FLOAT16,
-            Needs::Matrices => Can::SUBGROUP | Can::SHADER_FLOAT16 | Can::COOPERATIVE_MATRIX,
+            Needs::Coherent => Can::MEMORY_DECORATION_COHERENT,
+            Needs::Matrices => {
+                Can::SUBGROUP | Can::SHADER_FLOAT16 | Can::COOPERATIVE_MATRIX | Can::MEMORY_DECORATION_COHERENT
+            }
         }
 }
 

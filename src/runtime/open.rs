@@ -78,7 +78,10 @@ impl Device {
             (wgpu::Features::empty(), wgpu::Limits::default())
         } else {
             // No form that a model runs has 16-bit floats without matrices; what they can do at most is measured.
-            let mut useful = wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SHADER_F16;
+            let mut useful = wgpu::Features::SUBGROUP
+                | wgpu::Features::TIMESTAMP_QUERY
+                | wgpu::Features::SHADER_F16
+                | wgpu::Features::MEMORY_DECORATION_COHERENT;
             // Only the forms for software adapters read 64 bits at a time.
             useful.set(wgpu::Features::SHADER_INT64, info.device_type == wgpu::DeviceType::Cpu);
             // On a card of its own this would put weights into the slow memory both can see.

@@ -78,6 +78,7 @@ pub struct Plan {
     slots: Vec<Arc<Buffer>>,
     _params: Buffer,
     step: Buffer,
+    _arrivals: Option<Buffer>,
     token: Option<Tensor>,
     readback: Mutex<Readback>,
     tapped: Vec<(String, Tensor)>,
@@ -91,6 +92,11 @@ impl Plan {
         let slots: Vec<Arc<Buffer>> = recording.slots.iter().map(take).collect::<Result<_>>()?;
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let step = device.buffer(Category::Io, "step", 16, uniform)?;
+        // New buffers are zero.
+        let arrivals = match recording.arrivals_bytes() {
+            0 => None,
+            bytes => Some(device.storage_buffer(Category::Io, "arrivals", bytes)?),
+        };
         let stride = params_stride(&device.caps());
         let params_bytes = stride * recording.dispatches.len() as u64;
         let params = device.buffer(Category::Io, "params", params_bytes, uniform)?;
@@ -99,7 +105,7 @@ impl Plan {
             bytes[..dispatch.params.len()].copy_from_slice(&dispatch.params);
         }
         device.inner.gpu.queue.write_buffer(params.gpu()?, 0, &packed);
-        let builder = Builder { device, slots: &slots, step: &step, params: &params };
+        let builder = Builder { device, slots: &slots, step: &step, arrivals: arrivals.as_ref(), params: &params };
         let variants: Vec<_> = recording.dispatches.iter().map(|d| (d.kernel, d.constants.as_slice())).collect();
         let compiled = device.inner.pipelines.get(&device.inner.gpu, &device.caps(), &variants)?;
         let launches = recording.dispatches.iter().zip(compiled).enumerate();
@@ -115,6 +121,7 @@ impl Plan {
             segments,
             _params: params,
             step,
+            _arrivals: arrivals,
             token: None,
             readback: Mutex::new(Readback { staging: Vec::new(), submitted: Default::default(), next: 0 }),
             tapped,
@@ -280,7 +287,9 @@ impl Recorder {
 
     /// Bytes of the plan's own small buffers.
     pub fn io_bytes(&self) -> u64 {
-        whole(params_stride(self.caps()) * self.len() as u64) + whole(16)
+        let arrivals = self.arrivals_bytes();
+        let arrivals = if arrivals == 0 { 0 } else { whole(arrivals) };
+        whole(params_stride(self.caps()) * self.len() as u64) + whole(16) + arrivals
     }
 }
 
@@ -301,6 +310,7 @@ struct Builder<'a> {
     device: &'a Device,
     slots: &'a [Arc<Buffer>],
     step: &'a Buffer,
+    arrivals: Option<&'a Buffer>,
     params: &'a Buffer,
 }
 
@@ -313,6 +323,7 @@ impl Builder<'_> {
                 Binding::Slot(index) => &self.slots[*index],
                 Binding::Buffer(buffer) => buffer,
                 Binding::Step => self.step,
+                Binding::Arrivals(_) => self.arrivals.expect("a recording that binds arrivals has some"),
             };
             self.check_binding(&dispatch.label, buffer.bytes())?;
             bytes += buffer.bytes();

@@ -18,6 +18,9 @@ pub enum Binding {
     Buffer(Arc<Buffer>),
     /// The plan's [`Step`](super::plan::Step).
     Step,
+    /// The plan's arrivals, at least so many u32, all zero before and after every dispatch: workgroups that have
+    /// something to join count themselves there, and the last one puts its count back.
+    Arrivals(u32),
 }
 
 impl From<&Tensor> for Binding {
@@ -86,6 +89,13 @@ impl Dispatch {
     /// Binds the plan's [`Step`](super::plan::Step).
     pub(super) fn reads_step(mut self) -> Dispatch {
         self.bindings.push(Binding::Step);
+        self
+    }
+
+    /// Binds `count` of the plan's arrivals, see [`Binding::Arrivals`].
+    #[allow(dead_code, reason = "the kernels that join come next")]
+    pub(super) fn counts_arrivals(mut self, count: u32) -> Dispatch {
+        self.bindings.push(Binding::Arrivals(count));
         self
     }
 
@@ -249,6 +259,16 @@ impl Recorder {
     /// Floating point operations of the whole recording.
     pub fn flops(&self) -> u64 {
         self.dispatches.iter().map(|d| d.flops).sum()
+    }
+
+    /// Bytes of the buffer for [`Binding::Arrivals`], none where no dispatch binds it.
+    pub(super) fn arrivals_bytes(&self) -> u64 {
+        let bindings = self.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
+        let counts = bindings.filter_map(|binding| match binding {
+            Binding::Arrivals(count) => Some(u64::from(*count)),
+            Binding::Slot(_) | Binding::Buffer(_) | Binding::Step => None,
+        });
+        4 * counts.max().unwrap_or(0)
     }
 
     /// One line per dispatch: label, kernel, grid. What the plan tests compare.

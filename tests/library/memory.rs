@@ -43,6 +43,7 @@ fn every_published_shape_is_planned_within_webgpus_default_bindings() {
                         Binding::Buffer(buffer) => buffer.bytes(),
                         Binding::Slot(slot) => r.slot_bytes()[*slot],
                         Binding::Step => 16,
+                        Binding::Arrivals(count) => 4 * u64::from(*count),
                     };
                     assert!(bytes <= LIMIT, "{} {}: binds {bytes} bytes", shape.name(), dispatch.label);
                 }

@@ -139,7 +139,10 @@ fn resolve(kernel: &Kernel, constants: &[(&str, f64)]) -> Translated {
         Needs::Subgroups => plain | Can::SUBGROUP,
         Needs::Software => plain | Can::SUBGROUP | Can::SHADER_INT64,
         Needs::Halves => plain | Can::SHADER_FLOAT16,
-        Needs::Matrices => plain | Can::SUBGROUP | Can::SHADER_FLOAT16 | Can::COOPERATIVE_MATRIX,
+        Needs::Coherent => plain | Can::MEMORY_DECORATION_COHERENT,
+        Needs::Matrices => {
+            plain | Can::SUBGROUP | Can::SHADER_FLOAT16 | Can::COOPERATIVE_MATRIX | Can::MEMORY_DECORATION_COHERENT
+        }
     };
     let mut validator = naga::valid::Validator::new(naga::valid::ValidationFlags::all(), capabilities);
     let info = validator.validate(&module).unwrap_or_else(|e| panic!("{name}: {e:?}"));

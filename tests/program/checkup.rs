@@ -42,6 +42,7 @@ fn selftest_reaches_every_kernel_in_every_form_and_all_are_right() {
         Needs::Subgroups => caps.subgroup_size.is_some(),
         Needs::Software => caps.class == AdapterClass::Cpu && caps.int64 && caps.subgroup_size == Some(8),
         Needs::Halves => caps.f16,
+        Needs::Coherent => caps.coherent,
         Needs::Matrices => caps.matrix.is_some_and(|size| {
             kernel.form.ends_with(&format!("matrix{}", size.edge())) || kernel.form == "linear_sum"
         }),
