@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::case::{Case, Depth, Launches, References};
+use super::case::{Case, Depth, Launches, References, Setup};
 use super::cases;
 use super::clock::{Clock, median};
 use super::kernels::Prepared;
@@ -56,19 +56,35 @@ struct Trial {
     candidates: Vec<(String, Tuning)>,
 }
 
-/// Looks for the best sizes on a device. `progress` hears how many of the [`STEPS`] are done.
+/// The devices that candidates run on.
+#[derive(Clone, Copy, Debug)]
+pub struct Devices<'a> {
+    /// The one that most run on.
+    pub usual: &'a Device,
+    /// One of the same adapter without robust access, where it can do without.
+    pub bare: Option<&'a Device>,
+}
+
+impl<'a> Devices<'a> {
+    /// The one that a tuning is for.
+    fn of(self, tuning: &Tuning) -> &'a Device {
+        self.bare.filter(|_| !tuning.robust_access).unwrap_or(self.usual)
+    }
+}
+
+/// Looks for the best sizes on an adapter. `progress` hears how many of the [`STEPS`] are done.
 ///
 /// # Errors
 /// Whatever went wrong on the GPU.
-pub fn search(device: &Device, progress: &mut dyn FnMut(u64)) -> Result<(Tuning, Vec<Step>)> {
+pub fn search(devices: Devices<'_>, progress: &mut dyn FnMut(u64)) -> Result<(Tuning, Vec<Step>)> {
     let started = Instant::now();
-    let caps = device.caps();
+    let caps = devices.usual.caps();
     let mut best = Tuning::of(caps.class);
     let mut steps = Vec::new();
     for (index, trial) in TRIALS.iter().enumerate() {
         let trial = trial(&caps, best);
         let share = LIMIT.saturating_sub(started.elapsed()) / (STEPS - index) as u32;
-        let step = compare(device, &trial, Instant::now() + share)?;
+        let step = compare(devices, &trial, Instant::now() + share)?;
         best = trial.candidates[step.chosen].1;
         steps.push(step);
         progress(index as u64 + 1);
@@ -80,7 +96,7 @@ pub fn search(device: &Device, progress: &mut dyn FnMut(u64)) -> Result<(Tuning,
 pub const STEPS: usize = TRIALS.len();
 
 /// The steps of the search, in this order.
-const TRIALS: [fn(&Caps, Tuning) -> Trial; 4] = [vectors, rows, norms, shares];
+const TRIALS: [fn(&Caps, Tuning) -> Trial; 5] = [vectors, rows, norms, shares, guards];
 
 /// Rows and columns of the layers; a software adapter is tuned in tests only, which have no time.
 fn width(caps: &Caps) -> u32 {
@@ -148,15 +164,23 @@ fn shares(_: &Caps, best: Tuning) -> Trial {
     Trial::new("attention", cases, tunings, |t| format!("{} shares of the keys", t.decode_splits))
 }
 
+fn guards(caps: &Caps, best: Tuning) -> Trial {
+    let n = width(caps);
+    let tunings = [true, false].map(|robust_access| Tuning { robust_access, ..best });
+    let named = |t: Tuning| if t.robust_access { "with".into() } else { "without".into() };
+    Trial::new("robust access", layers(&[(1, 3 * n, n), (64, n, n)]), tunings, named)
+}
+
 /// A candidate at a shape.
-struct Ready {
+struct Ready<'a> {
     candidate: usize,
+    clock: Clock<'a>,
     plan: Plan,
     times: Vec<f64>,
 }
 
 /// Times every candidate that is right at every shape.
-fn compare(device: &Device, trial: &Trial, until: Instant) -> Result<Step> {
+fn compare(devices: Devices<'_>, trial: &Trial, until: Instant) -> Result<Step> {
     let names = trial.candidates.iter();
     let mut candidates: Vec<Candidate> =
         names.map(|(name, _)| Candidate { name: name.clone(), relative: None, error: 0.0, right: true }).collect();
@@ -171,7 +195,7 @@ fn compare(device: &Device, trial: &Trial, until: Instant) -> Result<Step> {
             break;
         }
         let stop = Instant::now() + left / (trial.cases.len() - i) as u32;
-        let times = time_all(device, case, trial, &mut candidates, stop)?;
+        let times = time_all(devices, case, trial, &mut candidates, stop)?;
         if let Some(before) = times[0] {
             shapes += 1;
             let each = times.iter().enumerate().filter_map(|(n, us)| Some((n, (*us)?)));
@@ -191,34 +215,41 @@ fn compare(device: &Device, trial: &Trial, until: Instant) -> Result<Step> {
 /// Median times of the candidates at one shape, taken in turns, so that whatever the machine does meanwhile befalls all;
 /// `None` of those that are wrong there.
 fn time_all(
-    device: &Device,
+    devices: Devices<'_>,
     case: &Case,
     trial: &Trial,
     candidates: &mut [Candidate],
     stop: Instant,
 ) -> Result<Vec<Option<f64>>> {
-    let (setup, mut known) = (case.setup(device)?, References::default());
-    let mut launched: Vec<Launches> = Vec::new();
-    let mut ready: Vec<Ready> = Vec::new();
+    let mut known = References::default();
+    let mut setups: Vec<(bool, Setup)> = Vec::new();
+    let mut launched: Vec<(bool, Launches)> = Vec::new();
+    let mut ready: Vec<Ready<'_>> = Vec::new();
     for (number, (candidate, (_, tuning))) in candidates.iter_mut().zip(&trial.candidates).enumerate() {
+        let device = devices.of(tuning);
         let caps = Caps { tuning: *tuning, ..device.caps() };
-        let prepared = Prepared::new(case, &setup, device, caps, &mut known)?;
+        let robust = device.caps().tuning.robust_access;
+        if !setups.iter().any(|(of, _)| *of == robust) {
+            setups.push((robust, case.setup(device)?));
+        }
+        let setup = setups.iter().find(|(of, _)| *of == robust).map(|(_, setup)| setup).expect("one was just made");
+        let prepared = Prepared::new(case, setup, device, caps, &mut known)?;
         let right = prepared.is_right();
         candidate.error = candidate.error.max(prepared.error);
         candidate.right &= right;
         // The same kernels in the same way take the same time.
-        if right && !launched.contains(&prepared.launches) {
-            ready.push(Ready { candidate: number, plan: prepared.cold, times: Vec::new() });
+        let launches = (robust, prepared.launches);
+        if right && !launched.contains(&launches) {
+            ready.push(Ready { candidate: number, clock: Clock::new(device), plan: prepared.cold, times: Vec::new() });
         }
-        launched.push(prepared.launches);
+        launched.push(launches);
     }
-    let clock = Clock::new(device);
     for round in 0..ROUNDS {
         if round >= FEWEST && Instant::now() > stop {
             break;
         }
         for one in &mut ready {
-            one.times.push(clock.time(&one.plan)?.device_us);
+            one.times.push(one.clock.time(&one.plan)?.device_us);
         }
     }
     let time = |launches| {

@@ -93,7 +93,7 @@ fn summarise(adapter: &wgpu::Adapter, chosen: bool) -> AdapterSummary {
         kind: AdapterKind::of(info.device_type),
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_string(),
         shader_f16: features.contains(wgpu::Features::SHADER_F16),
-        matrix: matrix_size(adapter),
+        matrix: matrices(adapter).first().map(|&(size, _)| size),
         subgroup_sizes: features
             .contains(wgpu::Features::SUBGROUP)
             .then_some((info.subgroup_min_size, info.subgroup_max_size)),
@@ -208,13 +208,13 @@ pub(super) fn caps(
     info: &wgpu::AdapterInfo,
     features: wgpu::Features,
     limits: &wgpu::Limits,
-    matrix: Option<MatrixSize>,
+    matrices: Option<(MatrixSize, u32)>,
 ) -> Caps {
     let class = if info.device_type == wgpu::DeviceType::Cpu { AdapterClass::Cpu } else { AdapterClass::Gpu };
     Caps {
         class,
-        subgroup_size: fixed_subgroup_size(info, features),
-        matrix,
+        subgroup_size: matrices.map(|(_, lanes)| lanes).or_else(|| fixed_subgroup_size(info, features)),
+        matrix: matrices.map(|(size, _)| size),
         max_binding_bytes: limits.max_storage_buffer_binding_size,
         max_buffer_bytes: limits.max_buffer_size,
         max_workgroup_bytes: limits.max_compute_workgroup_storage_size,
@@ -235,22 +235,41 @@ pub(super) const MATRIX_FEATURES: wgpu::Features = wgpu::Features::EXPERIMENTAL_
     .union(wgpu::Features::SUBGROUP)
     .union(wgpu::Features::MEMORY_DECORATION_COHERENT);
 
+/// Most subgroups in a workgroup of kernels by matrices.
+const MATRIX_SUBGROUPS: u32 = 8;
+
 /// Workgroup memory that kernels by matrices may take, in bytes.
 const MATRIX_WORKGROUP_BYTES: u32 = 32 << 10;
 
-/// The matrices that kernels may use on this adapter.
-pub(super) fn matrix_size(adapter: &wgpu::Adapter) -> Option<MatrixSize> {
+/// Lanes in every subgroup of a kernel of several full ones, where that is known, or what they may be: a driver that
+/// picks a size for each kernel mostly picks the largest for these.
+fn lanes(info: &wgpu::AdapterInfo, features: wgpu::Features) -> Vec<u32> {
+    match fixed_subgroup_size(info, features) {
+        Some(lanes) => vec![lanes],
+        None if !features.contains(wgpu::Features::SUBGROUP) => Vec::new(),
+        None => {
+            let sizes = std::iter::successors(Some(info.subgroup_max_size), |lanes| Some(lanes / 2));
+            sizes.take_while(|&lanes| lanes >= info.subgroup_min_size.max(1)).collect()
+        }
+    }
+}
+
+/// The matrices that kernels may use on this adapter, and the lanes of the subgroups that multiply them: the likeliest
+/// first. Whether they do is to be seen.
+pub(super) fn matrices(adapter: &wgpu::Adapter) -> Vec<(MatrixSize, u32)> {
+    let (info, features, limits) = (adapter.get_info(), adapter.features(), adapter.limits());
     let offered = adapter.cooperative_matrix_properties();
     let has = |size: &MatrixSize| {
         let types = (wgpu::CooperativeScalarType::F16, wgpu::CooperativeScalarType::F32);
         let sizes = [size.edge(); 3];
         offered.iter().any(|p| [p.m_size, p.n_size, p.k_size] == sizes && (p.ab_type, p.cr_type) == types)
     };
-    let fits = adapter.features().contains(MATRIX_FEATURES)
-        && adapter.limits().max_compute_workgroup_storage_size >= MATRIX_WORKGROUP_BYTES
-        // Six subgroups are a workgroup of at most 256.
-        && fixed_subgroup_size(&adapter.get_info(), adapter.features()).is_some_and(|lanes| lanes <= 32);
-    [MatrixSize::Sixteen, MatrixSize::Eight].into_iter().find(has).filter(|_| fits)
+    let fits =
+        features.contains(MATRIX_FEATURES) && limits.max_compute_workgroup_storage_size >= MATRIX_WORKGROUP_BYTES;
+    let size = [MatrixSize::Sixteen, MatrixSize::Eight].into_iter().find(has).filter(|_| fits);
+    let fit = |lanes: &u32| lanes * MATRIX_SUBGROUPS <= limits.max_compute_invocations_per_workgroup;
+    let lanes = lanes(&info, features).into_iter().filter(fit);
+    size.map_or(Vec::new(), |size| lanes.map(|lanes| (size, lanes)).collect())
 }
 
 pub(super) fn describe(info: &wgpu::AdapterInfo) -> String {

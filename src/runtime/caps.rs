@@ -21,7 +21,8 @@ pub enum AdapterClass {
 pub struct Caps {
     /// GPU or software adapter.
     pub class: AdapterClass,
-    /// Lanes in a subgroup when subgroup operations are enabled and the size cannot vary.
+    /// Lanes in a subgroup when subgroup operations are enabled and the size cannot vary, or those with which products
+    /// by matrices came out right.
     pub subgroup_size: Option<u32>,
     /// Matrices that subgroups multiply, where they are of a known size and 32 KiB of workgroup memory can be had.
     pub matrix: Option<MatrixSize>,
@@ -93,6 +94,8 @@ impl Caps {
     #[must_use]
     pub fn portable(self) -> Caps {
         let Caps { class, subgroup_size, matrix, int64, f16, coherent, tuning, .. } = Caps::PORTABLE;
+        // How the device was opened stays as it is.
+        let tuning = Tuning { robust_access: self.tuning.robust_access, ..tuning };
         Caps { class, subgroup_size, matrix, int64, f16, coherent, tuning, ..self }
     }
 
@@ -149,6 +152,15 @@ pub struct Tuning {
     pub fuse_norm: bool,
     /// Workgroups that share the keys of one head in a step of decoding.
     pub decode_splits: u32,
+    /// True if the driver looks after the indices of kernels, see
+    /// [`DeviceOptions::robust_access`](super::DeviceOptions::robust_access).
+    #[serde(default = "is_robust")]
+    pub robust_access: bool,
+}
+
+/// What sizes of a program that knew nothing of it were found with.
+fn is_robust() -> bool {
+    true
 }
 
 impl Tuning {
@@ -162,6 +174,7 @@ impl Tuning {
                 vec_rows: 8,
                 fuse_norm: true,
                 decode_splits: 8,
+                robust_access: true,
             },
             // Loads cost more than dispatches there, and there are few threads to fill.
             AdapterClass::Cpu => Tuning {
@@ -171,6 +184,7 @@ impl Tuning {
                 vec_rows: 8,
                 fuse_norm: false,
                 decode_splits: 1,
+                robust_access: true,
             },
         }
     }

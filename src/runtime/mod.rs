@@ -18,6 +18,7 @@ mod pipelines;
 pub mod plan;
 pub mod profile;
 pub mod recorder;
+mod robust;
 pub mod stream;
 pub mod tensor;
 pub mod upload;

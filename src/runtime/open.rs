@@ -12,7 +12,8 @@ use super::gpu::Gpu;
 use super::kept::Kept;
 use super::matrix_check;
 use super::pipelines::{Checks, CompileHook, Pipelines};
-use crate::error::{Error, Result, first_line};
+use super::robust::{self, Opened};
+use crate::error::{Error, Result};
 
 /// Options for choosing and opening a device. `Default` takes the best adapter with its own limits.
 #[derive(Clone, Debug, Default)]
@@ -33,6 +34,11 @@ pub struct DeviceOptions {
     /// bounds: one that does not may end the program, or worse. [`DeviceOptions::checked`] keeps them in bounds, and
     /// does not tell which were not.
     pub trusts_custom: bool,
+    /// Let the driver look after the indices of every kernel ("robust access"), as `tuning` says when `None`. Without it
+    /// some GPUs load four times as much at once; only Vulkan's drivers can do without, for kernels of ours that are not
+    /// `checked`, whose indices are in bounds by construction. [`Tuning::robust_access`] of the open device's
+    /// [`Caps`](crate::runtime::Caps) says what it does.
+    pub robust_access: Option<bool>,
     /// A folder that compiled kernels are kept in from one run to the next, made if it is not there; nobody else should
     /// be able to write to it. Nothing touches the disk when `None`, with `portable`, or where the driver gives
     /// compiled kernels to nobody (all but Vulkan's). What is in the folder changes no result, and no fault of it is an
@@ -61,56 +67,33 @@ impl Device {
                 found: adapters.iter().map(adapter::describe_with_problem).collect(),
             });
         };
-        if let Some(matrix) = adapter::matrix_size(adapter).filter(|_| !options.portable)
-            && let Ok(device) = Device::from_adapter(adapter, options, Some(matrix))
-            // On a processor no form by matrices runs that was not asked for.
-            && (device.caps.class == AdapterClass::Cpu || matrix_check::is_right(&device))
-        {
-            return Ok(device);
+        let matrices = if options.portable { Vec::new() } else { adapter::matrices(adapter) };
+        for matrices in matrices {
+            if let Ok(device) = Device::from_adapter(adapter, options, Some(matrices))
+                // On a processor no form by matrices runs that was not asked for.
+                && (device.caps.class == AdapterClass::Cpu || matrix_check::is_right(&device))
+            {
+                return Ok(device);
+            }
         }
         Device::from_adapter(adapter, options, None)
     }
 
-    #[allow(unsafe_code)]
-    fn from_adapter(adapter: &wgpu::Adapter, options: &DeviceOptions, matrix: Option<MatrixSize>) -> Result<Device> {
+    fn from_adapter(
+        adapter: &wgpu::Adapter,
+        options: &DeviceOptions,
+        matrices: Option<(MatrixSize, u32)>,
+    ) -> Result<Device> {
         let info = adapter.get_info();
-        let (features, limits) = if options.portable {
-            (wgpu::Features::empty(), wgpu::Limits::default())
-        } else {
-            // No form that a model runs has 16-bit floats without matrices; what they can do at most is measured.
-            let mut useful = wgpu::Features::SUBGROUP
-                | wgpu::Features::TIMESTAMP_QUERY
-                | wgpu::Features::SHADER_F16
-                | wgpu::Features::MEMORY_DECORATION_COHERENT;
-            // Only the forms for software adapters read 64 bits at a time.
-            useful.set(wgpu::Features::SHADER_INT64, info.device_type == wgpu::DeviceType::Cpu);
-            // On a card of its own this would put weights into the slow memory both can see.
-            let shared = matches!(info.device_type, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu);
-            useful.set(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS, shared);
-            if matrix.is_some() {
-                useful |= MATRIX_FEATURES;
-            }
-            useful.set(wgpu::Features::PIPELINE_CACHE, options.cache.is_some());
-            (adapter.features() & useful, adapter.limits())
-        };
-        let experimental_features = match matrix {
-            // SAFETY: what may go wrong is in the kernels by matrices, which are few, tested, and checked on opening.
-            Some(_) => unsafe { wgpu::ExperimentalFeatures::enabled() },
-            None => wgpu::ExperimentalFeatures::disabled(),
-        };
-        let descriptor = wgpu::DeviceDescriptor {
-            label: Some("instructblip"),
-            required_features: features,
-            required_limits: limits.clone(),
-            memory_hints: wgpu::MemoryHints::MemoryUsage,
-            experimental_features,
-            ..Default::default()
-        };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
-            .map_err(|e| Error::Gpu { what: format!("opening {}", info.name), problem: first_line(&e.to_string()) })?;
-        let gpu = Gpu::new(device, queue);
-        let mut caps = adapter::caps(&info, features, &limits, matrix);
+        let descriptor = descriptor(adapter, options, matrices.is_some());
+        let features = descriptor.required_features;
+        let mut caps = adapter::caps(&info, features, &descriptor.required_limits, matrices);
         caps.tuning = options.tuning.filter(Tuning::is_valid).unwrap_or(caps.tuning);
+        let wanted = options.robust_access.unwrap_or(caps.tuning.robust_access);
+        let vouched_for = !options.checked && options.custom.is_empty() && !options.portable;
+        let Opened { device, queue, robust } = robust::open(adapter, &descriptor, wanted || !vouched_for)?;
+        caps.tuning.robust_access = robust;
+        let gpu = Gpu::new(device, queue);
         let mut caps = caps.with_forms(&options.forms)?;
         caps.custom = Vec::leak(options.custom.clone());
         let keeps = features.contains(wgpu::Features::PIPELINE_CACHE);
@@ -132,5 +115,44 @@ impl Device {
                 gpu,
             }),
         })
+    }
+}
+
+/// The features and limits that a device is opened with.
+#[allow(unsafe_code)]
+fn descriptor(adapter: &wgpu::Adapter, options: &DeviceOptions, by_matrices: bool) -> wgpu::DeviceDescriptor<'static> {
+    let kind = adapter.get_info().device_type;
+    let (required_features, required_limits) = if options.portable {
+        (wgpu::Features::empty(), wgpu::Limits::default())
+    } else {
+        // No form that a model runs has 16-bit floats without matrices; what they can do at most is measured.
+        let mut useful = wgpu::Features::SUBGROUP
+            | wgpu::Features::TIMESTAMP_QUERY
+            | wgpu::Features::SHADER_F16
+            | wgpu::Features::MEMORY_DECORATION_COHERENT;
+        // Only the forms for software adapters read 64 bits at a time.
+        useful.set(wgpu::Features::SHADER_INT64, kind == wgpu::DeviceType::Cpu);
+        // On a card of its own this would put weights into the slow memory both can see.
+        let shared = matches!(kind, wgpu::DeviceType::Cpu | wgpu::DeviceType::IntegratedGpu);
+        useful.set(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS, shared);
+        if by_matrices {
+            useful |= MATRIX_FEATURES;
+        }
+        useful.set(wgpu::Features::PIPELINE_CACHE, options.cache.is_some());
+        (adapter.features() & useful, adapter.limits())
+    };
+    let experimental_features = if by_matrices {
+        // SAFETY: what may go wrong is in the kernels by matrices, which are few, tested, and checked on opening.
+        unsafe { wgpu::ExperimentalFeatures::enabled() }
+    } else {
+        wgpu::ExperimentalFeatures::disabled()
+    };
+    wgpu::DeviceDescriptor {
+        label: Some("instructblip"),
+        required_features,
+        required_limits,
+        memory_hints: wgpu::MemoryHints::MemoryUsage,
+        experimental_features,
+        ..Default::default()
     }
 }

@@ -8,14 +8,15 @@ use std::collections::BTreeSet;
 
 use crate::support::{self, Lent, Rng};
 use half::f16;
+use instructblip::DeviceOptions;
 use instructblip::lab::operands::{Known, Operands};
 use instructblip::lab::oracle::{self, wide};
 use instructblip::lab::selftest::{self, Target};
 use instructblip::lab::{Case, Depth, cases};
 use instructblip::runtime::ops::linear::{choose, forms};
 use instructblip::runtime::{
-    Activation, AdapterClass, Caps, Category, Device, Heads, KvLayer, Linear, Mask, Matrix, MatrixSize, Norm, Recorder,
-    Rotary, Rows, Tensor, Tuning, WeightFormat,
+    Activation, AdapterClass, Caps, Category, CustomKernel, Device, Heads, KvLayer, Linear, Mask, Matrix, MatrixSize,
+    Norm, Recorder, Rotary, Rows, Tensor, Tuning, WeightFormat,
 };
 
 /// Runs these cases with kernels chosen by `caps`; all must be right.
@@ -62,6 +63,25 @@ fn ragged_cases_are_right_in_checked_shaders() {
         number % 3 == 1
     });
     check(support::checked_device(), "checked", |_| Caps::PORTABLE, &cases);
+}
+
+/// Vulkan's drivers do without looking after indices where that was asked for and our kernels alone run.
+#[test]
+fn kernels_are_right_without_robust_access() {
+    let bare = DeviceOptions { robust_access: Some(false), ..Default::default() };
+    let Some(device) = support::device_with(&bare) else { return };
+    let backend = device.name().contains("(Vulkan");
+    assert_eq!(device.caps().tuning.robust_access, !backend, "{}", device.name());
+    check(Some(device), "without robust access", |caps| caps, &cases::of(Depth::Quick));
+    let custom = CustomKernel::of("argmax", "argmax.wgsl", include_str!("../../shaders/argmax.wgsl")).expect("ours");
+    for options in [
+        DeviceOptions { checked: true, ..bare.clone() },
+        DeviceOptions { portable: true, ..bare.clone() },
+        DeviceOptions { custom, trusts_custom: true, ..bare },
+    ] {
+        let device = support::device_with(&options).expect("it was there before");
+        assert!(device.caps().tuning.robust_access, "{options:?}");
+    }
 }
 
 /// The portable forms of attention on a device that has others.

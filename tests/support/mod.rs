@@ -24,6 +24,11 @@ pub fn shared_device() -> Option<Lent> {
     lend(&FREE, &DeviceOptions::default())
 }
 
+/// A device of these options, for this test alone.
+pub fn device_with(options: &DeviceOptions) -> Option<Lent> {
+    open(options).map(|device| Lent { device, free: None })
+}
+
 /// A device with WebGPU's default limits and no optional features, for tests that count nothing.
 pub fn portable_device() -> Option<Lent> {
     static FREE: Mutex<Vec<Device>> = Mutex::new(Vec::new());

@@ -108,6 +108,7 @@ impl Arguments {
             chosen: if after.chosen.adapter.is_some() { after.chosen } else { before.chosen.clone() },
             portable: before.portable || after.portable,
             checked: before.checked || after.checked,
+            robust_access: after.robust_access.or(before.robust_access),
             kernels: if after.kernels == "auto" { before.kernels.clone() } else { after.kernels },
         };
         Common::new(self.notes, gpu)

@@ -52,6 +52,9 @@ pub struct Gpu {
     /// Keep bounds and loop checks in the kernels: slower, same answers
     #[arg(long, env = "INSTRUCTBLIP_CHECKED", value_parser = FalseyValueParser::new())]
     pub checked: bool,
+    /// Whether the driver looks after the kernels' indices: without, some GPUs are faster; as `tune` found, or yes
+    #[arg(long, env = "INSTRUCTBLIP_ROBUST_ACCESS", value_name = "true|false")]
+    pub robust_access: Option<bool>,
     /// Which kernels to run: auto, portable (those that every GPU can run), or the name of one that is to run wherever it
     /// can, as `selftest` lists them
     #[arg(long, env = "INSTRUCTBLIP_KERNELS", value_name = "auto|portable|NAME", default_value = "auto")]
@@ -60,7 +63,7 @@ pub struct Gpu {
 
 impl From<Adapter> for Gpu {
     fn from(chosen: Adapter) -> Gpu {
-        Gpu { chosen, portable: false, checked: false, kernels: "auto".into() }
+        Gpu { chosen, portable: false, checked: false, robust_access: None, kernels: "auto".into() }
     }
 }
 
@@ -70,6 +73,7 @@ pub struct Common {
     pub adapter: Option<String>,
     pub portable: bool,
     pub checked: bool,
+    pub robust_access: Option<bool>,
     pub kernels: String,
     pub quiet: bool,
     pub color: Color,
@@ -77,8 +81,9 @@ pub struct Common {
 
 impl Common {
     pub fn new(notes: Notes, gpu: Gpu) -> Common {
-        let (Notes { quiet, color }, Gpu { chosen: Adapter { adapter }, portable, checked, kernels }) = (notes, gpu);
-        Common { adapter, portable, checked, kernels, quiet, color }
+        let Notes { quiet, color } = notes;
+        let Gpu { chosen: Adapter { adapter }, portable, checked, robust_access, kernels } = gpu;
+        Common { adapter, portable, checked, robust_access, kernels, quiet, color }
     }
 
     /// `text` in the given ANSI style when stderr may be coloured.

@@ -32,6 +32,7 @@ pub fn device_options(common: &Common) -> instructblip::Result<DeviceOptions> {
         adapter: common.adapter.clone(),
         portable: common.portable,
         checked: common.checked,
+        robust_access: common.robust_access,
         forms: Forms::parse(&common.kernels)?,
         cache: compiling::folder(),
         compiling: compiling::hook(common.quiet),

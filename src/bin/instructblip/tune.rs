@@ -4,7 +4,7 @@ use std::io::Write;
 
 use anyhow::Result;
 use clap::Args;
-use instructblip::lab::tune::{Candidate, STEPS, Step, search};
+use instructblip::lab::tune::{Candidate, Devices, STEPS, Step, search};
 use instructblip::runtime::{AdapterKind, Tuning, list_adapters};
 use instructblip::{Device, DeviceOptions, Error};
 use serde_json::json;
@@ -30,8 +30,9 @@ pub struct Tune {
 
 /// Finds sizes and keeps them.
 pub fn run(common: &Common, tune: &Tune) -> Result<()> {
-    if common.portable || common.checked || common.kernels != "auto" {
-        let problem = "tune is about the kernels that run by default; leave out --portable, --checked and --kernels";
+    if common.portable || common.checked || common.robust_access.is_some() || common.kernels != "auto" {
+        let problem = "tune is about the kernels that run by default; leave out --portable, --checked, --robust-access \
+                       and --kernels";
         return Err(Error::Request { problem: problem.into() }.into());
     }
     let Some(adapter) = list_adapters(common.adapter.as_deref()).into_iter().find(|adapter| adapter.chosen) else {
@@ -47,9 +48,13 @@ pub fn run(common: &Common, tune: &Tune) -> Result<()> {
         }
         return Ok(());
     }
-    let device = Device::open(&DeviceOptions { tuning: None, ..device_options(common)? })?;
+    let untuned = DeviceOptions { tuning: None, robust_access: Some(true), ..device_options(common)? };
+    let device = Device::open(&untuned)?;
     let mut progress = Progress::counting(common.quiet, "steps", Some(STEPS as u64));
-    let (tuning, steps) = search(&device, &mut |done| progress.count(done))?;
+    let bare = Device::open(&DeviceOptions { robust_access: Some(false), ..untuned })?;
+    let can_do_without = !bare.caps().tuning.robust_access;
+    let devices = Devices { usual: &device, bare: can_do_without.then_some(&bare) };
+    let (tuning, steps) = search(devices, &mut |done| progress.count(done))?;
     progress.clear();
     let tuned = Tuned::new(&adapter, today(), tuning);
     let file = tuned.keep(&adapter)?;
@@ -88,14 +93,15 @@ fn print(out: &mut impl Write, step: &Step) -> std::io::Result<()> {
 
 /// Sizes in one line.
 pub fn describe(tuning: &Tuning) -> String {
-    let Tuning { vec_subgroup, vec_workgroup, vec_columns, vec_rows, fuse_norm, decode_splits } = tuning;
+    let Tuning { vec_subgroup, vec_workgroup, vec_columns, vec_rows, fuse_norm, decode_splits, robust_access } = tuning;
     let workgroup = match vec_subgroup {
         true => format!("a subgroup or {vec_workgroup} invocations"),
         false => format!("{vec_workgroup} invocations"),
     };
     format!(
         "linear_vec with {workgroup} and {vec_columns} columns, for up to {vec_rows} rows; norm {}; {decode_splits} shares \
-         of the keys",
-        if *fuse_norm { "on the way" } else { "by itself" }
+         of the keys; {} robust access",
+        if *fuse_norm { "on the way" } else { "by itself" },
+        if *robust_access { "with" } else { "without" },
     )
 }
