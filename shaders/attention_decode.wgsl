@@ -7,16 +7,16 @@
 // pages   [sequences, S]       u32: the page that key s of a sequence lies on
 // bias    [2M+1, H]            f32 by key's minus row's position, clamped to -M ..= M = far (BIAS); bound to q otherwise
 // step                         position
-// out     [R, H, SPLITS, d + 4] f32: Σ weight * v, then the largest score, Σ weight of the share and two zeros; with one
-//         [R, H, d]             share the attention itself
+// out     [R, H, d]            f32
 //
 // CAUSAL: row r sees keys 0 ..= step.pos + places[r].x; else the first places[r].x keys.
 // Grid: x = query heads, y = SPLITS, z = rows. Fixed, whatever the number of keys: the plan is replayed.
 // Workgroup memory: 2,752 bytes.
 // Limits: HEAD_DIM = d <= 256; d, q_offset and q_stride are multiples of 4.
-// Numerics: online softmax in f32 over chunks of 64 keys; a share without keys leaves largest = -1e30 and weight 0.
-// Why: one row has only H heads to spread; splitting the keys fills the GPU. attention_combine joins the shares.
-// Keys and values are read once and are all that is read, so it is about loads: 16 bytes each, neighbouring
+// Numerics: online softmax in f32 over chunks of 64 keys; a share without keys leaves largest = -1e30 and weight 0, a row
+// without keys gives zeros.
+// Why: one row has only H heads to spread; splitting the keys fills the GPU (shared/attention_shares.wgsl), where
+// workgroups can tell each other (else shared/attention_whole.wgsl). Keys and values are read once and are all that is read, so it is about loads: 16 bytes each, neighbouring
 // invocations side by side, many in flight. Scores: 8 invocations a key read 128 bytes in a row, and 4 keys each
 // make 16 loads in flight for d = 128; 16 such groups are a chunk. Values: d / 4 invocations read a row together, as
 // many rows at a time as fit, 8 loads in flight each; what they sum up is joined once, after the last chunk. Every
@@ -41,7 +41,6 @@ struct Step {
     reserved: vec2<u32>,
 }
 
-override SPLITS: u32 = 4u;
 override HEAD_DIM: u32 = 64u;
 override CAUSAL: bool = true;
 
@@ -52,8 +51,6 @@ override CAUSAL: bool = true;
 @group(0) @binding(4) var<storage, read> pages: array<u32>;
 @group(0) @binding(5) var<storage, read> bias: array<f32>;
 @group(0) @binding(6) var<uniform> step: Step;
-@group(0) @binding(7) var<storage, read_write> out: array<vec4<f32>>;
-@group(0) @binding(8) var<uniform> p: Params;
 
 override QUADS: u32 = HEAD_DIM / 4u;    // elements of 4 channels
 
@@ -86,7 +83,11 @@ fn products(q0: u32, at: vec4<u32>, part: u32) -> vec4<f32> {
 }
 
 @compute @workgroup_size(128)
-fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn main(
+    @builtin(workgroup_id) workgroup: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) lane: u32,
+) {
     let head = workgroup.x;
     let split = workgroup.y;
     let row = workgroup.z;
@@ -174,23 +175,14 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
         }
     }
     workgroupBarrier();
-    if lane >= QUADS {
-        return;
-    }
-    for (var i = 1u; i < teams; i++) {
-        sum += parts[i * QUADS + lane];
-    }
     total = totals[0];
     for (var i = 1u; i < teams; i++) {
         total += totals[i];
     }
-    let index = (row * p.heads + head) * SPLITS + split;
-    if SPLITS == 1u {
-        out[index * QUADS + lane] = select(sum / total, vec4<f32>(), total == 0.0);
-        return;
+    if lane < QUADS {
+        for (var i = 1u; i < teams; i++) {
+            sum += parts[i * QUADS + lane];
+        }
     }
-    out[index * (QUADS + 1u) + lane] = sum;
-    if lane == 0u {
-        out[index * (QUADS + 1u) + QUADS] = vec4<f32>(largest, total, 0.0, 0.0);
-    }
+    finish(row * p.heads + head, groups, split, lane, sum, largest, total);
 }

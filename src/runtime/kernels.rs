@@ -112,10 +112,11 @@ kernels! {
     LINEAR_SUM = "linear_sum" "linear_sum" ["activation", "operands", "linear"] Matrices;
     ATTENTION_TILE = "attention_tile" "attention_tile" ["attention", "attention_four"] Nothing;
     ATTENTION_TILE_SOFTWARE = "attention_tile_software" "attention_tile_software" ["wide", "attention_wide"] Software;
-    ATTENTION_DECODE = "attention_decode" "attention_decode" ["attention"] Nothing;
+    ATTENTION_DECODE = "attention_decode" "attention_decode" ["attention", "attention_whole"] Nothing;
+    ATTENTION_DECODE_SHARES = "attention_decode_shares" "attention_decode"
+        ["attention", "attention_shares"] Coherent;
     ATTENTION_DECODE_SOFTWARE = "attention_decode_software" "attention_decode_software"
         ["wide", "attention_wide"] Software;
-    ATTENTION_COMBINE = "attention_combine" "attention_combine" [] Nothing;
     ATTENTION_WEIGHTS = "attention_weights" "attention_weights" ["reduce"] Nothing;
     NORM = "norm" "norm" ["reduce"] Nothing;
     ROPE = "rope" "rope" [] Nothing;

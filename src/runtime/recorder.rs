@@ -93,7 +93,6 @@ impl Dispatch {
     }
 
     /// Binds `count` of the plan's arrivals, see [`Binding::Arrivals`].
-    #[allow(dead_code, reason = "the kernels that join come next")]
     pub(super) fn counts_arrivals(mut self, count: u32) -> Dispatch {
         self.bindings.push(Binding::Arrivals(count));
         self

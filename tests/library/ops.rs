@@ -89,7 +89,7 @@ fn kernels_are_right_without_robust_access() {
 fn attention_is_right_in_forms_that_are_preferred() {
     let mut cases = cases::all();
     cases.retain(|case| case.depth < Depth::Published && case.op.contains("attention"));
-    for form in ["attention_tile", "attention_decode"] {
+    for form in ["attention_tile", "attention_decode", "attention_decode_shares"] {
         let preferred = |caps| Caps { preferred: Some(form), ..caps };
         check(support::shared_device(), form, preferred, &cases);
     }
@@ -307,9 +307,9 @@ fn every_form_of_a_layer_is_met_by_a_case() {
 #[test]
 fn choice_of_attention_form_follows_channels_and_adapter() {
     let kernels = |caps: Caps, d: u32| {
-        let (heads, kv) = (Heads::full(2, d), Tensor::unbacked(2 * 32, d));
-        let kv = KvLayer { keys: kv.clone(), values: kv, capacity: 32 };
-        let rows = |t| Rows { places: Tensor::unbacked(t, 2), pages: Tensor::unbacked(1, 32) };
+        let (heads, kv) = (Heads::full(2, d), Tensor::unbacked(2 * 65, d));
+        let kv = KvLayer { keys: kv.clone(), values: kv, capacity: 65 };
+        let rows = |t| Rows { places: Tensor::unbacked(t, 2), pages: Tensor::unbacked(1, 65) };
         let mut r = Recorder::new(caps);
         r.attention(&Tensor::unbacked(17, 6 * d), heads, Mask::None);
         r.attention_cached(&Tensor::unbacked(17, 2 * d), &kv, heads, &rows(17), None);
@@ -319,22 +319,28 @@ fn choice_of_attention_form_follows_channels_and_adapter() {
     let software = |kernel: &str| format!("{kernel}_software");
     let preferred = |form| Caps { preferred: Some(form), ..Caps::SOFTWARE };
     let (tile, decode) = ("attention_tile", "attention_decode");
-    let (wide_tile, wide_decode) = (software(tile), software(decode));
+    let (wide_tile, wide_decode, shares) = (software(tile), software(decode), "attention_decode_shares");
+    let silent = Caps { coherent: false, ..preferred(shares) };
     for (caps, d, want) in [
         (Caps::SOFTWARE, 80, [&*wide_tile, &wide_tile, &wide_decode]),
         (Caps::SOFTWARE, 20, [tile, tile, decode]),
         (preferred(tile), 80, [tile, tile, &wide_decode]),
         (preferred(decode), 80, [&wide_tile, &wide_tile, decode]),
+        (preferred(shares), 80, [&wide_tile, &wide_tile, shares]),
+        (silent, 80, [&wide_tile, &wide_tile, &wide_decode]),
         (Caps::PORTABLE, 80, [tile, tile, decode]),
+        (Caps { coherent: true, ..Caps::PORTABLE }, 80, [tile, tile, shares]),
     ] {
         assert_eq!(kernels(caps, d), want, "{d} channels on {caps:?}");
     }
 }
 
-/// Shares of at least a chunk of keys, and none where rows and heads fill a GPU: then nothing has to be joined.
+/// Shares of at least a chunk of keys, and none where rows and heads fill a GPU or its workgroups cannot tell each other
+/// that they are done. Whatever there is to be joined, one dispatch does all.
 #[test]
 fn shares_of_the_keys_follow_the_room_and_the_rows() {
-    let eight = Caps { tuning: Tuning { decode_splits: 8, ..Caps::PORTABLE.tuning }, ..Caps::PORTABLE };
+    let tuning = Tuning { decode_splits: 8, ..Caps::PORTABLE.tuning };
+    let eight = Caps { coherent: true, tuning, ..Caps::PORTABLE };
     let sixteen = Caps { tuning: Tuning { decode_splits: 16, ..eight.tuning }, ..eight };
     for (caps, rows, heads, keys, shares) in [
         (eight, 1, 32, 1, 1),
@@ -346,6 +352,7 @@ fn shares_of_the_keys_follow_the_room_and_the_rows() {
         (eight, 3, 32, 300, 5),
         (eight, 4, 32, 300, 1),
         (eight, 5, 32, 2048, 1),
+        (Caps { coherent: false, ..eight }, 1, 32, 2048, 1),
         (Caps::SOFTWARE, 1, 32, 2048, 1),
     ] {
         let mut r = Recorder::new(caps);
@@ -360,7 +367,7 @@ fn shares_of_the_keys_follow_the_room_and_the_rows() {
         let grids: Vec<[u32; 3]> = r.dispatches().iter().map(|d| d.grid).collect();
         let what = format!("{rows} rows of {heads} heads over {keys} keys");
         assert_eq!(grids[0], [heads, shares, rows], "{what}");
-        assert_eq!(grids.len(), if shares > 1 { 2 } else { 1 }, "{what}");
+        assert_eq!(grids.len(), 1, "{what}");
     }
 }
 

@@ -111,7 +111,7 @@ fn recorded_variants() -> Vec<Dispatch> {
     let matrix = |size| Caps { subgroup_size: Some(32), matrix: Some(size), ..Caps::PORTABLE };
     let classes = [
         Caps::PORTABLE,
-        Caps { f16: true, ..Caps::PORTABLE },
+        Caps { f16: true, coherent: true, ..Caps::PORTABLE },
         matrix(MatrixSize::Eight),
         matrix(MatrixSize::Sixteen),
         Caps { subgroup_size: Some(32), ..Caps::PORTABLE },
@@ -226,6 +226,7 @@ fn every_variant_fits_the_default_limits_and_matches_its_op() {
         let (last, others) = interface.bindings.split_last().expect("bindings");
         assert_eq!(others.len(), dispatch.bindings.len(), "{name}: {others:?}");
         for ((binding, kind), given) in others.iter().zip(&dispatch.bindings) {
+            assert_eq!(binding == "arrivals", matches!(given, Binding::Arrivals(_)), "{name}: {binding}");
             let is_step = matches!(given, Binding::Step);
             assert_eq!(is_step, *kind == BindingKind::Uniform(16), "{name}: {binding}");
         }

@@ -21,7 +21,7 @@ use Depth::{Published, Quick, Ragged, Small};
 /// New rows, position of the first, query heads, key-value heads, channels.
 type Shape = (u32, u32, u32, u32, u32);
 
-/// One row takes the split form on a GPU, unless there are 128 heads, and several take tiles; both take 64 keys at a time:
+/// One row takes the form in shares on most GPUs, unless there are 128 heads, and several take tiles; both take 64 keys at a time:
 /// as many, one more, and over two; rows whose last keys are in a step of their own, or the last of one; channels that no
 /// form reads as they are.
 #[rustfmt::skip]
@@ -101,6 +101,8 @@ const SMALL: f32 = 0.5;
 pub fn cases() -> Vec<Case> {
     let mut cases: Vec<Case> = each(SHAPES).map(|(depth, shape)| cached(depth, shape)).collect();
     cases.push(beams(5, 300, 32, 128));
+    let shared = [(1, 130, 4, 2, 128), (1, 700, 2, 1, 64), (3, 500, 4, 4, 80)].map(|shape| cached(Small, shape));
+    cases.extend(shared.map(|case| case.by("attention_decode_shares").only(|caps| caps.coherent)));
     cases.extend(each(BIASED).map(|(depth, shape)| cached_bias(depth, shape)));
     cases.extend(each(SEQUENCES).map(|(depth, shape)| sequences(depth, shape)));
     cases.extend([30, 300].map(no_keys));

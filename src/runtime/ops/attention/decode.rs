@@ -1,10 +1,11 @@
-//! Attention of rows by themselves over a cache: `attention_decode.wgsl`, whose shares of the keys
-//! `attention_combine.wgsl` joins, and `attention_decode_software.wgsl`.
+//! Attention of rows by themselves over a cache: `attention_decode.wgsl`, whose last workgroup of a row and head joins the
+//! shares of the keys, and `attention_decode_software.wgsl`.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::{Attention, Cached, HEAD_DIM_STEP};
-use crate::runtime::kernels;
+use crate::runtime::caps::{AdapterClass, Caps, Tuning};
+use crate::runtime::kernels::{self, Kernel};
 use crate::runtime::recorder::{Dispatch, Recorder};
 use crate::runtime::tensor::Tensor;
 
@@ -23,14 +24,6 @@ struct Params {
     scale: f32,
 }
 
-/// `Params` of `shaders/attention_combine.wgsl`.
-#[repr(C)]
-#[derive(Clone, Copy, Pod, Zeroable)]
-struct CombineParams {
-    d: u32,
-    splits: u32,
-}
-
 /// Keys that a workgroup of `attention_decode` takes at once: a share of fewer leaves some of it idle.
 const DECODE_KEYS: u32 = 64;
 
@@ -44,30 +37,32 @@ impl Recorder {
     /// Records `a` row by row: `-> [T, H d]`, d padded.
     pub(super) fn attention_decode(&mut self, label: &str, a: &Attention<'_>, cache: Cached<'_>) -> Tensor {
         let (t, heads) = (a.rows(), a.heads.padded());
-        let wide = a.runs_wide(&kernels::ATTENTION_DECODE, self.caps(), &[a.q.offset(), a.q.tensor.cols()]);
-        // One subgroup is all that works on a head there, and there are few threads to fill.
-        let most = if wide { 1 } else { self.caps().tuning.decode_splits };
-        let splits = shares(t * heads.query, cache.rows.pages.cols(), most);
-        let out = self.empty(t, heads.width());
+        let others: &[&Kernel] = match self.caps().coherent {
+            true => &[&kernels::ATTENTION_DECODE, &kernels::ATTENTION_DECODE_SHARES],
+            false => &[&kernels::ATTENTION_DECODE],
+        };
+        let wide = a.runs_wide(others, self.caps(), &[a.q.offset(), a.q.tensor.cols()]);
+        let splits = if wide { 1 } else { shares(t * heads.query, cache.rows.pages.cols(), self.caps()) };
         if splits == 1 {
-            self.push(dispatch(label, a, cache, wide, 1, &out));
+            let kernel = if wide { &kernels::ATTENTION_DECODE_SOFTWARE } else { &kernels::ATTENTION_DECODE };
+            let out = self.empty(t, heads.width());
+            self.push(dispatch(kernel, label, a, cache, &out));
             return out;
         }
-        let shares = self.empty(t * heads.query * splits, heads.dim + SHARE_TOTALS);
-        self.push(dispatch(label, a, cache, wide, splits, &shares));
-        let combine = Dispatch::new(&kernels::ATTENTION_COMBINE, label)
-            .reads([&shares])
-            .writes([&out])
-            .params(&CombineParams { d: heads.dim, splits })
-            .grid([heads.query, t, 1])
-            .flops(2 * u64::from(t * splits * heads.width()));
-        self.push(combine);
-        out
+        // The shares lie behind the result.
+        let behind = t * heads.query * splits * (heads.dim + SHARE_TOTALS);
+        let all = self.empty(t + behind.div_ceil(heads.width()), heads.width());
+        let shared = dispatch(&kernels::ATTENTION_DECODE_SHARES, label, a, cache, &all)
+            .counts_arrivals(t * heads.query)
+            .sizes([("SPLITS", splits)])
+            .grid([heads.query, splits, t]);
+        self.push(shared);
+        all.slice_rows(0, t)
     }
 }
 
-/// Makes `splits` shares for each row and head; where there is one, it is the result.
-fn dispatch(label: &str, a: &Attention<'_>, cache: Cached<'_>, wide: bool, splits: u32, to: &Tensor) -> Dispatch {
+/// One workgroup of `kernel` for each row and head, which writes to `out`.
+fn dispatch(kernel: &'static Kernel, label: &str, a: &Attention<'_>, cache: Cached<'_>, out: &Tensor) -> Dispatch {
     let Cached { kv, rows, causal } = cache;
     let (q, heads) = (a.q.tensor, a.heads.padded());
     assert_eq!(rows.places.rows(), q.rows(), "{}: one place per row", a.op);
@@ -85,23 +80,26 @@ fn dispatch(label: &str, a: &Attention<'_>, cache: Cached<'_>, wide: bool, split
         far: a.far(),
         scale: heads.scale,
     };
-    let kernel = if wide { &kernels::ATTENTION_DECODE_SOFTWARE } else { &kernels::ATTENTION_DECODE };
     Dispatch::new(kernel, label)
         .constant("HEAD_DIM", heads.dim)
         .constant("CAUSAL", causal)
         .constant("BIAS", a.bias.is_some())
-        // Only the portable kernel leaves its shares open.
-        .sizes((!wide).then_some(("SPLITS", splits)))
         .reads([q, &kv.keys, &kv.values, &rows.places, &rows.pages, a.bias.unwrap_or(q)])
         .reads_step()
-        .writes([to])
+        .writes([out])
         .params(&params)
-        .grid([heads.query, splits, q.rows()])
+        .grid([heads.query, 1, q.rows()])
         .flops(4 * u64::from(rows.pages.cols()) * u64::from(q.rows() * heads.width()))
 }
 
-/// Shares to split the keys into: as many as there are chunks of keys, at most `most`. None where rows and heads fill a
-/// GPU by themselves: a second dispatch that joins the shares would take longer than it saves.
-fn shares(rows_and_heads: u32, keys: u32, most: u32) -> u32 {
-    if rows_and_heads >= DECODE_WORKGROUPS { 1 } else { keys.div_ceil(DECODE_KEYS).clamp(1, most) }
+/// Shares to split the keys into: as many as there are chunks of keys, at most as many as are good for the adapter. None
+/// where rows and heads fill a GPU by themselves, or where its workgroups cannot tell each other that they are done.
+fn shares(rows_and_heads: u32, keys: u32, caps: &Caps) -> u32 {
+    let most = match caps.preferred {
+        Some(form) if form == kernels::ATTENTION_DECODE.form => 1,
+        Some(form) if form == kernels::ATTENTION_DECODE_SHARES.form => Tuning::of(AdapterClass::Gpu).decode_splits,
+        _ => caps.tuning.decode_splits,
+    };
+    let alone = rows_and_heads >= DECODE_WORKGROUPS || !caps.coherent;
+    if alone { 1 } else { keys.div_ceil(DECODE_KEYS).clamp(1, most) }
 }

@@ -256,11 +256,11 @@ impl<'a> Attention<'a> {
         }
     }
 
-    /// Says whether the form of `portable` for software adapters runs in its place: queries begin at `places`, and so
+    /// Says whether the form for software adapters runs in the place of the `others`: queries begin at `starts`, and so
     /// do keys and values if they are among them, which all have to be multiples of what it reads at a time.
-    fn runs_wide(&self, portable: &Kernel, caps: &Caps, starts: &[u32]) -> bool {
+    fn runs_wide(&self, others: &[&Kernel], caps: &Caps, starts: &[u32]) -> bool {
         caps.is_software()
-            && caps.preferred != Some(portable.form)
+            && !others.iter().any(|other| caps.preferred == Some(other.form))
             && self.heads.padded().dim.is_multiple_of(WIDE_STEP)
             && starts.iter().all(|start| start.is_multiple_of(WIDE_STEP))
     }

@@ -44,7 +44,7 @@ impl Recorder {
         let starts = params.starts();
         assert!(starts.iter().all(|start| start.is_multiple_of(HEAD_DIM_STEP)), "{}: starts {starts:?}", a.op);
         let ((k, v), q) = (a.keys_and_values(), a.q.tensor);
-        let (kernel, tile) = match a.runs_wide(&kernels::ATTENTION_TILE, self.caps(), &starts) {
+        let (kernel, tile) = match a.runs_wide(&[&kernels::ATTENTION_TILE], self.caps(), &starts) {
             true => (&kernels::ATTENTION_TILE_SOFTWARE, SOFTWARE_ROWS),
             false => (&kernels::ATTENTION_TILE, tile_rows(rows, heads.query)),
         };
