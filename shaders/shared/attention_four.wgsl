@@ -1,5 +1,5 @@
-// What tiles of attention work with: four vectors at once, each in registers, where keys lie, and scores of four rows.
-// Compiled with shared/attention.wgsl and a kernel's own `p`, `index` and MODE.
+// What tiles of attention work with: four vectors at once, each in registers, where keys lie, scores of four rows, and where
+// these rows go. Compiled with shared/attention.wgsl and a kernel's own `p`, `index`, `out` and constants.
 struct Four {
     a: vec4<f32>,
     b: vec4<f32>,
@@ -32,12 +32,11 @@ fn weighed(rows: Four, w: Four, x: Four) -> Four {
     );
 }
 
-// Rows of k and v that hold keys s, s + every and so on; those past the end repeat the last.
-fn rows_of(s: u32, every: u32, keys: u32) -> vec4<u32> {
-    let key = min(s + every * vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(max(keys, 1u) - 1u));
+// Rows of k and v that hold keys s and s + every; those past the end repeat the last.
+fn rows_of(s: u32, every: u32, keys: u32) -> vec2<u32> {
+    let key = min(vec2<u32>(s, s + every), vec2<u32>(max(keys, 1u) - 1u));
     if MODE == 2u {
-        let i = p.index_offset + key;
-        return vec4<u32>(index[i.x], index[i.y], index[i.z], index[i.w]);
+        return vec2<u32>(index[p.index_offset + key.x], index[p.index_offset + key.y]);
     }
     return key;
 }
@@ -61,4 +60,18 @@ fn score_of(product: vec4<f32>, s: u32, keys: u32, position: u32, head: u32) -> 
 
 fn weight_of(score: vec4<f32>, largest: vec4<f32>) -> vec4<f32> {
     return select(exp(score - largest), vec4<f32>(), score == vec4<f32>(HIDDEN));
+}
+
+fn put_quad(t: u32, head: u32, c: u32, value: vec4<f32>) {
+    if t < p.t && c < QUADS {
+        out[(t * p.out_stride + head * HEAD_DIM) / 4u + c] = value;
+    }
+}
+
+fn put(sum: Four, inverse: vec4<f32>, t: u32, head: u32, c: u32) {
+    let rows = scaled(sum, inverse);
+    put_quad(t, head, c, rows.a);
+    put_quad(t + 1u, head, c, rows.b);
+    put_quad(t + 2u, head, c, rows.c);
+    put_quad(t + 3u, head, c, rows.d);
 }
