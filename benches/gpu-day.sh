@@ -5,8 +5,10 @@
 #     benches/gpu-day.sh [path/to/instructblip] [OUT_DIR]
 #
 # Writes one folder named by the adapter, with a summary.md to begin with. A step that fails or takes too long is told at
-# the end, and the others run all the same. INSTRUCTBLIP_ADAPTER chooses the GPU, BUDGET is the seconds for everything
-# (600 if it is not set), QUICK=1 tries the script out.
+# the end, and the others run all the same. Beside the folder lies all of it as NAME.tgz. INSTRUCTBLIP_ADAPTER chooses the
+# GPU, BUDGET is the seconds for everything (600 if it is not set), OLD the path of an earlier version's program, which runs
+# the first kernels and Vicuna-7B in f16 again, and QUICK=1 tries the script out. What was expected of some cards stands in
+# predictions.csv and comes beside what they did.
 set -u
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -43,7 +45,7 @@ INSTRUCTBLIP_CACHE=${INSTRUCTBLIP_CACHE:-$out/cache}
 export INSTRUCTBLIP_CACHE
 # Of an earlier run: what is skipped in this one must not seem to be of it.
 rm -f "$out/runs.csv" "$out/steps.md" "$out"/*.log "$out"/transformers-*.json
-rm -rf "$out/kernels" "$out/kernels-first" "$out"/model-*
+rm -rf "$out/kernels" "$out"/kernels-* "$out"/model-*
 failed=
 skipped=
 begun=$(date +%s)
@@ -119,36 +121,105 @@ step() {
     fi
 }
 
-# model NAME SECONDS ARGUMENTS...: a model stage by stage.
+# model NAME SECONDS PROGRAM ARGUMENTS...: a model stage by stage.
 model() {
     of=$1
     limit=$2
-    shift 2
-    step "model-$of" "$limit" "model-$of.txt" "$program" bench model "$@" --output "$out/model-$of" \
+    runs=$3
+    shift 3
+    step "model-$of" "$limit" "model-$of.txt" "$runs" bench model "$@" --output "$out/model-$of" \
         --append "$out/runs.csv"
+}
+
+# kernels NAME SECONDS PROGRAM ARGUMENTS...: some kernels.
+kernels() {
+    of=$1
+    limit=$2
+    runs=$3
+    shift 3
+    step "$of" "$limit" "$of.txt" "$runs" bench kernels "$@" --output "$out/$of" --append "$out/runs.csv"
+}
+
+# predicted CARD: a table of what was expected of it and what was measured, if anything was expected.
+predicted() {
+    awk -v card="$1" -v out="$out" '
+        # The cells of a line, of which some may be in quotes.
+        function cells(line, into,    count, cell) {
+            split("", into)
+            for (count = 0; line != "" || count == 0; ) {
+                if (match(line, /^"[^"]*"/)) cell = substr(line, 2, RLENGTH - 2)
+                else match(line, /^[^,]*/) && cell = substr(line, 1, RLENGTH)
+                into[++count] = cell
+                line = substr(line, RLENGTH + 2)
+            }
+            return count
+        }
+        function number(file, row, column,    path, line, head, values, wanted, parts, pair, i, j, n, fits, found) {
+            path = out "/" file
+            found = "not measured"
+            if (file ~ /json$/) {
+                while ((getline line < path) > 0)
+                    if (match(line, "\"" column "\": *[0-9.]+")) {
+                        found = substr(line, RSTART, RLENGTH)
+                        sub(/.*: */, "", found)
+                    }
+                close(path)
+                return found
+            }
+            if ((getline line < path) > 0) n = cells(line, head)
+            wanted = split(row, parts, ";")
+            while ((getline line < path) > 0) {
+                cells(line, values)
+                fits = 0
+                for (i = 1; i <= wanted; i++) {
+                    split(parts[i], pair, "=")
+                    for (j = 1; j <= n; j++) if (head[j] == pair[1] && values[j] == pair[2]) fits++
+                }
+                if (fits == wanted) for (j = 1; j <= n; j++) if (head[j] == column) found = values[j]
+            }
+            close(path)
+            return found
+        }
+        NR > 1 {
+            cells($0, cell)
+            if (!index(tolower(card), tolower(cell[1]))) next
+            if (!told++) {
+                print "\n## Predictions\n\n| | predicted | measured | |\n| --- | --- | --- | --- |"
+            }
+            found = number(cell[3], cell[4], cell[5])
+            if (found ~ /^[0-9]/) found = sprintf("%.4g", found)
+            print "| " cell[2] " | " cell[6] " to " cell[7] " | " found " | " cell[8] " |"
+        }' "$here/predictions.csv"
 }
 
 step devices 60 devices.json "$program" devices --json
 step selftest 120 selftest.json "$program" selftest --json ${quick:+--filter norm}
+step selftest-bare 60 selftest-bare.json "$program" selftest --robust-access false --json ${quick:+--filter norm}
 step tune 90 tune.json "$program" tune --json
-# A layer of the vision tower, a step of decoding and a prompt, in every format and form.
-shapes="--shape 257x1408x1408 --shape 1x4096x4096 --shape 64x4096x4096"
+# A layer of the vision tower, a step of decoding, a prompt and a large one, in every format and form.
+shapes="--shape 257x1408x1408 --shape 1x4096x4096 --shape 64x4096x4096 --shape 512x4096x14336"
 [ -z "$quick" ] || shapes="--shape 64x64x64 --runs 2"
 # shellcheck disable=SC2086 # several words
-step kernels-first 60 kernels-first.txt "$program" bench kernels $shapes \
-    --output "$out/kernels-first" --append "$out/runs.csv"
-model embedded 60 --shape embedded ${quick:+--runs 1 --rows 1 --keys 32 --prompt-tokens 64}
+kernels kernels-first 60 "$program" $shapes
+# shellcheck disable=SC2086 # several words
+[ -z "${OLD:-}" ] || kernels kernels-old 60 "$OLD" $shapes
+for robust in true false; do
+    # shellcheck disable=SC2086 # several words
+    kernels "kernels-robust-$robust" 30 "$program" $shapes --variant auto --robust-access "$robust"
+done
+model embedded 60 "$program" --shape embedded ${quick:+--runs 1 --rows 1 --keys 32 --prompt-tokens 64}
 few=${quick:+--layers 1 --vision-layers 1 --qformer-layers 1 --runs 1 --rows 1 --keys 32 --prompt-tokens 64}
 for weights in f16 q4; do
     # shellcheck disable=SC2086 # several words
-    model "vicuna-7b-$weights" 90 --shape vicuna-7b --weights "$weights" $few
+    model "vicuna-7b-$weights" 90 "$program" --shape vicuna-7b --weights "$weights" $few
 done
-step kernels 180 kernels.txt "$program" bench kernels --output "$out/kernels" --append "$out/runs.csv" \
-    ${quick:+--filter norm --runs 2}
+# shellcheck disable=SC2086 # several words
+[ -z "${OLD:-}" ] || model vicuna-7b-f16-old 90 "$OLD" --shape vicuna-7b --weights f16 $few
+kernels kernels 180 "$program" ${quick:+--filter norm --runs 2}
 step doctor 60 doctor.json "$program" doctor --json
 # shellcheck disable=SC2086 # several words
-model vicuna-7b-q8 90 --shape vicuna-7b --weights q8 $few
-[ -n "$quick" ] || model flan-t5-xl 90 --shape flan-t5-xl
+model vicuna-7b-q8 90 "$program" --shape vicuna-7b --weights q8 $few
+[ -n "$quick" ] || model flan-t5-xl 90 "$program" --shape flan-t5-xl
 
 peer=$here/peers/transformers_speed.py
 has_peer() {
@@ -168,7 +239,8 @@ fi
     echo "| step | | s | output |"
     echo "| --- | --- | --- | --- |"
     cat "$out/steps.md"
-    for results in "$out"/kernels-first "$out"/kernels "$out"/model-*; do
+    predicted "$adapter"
+    for results in "$out"/kernels-* "$out"/kernels "$out"/model-*; do
         [ -f "$results/results.md" ] || continue
         folder=$(basename "$results")
         printf '\n## %s\n\nPictures: [report.html](%s/report.html)\n\n' "$folder" "$folder"
@@ -189,7 +261,10 @@ fi
 } >"$out/summary.md"
 rm -f "$out/steps.md"
 
-echo "$out/summary.md" >&2
+tar -czf "$out.tgz" -C "$(dirname "$out")" "$(basename "$out")" || failed="$failed
+- the archive $out.tgz could not be written"
+
+echo "$out/summary.md, $out.tgz" >&2
 [ -z "$skipped" ] || echo "skipped for want of time:$skipped" >&2
 if [ -n "$failed" ]; then
     echo "failed:$failed" >&2

@@ -16,11 +16,12 @@
 // Numerics: online softmax in f32 over chunks of 64 keys; a share without keys leaves largest = -1e30 and weight 0, a row
 // without keys gives zeros.
 // Why: one row has only H heads to spread; splitting the keys fills the GPU (shared/attention_shares.wgsl), where
-// workgroups can tell each other (else shared/attention_whole.wgsl). Keys and values are read once and are all that is read, so it is about loads: 16 bytes each, neighbouring
-// invocations side by side, many in flight. Scores: 8 invocations a key read 128 bytes in a row, and 4 keys each
-// make 16 loads in flight for d = 128; 16 such groups are a chunk. Values: d / 4 invocations read a row together, as
-// many rows at a time as fit, 8 loads in flight each; what they sum up is joined once, after the last chunk. Every
-// invocation finds the largest score and the weights it needs itself, which takes less time than one more barrier.
+// workgroups can tell each other (else shared/attention_whole.wgsl). Keys and values are read once and are all that is
+// read, so it is about loads: 16 bytes each, neighbouring invocations side by side, many in flight. Scores: 8
+// invocations a key read 128 bytes in a row, and 4 keys each make 16 loads in flight for d = 128; 16 such groups are a
+// chunk. Values: d / 4 invocations read a row together, as many rows at a time as fit, 8 loads in flight each; what they
+// sum up is joined once, after the last chunk. Every invocation finds the largest score and the weights it needs itself,
+// which takes less time than one more barrier.
 // Pages let many sequences share a prompt's keys and change places without a copy; a chunk's are looked up while the
 // chunk before it is at work.
 struct Params {

@@ -40,11 +40,34 @@ pub fn measure(device: &Device) -> Result<Ceilings> {
         f32_gflop_s: gflop_s(f32_rate),
         f16_gflop_s: f16_rate.map(gflop_s),
         matrix_gflop_s: matrix_rate.map(gflop_s),
+        gap_us: Some(gap_us(device)?),
     })
 }
 
+/// Dispatches of the shorter chain; the longer one has twice as many.
+const CHAIN: usize = 256;
+
+/// Microseconds from one dispatch to the next in a chain of them that do next to nothing, each to what the one before made.
+/// Of two chains, so that what a submit takes by itself is not counted.
+fn gap_us(device: &Device) -> Result<f64> {
+    let x = device.zeros(Category::Io, "gap", 1, 64)?;
+    let chain = |length: usize| -> Result<f64> {
+        let mut r = Recorder::new(device.caps());
+        let mut y = r.empty(1, 64);
+        r.copy(&mut y, &x);
+        for _ in 0..length {
+            r.add(&mut y, &x);
+        }
+        let plan = r.finish(device)?;
+        plan.submit()?;
+        let times = Clock::new(device).times(&plan, 9)?;
+        Ok(times.iter().map(|t| t.wall_us).fold(f64::INFINITY, f64::min))
+    };
+    Ok(((chain(2 * CHAIN)? - chain(CHAIN)?) / CHAIN as f64).max(0.0))
+}
+
 impl Ceilings {
-    /// The greater of two measurements of the same adapter.
+    /// The better of two measurements of the same adapter.
     pub fn max(self, other: Ceilings) -> Ceilings {
         // None is less than any number.
         let greater = |a: Option<f64>, b: Option<f64>| if a > b { a } else { b };
@@ -54,6 +77,7 @@ impl Ceilings {
             f32_gflop_s: self.f32_gflop_s.max(other.f32_gflop_s),
             f16_gflop_s: greater(self.f16_gflop_s, other.f16_gflop_s),
             matrix_gflop_s: greater(self.matrix_gflop_s, other.matrix_gflop_s),
+            gap_us: [self.gap_us, other.gap_us].into_iter().flatten().reduce(f64::min),
         }
     }
 }

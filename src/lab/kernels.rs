@@ -511,7 +511,7 @@ mod tests {
         };
         let (copy_gb_s, read_gb_s) = (5.0, 10.0);
         let plain =
-            Ceilings { copy_gb_s, read_gb_s, f32_gflop_s: 100.0, f16_gflop_s: Some(200.0), matrix_gflop_s: None };
+            Ceilings { copy_gb_s, read_gb_s, f32_gflop_s: 100.0, f16_gflop_s: Some(200.0), ..Ceilings::default() };
         let ceilings = plain.max(Ceilings { matrix_gflop_s: Some(400.0), ..Ceilings::default() });
         assert_eq!(ceilings, Ceilings { matrix_gflop_s: Some(400.0), ..plain });
         let share = |row, ceilings| -> (f64, String) {

@@ -77,6 +77,10 @@ pub struct Ceilings {
     pub f16_gflop_s: Option<f64>,
     /// Cooperative matrices, f16 into f32, in GFLOP/s.
     pub matrix_gflop_s: Option<f64>,
+    /// Microseconds from one dispatch to the next, which needs what the one before made: the least that a step of decoding
+    /// takes for each of its dispatches.
+    #[serde(default)]
+    pub gap_us: Option<f64>,
 }
 
 /// One kernel at one shape.

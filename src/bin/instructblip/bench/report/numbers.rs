@@ -105,12 +105,13 @@ pub fn shorten(text: &str, most: usize) -> String {
 
 /// Ceilings with their names, those that were measured.
 pub fn ceilings(ceilings: &Ceilings) -> Vec<(&'static str, String)> {
-    let Ceilings { copy_gb_s, read_gb_s, f32_gflop_s, f16_gflop_s, matrix_gflop_s } = *ceilings;
+    let Ceilings { copy_gb_s, read_gb_s, f32_gflop_s, f16_gflop_s, matrix_gflop_s, gap_us } = *ceilings;
     let measured = |value: &f64| value.is_finite() && *value > 0.0;
     let bytes = [("copy", copy_gb_s), ("read", read_gb_s)].map(|(name, v)| (name, Some(v), byte_rate as fn(f64) -> _));
     let flops = [("f32", Some(f32_gflop_s)), ("f16", f16_gflop_s), ("matrix", matrix_gflop_s)];
     let flops = flops.map(|(name, v)| (name, v, flop_rate as fn(f64) -> _));
-    let all = bytes.into_iter().chain(flops);
+    let gap = ("gap", gap_us, (|us| format!("{us:.2} µs a dispatch")) as fn(f64) -> _);
+    let all = bytes.into_iter().chain(flops).chain([gap]);
     all.filter_map(|(name, value, show)| value.filter(measured).map(|value| (name, show(value)))).collect()
 }
 

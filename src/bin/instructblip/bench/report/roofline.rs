@@ -82,7 +82,7 @@ impl Roof<'_> {
     pub fn of(results: &Results) -> Option<Roof<'_>> {
         let dot = |row| dot(row);
         let dots: Vec<Dot> = results.kernels.iter().filter_map(dot).collect();
-        let Ceilings { copy_gb_s, read_gb_s, f32_gflop_s, f16_gflop_s, matrix_gflop_s } = results.ceilings;
+        let Ceilings { copy_gb_s, read_gb_s, f32_gflop_s, f16_gflop_s, matrix_gflop_s, .. } = results.ceilings;
         let memory = [copy_gb_s, read_gb_s].into_iter().filter_map(positive).reduce(f64::max);
         let flats = [("f32", Some(f32_gflop_s)), ("f16", f16_gflop_s), ("matrix", matrix_gflop_s)];
         let mut flats: Vec<_> = flats.into_iter().filter_map(|(name, v)| Some((name, v.and_then(positive)?))).collect();

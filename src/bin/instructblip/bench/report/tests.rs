@@ -31,6 +31,7 @@ fn empty() -> Results {
             f32_gflop_s: 20_000.0,
             f16_gflop_s: Some(40_000.0),
             matrix_gflop_s: None,
+            gap_us: Some(2.25),
         },
         kernels: Vec::new(),
         model: None,
