@@ -97,15 +97,17 @@ fn attention_is_right_in_forms_that_are_preferred() {
 
 /// Runs where the adapter multiplies matrices: a GPU does so anyway, a software adapter by pretence.
 #[test]
-fn ragged_layers_are_right_by_matrices() {
+fn ragged_cases_are_right_by_matrices() {
     let Some(device) = support::shared_device() else { return };
     if device.caps().matrix.is_none() {
         eprintln!("NOT RUN: forms by matrices: {} has no cooperative matrices", device.name());
         return;
     }
-    let layers = [ragged("linear"), ragged("swiglu")].into_iter().flatten().collect::<Vec<_>>();
-    let kernels = check(Some(device), "matrix", |caps| Caps { class: AdapterClass::Gpu, ..caps }, &layers);
-    assert!(kernels.iter().any(|kernel| kernel.starts_with("linear_matrix")), "{kernels:?}");
+    let cases = ["linear", "swiglu", "attention"].map(ragged).into_iter().flatten().collect::<Vec<_>>();
+    let kernels = check(Some(device), "matrix", |caps| Caps { class: AdapterClass::Gpu, ..caps }, &cases);
+    for form in ["linear_matrix", "attention_matrix"] {
+        assert!(kernels.iter().any(|kernel| kernel.starts_with(form)), "{kernels:?}");
+    }
 }
 
 /// `doctor` runs the quick cases only: they reach every kernel that is in a plan of the models.
@@ -320,6 +322,7 @@ fn choice_of_attention_form_follows_channels_and_adapter() {
     let preferred = |form| Caps { preferred: Some(form), ..Caps::SOFTWARE };
     let (tile, decode) = ("attention_tile", "attention_decode");
     let (wide_tile, wide_decode, shares) = (software(tile), software(decode), "attention_decode_shares");
+    let matrix = Caps { subgroup_size: Some(32), matrix: Some(MatrixSize::Sixteen), ..Caps::PORTABLE };
     let silent = Caps { coherent: false, ..preferred(shares) };
     for (caps, d, want) in [
         (Caps::SOFTWARE, 80, [&*wide_tile, &wide_tile, &wide_decode]),
@@ -329,6 +332,11 @@ fn choice_of_attention_form_follows_channels_and_adapter() {
         (preferred(shares), 80, [&wide_tile, &wide_tile, shares]),
         (silent, 80, [&wide_tile, &wide_tile, &wide_decode]),
         (Caps::PORTABLE, 80, [tile, tile, decode]),
+        (matrix, 80, ["attention_matrix16", "attention_matrix16", decode]),
+        (matrix, 132, [tile, tile, decode]),
+        (Caps { preferred: Some(tile), ..matrix }, 80, [tile, tile, decode]),
+        // A processor's matrices run where they are asked for.
+        (Caps { matrix: Some(MatrixSize::Eight), ..Caps::SOFTWARE }, 80, [&wide_tile, &wide_tile, &wide_decode]),
         (Caps { coherent: true, ..Caps::PORTABLE }, 80, [tile, tile, shares]),
     ] {
         assert_eq!(kernels(caps, d), want, "{d} channels on {caps:?}");
@@ -381,6 +389,7 @@ fn tiles_of_attention_follow_rows_and_heads() {
         (Caps::PORTABLE, 225, 32, 8),
         (Caps::PORTABLE, 577, 16, 19),
         (Caps::SOFTWARE, 577, 16, 37),
+        (Caps { subgroup_size: Some(64), matrix: Some(MatrixSize::Sixteen), ..Caps::PORTABLE }, 257, 16, 9),
     ] {
         let mut r = Recorder::new(caps);
         r.attention(&Tensor::unbacked(rows, 3 * heads * 64), Heads::full(heads, 64), Mask::None);

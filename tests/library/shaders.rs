@@ -258,6 +258,7 @@ fn params_have_twins_with_the_same_members_in_the_same_order() {
         let wanted = match kernel.form {
             form if form.starts_with("linear_vec_rope") => "shared/linear_rope",
             form if form.starts_with("linear") => "shared/linear",
+            form if form.starts_with("attention_matrix") => "attention_tile",
             _ => kernel.file.trim_end_matches("_software"),
         };
         let (_, twin) = twins.iter().find(|(file, _)| file == wanted).unwrap_or_else(|| panic!("no twin of {wanted}"));

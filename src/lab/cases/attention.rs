@@ -3,7 +3,7 @@
 use super::{Table, columns, each};
 use crate::lab::case::{Case, Depth, Output, Setup};
 use crate::lab::oracle::attention::{Scores, attention, biased, weights};
-use crate::lab::oracle::wide;
+use crate::lab::oracle::{halves, wide};
 use crate::runtime::{Heads, Mask};
 
 use Depth::{Published, Quick, Ragged, Small};
@@ -83,7 +83,9 @@ pub fn cases() -> Vec<Case> {
     // Keys may be hidden for longer than a step of the kernel takes, and from its first on; without any there are zeros.
     let hidden = [((90, 2, 12), 80, 90), ((150, 2, 20), 0, 1), ((90, 1, 8), 0, 0), ((71, 1, 8), 70, 71)];
     cases.extend(hidden.map(|(shape, first, end)| full(Ragged, shape, Seen::Between(first, end))));
-    cases.extend([(Small, 64, 40.0), (Ragged, 16, 60.0)].map(|(depth, d, scale)| large_scores(depth, d, scale)));
+    let large = [(Small, 9, 64, 40.0), (Small, 20, 64, 40.0), (Ragged, 9, 16, 60.0)];
+    cases.extend(large.map(|(depth, t, d, scale)| large_scores(depth, t, d, scale)));
+    cases.extend([(Small, (20, 200, 2, 88)), (Ragged, (1, 150, 2, 64))].map(|(depth, shape)| growing(depth, shape)));
     cases.extend(each(CROSS).map(|(depth, shape)| cross(depth, shape)));
     cases.extend(each(BIASED).map(|(depth, shape)| distance_bias(depth, shape)));
     let taps = [(Quick, (32, 257, 2, 64)), (Small, (5, 19, 3, 20)), (Ragged, (5, 19, 3, 5))];
@@ -115,18 +117,47 @@ fn full(depth: Depth, (t, h, d): (u32, u32, u32), seen: Seen) -> Case {
     case.costing(4 * u64::from(t * t) * u64::from(h * d)).at(depth)
 }
 
-fn large_scores(depth: Depth, d: u32, scale: f32) -> Case {
-    let case = Case::new("attention", format!("9 rows 1 heads of {d} with scores in the thousands"), move |o| {
-        let qkv: Vec<f32> = o.normals(9 * 3 * d).iter().map(|v| scale * v).collect();
-        let input = o.tensor(9, 3 * d, &qkv)?;
-        let values = move || {
+/// Attention of every row to every key, of inputs as kernels by matrices round them where one `rounds`: of scores in the
+/// hundreds that changes weights as a whole.
+fn rounded(rounds: bool, q: &[f64], k: &[f64], v: &[f64], sizes: (usize, usize, usize)) -> Vec<f64> {
+    // Queries are scaled first.
+    let [q, k, v] = [(q, (sizes.2 as f64).sqrt()), (k, 1.0), (v, 1.0)]
+        .map(|(values, scale)| if rounds { halves(values, scale) } else { values.to_vec() });
+    attention(&q, &k, &v, sizes, |_, _| true)
+}
+
+fn large_scores(depth: Depth, t: u32, d: u32, scale: f32) -> Case {
+    let case = Case::new("attention", format!("{t} rows 1 heads of {d} with scores in the thousands"), move |o| {
+        let qkv: Vec<f32> = o.normals(t * 3 * d).iter().map(|v| scale * v).collect();
+        let input = o.tensor(t, 3 * d, &qkv)?;
+        let values = move |rounds| {
             let [q, k, v] = split(&qkv, d);
-            attention(&q, &k, &v, (1, 1, d as usize), |_, _| true)
+            rounded(rounds, &q, &k, &v, (1, 1, d as usize))
         };
-        Ok(Setup::new(move |r, _| r.attention(&input, Heads::full(1, d), Mask::None)).gives(values))
+        Ok(Setup::new(move |r, _| r.attention(&input, Heads::full(1, d), Mask::None)).gives_sample(None, values))
     });
     // Scores in the thousands carry an f32 rounding of 1e-4 into the exponent.
     case.within(1e-3).at(depth)
+}
+
+/// Scores grow with the key, so that every step of a kernel has the largest so far.
+fn growing(depth: Depth, (t, s, h, d): (u32, u32, u32, u32)) -> Case {
+    let case =
+        Case::new("cross_attention", format!("{t} rows {s} keys {h} heads of {d} with growing scores"), move |o| {
+            let (width, heads) = (h * d, Heads::full(h, d));
+            let ((queries, q), (_, mut kv)) = (o.noise(t, width)?, o.noise(s, 2 * width)?);
+            for (key, row) in kv.chunks_mut(2 * width as usize).enumerate() {
+                row[..width as usize].iter_mut().for_each(|k| *k *= 1.0 + key as f32 / 16.0);
+            }
+            let keys = o.tensor(s, 2 * width, &kv)?;
+            let values = move |rounds| {
+                let [k, v] = [0, 1].map(|part| columns(&kv, 2 * width, part * width, width));
+                rounded(rounds, &wide(&q), &k, &v, (h as usize, h as usize, d as usize))
+            };
+            Ok(Setup::new(move |r, _| r.cross_attention(&queries, &keys, heads)).gives_sample(None, values))
+        });
+    // Scores in the hundreds carry an f32 rounding of 1e-5 into the exponent.
+    case.within(1e-4).at(depth)
 }
 
 fn cross(depth: Depth, (t, s, h, d): (u32, u32, u32, u32)) -> Case {

@@ -1,11 +1,9 @@
 //! Linear layers, what is fused with them, their weights, and embeddings.
 
-use half::f16;
-
 use super::{Table, each, sampled, spread};
 use crate::lab::case::{Case, Depth, Output, Setup};
 use crate::lab::operands::Known;
-use crate::lab::oracle::{self, elementwise, wide};
+use crate::lab::oracle::{self, elementwise, halves, wide};
 use crate::runtime::ops::linear::forms;
 use crate::runtime::{Activation, Caps, Linear, Recorder, Tuning, WeightFormat};
 
@@ -217,10 +215,7 @@ pub(super) fn fusing_norms(caps: Caps) -> Caps {
 
 /// `x Wᵀ + b` over inputs `[_, k]`, which kernels by matrices divide by 16 and round to f16, with the weights.
 fn product(rounds: bool, x: &[f64], weights: &[f64], bias: &[f64], k: u32) -> Vec<f64> {
-    let rounded = |values: &[f64], scale: f64| -> Vec<f64> {
-        let halved = |&v: &f64| scale * f16::from_f32((v / scale).clamp(-65504.0, 65504.0) as f32).to_f64();
-        if rounds { values.iter().map(halved).collect() } else { values.to_vec() }
-    };
+    let rounded = |values: &[f64], scale| if rounds { halves(values, scale) } else { values.to_vec() };
     let (k, x, weights) = (k as usize, rounded(x, 16.0), rounded(weights, 1.0));
     oracle::linear::linear(&x, &weights, bias, x.len() / k, weights.len() / k, k)
 }

@@ -8,7 +8,8 @@
 //! | tile | many rows that share their keys: pictures, queries, a prompt over its cache | `tile.rs` |
 //! | decode | rows by themselves over a cache: steps of one or more sequences, cross-attention | `decode.rs` |
 //!
-//! Each form has a portable kernel and one for software adapters; `Attention::runs_wide` chooses between the two.
+//! Each form has a portable kernel and one for software adapters; `Attention::runs_wide` chooses between the two. Tiles
+//! have one by matrices, too.
 //! `weights.rs` has what a tap of `….weights` adds: the weights as a tensor.
 
 mod decode;

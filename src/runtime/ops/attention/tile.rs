@@ -1,13 +1,15 @@
-//! Attention of many rows over keys they share: `attention_tile.wgsl`, `attention_tile_software.wgsl`.
+//! Attention of many rows over keys they share: `attention_tile.wgsl`, `attention_matrix.wgsl`,
+//! `attention_tile_software.wgsl`.
 
 use bytemuck::{Pod, Zeroable};
 
 use super::{Attention, HEAD_DIM_STEP, Layout};
-use crate::runtime::kernels;
+use crate::runtime::caps::{AdapterClass, Caps, MatrixSize};
+use crate::runtime::kernels::{self, Kernel};
 use crate::runtime::recorder::{Dispatch, Recorder};
 use crate::runtime::tensor::Tensor;
 
-/// `Params` of `shaders/attention_tile.wgsl`.
+/// `Params` of `shaders/attention_tile.wgsl`; those of `attention_matrix.wgsl` are the same.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
@@ -32,6 +34,14 @@ struct Params {
 /// Rows of q that a workgroup of `attention_tile_software` takes.
 const SOFTWARE_ROWS: u32 = 16;
 
+/// Rows of q that a workgroup of `attention_matrix` takes, its subgroups, and the widest heads.
+const MATRIX_ROWS: u32 = 32;
+const MATRIX_SUBGROUPS: u32 = 4;
+const MATRIX_HEAD_DIM: u32 = 128;
+
+/// Rows from which matrices pay: of fewer, most of a matrix would be padding.
+const FEWEST_MATRIX_ROWS: u32 = 16;
+
 /// Workgroups of `attention_tile` with 32 rows that keep a GPU busy: about two for each processor of a large one.
 const TILE_WORKGROUPS: u32 = 256;
 
@@ -44,16 +54,11 @@ impl Recorder {
         let starts = params.starts();
         assert!(starts.iter().all(|start| start.is_multiple_of(HEAD_DIM_STEP)), "{}: starts {starts:?}", a.op);
         let ((k, v), q) = (a.keys_and_values(), a.q.tensor);
-        let (kernel, tile) = match a.runs_wide(&[&kernels::ATTENTION_TILE], self.caps(), &starts) {
-            true => (&kernels::ATTENTION_TILE_SOFTWARE, SOFTWARE_ROWS),
-            false => (&kernels::ATTENTION_TILE, tile_rows(rows, heads.query)),
-        };
-        // Only the portable kernel leaves its rows open.
-        let open = (kernel == &kernels::ATTENTION_TILE).then_some(("ROWS", tile));
+        let Form { kernel, rows: tile, size } = form(a, self.caps(), &starts);
         let dispatch = Dispatch::new(kernel, label)
             .sizes([("HEAD_DIM", heads.dim), ("MODE", a.mode())])
             .constant("BIAS", a.bias.is_some())
-            .sizes(open)
+            .sizes(size)
             .reads([q, k, v, a.index().unwrap_or(q), a.bias.unwrap_or(q)])
             .reads_step()
             .writes([&out])
@@ -63,6 +68,39 @@ impl Recorder {
         self.push(dispatch);
         out
     }
+}
+
+/// A kernel, the rows of q that its workgroups take, and the size that it leaves open.
+struct Form {
+    kernel: &'static Kernel,
+    rows: u32,
+    size: Option<(&'static str, u32)>,
+}
+
+/// The form that was asked for if it can run, else the usual one.
+fn form(a: &Attention<'_>, caps: &Caps, starts: &[u32]) -> Form {
+    let tile = tile_rows(a.rows(), a.heads.query);
+    let tile = Form { kernel: &kernels::ATTENTION_TILE, rows: tile, size: Some(("ROWS", tile)) };
+    let asked = |form: &Form| caps.preferred == Some(form.kernel.form);
+    match matrix_form(a, caps) {
+        // A processor has no faster way to multiply matrices: there they run only where they are asked for.
+        Some(matrix) if asked(&matrix) || (caps.class == AdapterClass::Gpu && !asked(&tile)) => matrix,
+        _ if a.runs_wide(&[tile.kernel], caps, starts) => {
+            Form { kernel: &kernels::ATTENTION_TILE_SOFTWARE, rows: SOFTWARE_ROWS, size: None }
+        }
+        _ => tile,
+    }
+}
+
+/// The form by matrices, where it can run.
+fn matrix_form(a: &Attention<'_>, caps: &Caps) -> Option<Form> {
+    let kernel = match caps.matrix? {
+        MatrixSize::Eight => &kernels::ATTENTION_MATRIX8,
+        MatrixSize::Sixteen => &kernels::ATTENTION_MATRIX16,
+    };
+    let fits = a.rows() >= FEWEST_MATRIX_ROWS && a.heads.padded().dim <= MATRIX_HEAD_DIM;
+    let size = Some(("WG", MATRIX_SUBGROUPS * caps.subgroup_size?));
+    fits.then_some(Form { kernel, rows: MATRIX_ROWS, size })
 }
 
 fn params(a: &Attention<'_>) -> Params {
