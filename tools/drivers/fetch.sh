@@ -4,10 +4,13 @@
 #   fetch.sh mesa         Debian sid's Mesa with the libraries it needs, SPIR-V and GLSL tools, and the shims that
 #                         pretend to be a GPU's kernel driver: whatever is compiled is compiled for that GPU
 #   fetch.sh intel-shim   the one shim that Debian does not ship, built from Mesa's source (ten minutes)
+#   fetch.sh swiftshader  Chromium's Vulkan for the CPU, out of Debian's package
+#   fetch.sh tint         no driver: Chromium's WebGPU for node, with its compiler for WGSL, from npm
 #
-# DRIVERS   the folder (target/drivers): mesa/ as unpacked, icd/ the drivers' manifests with absolute paths
+# DRIVERS   the folder (target/drivers): mesa/ as unpacked, icd/ the drivers' manifests with absolute paths, swiftshader/
+# MISSING=1 fetches only what is not there
 #
-# sid moves: mesa/VERSION has what came. Numbers of two versions are not compared.
+# Archives move: VERSION in a driver's folder says what came. Numbers of two versions are not compared.
 set -eu
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -33,7 +36,9 @@ in_archive() {
     shift 2
     apt-get -y --no-install-recommends -o Dir::Etc::sourcelist="$apt/sources.list" -o Dir::Etc::sourceparts=/dev/null \
         -o Dir::State::Lists="$apt/lists" -o Dir::State::status="$apt/status" -o Dir::Cache="$apt" \
-        -o Dir::Cache::archives="$apt/archives" -o APT::Sandbox::User=root -o Debug::NoLocking=1 "$@"
+        -o Dir::Cache::archives="$apt/archives" -o APT::Sandbox::User=root -o Debug::NoLocking=1 \
+        -o APT::Update::Error-Mode=any "$@" ||
+        { echo "fetch.sh $what: Debian's archive could not be read: is there no network?" >&2; exit 1; }
 }
 
 fetch_mesa() {
@@ -68,6 +73,33 @@ manifests() {
     done
 }
 
+# Of an old release, whose build wants no newer C library than the system's. The manifest has the library beside itself.
+fetch_swiftshader() {
+    need apt-get dpkg-deb tar
+    in_archive bookworm deb update
+    new=$drivers/swiftshader.new
+    rm -rf "$new"
+    mkdir "$new"
+    (cd "$new" && in_archive bookworm deb download chromium-common)
+    dpkg-deb --fsys-tarfile "$new"/chromium-common_*.deb | tar -x -C "$new" --strip-components=4 \
+        ./usr/lib/chromium/libvk_swiftshader.so ./usr/lib/chromium/vk_swiftshader_icd.json
+    dpkg-deb -f "$new"/chromium-common_*.deb Version >"$new/VERSION"
+    rm "$new"/chromium-common_*.deb
+    rm -rf "$drivers/swiftshader"
+    mv "$new" "$drivers/swiftshader"
+    echo "SwiftShader of Chromium $(cat "$drivers/swiftshader/VERSION") is in $drivers/swiftshader"
+}
+
+fetch_tint() {
+    need npm
+    rm -rf "$drivers/tint"
+    mkdir "$drivers/tint"
+    (cd "$drivers/tint" && npm install --silent --no-save --prefix . --ignore-scripts webgpu@0.6.2) ||
+        { echo "fetch.sh $what: npm could not install webgpu: is there no network?" >&2; exit 1; }
+    echo 0.6.2 >"$drivers/tint/VERSION"
+    echo "Tint of webgpu 0.6.2 is in $drivers/tint"
+}
+
 # Its source is a stable release's: sid's archive offers none at times, and the shim only answers for a kernel driver.
 fetch_intel_shim() {
     need apt-get dpkg-source python3 cc c++ pkg-config bison flex m4
@@ -99,9 +131,12 @@ place_intel_shim() {
 
 [ $# -gt 0 ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 for what; do
+    [ -z "${MISSING:-}" ] || [ ! -e "$drivers/$what/VERSION" ] || continue
     case $what in
     mesa) fetch_mesa ;;
     intel-shim) fetch_intel_shim ;;
-    *) echo "fetch.sh: knows mesa and intel-shim, not $what" >&2; exit 2 ;;
+    swiftshader) fetch_swiftshader ;;
+    tint) fetch_tint ;;
+    *) echo "fetch.sh: knows mesa, intel-shim, swiftshader and tint, not $what" >&2; exit 2 ;;
     esac
 done

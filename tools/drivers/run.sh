@@ -2,6 +2,8 @@
 # run.sh DRIVER PROGRAM...: a program under a driver that fetch.sh brought, the GPU pretended where there is one.
 #
 #   lvp (llvmpipe-26)                                 Mesa's driver for the CPU: what it is given it runs
+#   system-lvp                                        the same of the system's Mesa
+#   swiftshader                                       Chromium's driver for the CPU
 #   nv-ada  rdna2  rdna3  rdna4  m1  dg2  xe2  a750   a GPU's driver over a shim: it compiles, and runs nothing
 #
 # More of the shims' GPUs by the variable that the driver's line below sets: `NOUVEAU_CHIPSET=170 run.sh nv-ada ...`
@@ -15,7 +17,27 @@ drivers=${DRIVERS:-$here/../../target/drivers}
 driver=$1
 shift
 
+export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}"
+# The programs of these are the system's own.
+run_with() {
+    export VK_DRIVER_FILES="$1"
+    shift
+    exec "$@"
+}
+
 case $driver in
+system-lvp)
+    for manifest in /usr/share/vulkan/icd.d/lvp_icd*.json /usr/local/share/vulkan/icd.d/lvp_icd*.json; do
+        [ ! -e "$manifest" ] || run_with "$manifest" "$@"
+    done
+    echo "run.sh: the system's Mesa has no llvmpipe for Vulkan" >&2
+    exit 1
+    ;;
+swiftshader)
+    [ -e "$drivers/swiftshader/VERSION" ] ||
+        { echo "run.sh: $drivers has no SwiftShader; tools/drivers/fetch.sh swiftshader brings it" >&2; exit 1; }
+    run_with "$drivers/swiftshader/vk_swiftshader_icd.json" "$@"
+    ;;
 lvp | llvmpipe-26) icd=lvp shim= ;;
 nv-ada) icd=nouveau shim=nouveau; export NOUVEAU_CHIPSET="${NOUVEAU_CHIPSET:-190}" ;;
 rdna2) icd=radeon shim=amdgpu; export AMDGPU_GPU_ID="${AMDGPU_GPU_ID:-navi21}" ;;
@@ -37,6 +59,6 @@ if [ -n "$shim" ]; then
     [ -e "$preload" ] || { echo "run.sh: no $preload; tools/drivers/fetch.sh intel-shim builds Intel's" >&2; exit 1; }
 fi
 
-export VK_DRIVER_FILES="$drivers/icd/$icd.json" XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/tmp}"
+export VK_DRIVER_FILES="$drivers/icd/$icd.json"
 # The libraries are a newer distribution's, and so is their C library: the program runs with its loader.
 exec "$(echo "$libraries"/ld-linux-*.so.*)" --library-path "$libraries" ${preload:+--preload "$preload"} "$@"
