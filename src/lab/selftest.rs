@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::case::{Case, References};
 use crate::error::{Error, Result};
-use crate::runtime::{AdapterClass, Caps, Device, DeviceOptions};
+use crate::runtime::{AdapterClass, Caps, Device, DeviceOptions, kernels};
 
 /// An open device and the caps to choose kernels by.
 #[derive(Clone)]
@@ -18,7 +18,7 @@ pub struct Target {
     pub caps: Caps,
 }
 
-/// Forms that could not be tried, and why.
+/// A form that could not be tried, and why.
 pub type NotRun = (&'static str, String);
 
 impl Target {
@@ -38,14 +38,12 @@ impl Target {
         if !options.portable && !options.checked {
             let own = Target::own(open(false, false)?);
             targets.push(own.clone());
-            match (own.caps.matrix, own.caps.class) {
-                (None, _) => {
-                    not_run.push(("matrix", "the adapter has no cooperative matrices that can be used".into()))
-                }
-                // On a GPU they are its own.
-                (Some(_), AdapterClass::Gpu) => {}
-                (Some(_), AdapterClass::Cpu) => targets.push(own.with_matrices()),
+            // On a GPU they are its own.
+            if own.caps.matrix.is_some() && own.caps.class == AdapterClass::Cpu {
+                targets.push(own.with_matrices());
             }
+            not_run.extend(kernels::all().filter_map(|kernel| Some((kernel.form, own.caps.obstacle(kernel)?))));
+            not_run.dedup();
         }
         if !options.checked {
             match open(true, false) {

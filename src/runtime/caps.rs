@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::custom::CustomKernel;
-use super::kernels;
+use super::kernels::{self, Kernel, Needs};
 use crate::error::Result;
 
 /// The kind of an adapter, by which kernel forms are chosen.
@@ -83,6 +83,25 @@ impl Caps {
     /// Says whether kernels for software adapters can run, which takes subgroups of 8 and loads of 64 bits.
     pub fn is_software(&self) -> bool {
         self.class == AdapterClass::Cpu && self.int64 && self.subgroup_size == Some(8)
+    }
+
+    /// The reason why `kernel` cannot run on a device with these caps; `None` where it can.
+    pub fn obstacle(&self, kernel: &Kernel) -> Option<String> {
+        let lacks = |has: bool, what: &str| (!has).then(|| format!("the adapter has no {what}"));
+        match kernel.needs {
+            Needs::Nothing => None,
+            Needs::Subgroups => lacks(self.subgroup_size.is_some(), "subgroups of one known size"),
+            Needs::Software => lacks(self.is_software(), "subgroups of 8 and 64-bit integers in software"),
+            Needs::Halves => lacks(self.f16, "16-bit floats"),
+            Needs::Coherent => lacks(self.coherent, "memory that workgroups share"),
+            Needs::Matrices => match (self.matrix.map(MatrixSize::edge), kernel.matrix_edge()) {
+                (None, _) => lacks(false, "cooperative matrices that can be used"),
+                (Some(has), Some(wants)) if has != wants => {
+                    Some(format!("the adapter's cooperative matrices are {has} x {has}"))
+                }
+                _ => None,
+            },
+        }
     }
 
     /// Invocations of the workgroups that share a row or a head through workgroup memory, as a kernel's constant.

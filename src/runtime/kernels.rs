@@ -173,6 +173,12 @@ impl Kernel {
         !all().any(|ours| std::ptr::eq(ours, self))
     }
 
+    /// Rows and columns of the matrices that it multiplies, if it does and they are of a size of its own.
+    pub(super) fn matrix_edge(&self) -> Option<u32> {
+        let (_, edge) = self.form.split_once("matrix")?;
+        edge.split('_').next()?.parse().ok()
+    }
+
     /// The text that is compiled.
     pub fn source(&self) -> String {
         self.sources.concat()

@@ -47,11 +47,12 @@ fn selftest_reaches_every_kernel_in_every_form_and_all_are_right() {
             kernel.form.ends_with(&format!("matrix{}", size.edge())) || kernel.form == "linear_sum"
         }),
     };
-    let not_run = report["not_run"].as_array().expect("forms");
-    let matrix_not_run = not_run.iter().any(|form| form["form"] == "matrix");
-    assert_eq!(matrix_not_run, caps.matrix.is_none(), "what does not run is told: {not_run:?}");
     let all: BTreeSet<&str> = kernels::all().filter(runs_here).map(|kernel| kernel.name).collect();
     assert_eq!(names(None), all);
+    let told = report["not_run"].as_array().expect("forms").iter().filter_map(|form| form["form"].as_str()).collect();
+    let not_run: BTreeSet<&str> =
+        kernels::all().filter(|kernel| !runs_here(kernel)).map(|kernel| kernel.form).collect();
+    assert_eq!(not_run, told, "what does not run is told");
     let portable: BTreeSet<&str> =
         kernels::all().filter(|kernel| kernel.needs == Needs::Nothing).map(|kernel| kernel.name).collect();
     assert_eq!((names(Some("portable")), names(Some("portable, checked"))), (portable.clone(), portable));
@@ -78,9 +79,7 @@ fn selftest_prints_a_table_and_one_line_about_it() {
     let words = |line: &str| line.split_whitespace().map(str::to_string).collect::<Vec<_>>();
     assert_eq!(words(lines[0]).join(" "), "kernel form cases worst error bound result ms");
     let forms = forms(&device);
-    let not_run = usize::from(device.caps().matrix.is_none());
-    assert_eq!(lines.len(), 2 + forms + not_run, "a heading, the forms, those not run, a summary: {lines:?}");
-    assert_eq!(lines.iter().filter(|line| line.starts_with("not run: matrix forms: ")).count(), not_run);
+    assert_eq!(lines.len(), 2 + forms, "a heading, the forms, a summary: {lines:?}");
     for line in &lines[1..=forms] {
         let words = words(line);
         assert_eq!((words[0].as_str(), words[words.len() - 2].as_str()), ("argmax", "ok"), "{line}");
@@ -88,6 +87,18 @@ fn selftest_prints_a_table_and_one_line_about_it() {
     let last = lines.last().expect("a summary");
     let cases = format!("{} cases of 1 kernel in ", 5 * forms);
     assert!(last.starts_with(&cases) && last.ends_with(": all right"), "{last}");
+}
+
+/// Matrices have one size, so that a kernel for the other cannot run.
+#[test]
+fn selftest_tells_what_it_cannot_run_and_why() {
+    let Some(device) = support::device() else { return };
+    let output = run(&["selftest", "--filter", "ceiling_"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    let other = if device.caps().matrix == Some(MatrixSize::Sixteen) { "ceiling_matrix8" } else { "ceiling_matrix16" };
+    let told = |line: &str| line.starts_with("not run: ") && line.contains(other) && line.contains(": the adapter");
+    assert!(text(&output.stdout).lines().any(told), "{}", text(&output.stdout));
+    refused(&["selftest", "--filter", other], 3, &[other, "cannot be tested: the adapter"]);
 }
 
 #[test]

@@ -34,14 +34,18 @@ pub struct Selftest {
 }
 
 pub fn run(common: &Common, selftest: &Selftest) -> Result<()> {
-    let (targets, not_run) = Target::all(&device_options(common)?)?;
+    let (targets, mut not_run) = Target::all(&device_options(common)?)?;
     if let (Some(target), false) = (targets.first(), common.quiet) {
         say(&common.paint(&format!("testing kernels on {}", target.device.name()), "2"));
     }
     let filter = selftest.filter.as_deref().unwrap_or("");
+    not_run.retain(|(form, _)| form.contains(filter));
     let report = try_cases(common, &targets, not_run, Depth::Small, filter);
     if report.outcome.rows.is_empty() && report.outcome.lost.is_none() {
-        let problem = format!("no kernel, form or shape contains {filter:?}; without --filter all are tested");
+        let problem = match report.not_run.first() {
+            Some((form, why)) => format!("{form} cannot be tested: {why}"),
+            None => format!("no kernel, form or shape contains {filter:?}; without --filter all are tested"),
+        };
         return Err(Error::Request { problem }.into());
     }
     let mut out = std::io::stdout().lock();

@@ -114,8 +114,15 @@ impl Report {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "FAILED {}, {}, {}", row.kernel, row.form, describe(row));
         }
+        let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
         for (form, why) in &self.not_run {
-            let _ = writeln!(text, "not run: {form} forms: {why}");
+            match reasons.iter_mut().find(|(reason, _)| reason == why) {
+                Some((_, forms)) => forms.push(form),
+                None => reasons.push((why, vec![form])),
+            }
+        }
+        for (why, forms) in reasons {
+            let _ = writeln!(text, "not run: {}: {why}", forms.join(", "));
         }
         text
     }
