@@ -95,17 +95,23 @@ fn attention_is_right_in_forms_that_are_preferred() {
     }
 }
 
-/// Runs where the adapter multiplies matrices: a GPU does so anyway, a software adapter by pretence.
+/// A software adapter runs a GPU's forms by pretence, those by matrices where it multiplies them.
 #[test]
-fn ragged_cases_are_right_by_matrices() {
+fn ragged_cases_are_right_in_the_forms_of_a_gpu() {
     let Some(device) = support::shared_device() else { return };
-    if device.caps().matrix.is_none() {
-        eprintln!("NOT RUN: forms by matrices: {} has no cooperative matrices", device.name());
+    if device.caps().class == AdapterClass::Gpu {
         return;
     }
-    let cases = ["linear", "swiglu", "attention"].map(ragged).into_iter().flatten().collect::<Vec<_>>();
-    let kernels = check(Some(device), "matrix", |caps| Caps { class: AdapterClass::Gpu, ..caps }, &cases);
-    for form in ["linear_matrix", "attention_matrix"] {
+    let wanted: &[&str] = match device.caps() {
+        Caps { matrix: Some(_), .. } => &["linear_matrix", "attention_matrix"],
+        Caps { subgroup_size: Some(_), .. } => {
+            eprintln!("NOT RUN: forms by matrices: {} has no cooperative matrices", device.name());
+            &["linear_vec_subgroup"]
+        }
+        _ => &["linear_vec"],
+    };
+    let kernels = check(Some(device), "as on a GPU", |caps| Caps { class: AdapterClass::Gpu, ..caps }, &ragged(""));
+    for form in wanted {
         assert!(kernels.iter().any(|kernel| kernel.starts_with(form)), "{kernels:?}");
     }
 }

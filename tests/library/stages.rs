@@ -7,7 +7,8 @@ use crate::support::golden::{
 };
 use crate::support::models::load;
 use instructblip::model::{ForwardOptions, NamedTensor};
-use instructblip::{Device, GenerateOptions, Image, InstructBlip, Question};
+use instructblip::runtime::{AdapterClass, Caps, Forms};
+use instructblip::{Device, DeviceOptions, GenerateOptions, Image, InstructBlip, Question};
 
 /// The stages in the order that they are computed.
 const STAGES: [&str; 7] = [
@@ -111,11 +112,26 @@ fn tiny_checkpoints_match_transformers_with_default_limits_and_no_features() {
 
 /// One of each kind of language model, and one of dimensions that are multiples of nothing: every op is checked as well
 /// by its own tests.
+const SOME: [&str; 4] = ["ib-llama", "ib-opt", "ib-t5-erf", "ragged-llama"];
+
 #[test]
 fn tiny_checkpoints_match_transformers_with_checked_shaders() {
     let Some(device) = support::checked_device() else { return };
-    let wanted = ["ib-llama", "ib-opt", "ib-t5-erf", "ragged-llama"];
-    check_checkpoints(&device, "with checked shaders", |name| wanted.contains(&name));
+    check_checkpoints(&device, "with checked shaders", |name| SOME.contains(&name));
+}
+
+/// A GPU that multiplies matrices does so of itself, a software adapter where it is asked to.
+#[test]
+fn tiny_checkpoints_match_transformers_by_matrices() {
+    let Some(device) = support::shared_device() else { return };
+    let Caps { class, matrix, .. } = device.caps();
+    let Some(matrix) = matrix.filter(|_| class == AdapterClass::Cpu) else {
+        eprintln!("NOT RUN: software forms by matrices: {} is no software adapter that has them", device.name());
+        return;
+    };
+    let forms = Forms::Named(format!("linear_matrix{}", matrix.edge()));
+    let device = support::device_with(&DeviceOptions { forms, ..Default::default() }).expect("it was there before");
+    check_checkpoints(&device, "by matrices", |name| SOME.contains(&name));
 }
 
 /// Hidden states and attention weights of the first layers, by label.
