@@ -1,7 +1,7 @@
 //! The answers do not depend on which forms of kernels run.
 
 use crate::support;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use crate::support::program::{refused, run, sample, text};
 use instructblip::runtime::kernels;
@@ -20,14 +20,17 @@ fn ask(kernels: &str) -> Value {
 /// runs.
 #[test]
 fn the_answer_is_the_same_with_every_form_of_the_kernels() {
-    if support::device().is_none() {
-        return;
-    }
+    let Some(device) = support::device() else { return };
     let usual = ask("auto");
     assert_eq!(usual["text"], "green star");
-    let forms: BTreeSet<&str> = kernels::all().map(|kernel| kernel.form).collect();
-    let several = forms.iter().filter(|form| form.starts_with("linear") || form.starts_with("attention"));
-    for kernels in several.copied().chain(["portable"]) {
+    let several =
+        kernels::all().filter(|kernel| kernel.form.starts_with("linear") || kernel.form.starts_with("attention"));
+    let forms: BTreeMap<&str, Option<String>> =
+        several.map(|kernel| (kernel.form, device.caps().obstacle(kernel))).collect();
+    for (form, why) in &forms {
+        why.iter().for_each(|why| eprintln!("NOT RUN: answers by {form}: {why}"));
+    }
+    for kernels in forms.into_keys().chain(["portable"]) {
         let other = ask(kernels);
         assert_eq!((&other["text"], &other["token_ids"]), (&usual["text"], &usual["token_ids"]), "{kernels}");
     }

@@ -6,7 +6,16 @@ use super::golden::tests_folder;
 
 /// The program, ready for arguments.
 pub fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_instructblip"));
+    let program = env!("CARGO_BIN_EXE_instructblip");
+    // Under a driver that brings its own C library, each process is begun with that.
+    let mut command = match std::env::var_os("INSTRUCTBLIP_TEST_DRIVER") {
+        Some(driver) => {
+            let mut run = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tools/drivers/run.sh"));
+            run.arg(driver).arg(program);
+            run
+        }
+        None => Command::new(program),
+    };
     // As in containers and services, where drivers' libraries would complain about it on stderr.
     command.env_remove("XDG_RUNTIME_DIR").env("INSTRUCTBLIP_CACHE", "off").stdin(Stdio::null());
     command
