@@ -2,8 +2,8 @@
 //! SPIR-V, MSL and HLSL, within WebGPU's default limits, and with the interface the Rust side expects. Kernels by
 //! matrices have capabilities, languages and limits of their own, which stand here.
 
-use std::collections::BTreeSet;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use crate::support::models;
@@ -153,13 +153,15 @@ fn resolve(kernel: &Kernel, constants: &[(&str, f64)]) -> Translated {
     Translated { module: module.into_owned(), info: info.into_owned() }
 }
 
-fn to_spirv(name: &str, t: &Translated) {
+fn to_spirv(name: &str, t: &Translated) -> Vec<u8> {
     let options = naga::back::spv::Options { lang_version: (1, 3), ..Default::default() };
     let words = naga::back::spv::write_vec(&t.module, &t.info, &options, None);
-    assert!(words.unwrap_or_else(|e| panic!("{name} to SPIR-V: {e:?}")).len() > 100);
+    let words = words.unwrap_or_else(|e| panic!("{name} to SPIR-V: {e:?}"));
+    assert!(words.len() > 100);
+    words.into_iter().flat_map(u32::to_le_bytes).collect()
 }
 
-fn to_msl(name: &str, t: &Translated) {
+fn to_msl(name: &str, t: &Translated) -> Vec<u8> {
     let options = naga::back::msl::Options {
         lang_version: (2, 4),
         fake_missing_bindings: true,
@@ -169,9 +171,10 @@ fn to_msl(name: &str, t: &Translated) {
     let (text, _) = naga::back::msl::write_string(&t.module, &t.info, &options, &Default::default())
         .unwrap_or_else(|e| panic!("{name} to MSL: {e:?}"));
     assert!(text.contains("kernel void"));
+    text.into_bytes()
 }
 
-fn to_hlsl(name: &str, t: &Translated) {
+fn to_hlsl(name: &str, t: &Translated) -> Vec<u8> {
     let options = naga::back::hlsl::Options {
         shader_model: naga::back::hlsl::ShaderModel::V6_2,
         fake_missing_bindings: true,
@@ -184,15 +187,24 @@ fn to_hlsl(name: &str, t: &Translated) {
         .write(&t.module, &t.info, None)
         .unwrap_or_else(|e| panic!("{name} to HLSL: {e:?}"));
     assert!(text.contains("numthreads"));
+    text.into_bytes()
 }
 
+/// The ending of a language's files, and what writes it.
+type Language = (&'static str, fn(&str, &Translated) -> Vec<u8>);
+
 /// The languages a kernel is for: all, but of matrices Metal has those of 8 x 8 only, and Direct3D none.
-fn languages(kernel: &Kernel) -> &'static [fn(&str, &Translated)] {
+fn languages(kernel: &Kernel) -> &'static [Language] {
     match kernel.needs {
-        Needs::Matrices if kernel.form.ends_with("matrix16") => &[to_spirv],
-        Needs::Matrices => &[to_spirv, to_msl],
-        _ => &[to_spirv, to_msl, to_hlsl],
+        Needs::Matrices if kernel.form.ends_with("matrix16") => &[("spv", to_spirv)],
+        Needs::Matrices => &[("spv", to_spirv), ("metal", to_msl)],
+        _ => &[("spv", to_spirv), ("metal", to_msl), ("hlsl", to_hlsl)],
     }
+}
+
+/// The folder in which other compilers are to find what they judge (tools/shaders/judge.sh), if there is one.
+fn folder() -> Option<PathBuf> {
+    std::env::var_os("INSTRUCTBLIP_TEST_SHADERS").map(PathBuf::from)
 }
 
 #[test]
@@ -201,11 +213,21 @@ fn every_variant_is_valid_and_translates_to_every_backend_it_is_for() {
     let used: BTreeSet<&str> = variants.iter().map(|d| d.kernel.name).collect();
     let all: BTreeSet<&str> = kernels::all().map(|k| k.name).collect();
     assert_eq!(used, all, "every kernel is used by some op");
-    for dispatch in variants {
+    let folder = folder();
+    let write = |file: String, bytes: &[u8]| match &folder {
+        Some(folder) => std::fs::write(folder.join(file), bytes).expect("a file that can be written"),
+        None => {}
+    };
+    for (number, dispatch) in variants.iter().enumerate() {
         let name = format!("{} {:?}", dispatch.kernel.name, dispatch.constants);
         let translated = resolve(dispatch.kernel, &dispatch.constants);
-        let languages = languages(dispatch.kernel);
-        languages.iter().for_each(|translate| translate(&name, &translated));
+        let file = format!("{}.{number}", dispatch.kernel.name);
+        write(format!("{file}.wgsl"), dispatch.kernel.source().as_bytes());
+        let constants: BTreeMap<&str, f64> = dispatch.constants.iter().copied().collect();
+        write(format!("{file}.json"), serde_json::to_string(&constants).expect("JSON").as_bytes());
+        for (ending, translate) in languages(dispatch.kernel) {
+            write(format!("{file}.{ending}"), &translate(&name, &translated));
+        }
         let [x, y, z] = translated.module.entry_points[0].workgroup_size;
         assert!(x * y * z <= INVOCATIONS, "{name}: {x}x{y}x{z} invocations");
     }
