@@ -1,17 +1,24 @@
 # Everything a person runs here. On Windows and macOS use the cargo commands after the arrows.
 
 # Wayland's library complains where this is not set, as in containers. The program sees to that itself.
-test bench: export XDG_RUNTIME_DIR ?= /tmp
+test test-drivers shaders bench: export XDG_RUNTIME_DIR ?= /tmp
 # Whoever builds once gains nothing by what makes the next build short; `cargo test` still does it.
-test: export CARGO_INCREMENTAL ?= 0
+test test-drivers shaders: export CARGO_INCREMENTAL ?= 0
 
-.PHONY: demo test check bench vulkan
+.PHONY: demo test test-drivers shaders check bench vulkan
 
 demo: vulkan      ## answer questions about the bundled pictures   -> cargo run --release -- demo
 	cargo run --release -- demo
 
 test: vulkan      ## build and run every test                      -> cargo test
 	cargo test
+
+test-drivers: vulkan ## what shows that kernels are right, on each Vulkan driver for the CPU that can be had (Linux)
+	MISSING=1 tools/drivers/fetch.sh mesa swiftshader
+	tools/drivers/test.py
+
+shaders:          ## every kernel before other compilers than naga; tells which are missing
+	tools/shaders/judge.py
 
 check:            ## formatting, lints, docs                       -> the commands below
 	cargo fmt --check
