@@ -7,6 +7,8 @@ mod counters;
 pub mod custom;
 mod device;
 mod gpu;
+#[cfg(all(feature = "isa", any(windows, target_os = "linux", target_os = "android")))]
+pub mod isa;
 mod kept;
 pub mod kernels;
 mod matrix_check;

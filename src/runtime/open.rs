@@ -120,7 +120,11 @@ impl Device {
 
 /// The features and limits that a device is opened with.
 #[allow(unsafe_code)]
-fn descriptor(adapter: &wgpu::Adapter, options: &DeviceOptions, by_matrices: bool) -> wgpu::DeviceDescriptor<'static> {
+pub(super) fn descriptor(
+    adapter: &wgpu::Adapter,
+    options: &DeviceOptions,
+    by_matrices: bool,
+) -> wgpu::DeviceDescriptor<'static> {
     let kind = adapter.get_info().device_type;
     let (required_features, required_limits) = if options.portable {
         (wgpu::Features::empty(), wgpu::Limits::default())

@@ -5,6 +5,9 @@
 //! bounds by construction, so a device may do without. On other backends nobody but the graphics layer checks, and for
 //! our kernels it does not.
 
+#[cfg(any(windows, target_os = "linux", target_os = "android"))]
+use ash::vk;
+
 use crate::error::{Error, Result, first_line};
 
 /// A device and its queue, and whether the driver looks after indices.
@@ -32,8 +35,6 @@ pub(super) fn open(adapter: &wgpu::Adapter, descriptor: &wgpu::DeviceDescriptor<
 #[cfg(any(windows, target_os = "linux", target_os = "android"))]
 #[allow(unsafe_code)]
 fn bare(adapter: &wgpu::Adapter, descriptor: &wgpu::DeviceDescriptor<'_>) -> Option<(wgpu::Device, wgpu::Queue)> {
-    use ash::vk;
-
     /// The queue that the graphics layer uses, too.
     const QUEUE_FAMILY: u32 = 0;
 
@@ -50,21 +51,36 @@ fn bare(adapter: &wgpu::Adapter, descriptor: &wgpu::DeviceDescriptor<'_>) -> Opt
         let mut enabled = hal.physical_device_features(&extensions, features);
         let info = vk::DeviceCreateInfo::default().queue_create_infos(&queues).enabled_extension_names(&names);
         let mut info = enabled.add_to_device_create(info);
-        let core = vk::PhysicalDeviceFeatures { robust_buffer_access: vk::FALSE, ..*info.p_enabled_features };
-        info.p_enabled_features = &core;
-        let mut next = info.p_next as *mut vk::BaseOutStructure<'_>;
-        while let Some(feature) = next.as_mut() {
-            if feature.s_type == vk::StructureType::PHYSICAL_DEVICE_ROBUSTNESS_2_FEATURES_EXT {
-                (*next.cast::<vk::PhysicalDeviceRobustness2FeaturesEXT<'_>>()).robust_buffer_access2 = vk::FALSE;
-            }
-            next = feature.p_next;
-        }
+        let mut core = *info.p_enabled_features;
+        leave_out(&mut info, &mut core);
         let raw = hal.shared_instance().raw_instance().create_device(hal.raw_physical_device(), &info, None).ok()?;
         let opened =
             hal.device_from_raw(raw, None, &extensions, features, limits, &descriptor.memory_hints, QUEUE_FAMILY, 0);
         let opened = opened.ok()?;
         drop(hal);
         adapter.create_device_from_hal(opened, descriptor).ok()
+    }
+}
+
+/// Takes robust access out of the features that a device is to have. `core` is a copy of its core features, which takes
+/// their place.
+///
+/// # Safety
+/// The structures that `info` points to are what their types say, and are written by nobody else.
+#[cfg(any(windows, target_os = "linux", target_os = "android"))]
+#[allow(unsafe_code)]
+pub(super) unsafe fn leave_out<'a>(info: &mut vk::DeviceCreateInfo<'a>, core: &'a mut vk::PhysicalDeviceFeatures) {
+    core.robust_buffer_access = vk::FALSE;
+    info.p_enabled_features = core;
+    let mut next = info.p_next as *mut vk::BaseOutStructure<'_>;
+    // SAFETY: the caller vouches for the chain.
+    unsafe {
+        while let Some(feature) = next.as_mut() {
+            if feature.s_type == vk::StructureType::PHYSICAL_DEVICE_ROBUSTNESS_2_FEATURES_EXT {
+                (*next.cast::<vk::PhysicalDeviceRobustness2FeaturesEXT<'_>>()).robust_buffer_access2 = vk::FALSE;
+            }
+            next = feature.p_next;
+        }
     }
 }
 
