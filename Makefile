@@ -5,7 +5,7 @@ test test-drivers shaders bench: export XDG_RUNTIME_DIR ?= /tmp
 # Whoever builds once gains nothing by what makes the next build short; `cargo test` still does it.
 test test-drivers shaders: export CARGO_INCREMENTAL ?= 0
 
-.PHONY: demo test test-drivers shaders check bench vulkan
+.PHONY: demo test test-drivers shaders check bench isa isa-check vulkan
 
 demo: vulkan      ## answer questions about the bundled pictures   -> cargo run --release -- demo
 	cargo run --release -- demo
@@ -22,12 +22,19 @@ shaders:          ## every kernel before other compilers than naga; tells which 
 
 check:            ## formatting, lints, docs                       -> the commands below
 	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
+	cargo clippy --all-targets --features isa -- -D warnings
 	cargo clippy --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
 bench: vulkan     ## kernel and stage benchmarks                   -> cargo bench
 	GIT_COMMIT=$$(git rev-parse --short HEAD) cargo bench
+
+# GPU=nv-ada, or several in quotes: those alone. The drivers come by tools/drivers/fetch.sh.
+isa:              ## what GPUs' compilers make of the kernels      -> tools/isa/README.md
+	cargo run --manifest-path tools/isa/Cargo.toml -- $(GPU)
+
+isa-check:        ## the same, held to tools/isa/limits.txt
+	cargo run --manifest-path tools/isa/Cargo.toml -- --check $(GPU)
 
 vulkan:
 	@tools/ensure_vulkan.sh

@@ -11,6 +11,7 @@ mod features;
 mod floors;
 #[cfg(feature = "embedded-model")]
 mod generate;
+mod isa;
 mod lab;
 #[cfg(feature = "embedded-model")]
 mod loading;
