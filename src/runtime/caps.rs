@@ -177,7 +177,7 @@ pub struct Tuning {
     pub robust_access: bool,
 }
 
-/// What sizes of a program that knew nothing of it were found with.
+/// Tunings of programs that knew no other devices were found with it.
 fn is_robust() -> bool {
     true
 }

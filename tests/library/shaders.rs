@@ -202,7 +202,7 @@ fn languages(kernel: &Kernel) -> &'static [Language] {
     }
 }
 
-/// The folder in which other compilers are to find what they judge (tools/shaders/judge.sh), if there is one.
+/// The folder in which other compilers are to find what they judge (tools/shaders/judge.py), if there is one.
 fn folder() -> Option<PathBuf> {
     std::env::var_os("INSTRUCTBLIP_TEST_SHADERS").map(PathBuf::from)
 }
@@ -214,9 +214,10 @@ fn every_variant_is_valid_and_translates_to_every_backend_it_is_for() {
     let all: BTreeSet<&str> = kernels::all().map(|k| k.name).collect();
     assert_eq!(used, all, "every kernel is used by some op");
     let folder = folder();
-    let write = |file: String, bytes: &[u8]| match &folder {
-        Some(folder) => std::fs::write(folder.join(file), bytes).expect("a file that can be written"),
-        None => {}
+    let write = |file: String, bytes: &[u8]| {
+        if let Some(folder) = &folder {
+            std::fs::write(folder.join(file), bytes).expect("a file that can be written");
+        }
     };
     for (number, dispatch) in variants.iter().enumerate() {
         let name = format!("{} {:?}", dispatch.kernel.name, dispatch.constants);
