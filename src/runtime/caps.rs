@@ -91,9 +91,10 @@ impl Caps {
         match kernel.needs {
             Needs::Nothing => None,
             Needs::Subgroups => lacks(self.subgroup_size.is_some(), "subgroups of one known size"),
-            Needs::Software => lacks(self.is_software(), "subgroups of 8 and 64-bit integers in software"),
+            Needs::Software if self.is_software() => None,
+            Needs::Software => Some("the adapter is no software one with subgroups of 8 and 64-bit integers".into()),
             Needs::Halves => lacks(self.f16, "16-bit floats"),
-            Needs::Coherent => lacks(self.coherent, "memory that workgroups share"),
+            Needs::Coherent => lacks(self.coherent, "memory in which workgroups see what others write"),
             Needs::Matrices => match (self.matrix.map(MatrixSize::edge), kernel.matrix_edge()) {
                 (None, _) => lacks(false, "cooperative matrices that can be used"),
                 (Some(has), Some(wants)) if has != wants => {

@@ -129,9 +129,12 @@ fn tiny_checkpoints_match_transformers_by_matrices() {
         eprintln!("NOT RUN: software forms by matrices: {} is no software adapter that has them", device.name());
         return;
     };
-    let forms = Forms::Named(format!("linear_matrix{}", matrix.edge()));
-    let device = support::device_with(&DeviceOptions { forms, ..Default::default() }).expect("it was there before");
-    check_checkpoints(&device, "by matrices", |name| SOME.contains(&name));
+    for kernel in ["linear", "attention"] {
+        let form = format!("{kernel}_matrix{}", matrix.edge());
+        let options = DeviceOptions { forms: Forms::Named(form.clone()), ..Default::default() };
+        let device = support::device_with(&options).expect("it was there before");
+        check_checkpoints(&device, &format!("by {form}"), |name| SOME.contains(&name));
+    }
 }
 
 /// Hidden states and attention weights of the first layers, by label.

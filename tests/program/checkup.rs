@@ -26,7 +26,10 @@ fn keys(value: &Value) -> String {
 #[test]
 fn selftest_reaches_every_kernel_in_every_form_and_all_are_right() {
     let Some(device) = support::device() else { return };
-    let report = json(&run(&["selftest", "--json", "-q"]), 0);
+    let output = run(&["selftest", "--json", "-q"]);
+    // `tools/drivers/test.py` makes its table of this.
+    println!("{}", text(&output.stdout));
+    let report = json(&output, 0);
     let wanted = "adapter cases failed failures kernels lost machine ms not_run passed version";
     assert_eq!(keys(&report), wanted);
     let cases = report["cases"].as_array().expect("cases");

@@ -7,7 +7,7 @@
 #   fetch.sh swiftshader  Chromium's Vulkan for the CPU, out of Debian's package
 #   fetch.sh tint         no driver: Chromium's WebGPU for node, with its compiler for WGSL, from npm
 #
-# DRIVERS   the folder (target/drivers): mesa/ as unpacked, icd/ the drivers' manifests with absolute paths, swiftshader/
+# DRIVERS   the folder (target/drivers): mesa/ as unpacked, icd/ the drivers' manifests with absolute paths, and so on
 # MISSING=1 fetches only what is not there
 #
 # Archives move: VERSION in a driver's folder says what came. Numbers of two versions are not compared.

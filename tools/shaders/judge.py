@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Puts every variant of every kernel before compilers other than naga: what naga makes of it before spirv-val (SPIR-V) and
-glslang (HLSL), the WGSL itself before Tint, which is Chromium's. A test of tests/library/shaders.rs writes the variants.
+"""Puts every variant of every kernel before compilers other than naga: what naga makes of it before spirv-val (SPIR-V)
+and glslang (HLSL), the WGSL itself before Tint, which is Chromium's. A test, tests/library/shaders.rs, writes them all.
 
 Compilers are the system's or those of tools/drivers/fetch.sh; the ones that are not there are told. Ends with 1 if
 something is refused or nothing was judged."""
@@ -88,7 +88,8 @@ def hlsl():
     glslang = tool("glslangValidator")
     options = ["-D", "-V", "-S", "comp", "-e", "main", "--target-env", "vulkan1.1", "-o", os.devnull]
     foreign = {"uint64_t": "its HLSL has no 64-bit integers"}
-    return "glslang " + version(glslang, r"Glslang Version: \d+:([\d.]+)"), "hlsl", foreign, each(lambda path: refusal(run([*glslang, *options, path])))
+    name = "glslang " + version(glslang, r"Glslang Version: \d+:([\d.]+)")
+    return name, "hlsl", foreign, each(lambda path: refusal(run([*glslang, *options, path])))
 
 
 def wgsl():

@@ -1,5 +1,5 @@
-// tint.mjs PACKAGE FILE...: puts WGSL before Tint as a browser would, on a device without hardware, and writes a list in
-// JSON: for each NAME.wgsl, with the constants in NAME.json, the reason why it is refused, or null.
+// tint.mjs PACKAGE FILE...: puts WGSL before Tint as a browser would, on a device without hardware, and writes a list
+// in JSON: for each NAME.wgsl, with the constants in NAME.json, the reason why it is refused, or null.
 //
 // PACKAGE   the folder of the npm package `webgpu`, which is Chromium's WebGPU
 
