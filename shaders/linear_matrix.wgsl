@@ -1,115 +1,213 @@
-// y[m, n] = act(Σ_k x[m, k] W[n, k] + b[n]), for many rows on adapters whose subgroups multiply matrices.
+// y[m, n] = act(Σ_k x[m, k] W[n, k] + b[n]), for many rows on adapters whose subgroups multiply matrices; optionally
+// added to y, optionally gated as shared/linear.wgsl says.
 //
-// Bindings: shared/linear.wgsl.
-// Grid: x = tiles of COLUMNS weight rows, y = tiles of ROWS rows of x, both whole blocks of 32, z = SPLITS shares of k.
-// Workgroup memory: tiles of (ROWS + COLUMNS) x 80 bytes, and 36 x EDGE x 4 bytes for each block of 32 x 32 outputs:
-// 26,624 bytes at 96 x 64 with EDGE 16. WG is one subgroup for each block; subgroups are of one size, all full.
-// Numerics: x / 16, kept within range, and weights after scaling are rounded to f16; sums in f32.
-// Why: each subgroup owns 32 x 32 outputs in matrices of shared/matrix16.wgsl or matrix8.wgsl, whose multiply is many
-// times the rate of scalar ones. Tile rows are 32 values of k and 8 of padding, so that rows begin in different banks.
-// Only whole matrices can be moved, so outputs pass through workgroup memory to the guarded epilogue.
-// With more shares than one, y is [SPLITS, m, y_stride] and gets sums alone; linear_sum adds them up and finishes them.
+// x       [m, k]       f16 as shared/halves.wgsl says, eight to an element
+// w       [n, k]       as shared/matrix_f16.wgsl, matrix_q8.wgsl or matrix_q4.wgsl declare it
+// scales  [n, ...]     f16, two to an element, of q8 and q4; bound to x and not read where weights are f16
+// bias    [n]          f32; bound to x and not read when BIAS is false
+// shares  [tiles, SPLITS, ROWS COLUMNS / 4] f32: sums of shares of k, in an order of this kernel's own
+// arrived [tiles]      workgroups that have written their share; zeros before and after
+// y       [m, stride]  f32, or f16 as x with HALVES
+//
+// Grid: x = tiles of COLUMNS weight rows, y = tiles of ROWS rows of x, z = SPLITS shares of p.steps steps of k.
+// Workgroup memory: BUFFERS x (ROWS + COLUMNS) x 80 bytes, and EDGE x EDGE x 4 bytes for each subgroup: 48 KiB at 128 x
+// 128 with two buffers and EDGE 16. WG is one subgroup for each block; subgroups are of one size, all full.
+// Limits: n, k, x_offset, column0 % 8 == 0; y_stride, y_offset % 4 == 0; k % 32 == 0 with WHOLE and for q8 and q4.
+// Numerics: x / 16, kept within range, and weights after scaling are rounded to f16; sums in f32, shares in order.
+// Why: each subgroup owns a block of STRIPS x EDGE rows and 32 columns. While it multiplies a step of 32 values of k, all
+// values of the next one are on their way into registers; a second buffer saves a barrier in each step. Tile rows have 8
+// values of padding, so that they begin in different banks. Skinny layers have too few tiles to fill a GPU: workgroups
+// share k, and the last one of a tile adds up.
+struct Params {
+    m: u32,
+    n: u32,
+    k: u32,
+    x_offset: u32,
+    y_offset: u32,
+    y_stride: u32,
+    column0: u32,
+    steps: u32,
+}
+
+override BIAS: bool = false;
+override ADD: bool = false;
+override GATED: bool = false;
+override HALVES: bool = false;
+override WHOLE: bool = true;
 override SPLITS: u32 = 1u;
 override ROWS: u32 = 64u;
 override COLUMNS: u32 = 64u;
+override STRIPS: u32 = 2u;
+override BUFFERS: u32 = 1u;
 override WG: u32 = 128u;
 
-const BLOCK: u32 = 32u;
-const DEPTH: u32 = 32u;         // values of k per step
-const STRIDE: u32 = 40u;        // halves between tile rows
-const OUT_STRIDE: u32 = 36u;    // outputs between rows of a strip
-const LARGEST: f32 = 65504.0;   // beyond it a half is infinite
-const SCALE: f32 = 0.0625;      // of x in its tile: T5 has activations beyond LARGEST, and none of 16 times as much
+const EIGHTS: u32 = 4u;                 // of k in a step, which is a group of quantised weights
+const ROW: u32 = 40u / UNIT;            // elements between tile rows
+const MATRICES: u32 = 32u / EDGE;       // in a strip
+const MOST: u32 = 8u;                   // times that a lane loads of x, or of w, in a step
 
-override STRIPS: u32 = ROWS / BLOCK * (COLUMNS / BLOCK) * EDGE * OUT_STRIDE;
+override BLOCK_ROWS: u32 = STRIPS * EDGE;
+override ACROSS: u32 = COLUMNS / 32u;   // blocks side by side
+override BLOCKS: u32 = ROWS / BLOCK_ROWS * ACROSS;
+override X_ROWS: u32 = BUFFERS * ROWS;
+override W_ROWS: u32 = BUFFERS * COLUMNS;
+override X_LOADS: u32 = (ROWS * EIGHTS + WG - 1u) / WG;
+override W_LOADS: u32 = (COLUMNS * EIGHTS + WG - 1u) / WG;
 
-var<workgroup> strips: array<f32, STRIPS>;
+@group(0) @binding(0) var<storage, read> x: array<mat2x4<f16>>;
+@group(0) @binding(2) var<storage, read> scales: array<u32>;
+@group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
+@group(0) @binding(4) @coherent var<storage, read_write> shares: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> arrived: array<atomic<u32>>;
+@group(0) @binding(6) var<storage, read_write> y: array<vec2<u32>>;
+@group(0) @binding(7) var<uniform> p: Params;
 
-fn in_range(values: vec4<f32>) -> vec4<f32> {
-    return clamp(SCALE * values, vec4<f32>(-LARGEST), vec4<f32>(LARGEST));
+// The strips of a block, of which STRIPS are used.
+struct Sums {
+    s0: Strip,
+    s1: Strip,
+    s2: Strip,
+    s3: Strip,
 }
 
-fn store_share(share: u32, row: u32, n0: u32, sums: vec4<f32>) {
-    if row >= p.m || n0 >= p.y_stride {
-        return;
+// What a lane moves: where its values are, and those of a step.
+struct Moved {
+    x_from: array<u32, MOST>,
+    w_from: array<u32, MOST>,
+    scales_from: array<u32, MOST>,
+    x: array<mat2x4<f16>, MOST>,
+    w: array<Packed, MOST>,
+}
+
+// Where the buffers in use begin in the tiles.
+struct Buffers {
+    x: u32,
+    w: u32,
+}
+
+// Loads step `step`, which is `by` eights behind the last one. k past the end is zero.
+fn load(moved: ptr<function, Moved>, step: u32, by: u32, lane: u32) {
+    let is_in = WHOLE || step * EIGHTS + lane % EIGHTS < p.k / 8u;
+    for (var j = 0u; j < X_LOADS; j++) {
+        (*moved).x_from[j] += by;
+        if is_in {
+            (*moved).x[j] = x[(*moved).x_from[j]];
+        } else {
+            (*moved).x[j] = mat2x4<f16>();
+        }
     }
-    let at = (share * p.m + row) * p.y_stride + n0;
-    y[at] = sums.x;
-    y[at + 1u] = sums.y;
-    y[at + 2u] = sums.z;
-    y[at + 3u] = sums.w;
+    for (var j = 0u; j < W_LOADS; j++) {
+        (*moved).w_from[j] += by;
+        if is_in {
+            (*moved).w[j] = packed((*moved).w_from[j], (*moved).scales_from[j] + step);
+        } else {
+            (*moved).w[j] = Packed();
+        }
+    }
+}
+
+// The buffers for the next step, where nobody reads any more.
+fn next(at: Buffers) -> Buffers {
+    if BUFFERS == 1u {
+        workgroupBarrier();
+        return at;
+    }
+    return Buffers(ROWS * ROW - at.x, COLUMNS * ROW - at.w);
+}
+
+// Puts what was loaded into the tiles.
+fn put(moved: ptr<function, Moved>, step: u32, at: Buffers, lane: u32) {
+    let column = lane % EIGHTS * (8u / UNIT);
+    for (var j = 0u; j < X_LOADS; j++) {
+        let row = (lane + j * WG) / EIGHTS;
+        if ROWS * EIGHTS % WG == 0u || row < ROWS {
+            put_x(at.x + row * ROW + column, (*moved).x[j]);
+        }
+    }
+    for (var j = 0u; j < W_LOADS; j++) {
+        let row = (lane + j * WG) / EIGHTS;
+        if COLUMNS * EIGHTS % WG == 0u || row < COLUMNS {
+            put_w(at.w + row * ROW + column, unpacked((*moved).w[j], step));
+        }
+    }
+}
+
+// Adds the products of a step to the sums of a block, whose rows begin there in the tiles.
+fn multiply(sums: ptr<function, Sums>, x_at: u32, w_at: u32) {
+    for (var k = 0u; k < 32u / UNIT; k += EDGE / UNIT) {
+        let columns = rights(w_at + k);
+        (*sums).s0 = multiplied(left(x_at + k), columns, (*sums).s0);
+        (*sums).s1 = multiplied(left(x_at + EDGE * ROW + k), columns, (*sums).s1);
+        if STRIPS > 2u {
+            (*sums).s2 = multiplied(left(x_at + 2u * EDGE * ROW + k), columns, (*sums).s2);
+        }
+        if STRIPS > 3u {
+            (*sums).s3 = multiplied(left(x_at + 3u * EDGE * ROW + k), columns, (*sums).s3);
+        }
+    }
 }
 
 @compute @workgroup_size(WG)
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) lane: u32,
     @builtin(subgroup_id) block: u32,
 ) {
     let m0 = group.y * ROWS;
     let n0 = group.x * COLUMNS;
-    let across = COLUMNS / BLOCK;
-    let block_row = block / across * BLOCK;
-    let block_column = block % across * BLOCK;
-    var sums: array<Sum, MATRICES_IN_BLOCK>;
-    let share = (p.k + SPLITS * DEPTH - 1u) / (SPLITS * DEPTH) * DEPTH;
-    let end = min((group.z + 1u) * share, p.k);
-    for (var k0 = group.z * share; k0 < end; k0 += DEPTH) {
-        // Rows past the end repeat the last one; their outputs are not stored. k past the end is zero.
-        for (var i = lane; i < ROWS * (DEPTH / 4u); i += WG) {
-            let row = i / (DEPTH / 4u);
-            let k = i % (DEPTH / 4u) * 4u;
-            var values = vec4<f32>();
-            if k0 + k < p.k {
-                values = in_range(x[(p.x_offset + min(m0 + row, p.m - 1u) * p.k + k0 + k) / 4u]);
-            }
-            put_x(row * STRIDE + k, values);
-        }
-        for (var i = lane; i < COLUMNS * (DEPTH / 8u); i += WG) {
-            let row = i / (DEPTH / 8u);
-            let k = i % (DEPTH / 8u) * 8u;
-            var weights = Eight();
-            if k0 + k < p.k {
-                weights = eight(min(n0 + row, p.n - 1u), (k0 + k) / 8u);
-            }
-            put_w(row * STRIDE + k, weights.low);
-            put_w(row * STRIDE + k + 4u, weights.high);
-        }
-        workgroupBarrier();
-        for (var k = 0u; k < DEPTH; k += EDGE) {
-            var rights: array<Right, EDGES_IN_BLOCK>;
-            for (var j = 0u; j < EDGES_IN_BLOCK; j++) {
-                rights[j] = right((block_column + j * EDGE) * STRIDE + k);
-            }
-            for (var i = 0u; i < EDGES_IN_BLOCK; i++) {
-                let rows = left((block_row + i * EDGE) * STRIDE + k);
-                for (var j = 0u; j < EDGES_IN_BLOCK; j++) {
-                    sums[i * EDGES_IN_BLOCK + j] = coopMultiplyAdd(rows, rights[j], sums[i * EDGES_IN_BLOCK + j]);
-                }
-            }
-        }
+    let first = group.z * p.steps;
+    let end = min(first + p.steps, (p.k + 31u) / 32u);
+    // Rows past the end repeat the last one; their outputs are not stored.
+    var moved: Moved;
+    for (var j = 0u; j < X_LOADS; j++) {
+        let row = min(m0 + (lane + j * WG) / EIGHTS, p.m - 1u);
+        moved.x_from[j] = (p.x_offset + row * p.k) / 8u + first * EIGHTS + lane % EIGHTS;
+    }
+    for (var j = 0u; j < W_LOADS; j++) {
+        let row = min(n0 + (lane + j * WG) / EIGHTS, p.n - 1u);
+        moved.w_from[j] = row * (p.k / 8u) + first * EIGHTS + lane % EIGHTS;
+        moved.scales_from[j] = scales_of(row);
+    }
+    let x_block = block / ACROSS * BLOCK_ROWS * ROW;
+    let w_block = block % ACROSS * 32u * ROW;
+    var sums: Sums;
+    var at = Buffers();
+    load(&moved, first, 0u, lane);
+    put(&moved, first, at, lane);
+    workgroupBarrier();
+    // The first step is not in the loop, so that sums come into it as results of multiplications: NVK then keeps each
+    // matrix in registers that follow each other, and moves none of them.
+    let second = min(first + 1u, end - 1u);
+    load(&moved, second, (second - first) * EIGHTS, lane);
+    multiply(&sums, at.x + x_block, at.w + w_block);
+    at = next(at);
+    put(&moved, second, at, lane);
+    workgroupBarrier();
+    for (var step = second + 1u; step < end; step++) {
+        load(&moved, step, EIGHTS, lane);
+        multiply(&sums, at.x + x_block, at.w + w_block);
+        at = next(at);
+        put(&moved, step, at, lane);
         workgroupBarrier();
     }
-    // A strip of EDGE rows of every block at a time.
-    for (var i = 0u; i < EDGES_IN_BLOCK; i++) {
-        for (var j = 0u; j < EDGES_IN_BLOCK; j++) {
-            coopStoreT(sums[i * EDGES_IN_BLOCK + j], &strips[block * EDGE * OUT_STRIDE + j * EDGE], OUT_STRIDE);
-        }
-        workgroupBarrier();
-        for (var o = lane; o < ROWS / BLOCK * across * EDGE * (BLOCK / 4u); o += WG) {
-            let strip_row = o / (BLOCK / 4u);
-            let column = o % (BLOCK / 4u) * 4u;
-            let first = strip_row * OUT_STRIDE + column;
-            let b = strip_row / EDGE;
-            let row = m0 + b / across * BLOCK + i * EDGE + strip_row % EDGE;
-            let n = n0 + b % across * BLOCK + column;
-            let sum = vec4<f32>(strips[first], strips[first + 1u], strips[first + 2u], strips[first + 3u]) / SCALE;
-            if SPLITS > 1u {
-                store_share(group.z, row, n, sum);
-            } else {
-                store4(row, n, sum);
-            }
-        }
-        workgroupBarrier();
+    if second > first {
+        multiply(&sums, at.x + x_block, at.w + w_block);
+    }
+    let own = lane / LANES;
+    let row = group.y * ROWS + own / ACROSS * BLOCK_ROWS;
+    let column = group.x * COLUMNS + own % ACROSS * 32u;
+    let place = Place(row, column, group.y * groups.x + group.x, group.z, own, lane % LANES);
+    let to = block * EDGE * EDGE;
+    hand_on_strip(place, 0u, sums.s0, to);
+    hand_on_strip(place, 1u, sums.s1, to);
+    if STRIPS > 2u {
+        hand_on_strip(place, 2u, sums.s2, to);
+    }
+    if STRIPS > 3u {
+        hand_on_strip(place, 3u, sums.s3, to);
+    }
+    if SPLITS > 1u {
+        join(place, lane == 0u);
     }
 }

@@ -4,7 +4,7 @@
 // x      [rows, d] f32
 // weight [d]       f32
 // bias   [d]       f32; bound to weight and not read when CENTER is false
-// y      [rows, d] f32
+// y      [rows, d] f32, or f16 as shared/halves.wgsl says with HALVES, two to an element; d % 2 == 0 then
 //
 // Grid: x = rows, one workgroup each.
 // Workgroup memory: 4 * WG bytes (shared/reduce.wgsl).
@@ -18,12 +18,22 @@ struct Params {
 }
 
 override CENTER: bool = true;
+override HALVES: bool = false;
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;
+@group(0) @binding(3) var<storage, read_write> y: array<u32>;
 @group(0) @binding(4) var<uniform> p: Params;
+
+// Element i of a row that begins at `start`, of this mean and scale.
+fn normed(start: u32, i: u32, mean: f32, scale: f32) -> f32 {
+    let value = (x[start + i] - mean) * scale * weight[i];
+    if CENTER {
+        return value + bias[i];
+    }
+    return value;
+}
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -43,11 +53,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         squares += centred * centred;
     }
     let scale = inverseSqrt(workgroup_sum(squares, lane) / f32(p.d) + p.eps);
-    for (var i = lane; i < p.d; i += WG) {
-        var value = (x[start + i] - mean) * scale * weight[i];
-        if CENTER {
-            value += bias[i];
+    if HALVES {
+        for (var i = 2u * lane; i < p.d; i += 2u * WG) {
+            let pair = vec2<f32>(normed(start, i, mean, scale), normed(start, i + 1u, mean, scale));
+            y[(to + i) / 2u] = to_halves(pair);
         }
-        y[to + i] = value;
+        return;
+    }
+    for (var i = lane; i < p.d; i += WG) {
+        y[to + i] = bitcast<u32>(normed(start, i, mean, scale));
     }
 }

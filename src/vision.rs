@@ -112,15 +112,13 @@ impl Vision {
 }
 
 fn self_attention(r: &mut Recorder, w: &Block, heads: Heads, x: &mut Tensor) {
-    let h = r.layer_norm(x, &w.norm1); // [N, D]
-    let qkv = r.linear(&h, &w.qkv); // [N, 3D]
+    let qkv = r.norm_linear(x, &w.norm1, &w.qkv); // [N, 3D]
     let a = r.attention(&qkv, heads, Mask::None); // [N, D]
     r.linear_add(x, &a, &w.projection); // x += a Wᵀ + b
 }
 
 fn mlp(r: &mut Recorder, w: &Block, activation: Activation, x: &mut Tensor) {
-    let h = r.layer_norm(x, &w.norm2); // [N, D]
-    let f = r.linear_act(&h, &w.fc1, activation); // [N, F]
+    let f = r.norm_linear_act(x, &w.norm2, &w.fc1, activation); // [N, F]
     r.linear_add(x, &f, &w.fc2); // x += f Wᵀ + b
 }
 

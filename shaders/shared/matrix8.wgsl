@@ -2,42 +2,94 @@ enable f16;
 enable wgpu_cooperative_matrix;
 // Matrices of 8 x 8 that a subgroup holds together: f16 times f16, summed in f32.
 //
-// The type of a loaded matrix is that of the array it comes from, whatever the template says: tiles must be f16.
-// One half to an element: Metal loads from nothing wider.
+// Two tiles of X_ROWS and W_ROWS rows, ROW elements apart, lie in workgroup memory. An element is UNIT halves, one:
+// Metal loads from nothing wider. The type of a loaded matrix is that of the array it comes from, whatever the template
+// says.
 const EDGE: u32 = 8u;
-const EDGES_IN_BLOCK: u32 = 4u;
-const MATRICES_IN_BLOCK: u32 = 16u;
+const UNIT: u32 = 1u;
 
 alias Left = coop_mat8x8<f16, A>;
 alias Right = coop_mat8x8<f16, B>;
 alias Sum = coop_mat8x8<f32, C>;
 
-override X_TILE: u32 = ROWS * STRIDE;
-override W_TILE: u32 = COLUMNS * STRIDE;
+override X_TILE: u32 = X_ROWS * ROW;
+override W_TILE: u32 = W_ROWS * ROW;
 
 var<workgroup> x_tile: array<f16, X_TILE>;
 var<workgroup> w_tile: array<f16, W_TILE>;
 
-fn put_x(at: u32, values: vec4<f32>) {
-    let halves = vec4<f16>(values);
-    x_tile[at] = halves.x;
-    x_tile[at + 1u] = halves.y;
-    x_tile[at + 2u] = halves.z;
-    x_tile[at + 3u] = halves.w;
+fn put_x(at: u32, eight: mat2x4<f16>) {
+    x_tile[at] = eight[0].x;
+    x_tile[at + 1u] = eight[0].y;
+    x_tile[at + 2u] = eight[0].z;
+    x_tile[at + 3u] = eight[0].w;
+    x_tile[at + 4u] = eight[1].x;
+    x_tile[at + 5u] = eight[1].y;
+    x_tile[at + 6u] = eight[1].z;
+    x_tile[at + 7u] = eight[1].w;
 }
 
-fn put_w(at: u32, values: vec4<f32>) {
-    let halves = vec4<f16>(values);
-    w_tile[at] = halves.x;
-    w_tile[at + 1u] = halves.y;
-    w_tile[at + 2u] = halves.z;
-    w_tile[at + 3u] = halves.w;
+fn put_w(at: u32, eight: mat2x4<f16>) {
+    w_tile[at] = eight[0].x;
+    w_tile[at + 1u] = eight[0].y;
+    w_tile[at + 2u] = eight[0].z;
+    w_tile[at + 3u] = eight[0].w;
+    w_tile[at + 4u] = eight[1].x;
+    w_tile[at + 5u] = eight[1].y;
+    w_tile[at + 6u] = eight[1].z;
+    w_tile[at + 7u] = eight[1].w;
 }
 
 fn left(at: u32) -> Left {
-    return coopLoadT<Left>(&x_tile[at], STRIDE);
+    return coopLoadT<Left>(&x_tile[at], ROW);
 }
 
 fn right(at: u32) -> Right {
-    return coopLoad<Right>(&w_tile[at], STRIDE);
+    return coopLoad<Right>(&w_tile[at], ROW);
+}
+
+// A strip of sums is EDGE rows and 32 columns. Its matrices have names: compilers keep indexed ones in memory.
+struct Strip {
+    a: Sum,
+    b: Sum,
+    c: Sum,
+    d: Sum,
+}
+
+// 32 columns of w.
+struct Rights {
+    a: Right,
+    b: Right,
+    c: Right,
+    d: Right,
+}
+
+fn rights(at: u32) -> Rights {
+    return Rights(
+        right(at),
+        right(at + EDGE * ROW),
+        right(at + 2u * EDGE * ROW),
+        right(at + 3u * EDGE * ROW),
+    );
+}
+
+fn multiplied(rows: Left, columns: Rights, sums: Strip) -> Strip {
+    return Strip(
+        coopMultiplyAdd(rows, columns.a, sums.a),
+        coopMultiplyAdd(rows, columns.b, sums.b),
+        coopMultiplyAdd(rows, columns.c, sums.c),
+        coopMultiplyAdd(rows, columns.d, sums.d),
+    );
+}
+
+// Hands on strip `strip` of every block, by way of staged[at ..].
+fn hand_on_strip(place: Place, strip: u32, sums: Strip, at: u32) {
+    coopStoreT(sums.a, &staged[at], EDGE);
+    hand_on(place, strip * MATRICES);
+    coopStoreT(sums.b, &staged[at], EDGE);
+    hand_on(place, strip * MATRICES + 1u);
+    coopStoreT(sums.c, &staged[at], EDGE);
+    hand_on(place, strip * MATRICES + 2u);
+    coopStoreT(sums.d, &staged[at], EDGE);
+    hand_on(place, strip * MATRICES + 3u);
 }

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use super::operands::Operands;
+use super::oracle;
 use crate::error::{Error, Result};
 use crate::runtime::kernels::Needs;
-use crate::runtime::{Caps, Device, Matrix, Plan, Recorder, Step, Tensor, WeightFormat};
+use crate::runtime::ops::linear;
+use crate::runtime::{Caps, Device, Matrix, Plan, Recorder, Step, Tensor};
 
 /// The first kind of run that has a case. A self-test runs the first two.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,8 +38,8 @@ pub struct Case {
     pub bound: f64,
     /// The first kind of run that has it.
     pub depth: Depth,
-    /// Rows and weight format of linear layers, which have several forms.
-    pub layer: Option<(u32, WeightFormat)>,
+    /// The shape of a linear layer, which has several forms.
+    pub layer: Option<linear::Shape>,
     /// Arithmetic by which run times are estimated before anything runs; 0 where it takes next to no time.
     pub flops: u64,
     binding_bytes: Option<u64>,
@@ -94,9 +96,9 @@ impl Case {
         Case { shape, ..self }.with_caps(move |caps| Caps { preferred: Some(form), ..caps })
     }
 
-    /// Is a linear layer of `m` rows, which has several forms.
-    pub fn of_layer(self, m: u32, format: WeightFormat) -> Case {
-        Case { layer: Some((m, format)), ..self }
+    /// Is a linear layer of this shape, which has several forms.
+    pub fn of_layer(self, shape: linear::Shape) -> Case {
+        Case { layer: Some(shape), ..self }
     }
 
     /// Takes about so much arithmetic.
@@ -158,6 +160,12 @@ pub enum Output {
     Tap(&'static str),
     /// These rows of a matrix of f16.
     Rows(Matrix, Vec<u32>),
+}
+
+impl Output {
+    fn is_half(&self) -> bool {
+        matches!(self, Output::Tensor(tensor) if tensor.is_half())
+    }
 }
 
 impl From<Tensor> for Output {
@@ -372,8 +380,11 @@ impl Recorded<'_> {
         let got = outputs.iter().map(|output| read(device, &plan, output)).collect::<Result<Vec<_>>>()?;
         let compute = || setup.wants.iter().map(|want| (want.compute)(rounds)).collect();
         let wanted = references.0[usize::from(rounds)].get_or_insert_with(compute);
-        let each = setup.wants.iter().zip(&got).zip(wanted);
-        Ok(each.map(|((want, got), wanted)| off(got, want.sample.as_deref(), wanted)).fold(0.0, f64::max))
+        let each = setup.wants.iter().zip(&got).zip(wanted).zip(outputs.iter().map(Output::is_half));
+        let off = |(((want, got), wanted), is_half): (((&Want, &Vec<u32>), &mut Wanted), bool)| {
+            off(got, want.sample.as_deref(), wanted, is_half)
+        };
+        Ok(each.map(off).fold(0.0, f64::max))
     }
 }
 
@@ -394,8 +405,8 @@ fn read(device: &Device, plan: &Plan, output: &Output) -> Result<Vec<u32>> {
     }
 }
 
-/// The error of the sampled words of an output.
-fn off(got: &[u32], sample: Option<&[usize]>, wanted: &Wanted) -> f64 {
+/// The error of the sampled words of an output, which may hold values of halves.
+fn off(got: &[u32], sample: Option<&[usize]>, wanted: &Wanted, is_half: bool) -> f64 {
     let got: Vec<u32> = sample.map_or_else(|| got.to_vec(), |sample| sample.iter().map(|&i| got[i]).collect());
     match wanted {
         Wanted::Same(want) if got.len() == want.len() => {
@@ -403,7 +414,8 @@ fn off(got: &[u32], sample: Option<&[usize]>, wanted: &Wanted) -> f64 {
             differ as f64 / want.len().max(1) as f64
         }
         Wanted::Close(want) if got.len() == want.len() => {
-            relative(got.iter().map(|&word| f64::from(f32::from_bits(word))).zip(want.iter().copied()))
+            let want = if is_half { oracle::halves(want, 16.0) } else { want.clone() };
+            relative(got.iter().map(|&word| f64::from(f32::from_bits(word))).zip(want))
         }
         _ => f64::INFINITY,
     }

@@ -361,10 +361,10 @@ fn variants(case: &Case, options: &Options, device: &Device, custom: Option<&Com
     if case.layer.is_none() || is_asked("portable") {
         variants.push(Variant { name: "portable".into(), caps: caps.portable() });
     }
-    if let Some((m, format)) = case.layer {
+    if let Some(shape) = case.layer {
         // The chosen one is `auto`, and needs its name only where it is asked for by that.
-        let chosen = linear::choose(m, format, &caps).kernel.form;
-        let forms = linear::forms(m, format, &caps).into_iter().map(|form| form.kernel.form);
+        let chosen = linear::choose(shape, &caps).kernel.form;
+        let forms = linear::forms(shape, &caps).into_iter().map(|form| form.kernel.form);
         for form in forms.filter(|form| *form != chosen || !options.variants.is_empty()) {
             variants.push(Variant { name: form.into(), caps: Caps { preferred: Some(form), ..caps } });
         }

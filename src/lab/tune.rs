@@ -96,7 +96,7 @@ pub fn search(devices: Devices<'_>, progress: &mut dyn FnMut(u64)) -> Result<(Tu
 pub const STEPS: usize = TRIALS.len();
 
 /// The steps of the search, in this order.
-const TRIALS: [fn(&Caps, Tuning) -> Trial; 5] = [vectors, rows, norms, shares, guards];
+const TRIALS: [fn(&Caps, Tuning) -> Trial; 6] = [vectors, rows, norms, shares, tiles, guards];
 
 /// Rows and columns of the layers; a software adapter is tuned in tests only, which have no time.
 fn width(caps: &Caps) -> u32 {
@@ -162,6 +162,21 @@ fn shares(_: &Caps, best: Tuning) -> Trial {
     let mut cases = cases::of(Depth::Published);
     cases.retain(|case| case.op == "attention_cached" && case.shape.starts_with("1 rows"));
     Trial::new("attention", cases, tunings, |t| format!("{} shares of the keys", t.decode_splits))
+}
+
+/// Tiles of `linear_matrix` and shares of their inputs, at shapes of a vision tower and of a prompt. Where it does not run
+/// all candidates are launched in the same way.
+fn tiles(caps: &Caps, best: Tuning) -> Trial {
+    let n = width(caps);
+    let tile = |(matrix_rows, matrix_columns)| Tuning { matrix_rows, matrix_columns, ..best };
+    let by_tile = [(0, 0), (128, 128), (96, 128), (64, 128), (64, 64)].map(tile);
+    let all = by_tile.into_iter().flat_map(|by| [4, 2, 8].map(|matrix_splits| Tuning { matrix_splits, ..by }));
+    let named = |t: Tuning| match t.matrix_rows {
+        0 => format!("tiles by shape, up to {} shares", t.matrix_splits),
+        rows => format!("{rows} x {}, up to {} shares", t.matrix_columns, t.matrix_splits),
+    };
+    let shapes = [(257, n, n / 4), (257, n / 4, n), (257, n / 4, n / 4), (512, n, n)];
+    Trial::new("linear_matrix", layers(&shapes), [best].into_iter().chain(all), named)
 }
 
 fn guards(caps: &Caps, best: Tuning) -> Trial {

@@ -101,21 +101,18 @@ impl Opt {
             });
         }
         let last = x.slice_rows(x.rows() - rows, rows); // [rows, D]
-        let h = r.layer_norm(&last, &self.final_layer_norm); // [rows, D]
-        r.linear(&h, &self.lm_head) // [rows, V]
+        r.norm_linear(&last, &self.final_layer_norm, &self.lm_head) // [rows, V]
     }
 
     fn self_attention(&self, r: &mut Recorder, w: &Block, kv: &KvLayer, rows: &Rows, x: &mut Tensor) {
-        let h = r.layer_norm(x, &w.self_attn_layer_norm); // [T, D]
-        let qkv = r.linear(&h, &w.qkv); // [T, 3D]
+        let qkv = r.norm_linear(x, &w.self_attn_layer_norm, &w.qkv); // [T, 3D]
         r.store(&qkv, kv, self.heads, rows); // k and v join the cache
         let a = r.attention_cached(&qkv, kv, self.heads, rows, None); // [T, D], causal
         r.linear_add(x, &a, &w.out_proj); // x += a Wᵀ + b
     }
 
     fn mlp(&self, r: &mut Recorder, w: &Block, x: &mut Tensor) {
-        let h = r.layer_norm(x, &w.final_layer_norm); // [T, D]
-        let f = r.linear_act(&h, &w.fc1, self.activation); // [T, F]
+        let f = r.norm_linear_act(x, &w.final_layer_norm, &w.fc1, self.activation); // [T, F]
         r.linear_add(x, &f, &w.fc2); // x += f Wᵀ + b
     }
 }

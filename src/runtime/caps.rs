@@ -172,10 +172,23 @@ pub struct Tuning {
     pub fuse_norm: bool,
     /// Workgroups that share the keys of one head in a step of decoding.
     pub decode_splits: u32,
+    /// Rows of a tile of `linear_matrix`: 32, 64, 96 or 128; 0 where the layer's shape decides.
+    #[serde(default)]
+    pub matrix_rows: u32,
+    /// Columns of a tile of `linear_matrix`: 64 or 128; 0 where the layer's shape decides.
+    #[serde(default)]
+    pub matrix_columns: u32,
+    /// Most workgroups that share the inputs of a tile of `linear_matrix`.
+    #[serde(default = "matrix_splits")]
+    pub matrix_splits: u32,
     /// True if the driver looks after the indices of kernels, see
     /// [`DeviceOptions::robust_access`](super::DeviceOptions::robust_access).
     #[serde(default = "is_robust")]
     pub robust_access: bool,
+}
+
+const fn matrix_splits() -> u32 {
+    4
 }
 
 /// Tunings of programs that knew no other devices were found with it.
@@ -194,6 +207,9 @@ impl Tuning {
                 vec_rows: 8,
                 fuse_norm: true,
                 decode_splits: 8,
+                matrix_rows: 0,
+                matrix_columns: 0,
+                matrix_splits: matrix_splits(),
                 robust_access: true,
             },
             // Loads cost more than dispatches there, and there are few threads to fill.
@@ -204,6 +220,9 @@ impl Tuning {
                 vec_rows: 8,
                 fuse_norm: false,
                 decode_splits: 1,
+                matrix_rows: 0,
+                matrix_columns: 0,
+                matrix_splits: matrix_splits(),
                 robust_access: true,
             },
         }
@@ -216,6 +235,9 @@ impl Tuning {
             && [4, 8].contains(&self.vec_columns)
             && self.vec_rows <= 8
             && (1..=64).contains(&self.decode_splits)
+            && [0, 32, 64, 96, 128].contains(&self.matrix_rows)
+            && [0, 64, 128].contains(&self.matrix_columns)
+            && (1..=16).contains(&self.matrix_splits)
     }
 }
 

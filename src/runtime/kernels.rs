@@ -30,8 +30,7 @@ pub enum Needs {
     Halves,
     /// Memory by which the workgroups of one dispatch can read what others have written.
     Coherent,
-    /// Subgroups that multiply matrices of f16, itself or in the kernel whose work it finishes, and what
-    /// [`Needs::Coherent`] stands for.
+    /// Subgroups that multiply matrices of f16, and what [`Needs::Coherent`] stands for.
     Matrices,
 }
 
@@ -49,13 +48,14 @@ impl Needs {
 }
 
 macro_rules! kernel {
-    ($file:literal, $form:literal, $suffix:literal, [$($shared:literal)*], $needs:ident) => {
+    ($file:literal, $form:literal, $suffix:literal, [$($shared:literal)*] $([$weights:literal $format:literal])?, $needs:ident) => {
         Kernel {
             name: concat!($form, $suffix),
             form: $form,
             file: $file,
             sources: &[
                 $(include_str!(concat!("../../shaders/shared/", $shared, ".wgsl")),)*
+                $(include_str!(concat!("../../shaders/shared/", $weights, $format, ".wgsl")),)?
                 include_str!(concat!("../../shaders/", $file, ".wgsl")),
             ],
             needs: Needs::$needs,
@@ -76,40 +76,41 @@ macro_rules! kernels {
 
 /// Kernels that are compiled for each format of weights.
 macro_rules! weight_kernels {
-    ($($constant:ident = $form:literal $file:literal $shared:tt $needs:ident;)*) => {
+    ($($constant:ident = $form:literal $file:literal $shared:tt $weights:literal $needs:ident;)*) => {
         $(
             #[doc = concat!("`shaders/", $file, ".wgsl`, by [`WeightFormat`](super::weight_format::WeightFormat).")]
-            pub static $constant: [Kernel; 3] = weight_kernels!(@formats $form $file $shared $needs);
+            pub static $constant: [Kernel; 3] = weight_kernels!(@formats $form $file $shared $weights $needs);
         )*
         static BY_FORMAT: &[&[Kernel; 3]] = &[$(&$constant),*];
     };
-    (@formats $form:literal $file:literal [$($shared:literal),*] $needs:ident) => {
+    (@formats $form:literal $file:literal [$($shared:literal),*] $weights:literal $needs:ident) => {
         [
-            kernel!($file, $form, "", [$($shared)* "weights_f16"], $needs),
-            kernel!($file, $form, "_q8", [$($shared)* "weights_q8"], $needs),
-            kernel!($file, $form, "_q4", [$($shared)* "weights_q4"], $needs),
+            kernel!($file, $form, "", [$($shared)*] [$weights "_f16"], $needs),
+            kernel!($file, $form, "_q8", [$($shared)*] [$weights "_q8"], $needs),
+            kernel!($file, $form, "_q4", [$($shared)*] [$weights "_q4"], $needs),
         ]
     };
 }
 
 weight_kernels! {
-    LINEAR_VEC = "linear_vec" "linear_vec" ["activation", "operands", "linear", "sum_workgroup"] Nothing;
+    LINEAR_VEC = "linear_vec" "linear_vec" ["activation", "operands", "linear", "sum_workgroup"] "weights" Nothing;
     LINEAR_VEC_SUBGROUP = "linear_vec_subgroup" "linear_vec"
-        ["activation", "operands", "linear", "sum_subgroup"] Subgroups;
-    LINEAR_VEC_ROPE = "linear_vec_rope" "linear_vec" ["operands", "linear_rope", "sum_workgroup"] Nothing;
+        ["activation", "operands", "linear", "sum_subgroup"] "weights" Subgroups;
+    LINEAR_VEC_ROPE = "linear_vec_rope" "linear_vec" ["operands", "linear_rope", "sum_workgroup"] "weights" Nothing;
     LINEAR_VEC_ROPE_SUBGROUP = "linear_vec_rope_subgroup" "linear_vec"
-        ["operands", "linear_rope", "sum_subgroup"] Subgroups;
+        ["operands", "linear_rope", "sum_subgroup"] "weights" Subgroups;
     LINEAR_VEC_SOFTWARE = "linear_vec_software" "linear_vec_software"
-        ["activation", "wide", "w_wide", "x_scalar", "linear"] Software;
-    LINEAR_TILE = "linear_tile" "linear_tile" ["activation", "operands", "linear"] Nothing;
+        ["activation", "wide", "w_wide", "x_scalar", "linear"] "weights" Software;
+    LINEAR_TILE = "linear_tile" "linear_tile" ["activation", "operands", "linear"] "weights" Nothing;
     LINEAR_TILE_SOFTWARE = "linear_tile_software" "linear_tile_software"
-        ["activation", "wide", "w_wide", "x_wide", "linear"] Software;
-    LINEAR_MATRIX16 = "linear_matrix16" "linear_matrix" ["matrix16", "activation", "operands", "linear"] Matrices;
-    LINEAR_MATRIX8 = "linear_matrix8" "linear_matrix" ["matrix8", "activation", "operands", "linear"] Matrices;
+        ["activation", "wide", "w_wide", "x_wide", "linear"] "weights" Software;
+    LINEAR_MATRIX16 = "linear_matrix16" "linear_matrix"
+        ["matrix16", "activation", "halves", "matrix_outputs"] "matrix" Matrices;
+    LINEAR_MATRIX8 = "linear_matrix8" "linear_matrix"
+        ["matrix8", "activation", "halves", "matrix_outputs"] "matrix" Matrices;
 }
 
 kernels! {
-    LINEAR_SUM = "linear_sum" "linear_sum" ["activation", "operands", "linear"] Matrices;
     ATTENTION_TILE = "attention_tile" "attention_tile" ["attention", "attention_four"] Nothing;
     ATTENTION_TILE_SOFTWARE = "attention_tile_software" "attention_tile_software" ["wide", "attention_wide"] Software;
     ATTENTION_MATRIX16 = "attention_matrix16" "attention_matrix"
@@ -122,7 +123,8 @@ kernels! {
     ATTENTION_DECODE_SOFTWARE = "attention_decode_software" "attention_decode_software"
         ["wide", "attention_wide"] Software;
     ATTENTION_WEIGHTS = "attention_weights" "attention_weights" ["reduce"] Nothing;
-    NORM = "norm" "norm" ["reduce"] Nothing;
+    NORM = "norm" "norm" ["reduce", "halves"] Nothing;
+    CONVERT = "convert" "convert" ["halves"] Nothing;
     ROPE = "rope" "rope" [] Nothing;
     TURNS = "turns" "turns" [] Nothing;
     STORE = "store" "store" [] Nothing;

@@ -11,6 +11,9 @@ use super::tensor::{Matrix, Storage, Tensor};
 use super::weight_format::WeightFormat;
 use crate::error::{Error, Result, first_line};
 
+/// The factor that halves have of their values, in `shaders/shared/halves.wgsl`.
+const HALF_SCALE: f32 = 0.0625;
+
 impl Device {
     /// A tensor of zeros.
     ///
@@ -52,6 +55,7 @@ impl Device {
     /// [`Error::Request`] if either has no memory.
     pub fn copy(&self, from: &Tensor, to: &Tensor) -> Result<()> {
         assert_eq!((from.rows(), from.cols()), (to.rows(), to.cols()), "copy: shapes");
+        assert!(!from.is_half() && !to.is_half(), "copy: halves");
         let (Storage::Device(source), Storage::Device(target)) = (&from.storage, &to.storage) else {
             panic!("ask the plan for its scratch tensors")
         };
@@ -80,18 +84,25 @@ impl Device {
         self.wait()
     }
 
-    /// Copies a device tensor back, row by row. Waits for everything submitted before.
+    /// Copies a device tensor back, row by row; of halves, the values that they stand for. Waits for everything submitted
+    /// before.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`] for the staging buffer, or whatever went wrong on the GPU.
     pub fn read<T: bytemuck::Pod>(&self, tensor: &Tensor) -> Result<Vec<T>> {
         let Storage::Device(buffer) = &tensor.storage else { panic!("ask the plan for its scratch tensors") };
-        let bytes = u64::from(tensor.len()) * 4;
+        let bytes = u64::from(tensor.len()) * tensor.element_bytes();
         let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ;
         let staging = self.buffer(Category::Staging, "readback", bytes, usage)?;
         let mut encoder = self.inner.gpu.device.create_command_encoder(&Default::default());
-        encoder.copy_buffer_to_buffer(buffer.gpu()?, u64::from(tensor.offset) * 4, staging.gpu()?, 0, bytes);
+        let at = u64::from(tensor.offset) * tensor.element_bytes();
+        encoder.copy_buffer_to_buffer(buffer.gpu()?, at, staging.gpu()?, 0, bytes);
         self.inner.gpu.queue.submit([encoder.finish()]);
+        if tensor.is_half() {
+            let halves: Vec<half::f16> = self.map(&staging, bytes)?;
+            let values: Vec<f32> = halves.iter().map(|half| half.to_f32() / HALF_SCALE).collect();
+            return Ok(bytemuck::pod_collect_to_vec(&values));
+        }
         self.map(&staging, bytes)
     }
 

@@ -171,7 +171,15 @@ impl Recorder {
 
     /// An uninitialised scratch tensor. Its memory is free for other ops once the last handle is dropped.
     pub fn empty(&mut self, rows: u32, cols: u32) -> Tensor {
-        let bytes = u64::from(rows) * u64::from(cols) * 4;
+        Tensor::new(self.slot(4 * u64::from(rows) * u64::from(cols)), rows, cols)
+    }
+
+    /// An uninitialised scratch tensor of halves.
+    pub(super) fn empty_halves(&mut self, rows: u32, cols: u32) -> Tensor {
+        Tensor::new(self.slot(2 * u64::from(rows) * u64::from(cols)), rows, cols).of_halves()
+    }
+
+    fn slot(&mut self, bytes: u64) -> Storage {
         let free = |&i: &usize| Arc::strong_count(&self.slots[i].0) == 1;
         let free: Vec<usize> = (0..self.slots.len()).filter(free).collect();
         // The tightest slot that is large enough; else the largest one, grown: no memory exists yet.
@@ -182,7 +190,7 @@ impl Recorder {
             self.slots.len() - 1
         });
         self.slots[index].1 = self.slots[index].1.max(bytes);
-        Tensor::new(Storage::Scratch(self.slots[index].0.clone()), rows, cols)
+        Storage::Scratch(self.slots[index].0.clone())
     }
 
     /// The label of an op without a weight: the scopes and `op`.
@@ -211,7 +219,10 @@ impl Recorder {
     pub(super) fn tap(&mut self, label: &str, output: &Tensor) {
         if self.wanted.contains(label) {
             let mut copy = self.empty(output.rows(), output.cols());
-            self.launch_elementwise("tap", false, 1.0, &mut copy, output);
+            match output.is_half() {
+                true => self.launch_convert("tap", &copy, output),
+                false => self.launch_elementwise("tap", false, 1.0, &mut copy, output),
+            }
             // Weights that are used again (a norm over two inputs) tap again, under a name of their own.
             let again = |(name, _): &&(String, Tensor)| name == label || name.starts_with(&format!("{label}#"));
             let name = match self.tapped.iter().filter(again).count() {

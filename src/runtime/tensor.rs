@@ -20,6 +20,9 @@ pub(super) enum Storage {
 }
 
 /// A row-major matrix of 32-bit elements (f32 or u32): a handle, cheap to clone.
+///
+/// Where linear layers multiply matrices of f16, the ops that make their inputs may make halves, as
+/// `shaders/shared/halves.wgsl` says: [`Tensor::is_half`].
 #[derive(Clone, Debug)]
 pub struct Tensor {
     pub(super) storage: Storage,
@@ -27,11 +30,17 @@ pub struct Tensor {
     pub(super) offset: u32,
     rows: u32,
     cols: u32,
+    is_half: bool,
 }
 
 impl Tensor {
     pub(super) fn new(storage: Storage, rows: u32, cols: u32) -> Tensor {
-        Tensor { storage, offset: 0, rows, cols }
+        Tensor { storage, offset: 0, rows, cols, is_half: false }
+    }
+
+    /// The same rows and columns as halves.
+    pub(super) fn of_halves(self) -> Tensor {
+        Tensor { is_half: true, ..self }
     }
 
     /// A tensor with a shape and no memory, for recording without a device.
@@ -59,6 +68,16 @@ impl Tensor {
         self.len() == 0
     }
 
+    /// Says whether its elements are halves of 16 bits, a sixteenth of each value.
+    pub fn is_half(&self) -> bool {
+        self.is_half
+    }
+
+    /// Bytes of an element.
+    pub(super) fn element_bytes(&self) -> u64 {
+        if self.is_half { 2 } else { 4 }
+    }
+
     /// Bytes of the buffer it lies in; 0 for scratch.
     pub fn buffer_bytes(&self) -> u64 {
         match &self.storage {
@@ -70,7 +89,7 @@ impl Tensor {
     /// The rows `first .. first + count` as a tensor over the same memory.
     pub fn slice_rows(&self, first: u32, count: u32) -> Tensor {
         assert!(first + count <= self.rows, "rows {first}+{count} of a tensor with {} rows", self.rows);
-        Tensor { storage: self.storage.clone(), offset: self.offset + first * self.cols, rows: count, cols: self.cols }
+        Tensor { offset: self.offset + first * self.cols, rows: count, ..self.clone() }
     }
 }
 

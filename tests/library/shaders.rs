@@ -19,7 +19,7 @@ use instructblip::shapes::{Layers, Shape};
 use instructblip::weights::Loader;
 
 const WORKGROUP_BYTES: u32 = 16 << 10;
-const MATRIX_WORKGROUP_BYTES: u32 = 32 << 10;
+const MATRIX_WORKGROUP_BYTES: u32 = 48 << 10;
 const INVOCATIONS: u32 = 256;
 const STORAGE_BUFFERS: usize = 8;
 const PARAMS_BYTES: usize = 64;
@@ -108,7 +108,12 @@ fn variants() -> &'static [Dispatch] {
 
 fn recorded_variants() -> Vec<Dispatch> {
     let mut seen = BTreeSet::new();
-    let matrix = |size| Caps { subgroup_size: Some(32), matrix: Some(size), ..Caps::PORTABLE };
+    let matrix = |size| Caps {
+        subgroup_size: Some(32),
+        matrix: Some(size),
+        max_workgroup_bytes: MATRIX_WORKGROUP_BYTES,
+        ..Caps::PORTABLE
+    };
     let classes = [
         Caps::PORTABLE,
         Caps { f16: true, coherent: true, ..Caps::PORTABLE },
@@ -262,7 +267,7 @@ fn every_variant_fits_the_default_limits_and_matches_its_op() {
 fn members(text: &str) -> Vec<String> {
     let body = text.split('{').nth(1).and_then(|t| t.split('}').next()).expect("a struct body");
     let names = body.split(',').filter_map(|field| field.trim().split(':').next());
-    names.map(|name| name.trim().to_string()).filter(|name| !name.is_empty()).collect()
+    names.map(|name| name.trim().trim_start_matches("pub ").to_string()).filter(|name| !name.is_empty()).collect()
 }
 
 #[test]
@@ -280,6 +285,7 @@ fn params_have_twins_with_the_same_members_in_the_same_order() {
         assert!(interface.params.iter().enumerate().all(|(i, (_, offset))| *offset == 4 * i as u32), "{}", kernel.name);
         let wanted = match kernel.form {
             form if form.starts_with("linear_vec_rope") => "shared/linear_rope",
+            form if form.starts_with("linear_matrix") => "linear_matrix",
             form if form.starts_with("linear") => "shared/linear",
             form if form.starts_with("attention_matrix") => "attention_tile",
             _ => kernel.file.trim_end_matches("_software"),

@@ -46,9 +46,7 @@ fn selftest_reaches_every_kernel_in_every_form_and_all_are_right() {
         Needs::Software => caps.class == AdapterClass::Cpu && caps.int64 && caps.subgroup_size == Some(8),
         Needs::Halves => caps.f16,
         Needs::Coherent => caps.coherent,
-        Needs::Matrices => caps.matrix.is_some_and(|size| {
-            kernel.form.ends_with(&format!("matrix{}", size.edge())) || kernel.form == "linear_sum"
-        }),
+        Needs::Matrices => caps.matrix.is_some_and(|size| kernel.form.ends_with(&format!("matrix{}", size.edge()))),
     };
     let all: BTreeSet<&str> = kernels::all().filter(runs_here).map(|kernel| kernel.name).collect();
     assert_eq!(names(None), all);

@@ -4,7 +4,7 @@ use super::{Table, each, sampled, spread};
 use crate::lab::case::{Case, Depth, Output, Setup};
 use crate::lab::operands::Known;
 use crate::lab::oracle::{self, elementwise, halves, wide};
-use crate::runtime::ops::linear::forms;
+use crate::runtime::ops::linear::{self, forms};
 use crate::runtime::{Activation, Caps, Linear, Recorder, Tuning, WeightFormat};
 
 use Depth::{Published, Quick, Ragged, Small};
@@ -29,16 +29,16 @@ const SHAPES: Table<Shape> = &[
     ]),
 ];
 
-/// Any K, in f16; by matrices, 1544 inputs are added up in three shares and 4136 in eight. The last ones have inputs that
-/// no kernel reads as they are.
+/// Any K, in f16; by matrices, 1544 inputs and more are added up in shares. The last ones have inputs that no kernel reads
+/// as they are.
 #[rustfmt::skip]
 const RAGGED: Table<Shape> = &[
     (Quick, &[(9, 37, 101)]),
     (Small, &[(1, 4, 8), (2, 5, 24), (7, 3, 16), (65, 97, 592), (1, 101, 37)]),
     (Ragged, &[
         (1, 1, 8), (1, 33, 64), (4, 63, 200), (5, 1, 8), (5, 65, 48), (16, 1, 8), (17, 63, 592), (32, 130, 40),
-        (33, 130, 176), (33, 65, 1544), (37, 66, 64), (40, 30, 4136), (65, 192, 592), (100, 31, 104), (257, 72, 88),
-        (1, 1, 1), (1, 37, 37), (5, 101, 60), (9, 5, 3), (33, 65, 101), (40, 30, 1049),
+        (33, 130, 176), (33, 72, 1544), (37, 66, 64), (40, 32, 4136), (65, 192, 592), (100, 31, 104), (257, 72, 88),
+        (1, 1, 1), (1, 37, 37), (5, 101, 60), (9, 5, 3), (33, 65, 101), (40, 32, 1049),
     ]),
 ];
 
@@ -104,6 +104,7 @@ pub fn cases() -> Vec<Case> {
         let of = |(m, n, k)| layer(depth(activation, m), Kind::Activated(activation), F16, (m, n, k));
         cases.extend([(1, 33, 64), (37, 66, 64)].map(of));
     }
+    cases.extend(by_every_tile());
     cases.push(beyond_f16());
     cases.extend(embeddings());
     cases
@@ -203,7 +204,7 @@ fn layer(depth: Depth, kind: Kind, format: WeightFormat, (m, n, k): Shape) -> Ca
     };
     let case = case.costing(2 * u64::from(m) * u64::from(n) * u64::from(k)).at(depth);
     match kind {
-        Kind::Plain | Kind::Gated => case.of_layer(m, format),
+        Kind::Plain | Kind::Gated => case.of_layer(linear::Shape { m, n, k, format }),
         Kind::Activated(_) | Kind::Normed => case,
     }
 }
@@ -228,16 +229,50 @@ fn split(case: Case) -> Case {
 /// Layers in every form that can run, not only the first choice, with all its columns, with a norm and without.
 fn by_every_form(format: WeightFormat) -> Vec<Case> {
     let mut cases = Vec::new();
-    for (m, n, k) in [(1, 37, 96), (5, 65, 160), (21, 70, 96)] {
+    for (m, n, k) in [(1, 37, 96), (5, 65, 160), (21, 72, 96)] {
         for (form, columns) in FORMS {
             for (&vec_columns, kind) in columns.iter().flat_map(|c| [(c, Kind::Plain), (c, Kind::Normed)]) {
                 let case = layer(Ragged, kind, format, (m, n, k)).by(form).with(&format!("of {vec_columns} columns"));
                 let case = case.with_caps(move |caps| Caps { tuning: Tuning { vec_columns, ..caps.tuning }, ..caps });
-                cases.push(case.only(move |caps| forms(m, format, caps).iter().any(|f| f.kernel.form == form)));
+                let shape = linear::Shape { m, n, k, format };
+                cases.push(case.only(move |caps| forms(shape, caps).iter().any(|f| f.kernel.form == form)));
             }
         }
     }
     cases
+}
+
+/// Layers in every tile of `linear_matrix`: with one buffer and with two where that fits, with and without shares of the
+/// inputs, whole at the end and not.
+fn by_every_tile() -> Vec<Case> {
+    const TILES: [(u32, u32); 6] = [(32, 128), (64, 64), (64, 128), (96, 64), (96, 128), (128, 128)];
+    let gelu = Kind::Activated(Activation::Gelu);
+    let tiled = |(rows, columns): (u32, u32), kib: u32, (kind, format), (m, n, k): Shape| {
+        let tuned = move |caps: Caps| {
+            let tuning = Tuning { matrix_rows: rows, matrix_columns: columns, ..caps.tuning };
+            Caps { tuning, max_workgroup_bytes: kib << 10, ..caps }
+        };
+        let case = layer(Ragged, kind, format, (m, n, k)).with_caps(tuned);
+        // A device gives no more than it has.
+        let case = case.only(move |caps| caps.matrix.is_some() && caps.max_workgroup_bytes >= kib << 10);
+        case.with(&format!("in tiles of {rows}x{columns} and {kib} KiB"))
+    };
+    let each = TILES.into_iter().flat_map(|tile| {
+        let (whole, ragged) = (tile.0, tile.0 + 29);
+        [
+            tiled(tile, 32, (Kind::Plain, F16), (whole, 128, 672)),
+            tiled(tile, 32, (gelu, F16), (ragged, 136, 680)),
+            tiled(tile, 32, (Kind::Gated, WeightFormat::Q4), (ragged, 272, 704)),
+        ]
+    });
+    let one = TILES[1];
+    let more = [
+        tiled(one, 16, (Kind::Plain, F16), (93, 136, 104)),
+        tiled(one, 16, (gelu, WeightFormat::Q8), (93, 136, 96)),
+        tiled(one, 32, (Kind::Gated, F16), (93, 144, 96)),
+        tiled(one, 32, (Kind::Normed, WeightFormat::Q8), (93, 136, 32)),
+    ];
+    each.chain(more).collect()
 }
 
 /// A product added into some rows of a larger tensor, which keeps the others.
@@ -265,15 +300,15 @@ fn added(depth: Depth, format: WeightFormat, (rows, first, (m, n, k)): (u32, u32
 
 /// Inputs above the range of f16, which matrices keep at its ends: infinite, they would take their rows along.
 fn beyond_f16() -> Case {
-    Case::new("linear", "16x1x8 beyond f16", |o| {
-        let weight = o.uninit(F16, (1, 8))?;
-        o.write_rows(&weight, 0, &[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    Case::new("linear", "16x8x8 beyond f16", |o| {
+        let weight = o.uninit(F16, (8, 8))?;
+        o.write_rows(&weight, 0, &[1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0].repeat(8));
         let layer = Linear { weight, bias: None };
         let x: Vec<f32> = (0..128).map(|i| if i % 8 == 0 { 1e6 + 1e5 * i as f32 } else { -1e9 }).collect();
         let input = o.tensor(16, 8, &x)?;
         let values = move |rounds| {
             let first: Vec<f64> = x.iter().step_by(8).map(|&v| v.into()).collect();
-            product(rounds, &first, &[1.0], &[], 1)
+            product(rounds, &first, &[1.0; 8], &[], 1)
         };
         Ok(Setup::new(move |r, _| r.linear(&input, &layer)).gives_sample(None, values))
     })

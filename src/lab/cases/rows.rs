@@ -79,6 +79,7 @@ pub fn cases() -> Vec<Case> {
     cases.extend(each(ELEMENTWISE).flat_map(|(depth, shape)| [scaled(depth, shape), add(depth, shape)]));
     cases.extend([copy(96 << 10, 256), add(Published, (257, 1408))]);
     cases.extend(FITTED.map(fit_columns));
+    cases.extend([(Quick, 257, 1408), (Small, 1, 2), (Small, 33, 8)].map(halved));
     cases.extend(each(PUT).map(|(depth, shape)| put_rows(depth, shape)));
     cases.extend(each(PATCHES).map(|(depth, shape)| patches(depth, shape)));
     cases.push(patches(Published, (224, 224, 14)));
@@ -233,6 +234,22 @@ fn add(depth: Depth, (rows, cols): (u32, u32)) -> Case {
         Ok(setup.over(&sum, before).gives(values).moving(12 * u64::from(rows * cols)).in_copies(2))
     });
     case.at(depth)
+}
+
+/// As halves and back: small values, which lose bits, and some beyond the largest half; from the second row on.
+fn halved((depth, rows, cols): (Depth, u32, u32)) -> Case {
+    let case = Case::new("halved", format!("{rows}x{cols}"), move |o| {
+        let x: Vec<f32> = o.normals((rows + 1) * cols).iter().map(|v| v * v * v * 30_000.0).collect();
+        let input = o.tensor(rows + 1, cols, &x)?;
+        let setup = Setup::of_several(move |r, _| {
+            let halves = r.halved(&input.slice_rows(1, rows));
+            let widened = r.widened(&halves);
+            vec![halves.into(), widened.into()]
+        });
+        let want = move || oracle::halves(&wide(&x[cols as usize..]), 16.0);
+        Ok(setup.gives(want.clone()).gives(want))
+    });
+    case.within(1e-6).at(depth)
 }
 
 /// Widened with zeros, or cut.

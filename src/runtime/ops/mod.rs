@@ -4,6 +4,7 @@
 pub mod argmax;
 pub mod attention;
 pub mod ceiling;
+pub mod convert;
 pub mod elementwise;
 pub mod embed;
 pub mod fill;

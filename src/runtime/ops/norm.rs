@@ -38,7 +38,8 @@ impl Recorder {
         y
     }
 
-    fn launch_norm(&mut self, y: &mut Tensor, x: &Tensor, norm: &Norm) {
+    /// Norms every row of `x` into `y`, which may be of halves.
+    pub(super) fn launch_norm(&mut self, y: &mut Tensor, x: &Tensor, norm: &Norm) {
         assert_eq!(x.cols(), norm.weight.cols(), "{}: columns", norm.label);
         assert_eq!((y.rows(), y.cols()), (x.rows(), x.cols()), "{}: output shape", norm.label);
         let params = Params { d: x.cols(), x_offset: x.offset, y_offset: y.offset, eps: norm.eps };
@@ -47,6 +48,7 @@ impl Recorder {
         let dispatch = Dispatch::new(&kernels::NORM, &norm.label)
             .constant("WG", workgroup)
             .constant("CENTER", norm.bias.is_some())
+            .constant("HALVES", y.is_half())
             .reads([x, &norm.weight, bias])
             .writes([y])
             .params(&params)

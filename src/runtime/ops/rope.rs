@@ -4,12 +4,11 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::attention::{Heads, KvLayer, Rows};
-use super::linear::{Algorithm, Form, choose, forms};
+use super::linear::{Algorithm, Form, Shape, choose, forms};
 use crate::runtime::caps::Caps;
 use crate::runtime::kernels::{self, Kernel};
 use crate::runtime::recorder::{Dispatch, Recorder, fold};
 use crate::runtime::tensor::{Linear, Norm, Tensor};
-use crate::runtime::weight_format::WeightFormat;
 
 /// `Params` of `shaders/turns.wgsl`.
 #[repr(C)]
@@ -113,7 +112,7 @@ impl Recorder {
     /// where nobody asked for what is between.
     pub fn norm_rope_store(&mut self, x: &Tensor, norm: &Norm, qkv: &Linear, rotary: &Rotary<'_>) -> Tensor {
         if self.can_fuse(norm, qkv, rotary.heads)
-            && let Some(fused) = fused(x.rows(), qkv.weight.format, self.caps())
+            && let Some(fused) = fused(Shape::of(x.rows(), qkv), self.caps())
         {
             return self.launch_fused(&fused, x, norm, qkv, rotary);
         }
@@ -171,21 +170,21 @@ impl Recorder {
     }
 }
 
-/// The fused form for `m` rows and weights in `format`, where it was asked for or is the usual way.
-fn fused(m: u32, format: WeightFormat, caps: &Caps) -> Option<Fused> {
+/// The fused form for a layer, where it was asked for or is the usual way.
+fn fused(shape: Shape, caps: &Caps) -> Option<Fused> {
     let fused = |form: Form| {
         let kernels = match form.algorithm {
             Algorithm::Vec => &kernels::LINEAR_VEC_ROPE,
             Algorithm::VecSubgroup => &kernels::LINEAR_VEC_ROPE_SUBGROUP,
             _ => return None,
         };
-        Some(Fused { form, kernel: &kernels[format as usize] })
+        Some(Fused { form, kernel: &kernels[shape.format as usize] })
     };
     let asked = |fused: &Fused| caps.preferred == Some(fused.kernel.form);
-    if let Some(fused) = forms(m, format, caps).into_iter().filter_map(fused).find(asked) {
+    if let Some(fused) = forms(shape, caps).into_iter().filter_map(fused).find(asked) {
         return Some(fused);
     }
-    let form = choose(m, format, caps);
+    let form = choose(shape, caps);
     // A user's linear layer is to run here, too.
     let ours = !caps.custom.iter().any(|custom| custom.name == form.kernel.name);
     fused(form).filter(|_| caps.tuning.fuse_norm && ours)

@@ -1,7 +1,7 @@
 //! Custom kernels: in answers, and against ours in `bench kernels`.
 
 use instructblip::runtime::WeightFormat;
-use instructblip::runtime::ops::linear::choose;
+use instructblip::runtime::ops::linear::{Shape, choose};
 use serde_json::Value;
 
 use super::str_of;
@@ -56,7 +56,8 @@ fn a_users_kernel_that_does_not_run_is_told_with_what_makes_it_run() {
     let Some(device) = support::device() else { return };
     let (image, (_folder, file)) = (sample("11.png"), kernel_file(NAIVE));
     // The adapter may have a better form of its own.
-    let is_idle = choose(33, WeightFormat::F16, &device.caps()).kernel.form != "linear_tile";
+    let layer = Shape { m: 33, n: 64, k: 64, format: WeightFormat::F16 };
+    let is_idle = choose(layer, &device.caps()).kernel.form != "linear_tile";
     let told = |arguments: &[&str]| {
         let output = run(&[arguments, &["--wgsl-override", &format!("linear_tile={file}")]].concat());
         assert!(output.status.success(), "{}", text(&output.stderr));
