@@ -194,6 +194,9 @@ fn shortfall(limits: &wgpu::Limits) -> Option<String> {
     short.map(|(what, have, need)| format!("allows {have} {what}, {need} are needed"))
 }
 
+/// Lanes of the smallest subgroup that kernels reckon with. WebGPU has none below.
+const LEAST_SUBGROUP: u32 = 4;
+
 /// Lanes in every subgroup, where it is known that they are the same.
 fn fixed_subgroup_size(info: &wgpu::AdapterInfo, features: wgpu::Features) -> Option<u32> {
     // Metal does not tell; Apple's own GPUs, which are those that multiply matrices, have 32.
@@ -213,6 +216,7 @@ pub(super) fn caps(
     let class = if info.device_type == wgpu::DeviceType::Cpu { AdapterClass::Cpu } else { AdapterClass::Gpu };
     Caps {
         class,
+        subgroups: features.contains(wgpu::Features::SUBGROUP) && info.subgroup_min_size >= LEAST_SUBGROUP,
         subgroup_size: matrices.map(|(_, lanes)| lanes).or_else(|| fixed_subgroup_size(info, features)),
         matrix: matrices.map(|(size, _)| size),
         max_binding_bytes: limits.max_storage_buffer_binding_size,

@@ -21,6 +21,8 @@ pub enum AdapterClass {
 pub struct Caps {
     /// GPU or software adapter.
     pub class: AdapterClass,
+    /// True where shaders may use subgroup operations, whatever the size of subgroups.
+    pub subgroups: bool,
     /// Lanes in a subgroup when subgroup operations are enabled and the size cannot vary, or those with which products
     /// by matrices came out right.
     pub subgroup_size: Option<u32>,
@@ -55,6 +57,7 @@ impl Caps {
     /// A GPU with WebGPU's default limits and no optional features: what every kernel must fit.
     pub const PORTABLE: Caps = Caps {
         class: AdapterClass::Gpu,
+        subgroups: false,
         subgroup_size: None,
         matrix: None,
         max_binding_bytes: 128 << 20,
@@ -73,6 +76,7 @@ impl Caps {
     /// Mesa's software Vulkan on an AVX2 machine.
     pub const SOFTWARE: Caps = Caps {
         class: AdapterClass::Cpu,
+        subgroups: true,
         subgroup_size: Some(8),
         int64: true,
         coherent: true,
@@ -113,10 +117,10 @@ impl Caps {
     /// Restricts the device to the forms that every GPU can run.
     #[must_use]
     pub fn portable(self) -> Caps {
-        let Caps { class, subgroup_size, matrix, int64, f16, coherent, tuning, .. } = Caps::PORTABLE;
+        let Caps { class, subgroups, subgroup_size, matrix, int64, f16, coherent, tuning, .. } = Caps::PORTABLE;
         // How the device was opened stays as it is.
         let tuning = Tuning { robust_access: self.tuning.robust_access, ..tuning };
-        Caps { class, subgroup_size, matrix, int64, f16, coherent, tuning, ..self }
+        Caps { class, subgroups, subgroup_size, matrix, int64, f16, coherent, tuning, ..self }
     }
 
     /// Makes these forms run on the device.
