@@ -1,239 +1,242 @@
 // y[m, n] = act(Σ_k x[m, k] W[n, k] + b[n]), for up to 8 rows of x: bandwidth-bound. With NORM, of the RMSNorm of x.
 //
 // Bindings: shared/linear.wgsl, or shared/linear_rope.wgsl.
-// Grid: x = groups of COLUMNS weight rows, y = groups of ROWS rows of x.
-// Workgroup memory: none with shared/sum_subgroup.wgsl, 16 * WG bytes with sum_workgroup.wgsl.
-// Numerics: each invocation sums every WG-th element of w, then a tree: f32 throughout. The norm's factor is applied to
-// the sums: the squares are gathered on the same way.
-// Why: neighbouring invocations read neighbouring 16 bytes of a weight row, each once for all rows of x, and 4 or 8
-// weight rows share each load of x. Rows are spelled out and cut off by constants, so that their sums stay in registers.
+// Grid: x = groups of four weight rows, y = groups of ROWS rows of x.
+// Workgroup memory: as shared/sum_subgroup.wgsl or sum_workgroup.wgsl says.
+// Numerics: each invocation sums every WG-th word of w in f32, then all of them are added up. The norm's factor is
+// applied to the sums: the squares are gathered on the same way.
+// Why: neighbouring invocations read neighbouring words of a weight row, each once for all rows of x, and four weight
+// rows share each load of x. Memory answers late, so an invocation asks for 16 inputs of each weight row before it uses
+// one: that is one word, of f16 two. With several rows of x there is enough to do meanwhile, and registers are what is
+// short: weights are unpacked and scaled four at a time for all rows, whose sums have names. All lanes take the same
+// turns and guard what they do in them: loads stay in front of the branch, and no sum is copied from turn to turn.
 override ROWS: u32 = 1u;      // of x, at most 8
-override COLUMNS: u32 = 4u;   // of y, 4 or 8
 override NORM: bool = false;
 
-fn dot8(a: Eight, q: Eight) -> f32 {
-    return dot(a.low, q.low) + dot(a.high, q.high);
+// One word of each of four weight rows and what holds its scale, as they are in memory.
+struct Words {
+    w0: Word,
+    w1: Word,
+    w2: Word,
+    w3: Word,
+    scales: vec4<u32>,
 }
 
-// Eight columns of four weight rows, with their scales and offsets.
-struct Four {
-    q0: Eight,
-    q1: Eight,
-    q2: Eight,
-    q3: Eight,
-    scale: vec4<f32>,
-    offset: vec4<f32>,
+// Sums of four columns for one row of x, and of its squares.
+struct Row {
+    sums: vec4<f32>,
+    squares: f32,
 }
 
-fn dots(a: Eight, f: Four) -> vec4<f32> {
-    let sums = f.scale * vec4<f32>(dot8(a, f.q0), dot8(a, f.q1), dot8(a, f.q2), dot8(a, f.q3));
+struct Rows {
+    r0: Row,
+    r1: Row,
+    r2: Row,
+    r3: Row,
+    r4: Row,
+    r5: Row,
+    r6: Row,
+    r7: Row,
+}
+
+fn words_at(rows: vec4<u32>, c: u32) -> Words {
+    let scales = vec4<u32>(scales_at(rows.x, c), scales_at(rows.y, c), scales_at(rows.z, c), scales_at(rows.w, c));
+    return Words(word(rows.x, c), word(rows.y, c), word(rows.z, c), word(rows.w, c), scales);
+}
+
+// Weights 4i .. 4i + 4 of each word, a column for each.
+fn fours(q: Words, i: u32) -> mat4x4<f32> {
+    return mat4x4<f32>(four(q.w0, i), four(q.w1, i), four(q.w2, i), four(q.w3, i));
+}
+
+// Scales and offsets of the words.
+fn scales_of(q: Words, c: u32) -> mat4x2<f32> {
+    return mat4x2<f32>(
+        scale_of(q.scales.x, c),
+        scale_of(q.scales.y, c),
+        scale_of(q.scales.z, c),
+        scale_of(q.scales.w, c),
+    );
+}
+
+fn scaled(f: mat4x4<f32>, e: mat4x2<f32>) -> mat4x4<f32> {
+    if !SCALED {
+        return f;
+    }
+    return mat4x4<f32>(
+        fma(f[0], vec4<f32>(e[0].x), vec4<f32>(e[0].y)),
+        fma(f[1], vec4<f32>(e[1].x), vec4<f32>(e[1].y)),
+        fma(f[2], vec4<f32>(e[2].x), vec4<f32>(e[2].y)),
+        fma(f[3], vec4<f32>(e[3].x), vec4<f32>(e[3].y)),
+    );
+}
+
+// s and the products of a and the columns of f.
+fn dots(s: vec4<f32>, f: mat4x4<f32>, a: vec4<f32>) -> vec4<f32> {
+    let t = transpose(f);
+    let first = fma(t[1], vec4<f32>(a.y), fma(t[0], vec4<f32>(a.x), s));
+    return fma(t[3], vec4<f32>(a.w), fma(t[2], vec4<f32>(a.z), first));
+}
+
+fn squares(s: f32, a: vec4<f32>) -> f32 {
+    return select(s, fma(a.w, a.w, fma(a.z, a.z, fma(a.y, a.y, fma(a.x, a.x, s)))), NORM);
+}
+
+fn gains(i: u32) -> vec4<f32> {
+    if NORM {
+        return gain[i];
+    }
+    return vec4<f32>(1.0);
+}
+
+fn gained(a: vec4<f32>, g: vec4<f32>) -> vec4<f32> {
+    return select(a, a * g, vec4<bool>(NORM));
+}
+
+// What a word of weights meets of one row of x, a column for each four.
+fn inputs(i: u32) -> mat4x4<f32> {
+    if FOURS > 2u {
+        return mat4x4<f32>(x[i], x[i + 1u], x[i + 2u], x[i + 3u]);
+    }
+    return mat4x4<f32>(x[i], x[i + 1u], vec4<f32>(), vec4<f32>());
+}
+
+// With word c of the weights times that of the one row of x. Scales are applied to its sums.
+fn with_word(row: Row, q: Words, c: u32, a: mat4x4<f32>) -> Row {
+    let i = FOURS * c;
+    let b0 = gained(a[0], gains(i));
+    let b1 = gained(a[1], gains(i + 1u));
+    let v = squares(squares(row.squares, a[0]), a[1]);
+    if !SCALED {
+        return Row(dots(dots(row.sums, fours(q, 0u), b0), fours(q, 1u), b1), v);
+    }
+    let first = dots(dots(vec4<f32>(), fours(q, 0u), b0), fours(q, 1u), b1);
+    let b2 = gained(a[2], gains(i + 2u));
+    let b3 = gained(a[3], gains(i + 3u));
+    let products = dots(dots(first, fours(q, 2u), b2), fours(q, 3u), b3);
+    let e = transpose(scales_of(q, c));
+    var s = fma(e[0], products, row.sums);
     if OFFSET {
-        return sums + f.offset * dot(a.low + a.high, vec4<f32>(1.0));
+        s = fma(e[1], vec4<f32>(dot((b0 + b1) + (b2 + b3), vec4<f32>(1.0))), s);
     }
-    return sums;
+    return Row(s, squares(squares(v, a[2]), a[3]));
 }
 
-fn gains(i: u32) -> Eight {
-    if NORM {
-        return Eight(gain[2u * i], gain[2u * i + 1u]);
-    }
-    return Eight();
+// With four inputs.
+fn with_four(row: Row, f: mat4x4<f32>, a: vec4<f32>, g: vec4<f32>) -> Row {
+    return Row(dots(row.sums, f, gained(a, g)), squares(row.squares, a));
 }
 
-// Eight columns of x, times the gain if it is normed; their squares are added to `squares`.
-fn normed(i: u32, g: Eight, squares: ptr<function, f32>) -> Eight {
-    let a = x_eight(i);
-    if NORM {
-        *squares += dot8(a, a);
-        return Eight(a.low * g.low, a.high * g.high);
+// Adds four inputs of the weights times those at `i` of every row of x, which start at `low` and `high`.
+fn add_four(rows: ptr<function, Rows>, f: mat4x4<f32>, low: vec4<u32>, high: vec4<u32>, i: u32) {
+    let g = gains(i);
+    (*rows).r0 = with_four((*rows).r0, f, x[low.x + i], g);
+    if ROWS > 1u {
+        (*rows).r1 = with_four((*rows).r1, f, x[low.y + i], g);
     }
-    return a;
+    if ROWS > 2u {
+        (*rows).r2 = with_four((*rows).r2, f, x[low.z + i], g);
+    }
+    if ROWS > 3u {
+        (*rows).r3 = with_four((*rows).r3, f, x[low.w + i], g);
+    }
+    if ROWS > 4u {
+        (*rows).r4 = with_four((*rows).r4, f, x[high.x + i], g);
+    }
+    if ROWS > 5u {
+        (*rows).r5 = with_four((*rows).r5, f, x[high.y + i], g);
+    }
+    if ROWS > 6u {
+        (*rows).r6 = with_four((*rows).r6, f, x[high.z + i], g);
+    }
+    if ROWS > 7u {
+        (*rows).r7 = with_four((*rows).r7, f, x[high.w + i], g);
+    }
 }
 
-// Sums over all invocations; the first one stores them.
-fn finish(row: u32, n0: u32, lane: u32, first: vec4<f32>, second: vec4<f32>, squares: f32) {
-    var factor = 1.0;
-    if NORM {
-        factor = inverseSqrt(total(vec4<f32>(squares), lane).x / f32(p.k) + p.eps);
-    }
-    let low = total(first, lane);
-    if lane == 0u {
-        store4(row, n0, factor * low);
-    }
-    if COLUMNS > 4u {
-        let high = total(second, lane);
-        if lane == 0u {
-            store4(row, n0 + 4u, factor * high);
-        }
-    }
+// Where four rows of x start, in fours. Those past the end repeat the last one; their outputs are not stored.
+fn starts(row: u32) -> vec4<u32> {
+    return (p.x_offset + min(row + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.m - 1u)) * p.k) / 4u;
 }
 
 @compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let n0 = group.x * COLUMNS;
+fn main(@builtin(workgroup_id) group: vec3<u32>, place: Place) {
+    let n0 = group.x * 4u;
+    let of_w = vec4<u32>(weight_row(n0), weight_row(n0 + 1u), weight_row(n0 + 2u), weight_row(n0 + 3u));
     let row = group.y * ROWS;
-    let elements = p.k / PACK;
-    // Rows past the end repeat the last one; their outputs are not stored.
-    let r0 = weight_row(n0 + 0u);
-    let r1 = weight_row(n0 + 1u);
-    let r2 = weight_row(n0 + 2u);
-    let r3 = weight_row(n0 + 3u);
-    let r4 = weight_row(n0 + 4u);
-    let r5 = weight_row(n0 + 5u);
-    let r6 = weight_row(n0 + 6u);
-    let r7 = weight_row(n0 + 7u);
-    let x0 = (p.x_offset + min(row + 0u, p.m - 1u) * p.k) / 8u;
-    let x1 = (p.x_offset + min(row + 1u, p.m - 1u) * p.k) / 8u;
-    let x2 = (p.x_offset + min(row + 2u, p.m - 1u) * p.k) / 8u;
-    let x3 = (p.x_offset + min(row + 3u, p.m - 1u) * p.k) / 8u;
-    let x4 = (p.x_offset + min(row + 4u, p.m - 1u) * p.k) / 8u;
-    let x5 = (p.x_offset + min(row + 5u, p.m - 1u) * p.k) / 8u;
-    let x6 = (p.x_offset + min(row + 6u, p.m - 1u) * p.k) / 8u;
-    let x7 = (p.x_offset + min(row + 7u, p.m - 1u) * p.k) / 8u;
-    var s0 = vec4<f32>();
-    var t0 = vec4<f32>();
-    var v0 = 0.0;
-    var s1 = vec4<f32>();
-    var t1 = vec4<f32>();
-    var v1 = 0.0;
-    var s2 = vec4<f32>();
-    var t2 = vec4<f32>();
-    var v2 = 0.0;
-    var s3 = vec4<f32>();
-    var t3 = vec4<f32>();
-    var v3 = 0.0;
-    var s4 = vec4<f32>();
-    var t4 = vec4<f32>();
-    var v4 = 0.0;
-    var s5 = vec4<f32>();
-    var t5 = vec4<f32>();
-    var v5 = 0.0;
-    var s6 = vec4<f32>();
-    var t6 = vec4<f32>();
-    var v6 = 0.0;
-    var s7 = vec4<f32>();
-    var t7 = vec4<f32>();
-    var v7 = 0.0;
-    for (var c = lane; c < elements; c += WG) {
-        let w0 = w_packed(r0 * elements + c);
-        let w1 = w_packed(r1 * elements + c);
-        let w2 = w_packed(r2 * elements + c);
-        let w3 = w_packed(r3 * elements + c);
-        var first = Four();
-        var second = Four();
-        let e0 = scale_of(r0, c);
-        let e1 = scale_of(r1, c);
-        let e2 = scale_of(r2, c);
-        let e3 = scale_of(r3, c);
-        first.scale = vec4<f32>(e0.x, e1.x, e2.x, e3.x);
-        first.offset = vec4<f32>(e0.y, e1.y, e2.y, e3.y);
-        var w4 = vec4<u32>();
-        var w5 = vec4<u32>();
-        var w6 = vec4<u32>();
-        var w7 = vec4<u32>();
-        if COLUMNS > 4u {
-            w4 = w_packed(r4 * elements + c);
-            w5 = w_packed(r5 * elements + c);
-            w6 = w_packed(r6 * elements + c);
-            w7 = w_packed(r7 * elements + c);
-            let e4 = scale_of(r4, c);
-            let e5 = scale_of(r5, c);
-            let e6 = scale_of(r6, c);
-            let e7 = scale_of(r7, c);
-            second.scale = vec4<f32>(e4.x, e5.x, e6.x, e7.x);
-            second.offset = vec4<f32>(e4.y, e5.y, e6.y, e7.y);
-        }
-        for (var i = 0u; i < PACK / 8u; i++) {
-            first.q0 = part(w0, i);
-            first.q1 = part(w1, i);
-            first.q2 = part(w2, i);
-            first.q3 = part(w3, i);
-            if COLUMNS > 4u {
-                second.q0 = part(w4, i);
-                second.q1 = part(w5, i);
-                second.q2 = part(w6, i);
-                second.q3 = part(w7, i);
-            }
-            let at = c * (PACK / 8u) + i;
-            let g = gains(at);
-            {
-                let a = normed(x0 + at, g, &v0);
-                s0 += dots(a, first);
-                if COLUMNS > 4u {
-                    t0 += dots(a, second);
+    let low = starts(row);
+    let high = starts(row + 4u);
+    let count = p.k / (4u * FOURS);
+    let ahead = ROWS == 1u && FOURS == 2u;
+    var rows = Rows();
+    for (var start = 0u; start < count; start += select(WG, 2u * WG, ahead)) {
+        let c = start + place.lane;
+        let near = min(c, count - 1u);
+        let q = words_at(of_w, near);
+        if ROWS > 1u {
+            if c < count {
+                for (var i = 0u; i < FOURS; i++) {
+                    add_four(&rows, scaled(fours(q, i), scales_of(q, c)), low, high, FOURS * c + i);
                 }
             }
-            if ROWS > 1u {
-                let a = normed(x1 + at, g, &v1);
-                s1 += dots(a, first);
-                if COLUMNS > 4u {
-                    t1 += dots(a, second);
-                }
+        } else if ahead {
+            let far = min(c + WG, count - 1u);
+            let q_far = words_at(of_w, far);
+            let a = inputs(low.x + FOURS * near);
+            var a_far = a;
+            if !NORM {
+                a_far = inputs(low.x + FOURS * far);
             }
-            if ROWS > 2u {
-                let a = normed(x2 + at, g, &v2);
-                s2 += dots(a, first);
-                if COLUMNS > 4u {
-                    t2 += dots(a, second);
+            if c + WG < count {
+                rows.r0 = with_word(rows.r0, q, c, a);
+                if NORM {
+                    a_far = inputs(low.x + FOURS * far);
                 }
+                rows.r0 = with_word(rows.r0, q_far, far, a_far);
+            } else if c < count {
+                rows.r0 = with_word(rows.r0, q, c, a);
             }
-            if ROWS > 3u {
-                let a = normed(x3 + at, g, &v3);
-                s3 += dots(a, first);
-                if COLUMNS > 4u {
-                    t3 += dots(a, second);
-                }
-            }
-            if ROWS > 4u {
-                let a = normed(x4 + at, g, &v4);
-                s4 += dots(a, first);
-                if COLUMNS > 4u {
-                    t4 += dots(a, second);
-                }
-            }
-            if ROWS > 5u {
-                let a = normed(x5 + at, g, &v5);
-                s5 += dots(a, first);
-                if COLUMNS > 4u {
-                    t5 += dots(a, second);
-                }
-            }
-            if ROWS > 6u {
-                let a = normed(x6 + at, g, &v6);
-                s6 += dots(a, first);
-                if COLUMNS > 4u {
-                    t6 += dots(a, second);
-                }
-            }
-            if ROWS > 7u {
-                let a = normed(x7 + at, g, &v7);
-                s7 += dots(a, first);
-                if COLUMNS > 4u {
-                    t7 += dots(a, second);
-                }
+        } else {
+            let a = inputs(low.x + FOURS * near);
+            if c < count {
+                rows.r0 = with_word(rows.r0, q, c, a);
             }
         }
     }
-    finish(row, n0, lane, s0, t0, v0);
+    add_up(0u, rows.r0.sums, place);
     if ROWS > 1u {
-        finish(row + 1u, n0, lane, s1, t1, v1);
+        add_up(1u, rows.r1.sums, place);
     }
     if ROWS > 2u {
-        finish(row + 2u, n0, lane, s2, t2, v2);
+        add_up(2u, rows.r2.sums, place);
     }
     if ROWS > 3u {
-        finish(row + 3u, n0, lane, s3, t3, v3);
+        add_up(3u, rows.r3.sums, place);
     }
     if ROWS > 4u {
-        finish(row + 4u, n0, lane, s4, t4, v4);
+        add_up(4u, rows.r4.sums, place);
     }
     if ROWS > 5u {
-        finish(row + 5u, n0, lane, s5, t5, v5);
+        add_up(5u, rows.r5.sums, place);
     }
     if ROWS > 6u {
-        finish(row + 6u, n0, lane, s6, t6, v6);
+        add_up(6u, rows.r6.sums, place);
     }
     if ROWS > 7u {
-        finish(row + 7u, n0, lane, s7, t7, v7);
+        add_up(7u, rows.r7.sums, place);
+    }
+    if NORM {
+        add_up(ROWS, vec4<f32>(rows.r0.squares, rows.r1.squares, rows.r2.squares, rows.r3.squares), place);
+        if ROWS > 4u {
+            add_up(ROWS + 1u, vec4<f32>(rows.r4.squares, rows.r5.squares, rows.r6.squares, rows.r7.squares), place);
+        }
+    }
+    workgroupBarrier();
+    for (var r = place.lane; r < ROWS; r += WG) {
+        var sums = sum(r, place);
+        if NORM {
+            sums *= inverseSqrt(sum(ROWS + r / 4u, place)[r % 4u] / f32(p.k) + p.eps);
+        }
+        store4(row + r, n0, sums);
     }
 }

@@ -23,7 +23,7 @@
 //
 // A workgroup makes TILE_ROWS x TILE_COLUMNS outputs: its first row is group.y * TILE_ROWS, its first column (of this
 // part, before gating) group.x * TILE_COLUMNS. A text that declares both constants sets the grid by them. Kernels in the
-// place of linear_vec get the override constants WG, ROWS, COLUMNS and NORM as well, and with NORM have to norm x.
+// place of linear_vec get the override constants WG, SHARES, ROWS and NORM as well, and with NORM have to norm x.
 struct Params {
     m: u32,
     n: u32,

@@ -1,6 +1,6 @@
-// x and w of the linear family, in pieces of 16 bytes.
+// x and w of the linear family, after the weights' format.
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> w: array<vec4<u32>>;
+@group(0) @binding(1) var<storage, read> w: array<Word>;
 
 struct Eight {
     low: vec4<f32>,
@@ -12,7 +12,7 @@ fn x_eight(i: u32) -> Eight {
     return Eight(x[2u * i], x[2u * i + 1u]);
 }
 
-// Element i of w: 16 bytes.
-fn w_packed(i: u32) -> vec4<u32> {
-    return w[i];
+// Word c of a row of w.
+fn word(row: u32, c: u32) -> Word {
+    return w[row * (p.k / (4u * FOURS)) + c];
 }

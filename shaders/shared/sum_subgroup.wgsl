@@ -1,6 +1,29 @@
-// Sums over a workgroup that is one subgroup of exactly WG lanes: no barriers and no workgroup memory.
-override WG: u32 = 32u;
+// Sums over a workgroup of WG invocations by subgroups of any size from 4 on: each adds up its own, and its first
+// invocation leaves the result in workgroup memory: 4 * WG * SUMS bytes. One barrier, however many sums there are.
+override WG: u32 = 128u;
+override SHARES: u32 = 32u;   // WG / 4 for each sum
 
-fn total(value: vec4<f32>, lane: u32) -> vec4<f32> {
-    return subgroupAdd(value);
+struct Place {
+    @builtin(local_invocation_index) lane: u32,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(subgroup_invocation_id) at: u32,
+    @builtin(num_subgroups) subgroups: u32,
+}
+
+var<workgroup> shares: array<vec4<f32>, SHARES>;
+
+// Every invocation must call it for each of the SUMS, in uniform control flow, before any calls `sum`.
+fn add_up(i: u32, value: vec4<f32>, place: Place) {
+    let share = subgroupAdd(value);
+    if place.at == 0u {
+        shares[i * (WG / 4u) + place.subgroup] = share;
+    }
+}
+
+fn sum(i: u32, place: Place) -> vec4<f32> {
+    var sum = shares[i * (WG / 4u)];
+    for (var s = 1u; s < place.subgroups; s++) {
+        sum += shares[i * (WG / 4u) + s];
+    }
+    return sum;
 }

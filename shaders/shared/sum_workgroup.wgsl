@@ -1,19 +1,28 @@
-// Sums over a workgroup of WG invocations (a power of two) through workgroup memory: 16 * WG bytes.
-// Every invocation must call it, in uniform control flow; all get the result.
+// Sums over a workgroup of WG invocations (a power of two) through workgroup memory: 16 * (WG + SUMS) bytes.
 override WG: u32 = 64u;
+override SHARES: u32 = 65u;   // WG and one for each sum
 
-var<workgroup> partials: array<vec4<f32>, WG>;
+struct Place {
+    @builtin(local_invocation_index) lane: u32,
+}
 
-fn total(value: vec4<f32>, lane: u32) -> vec4<f32> {
-    partials[lane] = value;
+var<workgroup> shares: array<vec4<f32>, SHARES>;
+
+// Every invocation must call it for each of the SUMS, in uniform control flow, before any calls `sum`.
+fn add_up(i: u32, value: vec4<f32>, place: Place) {
     workgroupBarrier();
+    shares[place.lane] = value;
     for (var half = WG / 2u; half > 0u; half /= 2u) {
-        if lane < half {
-            partials[lane] += partials[lane + half];
-        }
         workgroupBarrier();
+        if place.lane < half {
+            shares[place.lane] += shares[place.lane + half];
+        }
     }
-    let sum = partials[0];
-    workgroupBarrier();
-    return sum;
+    if place.lane == 0u {
+        shares[WG + i] = shares[0];
+    }
+}
+
+fn sum(i: u32, place: Place) -> vec4<f32> {
+    return shares[WG + i];
 }

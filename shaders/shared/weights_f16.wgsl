@@ -1,21 +1,31 @@
-// f16 weights: eight to an element of w. `scales` is not read.
-const PACK: u32 = 8u;
+// f16 weights: eight to a word of w. `scales` is not read.
+alias Word = vec4<u32>;
+const FOURS: u32 = 2u;   // in a word
+const WORDS: u32 = 1u;   // in 16 bytes
+const SCALED: bool = false;
 const OFFSET: bool = false;
 
-// Values 8i .. 8i + 8 of an element, before scale and offset.
-fn part(packed: vec4<u32>, i: u32) -> Eight {
-    return Eight(
-        vec4<f32>(unpack2x16float(packed.x), unpack2x16float(packed.y)),
-        vec4<f32>(unpack2x16float(packed.z), unpack2x16float(packed.w)),
-    );
+fn word_of(piece: vec4<u32>, i: u32) -> Word {
+    return piece;
 }
 
-// Scale and offset of element c of a row.
-fn scale_of(row: u32, c: u32) -> vec2<f32> {
+// Weights 4i .. 4i + 4 of a word.
+fn four(q: Word, i: u32) -> vec4<f32> {
+    let pair = select(q.xy, q.zw, i == 1u);
+    return vec4<f32>(unpack2x16float(pair.x), unpack2x16float(pair.y));
+}
+
+fn scales_at(row: u32, c: u32) -> u32 {
+    return 0u;
+}
+
+// Scale and offset of word c.
+fn scale_of(packed: u32, c: u32) -> vec2<f32> {
     return vec2<f32>(1.0, 0.0);
 }
 
 // Weights 8c .. 8c + 8 of a row.
 fn eight(row: u32, c: u32) -> Eight {
-    return part(w_packed(row * (p.k / 8u) + c), 0u);
+    let q = word(row, c);
+    return Eight(four(q, 0u), four(q, 1u));
 }

@@ -1,26 +1,39 @@
-// q8 weights: 16 signed bytes to an element of w, a scale for every 32.
-const PACK: u32 = 16u;
+// q8 weights: sixteen signed bytes to a word of w, a scale for every two words.
+alias Word = vec4<u32>;
+const FOURS: u32 = 4u;   // in a word
+const WORDS: u32 = 1u;   // in 16 bytes
+const SCALED: bool = true;
 const OFFSET: bool = false;
 
-fn bytes(word: u32) -> vec4<f32> {
-    return vec4<f32>(unpack4xI8(word));
+fn word_of(piece: vec4<u32>, i: u32) -> Word {
+    return piece;
 }
 
-// Values 8i .. 8i + 8 of an element, before scale and offset.
-fn part(packed: vec4<u32>, i: u32) -> Eight {
-    let pair = select(packed.xy, packed.zw, i != 0u);
-    return Eight(bytes(pair.x), bytes(pair.y));
+fn bytes(packed: u32) -> vec4<f32> {
+    return vec4<f32>(unpack4xI8(packed));
 }
 
-// Scale and offset of element c of a row. Two scales, halves, to a u32; a row is padded to two u32.
-fn scale_of(row: u32, c: u32) -> vec2<f32> {
-    let pair = unpack2x16float(scales[row * ((p.k + 127u) / 128u * 2u) + c / 4u]);
+// Values 4i .. 4i + 4 of a word, before the scale.
+fn four(q: Word, i: u32) -> vec4<f32> {
+    let pair = select(q.xy, q.zw, i > 1u);
+    return bytes(select(pair.x, pair.y, i % 2u == 1u));
+}
+
+// The u32 that holds the scale of word c of a row, one of two halves; a row is padded to two u32.
+fn scales_at(row: u32, c: u32) -> u32 {
+    return scales[row * ((p.k + 127u) / 128u * 2u) + c / 4u];
+}
+
+// Scale and offset of word c.
+fn scale_of(packed: u32, c: u32) -> vec2<f32> {
+    let pair = unpack2x16float(packed);
     return vec2<f32>(select(pair.x, pair.y, (c & 2u) != 0u), 0.0);
 }
 
 // Weights 8c .. 8c + 8 of a row.
 fn eight(row: u32, c: u32) -> Eight {
-    let q = part(w_packed(row * (p.k / 16u) + c / 2u), c & 1u);
-    let scale = scale_of(row, c / 2u).x;
-    return Eight(scale * q.low, scale * q.high);
+    let q = word(row, c / 2u);
+    let pair = select(q.xy, q.zw, c % 2u == 1u);
+    let scale = scale_of(scales_at(row, c / 2u), c / 2u).x;
+    return Eight(scale * bytes(pair.x), scale * bytes(pair.y));
 }

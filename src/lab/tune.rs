@@ -128,17 +128,14 @@ impl Trial {
 }
 
 fn vectors(caps: &Caps, best: Tuning) -> Trial {
-    let has_subgroups = caps.subgroup_size.is_some();
     let mut tunings = vec![best];
-    for vec_columns in [4, 8] {
-        let tuning = Tuning { vec_columns, ..best };
-        let sizes = [32, 64, 128, 256].map(|vec_workgroup| Tuning { vec_subgroup: false, vec_workgroup, ..tuning });
-        tunings.extend([tuning].into_iter().chain(sizes));
+    for vec_subgroup in [true, false] {
+        tunings.extend([32, 64, 128, 256].map(|vec_workgroup| Tuning { vec_subgroup, vec_workgroup, ..best }));
     }
     let n = width(caps);
-    Trial::new("linear_vec", layers(&[(1, n, n), (1, 3 * n, n)]), tunings, |t| match t.vec_subgroup && has_subgroups {
-        true => format!("a subgroup, {} columns", t.vec_columns),
-        false => format!("{} invocations, {} columns", t.vec_workgroup, t.vec_columns),
+    Trial::new("linear_vec", layers(&[(1, n, n), (1, 3 * n, n)]), tunings, |t| match t.vec_subgroup {
+        true => format!("{} invocations, by subgroups", t.vec_workgroup),
+        false => format!("{} invocations", t.vec_workgroup),
     })
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::caps::{AdapterClass, Caps, MatrixSize, Tuning};
+use super::caps::{AdapterClass, Caps, LEAST_SUBGROUP, MatrixSize, Tuning};
 
 /// An adapter as `instructblip devices` lists it.
 #[derive(Clone, Debug)]
@@ -194,8 +194,10 @@ fn shortfall(limits: &wgpu::Limits) -> Option<String> {
     short.map(|(what, have, need)| format!("allows {have} {what}, {need} are needed"))
 }
 
-/// Lanes of the smallest subgroup that kernels reckon with. WebGPU has none below.
-const LEAST_SUBGROUP: u32 = 4;
+/// Vendors of GPUs that have so few registers that kernels of many sums spill: Intel's compilers find 128 for a thread of
+/// 8 lanes (16 from Xe2 on), and loads take some more for addresses and what they bring. Others have 255 for a lane, or
+/// as Apple's 128 without such extras.
+const FEW_REGISTERS: [u32; 1] = [0x8086];
 
 /// Lanes in every subgroup, where it is known that they are the same.
 fn fixed_subgroup_size(info: &wgpu::AdapterInfo, features: wgpu::Features) -> Option<u32> {
@@ -226,6 +228,7 @@ pub(super) fn caps(
         shares_memory: features.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS),
         int64: features.contains(wgpu::Features::SHADER_INT64),
         f16: features.contains(wgpu::Features::SHADER_F16),
+        few_registers: FEW_REGISTERS.contains(&info.vendor),
         coherent: features.contains(wgpu::Features::MEMORY_DECORATION_COHERENT),
         tuning: Tuning::of(class),
         preferred: None,

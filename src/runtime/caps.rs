@@ -16,6 +16,9 @@ pub enum AdapterClass {
     Cpu,
 }
 
+/// Lanes of the smallest subgroup that kernels reckon with; WebGPU has none below.
+pub(super) const LEAST_SUBGROUP: u32 = 4;
+
 /// The facts about a device that kernels and memory plans depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caps {
@@ -42,6 +45,8 @@ pub struct Caps {
     pub int64: bool,
     /// True where shaders may use 16-bit floats.
     pub f16: bool,
+    /// True where an invocation has so few registers that kernels which keep many values put some of them into memory.
+    pub few_registers: bool,
     /// True where a workgroup can read what others have written in the same dispatch (`@coherent`), so that the last of
     /// them can join what all have made.
     pub coherent: bool,
@@ -67,6 +72,7 @@ impl Caps {
         shares_memory: false,
         int64: false,
         f16: false,
+        few_registers: false,
         coherent: false,
         tuning: Tuning::of(AdapterClass::Gpu),
         preferred: None,
@@ -163,12 +169,10 @@ impl MatrixSize {
 /// The sizes that decide how fast kernels are on an adapter, and nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tuning {
-    /// True if a workgroup of `linear_vec` is one subgroup, where subgroups have one size.
+    /// True if subgroups of `linear_vec` add up their own sums, where there are subgroup operations.
     pub vec_subgroup: bool,
-    /// Invocations in a workgroup of `linear_vec` (a power of two), where it is not one subgroup.
+    /// Invocations in a workgroup of `linear_vec` (a power of two).
     pub vec_workgroup: u32,
-    /// Columns of y that a workgroup of `linear_vec` makes: 4 or 8.
-    pub vec_columns: u32,
     /// Most rows of x that go through `linear_vec`, up to 8; more go through tiles.
     pub vec_rows: u32,
     /// True if `linear_vec` does an RMSNorm before and a rotation and store after it on the way, which reads the gains
@@ -206,8 +210,7 @@ impl Tuning {
         match class {
             AdapterClass::Gpu => Tuning {
                 vec_subgroup: true,
-                vec_workgroup: 64,
-                vec_columns: 4,
+                vec_workgroup: 128,
                 vec_rows: 8,
                 fuse_norm: true,
                 decode_splits: 8,
@@ -220,7 +223,6 @@ impl Tuning {
             AdapterClass::Cpu => Tuning {
                 vec_subgroup: true,
                 vec_workgroup: 8,
-                vec_columns: 8,
                 vec_rows: 8,
                 fuse_norm: false,
                 decode_splits: 1,
@@ -236,7 +238,6 @@ impl Tuning {
     pub fn is_valid(&self) -> bool {
         self.vec_workgroup.is_power_of_two()
             && (4..=256).contains(&self.vec_workgroup)
-            && [4, 8].contains(&self.vec_columns)
             && self.vec_rows <= 8
             && (1..=64).contains(&self.decode_splits)
             && [0, 32, 64, 96, 128].contains(&self.matrix_rows)

@@ -415,16 +415,16 @@ fn over(m: u32, format: WeightFormat) -> Shape {
 
 #[test]
 fn choice_of_linear_form_follows_rows_and_adapter() {
-    let gpu = Caps { subgroup_size: Some(32), ..Caps::PORTABLE };
+    let gpu = Caps { subgroups: true, subgroup_size: Some(32), ..Caps::PORTABLE };
     let plain_cpu = Caps { class: AdapterClass::Cpu, subgroup_size: None, ..Caps::PORTABLE };
     let named = |name| Caps { preferred: Some(name), ..gpu };
     let matrix = |size| Caps { matrix: Some(size), max_workgroup_bytes: 48 << 10, ..gpu };
     // A processor's matrices run where they are asked for.
     let software = Caps { matrix: Some(MatrixSize::Eight), ..Caps::SOFTWARE };
     for (m, caps, kernel, workgroup) in [
-        (1, Caps::PORTABLE, "linear_vec", Some(64)),
-        (8, Caps::PORTABLE, "linear_vec", Some(64)),
-        (4, gpu, "linear_vec_subgroup", Some(32)),
+        (1, Caps::PORTABLE, "linear_vec", Some(128)),
+        (8, Caps::PORTABLE, "linear_vec", Some(128)),
+        (4, gpu, "linear_vec_subgroup", Some(128)),
         (9, gpu, "linear_tile", None),
         (15, matrix(MatrixSize::Sixteen), "linear_tile", None),
         (16, matrix(MatrixSize::Sixteen), "linear_matrix16", Some(128)),
@@ -432,14 +432,15 @@ fn choice_of_linear_form_follows_rows_and_adapter() {
         (257, software, "linear_tile_software", None),
         (257, Caps { preferred: Some("linear_matrix8"), ..software }, "linear_matrix8", Some(48)),
         (257, Caps::PORTABLE, "linear_tile", None),
+        (1, Caps::SOFTWARE, "linear_vec_software", None),
         (2, Caps::SOFTWARE, "linear_vec_software", None),
         (9, Caps::SOFTWARE, "linear_tile_software", None),
         (9, Caps::SOFTWARE.portable(), "linear_tile", None),
         (64, plain_cpu, "linear_tile", None),
-        (64, named("linear_vec"), "linear_vec", Some(64)),
+        (64, named("linear_vec"), "linear_vec", Some(128)),
         (1, named("linear_tile"), "linear_tile", None),
         // What cannot run here is not run.
-        (1, named("linear_tile_software"), "linear_vec_subgroup", Some(32)),
+        (1, named("linear_tile_software"), "linear_vec_subgroup", Some(128)),
     ] {
         let form = choose(over(m, WeightFormat::F16), &caps);
         assert_eq!((form.kernel.name, form.workgroup), (kernel, workgroup), "{m} rows on {caps:?}");
@@ -449,7 +450,14 @@ fn choice_of_linear_form_follows_rows_and_adapter() {
         }
     }
     let one = |format| choose(over(1, format), &Caps::SOFTWARE).kernel.name;
-    assert_eq!((one(WeightFormat::F16), one(WeightFormat::Q4)), ("linear_vec_software", "linear_vec_subgroup_q4"));
+    assert_eq!((one(WeightFormat::F16), one(WeightFormat::Q4)), ("linear_vec_software", "linear_vec_software_q4"));
+    // Workgroups share the rows evenly.
+    for (m, few_registers, rows) in
+        [(5, false, 5), (8, false, 8), (9, false, 5), (5, true, 5), (6, true, 3), (8, true, 4)]
+    {
+        let caps = Caps { few_registers, preferred: Some("linear_vec"), ..gpu };
+        assert_eq!(choose(over(m, WeightFormat::Q4), &caps).rows, rows, "{m} rows");
+    }
     // Columns are written four at a time, and gates and what they let through by twos.
     let ragged = Shape { n: 4220, ..over(257, WeightFormat::F16) };
     assert_eq!(choose(ragged, &matrix(MatrixSize::Sixteen)).kernel.name, "linear_tile");

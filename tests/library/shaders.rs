@@ -108,18 +108,20 @@ fn variants() -> &'static [Dispatch] {
 
 fn recorded_variants() -> Vec<Dispatch> {
     let mut seen = BTreeSet::new();
+    let subgroups = Caps { subgroups: true, ..Caps::PORTABLE };
     let matrix = |size| Caps {
         subgroup_size: Some(32),
         matrix: Some(size),
         max_workgroup_bytes: MATRIX_WORKGROUP_BYTES,
-        ..Caps::PORTABLE
+        ..subgroups
     };
     let classes = [
         Caps::PORTABLE,
         Caps { f16: true, coherent: true, ..Caps::PORTABLE },
         matrix(MatrixSize::Eight),
         matrix(MatrixSize::Sixteen),
-        Caps { subgroup_size: Some(32), ..Caps::PORTABLE },
+        subgroups,
+        Caps { few_registers: true, ..subgroups },
         Caps::SOFTWARE,
         Caps { class: AdapterClass::Cpu, ..Caps::PORTABLE },
     ];

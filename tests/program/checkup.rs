@@ -42,7 +42,7 @@ fn selftest_reaches_every_kernel_in_every_form_and_all_are_right() {
     let caps = device.caps();
     let runs_here = |kernel: &&Kernel| match kernel.needs {
         Needs::Nothing => true,
-        Needs::Subgroups => caps.subgroup_size.is_some(),
+        Needs::Subgroups => caps.subgroups,
         Needs::Software => caps.class == AdapterClass::Cpu && caps.int64 && caps.subgroup_size == Some(8),
         Needs::Halves => caps.f16,
         Needs::Coherent => caps.coherent,

@@ -93,19 +93,15 @@ fn print(out: &mut impl Write, step: &Step) -> std::io::Result<()> {
 
 /// Sizes in one line.
 pub fn describe(tuning: &Tuning) -> String {
-    let Tuning { vec_subgroup, vec_workgroup, vec_columns, vec_rows, fuse_norm, decode_splits, robust_access, .. } =
-        tuning;
+    let Tuning { vec_subgroup, vec_workgroup, vec_rows, fuse_norm, decode_splits, robust_access, .. } = tuning;
     let tile = match (tuning.matrix_rows, tuning.matrix_columns) {
         (0, _) | (_, 0) => "tiles by shape".into(),
         (rows, columns) => format!("tiles of {rows} x {columns}"),
     };
-    let workgroup = match vec_subgroup {
-        true => format!("a subgroup or {vec_workgroup} invocations"),
-        false => format!("{vec_workgroup} invocations"),
-    };
     format!(
-        "linear_vec with {workgroup} and {vec_columns} columns, for up to {vec_rows} rows; norm {}; {decode_splits} shares \
-         of the keys; linear_matrix with {tile} and up to {} shares of the inputs; {} robust access",
+        "linear_vec with {vec_workgroup} invocations{}, for up to {vec_rows} rows; norm {}; {decode_splits} shares of the \
+         keys; linear_matrix with {tile} and up to {} shares of the inputs; {} robust access",
+        if *vec_subgroup { " by subgroups" } else { "" },
         if *fuse_norm { "on the way" } else { "by itself" },
         tuning.matrix_splits,
         if *robust_access { "with" } else { "without" },

@@ -138,7 +138,7 @@ mod tests {
         assert!(Tuned::read(&path, &ours).is_some(), "the kernels are the same");
         write(&Tuned { shaders: "0".into(), ..tuned.clone() });
         assert_eq!(Tuned::read(&path, &ours), None);
-        write(&Tuned { tuning: Tuning { vec_columns: 5, ..tuned.tuning }, ..tuned.clone() });
+        write(&Tuned { tuning: Tuning { vec_workgroup: 5, ..tuned.tuning }, ..tuned.clone() });
         assert_eq!(Tuned::read(&path, &ours), None);
         for damage in ["", "{", "{\"format\": 1}", "\u{0}"] {
             std::fs::write(&path, damage).expect("written");

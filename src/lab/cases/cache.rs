@@ -14,7 +14,7 @@ use crate::lab::oracle::norm::rms_norm;
 use crate::lab::oracle::rope::rope;
 use crate::lab::oracle::wide;
 
-use crate::runtime::{Caps, Heads, KvLayer, Recorder, Rotary, Rows, Step, Tensor, Tuning, WeightFormat};
+use crate::runtime::{Heads, KvLayer, Recorder, Rotary, Rows, Step, Tensor, WeightFormat};
 
 use Depth::{Published, Quick, Ragged, Small};
 
@@ -119,9 +119,7 @@ pub fn cases() -> Vec<Case> {
     for (i, shape) in NORMED_ROPE.into_iter().enumerate() {
         for (f, form) in ["linear_vec", "linear_vec_subgroup", "linear_tile"].into_iter().enumerate() {
             let format = WeightFormat::ALL[(i + f) % 3].for_cols(shape.2);
-            let vec_columns = if i % 2 == 0 { 4 } else { 8 };
-            let case = norm_rope_store(Ragged, format, shape).by(form).with(&format!("of {vec_columns} columns"));
-            cases.push(case.with_caps(move |caps| Caps { tuning: Tuning { vec_columns, ..caps.tuning }, ..caps }));
+            cases.push(norm_rope_store(Ragged, format, shape).by(form));
         }
     }
     cases.extend(each(STORED).map(|(depth, shape)| store(depth, shape)));

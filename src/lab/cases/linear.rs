@@ -58,15 +58,17 @@ const ADDED: [(u32, u32, Shape); 3] = [(9, 2, (5, 24, 64)), (3, 1, (1, 8, 32)), 
 const RAGGED_ADDED: [(u32, u32, Shape); 4] =
     [(3, 1, (1, 8, 16)), (40, 7, (33, 64, 40)), (20, 3, (17, 9, 1104)), (9, 5, (3, 37, 101))];
 
-/// Every form of `linear`; `linear_vec` with and without subgroups leaves its columns open.
-const FORMS: [(&str, &[u32]); 7] = [
-    ("linear_vec", &[4, 8]),
-    ("linear_vec_subgroup", &[4, 8]),
-    ("linear_vec_software", &[4]),
-    ("linear_tile", &[4]),
-    ("linear_tile_software", &[4]),
-    ("linear_matrix8", &[4]),
-    ("linear_matrix16", &[4]),
+/// Every form of `linear`, with workgroups of the size that some leave open.
+const FORMS: [(&str, u32); 9] = [
+    ("linear_vec", 128),
+    ("linear_vec", 32),
+    ("linear_vec_subgroup", 128),
+    ("linear_vec_subgroup", 32),
+    ("linear_vec_software", 128),
+    ("linear_tile", 128),
+    ("linear_tile_software", 128),
+    ("linear_matrix8", 128),
+    ("linear_matrix16", 128),
 ];
 
 /// Every case of this family.
@@ -226,17 +228,16 @@ fn split(case: Case) -> Case {
     case.with("split").on_bindings_of(16 << 10)
 }
 
-/// Layers in every form that can run, not only the first choice, with all its columns, with a norm and without.
+/// Layers in every form that can run, not only the first choice, with a norm and without. The second and the fourth take
+/// `linear_vec` several turns, of which the last is no whole one.
 fn by_every_form(format: WeightFormat) -> Vec<Case> {
     let mut cases = Vec::new();
-    for (m, n, k) in [(1, 37, 96), (5, 65, 160), (21, 72, 96)] {
-        for (form, columns) in FORMS {
-            for (&vec_columns, kind) in columns.iter().flat_map(|c| [(c, Kind::Plain), (c, Kind::Normed)]) {
-                let case = layer(Ragged, kind, format, (m, n, k)).by(form).with(&format!("of {vec_columns} columns"));
-                let case = case.with_caps(move |caps| Caps { tuning: Tuning { vec_columns, ..caps.tuning }, ..caps });
-                let shape = linear::Shape { m, n, k, format };
-                cases.push(case.only(move |caps| forms(shape, caps).iter().any(|f| f.kernel.form == form)));
-            }
+    for (m, n, k) in [(1, 37, 96), (1, 6, 2336), (5, 65, 160), (6, 5, 2336), (21, 72, 96)] {
+        for ((form, vec_workgroup), kind) in FORMS.into_iter().flat_map(|f| [(f, Kind::Plain), (f, Kind::Normed)]) {
+            let case = layer(Ragged, kind, format, (m, n, k)).by(form).with(&format!("in {vec_workgroup}s"));
+            let case = case.with_caps(move |caps| Caps { tuning: Tuning { vec_workgroup, ..caps.tuning }, ..caps });
+            let shape = linear::Shape { m, n, k, format };
+            cases.push(case.only(move |caps| forms(shape, caps).iter().any(|f| f.kernel.form == form)));
         }
     }
     cases

@@ -155,8 +155,7 @@ impl Recorder {
             capacity: kv.capacity,
         };
         let dispatch = Dispatch::new(kernel, &w.label)
-            .sizes(form.sizes())
-            .constant("NORM", true)
+            .sizes(form.sizes(true))
             .reads([x, &packed, scales.as_ref().unwrap_or(x), &norm.weight, turns])
             .writes([&q, &kv.keys, &kv.values])
             .params(&params)

@@ -158,12 +158,12 @@ fn tune_keeps_what_it_finds_and_answers_stay_the_same() {
     // Sizes that are not the usual ones: they are used, and change nothing.
     let mut other: Value = serde_json::from_str(&kept).expect("JSON");
     other["tuning"] = serde_json::json!({
-        "vec_subgroup": false, "vec_workgroup": 32, "vec_columns": 4, "vec_rows": 4, "fuse_norm": true, "decode_splits": 4,
+        "vec_subgroup": false, "vec_workgroup": 32, "vec_rows": 4, "fuse_norm": true, "decode_splits": 4,
     });
     std::fs::write(file, other.to_string()).expect("written");
     assert_eq!(doctor()["tuned"]["tuning"]["vec_workgroup"], 32);
     assert_eq!(ask(), "green star\n");
-    for damage in [&kept[..kept.len() / 2], "", &kept.replace("\"vec_columns\": ", "\"vec_columns\": 1")] {
+    for damage in [&kept[..kept.len() / 2], "", &kept.replace("\"vec_workgroup\": ", "\"vec_workgroup\": 1")] {
         std::fs::write(file, damage).expect("written");
         assert!(doctor()["tuned"].is_null(), "{damage:?}");
         assert_eq!(ask(), "green star\n");

@@ -1,7 +1,7 @@
 //! The forms of linear layers: which kernels there are, and which of them suits a layer and a device.
 
 use super::matrix::{self, Blocks};
-use crate::runtime::caps::{AdapterClass, Caps, MatrixSize};
+use crate::runtime::caps::{AdapterClass, Caps, LEAST_SUBGROUP, MatrixSize};
 use crate::runtime::kernels::{self, Kernel};
 use crate::runtime::tensor::Linear;
 use crate::runtime::weight_format::WeightFormat;
@@ -11,7 +11,7 @@ use crate::runtime::weight_format::WeightFormat;
 pub enum Algorithm {
     /// `linear_vec`: a workgroup sums a few columns of up to 8 rows through its memory.
     Vec,
-    /// `linear_vec_subgroup`: a workgroup is one subgroup, which needs no barriers.
+    /// `linear_vec_subgroup`: the same, first in each of its subgroups.
     VecSubgroup,
     /// `linear_vec_software`: each lane has columns of its own, for software adapters.
     VecSoftware,
@@ -86,11 +86,18 @@ pub struct Form {
 }
 
 impl Form {
-    /// The sizes that the kernel leaves open.
-    pub(in crate::runtime::ops) fn sizes(&self) -> Vec<(&'static str, u32)> {
-        let mut sizes = match (self.algorithm, self.workgroup) {
-            (Algorithm::VecSoftware, _) => vec![("ROWS", self.rows)],
-            (_, Some(workgroup)) => vec![("WG", workgroup), ("ROWS", self.rows), ("COLUMNS", self.columns)],
+    /// The sizes that the kernel leaves open, where it norms rows of x on the way or not.
+    pub(in crate::runtime::ops) fn sizes(&self, norms: bool) -> Vec<(&'static str, u32)> {
+        let Form { algorithm, rows, columns, .. } = *self;
+        // Of each row four columns, and of four rows the squares.
+        let sums = if norms { rows + rows.div_ceil(4) } else { rows };
+        let vec =
+            |workgroup, shares| vec![("WG", workgroup), ("SHARES", shares), ("ROWS", rows), ("NORM", norms.into())];
+        let mut sizes = match (algorithm, self.workgroup) {
+            (Algorithm::Vec, Some(workgroup)) => vec(workgroup, workgroup + sums),
+            (Algorithm::VecSubgroup, Some(workgroup)) => vec(workgroup, workgroup / LEAST_SUBGROUP * sums),
+            (Algorithm::VecSoftware, _) => vec![("ROWS", rows)],
+            (_, Some(workgroup)) => vec![("WG", workgroup), ("ROWS", rows), ("COLUMNS", columns)],
             (_, None) => Vec::new(),
         };
         if let Some(Blocks { strips, buffers }) = self.blocks {
@@ -100,8 +107,15 @@ impl Form {
     }
 }
 
-/// Rows of x that `linear_vec` can take at once.
+/// Rows of x that a workgroup of `linear_vec` can take, and where registers are few.
 const MAX_VEC_ROWS: u32 = 8;
+const FEW_VEC_ROWS: u32 = 5;
+
+/// Rows of x for each workgroup of `linear_vec`, as many for all as can be: what several share is read once for each.
+fn vec_rows(m: u32, caps: &Caps) -> u32 {
+    let most = if caps.few_registers { FEW_VEC_ROWS } else { MAX_VEC_ROWS };
+    m.div_ceil(m.div_ceil(most).max(1)).max(1)
+}
 
 /// The forms in which a layer can run on a device, the usual choice first.
 pub fn forms(shape: Shape, caps: &Caps) -> Vec<Form> {
@@ -114,18 +128,15 @@ pub fn forms(shape: Shape, caps: &Caps) -> Vec<Form> {
         columns,
         blocks: None,
     };
-    let (tuning, vec_rows) = (&caps.tuning, m.clamp(1, MAX_VEC_ROWS));
-    let vec = |algorithm, workgroup| form(algorithm, Some(workgroup), (vec_rows, tuning.vec_columns));
-    let mut vecs = vec![vec(Algorithm::Vec, tuning.vec_workgroup)];
+    let tuning = &caps.tuning;
+    let vec = |algorithm| form(algorithm, Some(tuning.vec_workgroup), (vec_rows(m, caps), 4));
+    let mut vecs = vec![vec(Algorithm::Vec)];
     let mut tiles = vec![form(Algorithm::Tile, None, (64, 64))];
-    // A workgroup of one subgroup needs no barriers.
-    if let Some(lanes) = caps.subgroup_size {
-        vecs.insert(usize::from(!tuning.vec_subgroup), vec(Algorithm::VecSubgroup, lanes));
+    if caps.subgroups {
+        vecs.insert(usize::from(!tuning.vec_subgroup), vec(Algorithm::VecSubgroup));
     }
     if caps.is_software() {
-        // Unpacking a quantised element for one row pays only where it is whole.
-        let first = if m > 1 || format == WeightFormat::F16 { 0 } else { 1 };
-        vecs.insert(first, form(Algorithm::VecSoftware, None, (vec_rows, 32)));
+        vecs.insert(0, form(Algorithm::VecSoftware, None, (vec_rows(m, caps), 32)));
         tiles.insert(0, form(Algorithm::TileSoftware, None, (16, 64)));
     }
     if let Some(tile) = matrix::tile((shape.m, shape.n, shape.k), caps) {

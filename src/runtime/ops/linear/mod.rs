@@ -210,19 +210,18 @@ impl Product<'_> {
         // What a variant does not read is bound to another input.
         let (scales, bias) = (scales.as_ref().unwrap_or(x), layer.bias.as_ref().unwrap_or(x));
         let gain = norm.map_or(*x, |norm| &norm.weight);
-        self.begun(part)
-            .sizes(form.algorithm.norms().then_some(("NORM", norm.is_some().into())))
-            .reads([x, &packed, scales, bias, gain])
-            .writes([y])
-            .params(&params)
-            .grid([part.rows.div_ceil(form.columns), x.rows().div_ceil(form.rows), 1])
+        self.begun(part).reads([x, &packed, scales, bias, gain]).writes([y]).params(&params).grid([
+            part.rows.div_ceil(form.columns),
+            x.rows().div_ceil(form.rows),
+            1,
+        ])
     }
 
     /// The parts that a dispatch has in every form.
     fn begun(&self, part: &MatrixPart) -> Dispatch {
         let w = &self.layer.weight;
         Dispatch::new(self.form.kernel, &w.label)
-            .sizes(self.form.sizes())
+            .sizes(self.form.sizes(self.norm.is_some()))
             .sizes(self.finish())
             .flops(2 * u64::from(self.x.rows()) * u64::from(part.rows) * u64::from(self.x.cols()))
             .needs(w.streamed.clone())
