@@ -11,8 +11,9 @@
 // Why: of 256 groups' maxima the k-th largest is no more than the row's k-th largest, and few values reach it (about 75
 // for k = 64 if they lie anyhow). So two passes over the row and a handful of barriers do; sorting pieces of the row
 // and merging them takes fifty barriers a piece. Where more than 256 values reach the bound it is raised by halving,
-// with a pass each time; where all of them are equal, columns are halved. 256 lanes on software adapters, too: llvmpipe
-// ends a shader's loops after 65,535 turns in all, which fewer lanes need for rows of equals (these up to n = 300,000).
+// with a pass each time; where all of them are equal, columns are halved. In a pass each lane asks for eight values before
+// it looks at one; all take the same turns, so that a branch lies between what is loaded and its use. 256 lanes on software
+// adapters, too: llvmpipe ends a shader's loops after 65,535 turns in all, which fewer lanes need for rows of equals.
 struct Params {
     n: u32,
     k: u32,
@@ -33,11 +34,22 @@ var<workgroup> gathered: atomic<u32>;
 // What one lane tells all.
 var<workgroup> told: u32;
 
-// The value at `i` as a number that is ordered like it. None is 0.
-fn key_at(i: u32) -> u32 {
-    let bits = x[i];
-    let key = select(bits | 0x80000000u, ~bits, bits >= 0x80000000u);
-    return select(key, 0xffffffffu, (bits & 0x7fffffffu) > 0x7f800000u);
+// Columns i, i + LANES and so on of a row. The last one is read for those past the end.
+fn columns_of(i: u32) -> vec4<u32> {
+    return i + LANES * vec4<u32>(0u, 1u, 2u, 3u);
+}
+
+fn four_at(start: u32, i: u32) -> vec4<u32> {
+    let at = start + min(columns_of(i), vec4<u32>(p.n - 1u));
+    return vec4<u32>(x[at.x], x[at.y], x[at.z], x[at.w]);
+}
+
+// These values as numbers that are ordered like them. Past the end of the row there is none, which is 0.
+fn keys_of(bits: vec4<u32>, i: u32) -> vec4<u32> {
+    let numbers = select(bits | vec4<u32>(0x80000000u), ~bits, bits >= vec4<u32>(0x80000000u));
+    let is_nan = (bits & vec4<u32>(0x7fffffffu)) > vec4<u32>(0x7f800000u);
+    let keys = select(numbers, vec4<u32>(0xffffffffu), is_nan);
+    return select(vec4<u32>(), keys, columns_of(i) < vec4<u32>(p.n));
 }
 
 fn bits_of(key: u32) -> u32 {
@@ -56,6 +68,25 @@ fn rank(i: u32, count: u32) -> u32 {
     return before;
 }
 
+// Keeps the key of column i if it is larger than `least`, or its equal left of column `end`.
+fn keep(key: u32, i: u32, least: u32, end: u32) {
+    if key > least || (key == least && i < end) {
+        let place = atomicAdd(&gathered, 1u);
+        if place < LANES {
+            keys[place] = key;
+            columns[place] = i;
+        }
+    }
+}
+
+fn keep_four(bits: vec4<u32>, i: u32, least: u32, end: u32) {
+    let keys = keys_of(bits, i);
+    keep(keys.x, i, least, end);
+    keep(keys.y, i + LANES, least, end);
+    keep(keys.z, i + 2u * LANES, least, end);
+    keep(keys.w, i + 3u * LANES, least, end);
+}
+
 // Gathers what is larger than `least`, and its equals left of column `end`. Gives how many there are, also if they are
 // too many to keep.
 fn gather(lane: u32, start: u32, least: u32, end: u32) -> u32 {
@@ -63,14 +94,13 @@ fn gather(lane: u32, start: u32, least: u32, end: u32) -> u32 {
         atomicStore(&gathered, 0u);
     }
     workgroupBarrier();
-    for (var i = lane; i < p.n; i += LANES) {
-        let key = key_at(start + i);
-        if key > least || (key == least && i < end) {
-            let place = atomicAdd(&gathered, 1u);
-            if place < LANES {
-                keys[place] = key;
-                columns[place] = i;
-            }
+    for (var turn = 0u; turn < p.n; turn += 8u * LANES) {
+        let i = turn + lane;
+        let low = four_at(start, i);
+        let high = four_at(start, i + 4u * LANES);
+        if i < p.n {
+            keep_four(low, i, least, end);
+            keep_four(high, i + 4u * LANES, least, end);
         }
     }
     workgroupBarrier();
@@ -83,10 +113,16 @@ fn gather(lane: u32, start: u32, least: u32, end: u32) -> u32 {
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let start = p.x_offset + group.x * p.n;
-    var largest = 0u;
-    for (var i = lane; i < p.n; i += LANES) {
-        largest = max(largest, key_at(start + i));
+    var four = vec4<u32>();
+    for (var turn = 0u; turn < p.n; turn += 8u * LANES) {
+        let i = turn + lane;
+        let low = four_at(start, i);
+        let high = four_at(start, i + 4u * LANES);
+        if i < p.n {
+            four = max(four, max(keys_of(low, i), keys_of(high, i + 4u * LANES)));
+        }
     }
+    let largest = max(max(four.x, four.y), max(four.z, four.w));
     keys[lane] = largest;
     columns[lane] = lane;
     workgroupBarrier();
