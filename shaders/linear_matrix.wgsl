@@ -6,7 +6,7 @@
 // scales  [n, ...]     f16, two to an element, of q8 and q4; bound to x and not read where weights are f16
 // bias    [n]          f32; bound to x and not read when BIAS is false
 // shares  [tiles, SPLITS, ROWS COLUMNS / 4] f32: sums of shares of k, in an order of this kernel's own
-// arrived [tiles]      workgroups that have written their share; zeros before and after
+// arrivals [tiles]     workgroups that have written their share; zeros before and after
 // y       [m, stride]  f32, or f16 as x with HALVES
 //
 // Grid: x = tiles of COLUMNS weight rows, y = tiles of ROWS rows of x, z = SPLITS shares of p.steps steps of k.
@@ -58,7 +58,7 @@ override W_LOADS: u32 = (COLUMNS * EIGHTS + WG - 1u) / WG;
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
 @group(0) @binding(4) @coherent var<storage, read_write> shares: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read_write> arrived: array<atomic<u32>>;
+@group(0) @binding(5) var<storage, read_write> arrivals: array<atomic<u32>>;
 @group(0) @binding(6) var<storage, read_write> y: array<vec2<u32>>;
 @group(0) @binding(7) var<uniform> p: Params;
 

@@ -105,7 +105,7 @@ fn hand_on(place: Place, matrix: u32) {
 fn join(place: Place, is_first: bool) {
     storageBarrier();
     if is_first {
-        staged[0] = f32(atomicAdd(&arrived[place.tile], 1u));
+        staged[0] = f32(atomicAdd(&arrivals[place.tile], 1u));
     }
     if workgroupUniformLoad(&staged[0]) != f32(SPLITS - 1u) {
         return;
@@ -126,6 +126,6 @@ fn join(place: Place, is_first: bool) {
         }
     }
     if is_first {
-        atomicStore(&arrived[place.tile], 0u);
+        atomicStore(&arrivals[place.tile], 0u);
     }
 }

@@ -236,7 +236,7 @@ fn add(depth: Depth, (rows, cols): (u32, u32)) -> Case {
     case.at(depth)
 }
 
-/// As halves and back: small values, which lose bits, and some beyond the largest half; from the second row on.
+/// Values as halves and back: small ones, which lose bits, and some beyond the largest half; from the second row on.
 fn halved((depth, rows, cols): (Depth, u32, u32)) -> Case {
     let case = Case::new("halved", format!("{rows}x{cols}"), move |o| {
         let x: Vec<f32> = o.normals((rows + 1) * cols).iter().map(|v| v * v * v * 30_000.0).collect();
