@@ -144,7 +144,7 @@ fn tune_keeps_what_it_finds_and_answers_stay_the_same() {
     let steps = found["steps"].as_array().expect("a list");
     assert_eq!(
         steps.iter().map(|s| str_of(&s["name"])).collect::<Vec<_>>(),
-        ["linear_vec", "rows", "norm", "attention"]
+        ["linear_vec", "rows", "norm", "attention", "linear_matrix", "robust access"]
     );
     // A machine that does other things as well may have no time for all.
     let is_timed = |step: &Value| step["candidates"][0]["relative"] == 1.0 || step["note"].is_string();

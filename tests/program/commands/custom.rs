@@ -44,7 +44,8 @@ fn a_users_kernel_takes_part_in_answers_and_is_told_of() {
         reply["override"],
         serde_json::json!({"kernels": ["linear_tile"], "unused": [], "same": true, "ours": "green star"})
     );
-    let wrong = NORM.replace("y[to + i] = value;", "y[to + i] = value * -3.0;");
+    let wrong = NORM
+        .replace("bitcast<u32>(normed(start, i, mean, scale))", "bitcast<u32>(-3.0 * normed(start, i, mean, scale))");
     let other = ask("norm", &wrong, &[]);
     assert_eq!(other.status.code(), Some(7), "{}", text(&other.stderr));
     assert_ne!(text(&other.stdout), "green star\n");
@@ -101,7 +102,7 @@ fn a_users_kernel_without_end_is_given_up() {
         return;
     }
     // Mesa's software adapter ends a loop after 65,535 rounds: long ones keep it for minutes.
-    let rounds = "y[to] += 1.0; ".repeat(64);
+    let rounds = "y[to] += 1u; ".repeat(64);
     let endless = format!("var mean = 0.0;\n    loop {{ if p.d == 0u {{ break; }} {rounds} }}");
     let endless = NORM.replace("var mean = 0.0;", &endless);
     let (_folder, file) = kernel_file(&endless);
