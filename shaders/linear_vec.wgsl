@@ -159,8 +159,7 @@ fn starts(row: u32) -> vec4<u32> {
     return (p.x_offset + min(row + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(p.m - 1u)) * p.k) / 4u;
 }
 
-@compute @workgroup_size(WG)
-fn main(@builtin(workgroup_id) group: vec3<u32>, place: Place) {
+fn vectors(group: vec3<u32>, place: Place) {
     let n0 = group.x * 4u;
     let of_w = vec4<u32>(weight_row(n0), weight_row(n0 + 1u), weight_row(n0 + 2u), weight_row(n0 + 3u));
     let row = group.y * ROWS;

@@ -1,4 +1,4 @@
-// x and w of the linear family, after the weights' format.
+// x and w of the linear family, w in words of the weights' format.
 @group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> w: array<Word>;
 

@@ -19,8 +19,8 @@ pub struct CustomKernel {
 impl CustomKernel {
     /// Puts `text` in the place of the kernel `name` in all its weight formats. `file` is what error messages call it.
     ///
-    /// The pieces of `shaders/shared` that stand in front of our kernel stand in front of `text`, too, unless it
-    /// declares the bindings that they have, or compiles without them. It must have the same bindings, `Params` and
+    /// The pieces of `shaders/shared` that stand in front of our kernel stand in front of `text`, too, but for one with
+    /// the entry point, unless it declares the bindings that they have, or compiles without them. It must have the same bindings, `Params` and
     /// entry point as the kernel it replaces, and gets the same constants and grid; in the linear family
     /// `const TILE_ROWS` and `const TILE_COLUMNS` set the grid. A text lives as long as the program.
     ///
@@ -37,13 +37,15 @@ impl CustomKernel {
 }
 
 fn replace(ours: &'static Kernel, file: &'static str, text: &'static str) -> Result<CustomKernel> {
-    let pieces = &ours.sources[..ours.sources.len() - 1];
+    // A piece with an entry point calls what the text replaces.
+    let pieces = ours.sources[..ours.sources.len() - 1].iter().copied().filter(|piece| !piece.contains("@compute"));
+    let mut front: Vec<&'static str> = pieces.collect();
     let declares = |text: &str| text.contains("@binding");
     // A text with bindings of its own may stand alone, or want our functions; never our bindings as well.
-    let mut front: &[&str] = pieces;
-    if declares(text) && (pieces.iter().any(|piece| declares(piece)) || wgsl::parse_str(text).is_ok()) {
-        front = &[];
+    if declares(text) && (front.iter().any(|piece| declares(piece)) || wgsl::parse_str(text).is_ok()) {
+        front.clear();
     }
+    let front = &front[..];
     let sources: &'static [&'static str] = [front, &[text]].concat().leak();
     let whole = sources.concat();
     let refused = |at, problem: &str| refused(file, text, front, at, problem);

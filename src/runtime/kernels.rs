@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result, first_line};
 
-/// One WGSL kernel: shared pieces put in front of one file with one entry point, `main`.
+/// One WGSL kernel: shared pieces put in front of one file, all with one entry point, `main`, mostly that file's.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Kernel {
     /// The name in listings and benches: the form, and for weight formats other than f16 the format behind it.
