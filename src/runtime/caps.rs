@@ -100,7 +100,7 @@ impl Caps {
         let lacks = |has: bool, what: &str| (!has).then(|| format!("the adapter has no {what}"));
         match kernel.needs {
             Needs::Nothing => None,
-            Needs::Subgroups => lacks(self.subgroup_size.is_some(), "subgroups of one known size"),
+            Needs::Subgroups => lacks(self.subgroups, "subgroup operations"),
             Needs::Software if self.is_software() => None,
             Needs::Software => Some("the adapter is no software one with subgroups of 8 and 64-bit integers".into()),
             Needs::Halves => lacks(self.f16, "16-bit floats"),

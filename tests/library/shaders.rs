@@ -97,6 +97,9 @@ fn record(caps: Caps) -> Vec<Dispatch> {
     for case in cases::all().iter().filter(|case| case.can_run(&caps)) {
         dispatches.extend_from_slice(case.unbacked(caps).expect("a recording").dispatches());
     }
+    let obstacles =
+        dispatches.iter().filter_map(|dispatch| Some((dispatch.kernel.name, caps.obstacle(dispatch.kernel)?)));
+    assert_eq!(obstacles.collect::<BTreeMap<_, _>>(), BTreeMap::new(), "chosen, but said not to run on {caps:?}");
     dispatches
 }
 
