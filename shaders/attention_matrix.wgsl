@@ -1,7 +1,7 @@
 // out[t, h] = softmax_s(scale * q[t, h] · k[s, h / group] + bias + mask) v[s, h / group], 32 rows t per workgroup, on adapters
 // whose subgroups multiply matrices.
 //
-// Bindings, MODE: those of attention_tile.wgsl.
+// Bindings, MODE: those of attention_tile.wgsl; with HALVED out is f16 as shared/halves.wgsl says.
 // Grid: x = groups of 32 rows, y = query heads.
 // Workgroup memory: 31,888 bytes with d = 128, 27,280 with 88 and matrices of 16 x 16; 19,088 and 16,784 of 8 x 8.
 // WG is four subgroups; subgroups are of one size, a multiple of 8, all full.
@@ -40,6 +40,7 @@ struct Step {
 
 override HEAD_DIM: u32 = 64u;
 override MODE: u32 = 0u;
+override HALVED: bool = false;
 override WG: u32 = 128u;    // four subgroups
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
@@ -48,7 +49,7 @@ override WG: u32 = 128u;    // four subgroups
 @group(0) @binding(3) var<storage, read> index: array<u32>;
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
 @group(0) @binding(5) var<uniform> step: Step;
-@group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read_write> out: array<vec2<u32>>;
 @group(0) @binding(7) var<uniform> p: Params;
 
 // Places and strides in workgroup memory count fours.
@@ -98,6 +99,15 @@ fn score_of(product: vec4<f32>, s: u32, keys: u32, position: u32, head: u32) -> 
 // Where matrix i of a block lies in a subgroup's strip.
 fn in_block(i: u32) -> u32 {
     return i / ACROSS_BLOCK * (4u * EDGE) + i % ACROSS_BLOCK * (EDGE / 4u);
+}
+
+fn put_quad(i: u32, values: vec4<f32>) {
+    if HALVED {
+        out[i] = vec2<u32>(to_halves(values.xy), to_halves(values.zw));
+    } else {
+        out[2u * i] = bitcast<vec2<u32>>(values.xy);
+        out[2u * i + 1u] = bitcast<vec2<u32>>(values.zw);
+    }
 }
 
 @compute @workgroup_size(WG)
@@ -232,7 +242,7 @@ fn main(
             let r = first_row + at / 4u;
             let c = (half * BLOCKS + b) * (BLOCK / 4u) + at % 4u;
             if t0 + r < p.t && c < QUADS {
-                out[(t0 + r) * p.out_stride / 4u + head * QUADS + c] = four_sums(strip + at) * factors[r];
+                put_quad((t0 + r) * p.out_stride / 4u + head * QUADS + c, four_sums(strip + at) * factors[r]);
             }
         }
         workgroupBarrier();

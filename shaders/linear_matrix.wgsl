@@ -7,7 +7,7 @@
 // bias    [n]          f32; bound to x and not read when BIAS is false
 // shares  [tiles, SPLITS, ROWS COLUMNS / 4] f32: sums of shares of k, in an order of this kernel's own
 // arrivals [tiles]     workgroups that have written their share; zeros before and after
-// y       [m, stride]  f32, or f16 as x with HALVES
+// y       [m, stride]  f32, or f16 as x with HALVED
 //
 // Grid: x = tiles of COLUMNS weight rows, y = tiles of ROWS rows of x, z = SPLITS shares of p.steps steps of k.
 // Workgroup memory: BUFFERS x (ROWS + COLUMNS) x 80 bytes, and EDGE x EDGE x 4 bytes for each subgroup: 48 KiB at 128 x
@@ -32,7 +32,7 @@ struct Params {
 override BIAS: bool = false;
 override ADD: bool = false;
 override GATED: bool = false;
-override HALVES: bool = false;
+override HALVED: bool = false;
 override WHOLE: bool = true;
 override SPLITS: u32 = 1u;
 override ROWS: u32 = 64u;
@@ -85,24 +85,21 @@ struct Buffers {
     w: u32,
 }
 
-// Loads step `step`, which is `by` eights behind the last one. k past the end is zero.
+// Whether k of a lane's values in step `step` is not past the end.
+fn is_in(step: u32, lane: u32) -> bool {
+    return WHOLE || step * EIGHTS + lane % EIGHTS < p.k / 8u;
+}
+
+// Loads step `step`, which is `by` eights behind the last one. Where k is past the end it loads the first of all.
 fn load(moved: ptr<function, Moved>, step: u32, by: u32, lane: u32) {
-    let is_in = WHOLE || step * EIGHTS + lane % EIGHTS < p.k / 8u;
+    let here = is_in(step, lane);
     for (var j = 0u; j < X_LOADS; j++) {
         (*moved).x_from[j] += by;
-        if is_in {
-            (*moved).x[j] = x[(*moved).x_from[j]];
-        } else {
-            (*moved).x[j] = mat2x4<f16>();
-        }
+        (*moved).x[j] = x[select(0u, (*moved).x_from[j], here)];
     }
     for (var j = 0u; j < W_LOADS; j++) {
         (*moved).w_from[j] += by;
-        if is_in {
-            (*moved).w[j] = packed((*moved).w_from[j], (*moved).scales_from[j] + step);
-        } else {
-            (*moved).w[j] = Packed();
-        }
+        (*moved).w[j] = packed(select(0u, (*moved).w_from[j], here), (*moved).scales_from[j] + step);
     }
 }
 
@@ -115,8 +112,13 @@ fn next(at: Buffers) -> Buffers {
     return Buffers(ROWS * ROW - at.x, COLUMNS * ROW - at.w);
 }
 
-// Puts what was loaded into the tiles.
+// Puts what was loaded into the tiles. x is zero where k is past the end.
 fn put(moved: ptr<function, Moved>, step: u32, at: Buffers, lane: u32) {
+    if !is_in(step, lane) {
+        for (var j = 0u; j < X_LOADS; j++) {
+            (*moved).x[j] = mat2x4<f16>();
+        }
+    }
     let column = lane % EIGHTS * (8u / UNIT);
     for (var j = 0u; j < X_LOADS; j++) {
         let row = (lane + j * WG) / EIGHTS;

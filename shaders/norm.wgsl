@@ -4,7 +4,7 @@
 // x      [rows, d] f32
 // weight [d]       f32
 // bias   [d]       f32; bound to weight and not read when CENTER is false
-// y      [rows, d] f32, or f16 as shared/halves.wgsl says with HALVES, two to an element; d % 2 == 0 then
+// y      [rows, d] f32, or f16 as shared/halves.wgsl says with HALVED, two to an element; d % 2 == 0 then
 //
 // Grid: x = rows, one workgroup each.
 // Workgroup memory: 4 * WG bytes (shared/reduce.wgsl).
@@ -18,7 +18,7 @@ struct Params {
 }
 
 override CENTER: bool = true;
-override HALVES: bool = false;
+override HALVED: bool = false;
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
@@ -53,7 +53,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         squares += centred * centred;
     }
     let scale = inverseSqrt(workgroup_sum(squares, lane) / f32(p.d) + p.eps);
-    if HALVES {
+    if HALVED {
         for (var i = 2u * lane; i < p.d; i += 2u * WG) {
             let pair = vec2<f32>(normed(start, i, mean, scale), normed(start, i + 1u, mean, scale));
             y[(to + i) / 2u] = to_halves(pair);

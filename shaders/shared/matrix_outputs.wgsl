@@ -12,7 +12,7 @@ var<workgroup> staged: array<f32, STAGED>;
 
 fn put4(row: u32, column: u32, values: vec4<f32>) {
     let at = p.y_offset + row * p.y_stride + column;
-    if HALVES {
+    if HALVED {
         y[at / 4u] = vec2<u32>(to_halves(values.xy), to_halves(values.zw));
         return;
     }

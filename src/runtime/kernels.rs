@@ -114,9 +114,9 @@ kernels! {
     ATTENTION_TILE = "attention_tile" "attention_tile" ["attention", "attention_four"] Nothing;
     ATTENTION_TILE_SOFTWARE = "attention_tile_software" "attention_tile_software" ["wide", "attention_wide"] Software;
     ATTENTION_MATRIX16 = "attention_matrix16" "attention_matrix"
-        ["attention_matrix16", "attention", "attention_ahead"] Matrices;
+        ["attention_matrix16", "halves", "attention", "attention_ahead"] Matrices;
     ATTENTION_MATRIX8 = "attention_matrix8" "attention_matrix"
-        ["attention_matrix8", "attention", "attention_ahead"] Matrices;
+        ["attention_matrix8", "halves", "attention", "attention_ahead"] Matrices;
     ATTENTION_DECODE = "attention_decode" "attention_decode" ["attention", "attention_whole"] Nothing;
     ATTENTION_DECODE_SHARES = "attention_decode_shares" "attention_decode"
         ["attention", "attention_shares"] Coherent;

@@ -48,7 +48,7 @@ impl Recorder {
         let dispatch = Dispatch::new(&kernels::NORM, &norm.label)
             .constant("WG", workgroup)
             .constant("CENTER", norm.bias.is_some())
-            .constant("HALVES", y.is_half())
+            .constant("HALVED", y.is_half())
             .reads([x, &norm.weight, bias])
             .writes([y])
             .params(&params)

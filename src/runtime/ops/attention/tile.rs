@@ -5,7 +5,8 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{Attention, HEAD_DIM_STEP, Layout};
 use crate::runtime::caps::{AdapterClass, Caps, MatrixSize};
-use crate::runtime::kernels::{self, Kernel};
+use crate::runtime::kernels::{self, Kernel, Needs};
+use crate::runtime::ops::linear::reads_halves;
 use crate::runtime::recorder::{Dispatch, Recorder};
 use crate::runtime::tensor::Tensor;
 
@@ -49,16 +50,22 @@ impl Recorder {
     /// Records `a` in tiles of rows: `-> [T, H d]`, d padded.
     pub(super) fn attention_tile(&mut self, label: &str, a: &Attention<'_>) -> Tensor {
         let (rows, heads) = (a.rows(), a.heads.padded());
-        let out = self.empty(rows, heads.width());
         let params = params(a);
         let starts = params.starts();
         assert!(starts.iter().all(|start| start.is_multiple_of(HEAD_DIM_STEP)), "{}: starts {starts:?}", a.op);
         let ((k, v), q) = (a.keys_and_values(), a.q.tensor);
         let Form { kernel, rows: tile, size } = form(a, self.caps(), &starts);
+        // A linear layer is next, unless channels that were added have to go first.
+        let is_next = a.heads == heads && heads.width().is_multiple_of(8) && reads_halves(rows, self.caps());
+        let out = match kernel.needs == Needs::Matrices && is_next {
+            true => self.empty_halves(rows, heads.width()),
+            false => self.empty(rows, heads.width()),
+        };
         let dispatch = Dispatch::new(kernel, label)
             .sizes([("HEAD_DIM", heads.dim), ("MODE", a.mode())])
             .constant("BIAS", a.bias.is_some())
             .sizes(size)
+            .sizes((kernel.needs == Needs::Matrices).then_some(("HALVED", out.is_half().into())))
             .reads([q, k, v, a.index().unwrap_or(q), a.bias.unwrap_or(q)])
             .reads_step()
             .writes([&out])

@@ -162,3 +162,9 @@ pub fn choose(shape: Shape, caps: &Caps) -> Form {
         None => form,
     }
 }
+
+/// Says whether layers over `m` rows read halves, whatever made them.
+pub fn reads_halves(m: u32, caps: &Caps) -> bool {
+    // As small as may be: of its shape rows alone decide.
+    choose(Shape { m, n: 8, k: 8, format: WeightFormat::F16 }, caps).algorithm.takes_halves()
+}

@@ -9,7 +9,7 @@ use super::Activation;
 use crate::runtime::recorder::{Dispatch, Recorder};
 use crate::runtime::tensor::{Linear, MatrixPart, Norm, Tensor};
 
-pub use forms::{Algorithm, Form, Shape, choose, forms};
+pub use forms::{Algorithm, Form, Shape, choose, forms, reads_halves};
 pub use matrix::Blocks;
 
 /// `Params` of `shaders/shared/linear.wgsl`.
@@ -181,7 +181,7 @@ impl Recorder {
         let (packed, scales) = (part.packed(), part.scales());
         product
             .begun(part)
-            .sizes([("SPLITS", splits), ("HALVES", y.is_half().into())])
+            .sizes([("SPLITS", splits), ("HALVED", y.is_half().into())])
             .constant("WHOLE", x.cols().is_multiple_of(matrix::DEPTH))
             .reads([x, &packed, scales.as_ref().unwrap_or(x), product.layer.bias.as_ref().unwrap_or(x)])
             .writes([&shares])
