@@ -80,8 +80,14 @@ impl Dispatch {
         self
     }
 
-    /// Binds tensors that the kernel reads, after what is bound already.
-    pub(super) fn reads<const N: usize>(mut self, tensors: [&Tensor; N]) -> Dispatch {
+    /// Binds tensors that the kernel reads, after what is bound already: none of halves.
+    pub(super) fn reads<const N: usize>(self, tensors: [&Tensor; N]) -> Dispatch {
+        assert!(!tensors.iter().any(|tensor| tensor.is_half()), "{}: halves in {}", self.label, self.kernel.name);
+        self.binds(tensors)
+    }
+
+    /// Binds tensors that the kernel reads or writes and that may be of halves, after what is bound already.
+    pub(super) fn binds<const N: usize>(mut self, tensors: [&Tensor; N]) -> Dispatch {
         self.bindings.extend(tensors.map(Binding::from));
         self
     }
@@ -98,7 +104,7 @@ impl Dispatch {
         self
     }
 
-    /// Binds tensors that the kernel writes, after what is bound already.
+    /// Binds tensors that the kernel writes, after what is bound already: none of halves.
     pub(super) fn writes<const N: usize>(self, tensors: [&Tensor; N]) -> Dispatch {
         self.reads(tensors)
     }
@@ -219,10 +225,7 @@ impl Recorder {
     pub(super) fn tap(&mut self, label: &str, output: &Tensor) {
         if self.wanted.contains(label) {
             let mut copy = self.empty(output.rows(), output.cols());
-            match output.is_half() {
-                true => self.launch_convert("tap", &copy, output),
-                false => self.launch_elementwise("tap", false, 1.0, &mut copy, output),
-            }
+            self.launch_elementwise("tap", false, 1.0, &mut copy, output);
             // Weights that are used again (a norm over two inputs) tap again, under a name of their own.
             let again = |(name, _): &&(String, Tensor)| name == label || name.starts_with(&format!("{label}#"));
             let name = match self.tapped.iter().filter(again).count() {

@@ -36,8 +36,7 @@ impl Recorder {
         y
     }
 
-    /// Records the dispatch alone, of which taps are made.
-    pub(in crate::runtime) fn launch_convert(&mut self, label: &str, y: &Tensor, x: &Tensor) {
+    fn launch_convert(&mut self, label: &str, y: &Tensor, x: &Tensor) {
         assert_eq!((y.rows(), y.cols()), (x.rows(), x.cols()), "{label}: shapes");
         let halves = if x.is_half() { x } else { y };
         let fits = halves.cols().is_multiple_of(2) && halves.offset.is_multiple_of(2) && x.is_half() != y.is_half();
@@ -45,8 +44,7 @@ impl Recorder {
         let params = Params { pairs: x.len() / 2, x_offset: x.offset, y_offset: y.offset };
         let dispatch = Dispatch::new(&kernels::CONVERT, label)
             .constant("WIDEN", x.is_half())
-            .reads([x])
-            .writes([y])
+            .binds([x, y])
             .params(&params)
             .grid(fold(params.pairs.into(), 64));
         self.push(dispatch);

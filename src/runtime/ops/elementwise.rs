@@ -49,6 +49,7 @@ impl Recorder {
         x: &Tensor,
     ) {
         assert_eq!((y.rows(), y.cols()), (x.rows(), x.cols()), "{label}: shapes");
+        let x = &self.widened(x);
         let dispatch = Dispatch::new(&kernels::ELEMENTWISE, label)
             .constant("ADD", add)
             .reads([x])

@@ -24,7 +24,7 @@ impl Recorder {
         if from == to {
             return x.clone();
         }
-        let out = self.empty(x.rows(), x.cols() / from * to);
+        let (x, out) = (&self.widened(x), self.empty(x.rows(), x.cols() / from * to));
         let label = self.label("fit_columns");
         let params = Params { len: out.len(), x_offset: x.offset, x_width: from, out_width: to };
         let dispatch = Dispatch::new(&kernels::FIT_COLUMNS, &label)

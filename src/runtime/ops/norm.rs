@@ -42,6 +42,7 @@ impl Recorder {
     pub(super) fn launch_norm(&mut self, y: &mut Tensor, x: &Tensor, norm: &Norm) {
         assert_eq!(x.cols(), norm.weight.cols(), "{}: columns", norm.label);
         assert_eq!((y.rows(), y.cols()), (x.rows(), x.cols()), "{}: output shape", norm.label);
+        let x = &self.widened(x);
         let params = Params { d: x.cols(), x_offset: x.offset, y_offset: y.offset, eps: norm.eps };
         let workgroup = self.caps().row_workgroup();
         let bias = norm.bias.as_ref().unwrap_or(&norm.weight);
@@ -50,7 +51,7 @@ impl Recorder {
             .constant("CENTER", norm.bias.is_some())
             .constant("HALVED", y.is_half())
             .reads([x, &norm.weight, bias])
-            .writes([y])
+            .binds([y])
             .params(&params)
             .grid([x.rows(), 1, 1])
             .flops(8 * u64::from(x.len()));

@@ -207,7 +207,8 @@ impl Recorder {
 
     /// Makes of `x [T, n d]`, heads side by side, what kernels read.
     fn padded_heads(&mut self, x: &Tensor, heads: Heads) -> Tensor {
-        self.fit_columns(x, heads.dim, heads.padded().dim)
+        let x = self.widened(x);
+        self.fit_columns(&x, heads.dim, heads.padded().dim)
     }
 
     /// Records `a` in the form that suits it: `-> [T, H d]`, and its weights where someone asked for them.

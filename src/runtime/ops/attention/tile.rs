@@ -68,7 +68,7 @@ impl Recorder {
             .sizes((kernel.needs == Needs::Matrices).then_some(("HALVED", out.is_half().into())))
             .reads([q, k, v, a.index().unwrap_or(q), a.bias.unwrap_or(q)])
             .reads_step()
-            .writes([&out])
+            .binds([&out])
             .params(&params)
             .grid([rows.div_ceil(tile), heads.query, 1])
             .flops(4 * u64::from(rows) * u64::from(a.keys()) * u64::from(heads.width()));

@@ -183,10 +183,10 @@ impl Recorder {
             .begun(part)
             .sizes([("SPLITS", splits), ("HALVED", y.is_half().into())])
             .constant("WHOLE", x.cols().is_multiple_of(matrix::DEPTH))
-            .reads([x, &packed, scales.as_ref().unwrap_or(x), product.layer.bias.as_ref().unwrap_or(x)])
+            .binds([x, &packed, scales.as_ref().unwrap_or(x), product.layer.bias.as_ref().unwrap_or(x)])
             .writes([&shares])
             .counts_arrivals(grid[0] * grid[1])
-            .writes([y])
+            .binds([y])
             .params(&params)
             .grid([grid[0], grid[1], splits])
     }
