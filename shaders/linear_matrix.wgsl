@@ -5,7 +5,7 @@
 // w       [n, k]       as shared/matrix_f16.wgsl, matrix_q8.wgsl or matrix_q4.wgsl declare it
 // scales  [n, ...]     f16, two to an element, of q8 and q4; bound to x and not read where weights are f16
 // bias    [n]          f32; bound to x and not read when BIAS is false
-// shares  [tiles, SPLITS, ROWS COLUMNS / 4] f32: sums of shares of k, in an order of this kernel's own
+// shares  [tiles, SPLITS, ROWS COLUMNS] words of f32: sums of shares of k, in an order of this kernel's own
 // arrivals [tiles]     workgroups that have written their share; zeros before and after
 // y       [m, stride]  f32, or f16 as x with HALVED
 //
@@ -57,7 +57,8 @@ override W_LOADS: u32 = (COLUMNS * EIGHTS + WG - 1u) / WG;
 @group(0) @binding(0) var<storage, read> x: array<mat2x4<f16>>;
 @group(0) @binding(2) var<storage, read> scales: array<u32>;
 @group(0) @binding(3) var<storage, read> bias: array<vec4<f32>>;
-@group(0) @binding(4) @coherent var<storage, read_write> shares: array<vec4<f32>>;
+// Atomic, since no other values are sure to reach another workgroup under the memory model of cooperative matrices.
+@group(0) @binding(4) var<storage, read_write> shares: array<atomic<u32>>;
 @group(0) @binding(5) var<storage, read_write> arrivals: array<atomic<u32>>;
 @group(0) @binding(6) var<storage, read_write> y: array<vec2<u32>>;
 @group(0) @binding(7) var<uniform> p: Params;

@@ -8,6 +8,8 @@ override UNITS: u32 = EDGE * EDGE / WIDTH;  // of WIDTH sums in a matrix
 override UNIT_TRIPS: u32 = (UNITS + LANES - 1u) / LANES;
 override STAGED: u32 = BLOCKS * EDGE * EDGE;
 
+const FOURS: u32 = EDGE * EDGE / 4u;        // of sums in a matrix
+
 var<workgroup> staged: array<f32, STAGED>;
 
 fn put4(row: u32, column: u32, values: vec4<f32>) {
@@ -59,9 +61,23 @@ fn staged4(at: u32) -> vec4<f32> {
     return vec4<f32>(staged[at], staged[at + 1u], staged[at + 2u], staged[at + 3u]);
 }
 
-// Where the units of matrix `matrix` of a block begin in a share.
+// Where the sums of matrix `matrix` of a block begin in a share: first those that come first in fours, then the second.
 fn share_at(tile: u32, share: u32, matrix: u32, block: u32) -> u32 {
-    return ((tile * SPLITS + share) * (STRIPS * MATRICES * BLOCKS) + matrix * BLOCKS + block) * (EDGE * EDGE / 4u);
+    return ((tile * SPLITS + share) * (STRIPS * MATRICES * BLOCKS) + matrix * BLOCKS + block) * (EDGE * EDGE);
+}
+
+fn put_share(at: u32, sums: vec4<f32>) {
+    let words = bitcast<vec4<u32>>(sums);
+    atomicStore(&shares[at], words.x);
+    atomicStore(&shares[at + FOURS], words.y);
+    atomicStore(&shares[at + 2u * FOURS], words.z);
+    atomicStore(&shares[at + 3u * FOURS], words.w);
+}
+
+fn share4(at: u32) -> vec4<f32> {
+    let first = vec2<u32>(atomicLoad(&shares[at]), atomicLoad(&shares[at + FOURS]));
+    let second = vec2<u32>(atomicLoad(&shares[at + 2u * FOURS]), atomicLoad(&shares[at + 3u * FOURS]));
+    return bitcast<vec4<f32>>(vec4<u32>(first, second));
 }
 
 struct Place {
@@ -83,9 +99,9 @@ fn hand_on(place: Place, matrix: u32) {
             let unit = place.lane + i * LANES;
             if UNITS % LANES == 0u || unit < UNITS {
                 let quad = unit * (WIDTH / 4u);
-                shares[to + quad] = staged4(first + 4u * quad);
+                put_share(to + quad, staged4(first + 4u * quad));
                 if GATED {
-                    shares[to + quad + 1u] = staged4(first + 4u * quad + 4u);
+                    put_share(to + quad + 1u, staged4(first + 4u * quad + 4u));
                 }
             }
         }
@@ -117,9 +133,9 @@ fn join(place: Place, is_first: bool) {
             var high = vec4<f32>();
             for (var share = 0u; share < SPLITS; share++) {
                 let at = share_at(place.tile, share, matrix, place.block) + unit * (WIDTH / 4u);
-                low += shares[at];
+                low += share4(at);
                 if GATED {
-                    high += shares[at + 1u];
+                    high += share4(at + 1u);
                 }
             }
             finish_unit(place.m0, place.n0, matrix, unit, low, high);

@@ -271,6 +271,17 @@ fn every_variant_fits_the_default_limits_and_matches_its_op() {
     }
 }
 
+/// Cooperative matrices bring Vulkan's memory model, under which the decoration is not allowed and does nothing: there
+/// only atomics carry values from one workgroup to another.
+#[test]
+fn no_kernel_has_both_matrices_and_coherent_memory() {
+    for kernel in kernels::all().filter(|kernel| kernel.source().contains("enable wgpu_cooperative_matrix")) {
+        let source = kernel.source();
+        let mut code = source.lines().map(|line| line.split("//").next().unwrap_or_default());
+        assert!(!code.any(|line| line.contains("@coherent")), "{}", kernel.name);
+    }
+}
+
 /// The members of a struct in Rust source: names in order.
 fn members(text: &str) -> Vec<String> {
     let body = text.split('{').nth(1).and_then(|t| t.split('}').next()).expect("a struct body");
