@@ -22,7 +22,7 @@ shaders:          ## every kernel before other compilers than naga; tells which 
 
 check:            ## formatting, lints, docs                       -> the commands below
 	cargo fmt --check
-	cargo clippy --all-targets --features isa -- -D warnings
+	cargo clippy --all-targets -- -D warnings
 	cargo clippy --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 

@@ -205,7 +205,7 @@ kernels kernels-first 60 "$program" $shapes
 [ -z "${OLD:-}" ] || kernels kernels-old 60 "$OLD" $shapes
 for robust in true false; do
     # shellcheck disable=SC2086 # several words
-    kernels "kernels-robust-$robust" 30 "$program" $shapes --variant auto --robust-access "$robust"
+    kernels "kernels-robust-$robust" 30 "$program" $shapes --variant auto --isa --robust-access "$robust"
 done
 model embedded 60 "$program" --shape embedded ${quick:+--runs 1 --rows 1 --keys 32 --prompt-tokens 64}
 few=${quick:+--layers 1 --vision-layers 1 --qformer-layers 1 --runs 1 --rows 1 --keys 32 --prompt-tokens 64}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::operands::Operands;
 use super::oracle;
 use crate::error::{Error, Result};
-use crate::runtime::kernels::Needs;
+use crate::runtime::kernels::{Kernel, Needs};
 use crate::runtime::ops::linear;
 use crate::runtime::{Caps, Device, Matrix, Plan, Recorder, Step, Tensor};
 
@@ -310,6 +310,9 @@ pub struct References([Option<Vec<Wanted>>; 2]);
 /// Kernels with their constants and grids: what is launched in the same way takes the same time.
 pub type Launches = Vec<(&'static str, Vec<u64>, [u32; 3])>;
 
+/// A kernel and its constants.
+pub type Variant = (&'static Kernel, Vec<(&'static str, f64)>);
+
 /// A case as some kernels run it.
 pub struct Recorded<'a> {
     setup: &'a Setup,
@@ -340,6 +343,17 @@ impl Recorded<'_> {
         let launch =
             |d: &crate::runtime::recorder::Dispatch| (d.kernel.name, d.constants.iter().map(bits).collect(), d.grid);
         self.recorder.dispatches().iter().map(launch).collect()
+    }
+
+    /// The kernels with their constants, each once, in order.
+    pub fn variants(&self) -> Vec<Variant> {
+        let mut variants: Vec<Variant> = Vec::new();
+        for dispatch in self.recorder.dispatches() {
+            if !variants.iter().any(|of| of.0.name == dispatch.kernel.name && of.1 == dispatch.constants) {
+                variants.push((dispatch.kernel, dispatch.constants.clone()));
+            }
+        }
+        variants
     }
 
     /// Arithmetic of one call.

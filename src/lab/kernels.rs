@@ -3,12 +3,13 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::case::{Case, Depth, Launches, References, Setup};
+use super::case::{self, Case, Depth, Launches, References, Setup};
 use super::cases;
 use super::ceilings;
 use super::clock::{Clock, Times, median, spread_percent};
-use super::results::{Ceilings, KernelRow};
+use super::results::{Ceilings, KernelRow, Program};
 use crate::error::{Error, Result};
+use crate::runtime::isa::{Compiler, Executable};
 use crate::runtime::ops::linear;
 use crate::runtime::{AdapterClass, Caps, CustomKernel, Device, DeviceOptions, Forms, Plan, kernels};
 
@@ -43,11 +44,21 @@ pub struct Options {
     pub all_shapes: bool,
     /// A custom kernel.
     pub custom: Option<Custom>,
+    /// True if rows are to have what the driver's compiler made of their kernels, where it tells.
+    pub isa: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { filter: None, shapes: Vec::new(), variants: Vec::new(), runs: 7, all_shapes: false, custom: None }
+        Options {
+            filter: None,
+            shapes: Vec::new(),
+            variants: Vec::new(),
+            runs: 7,
+            all_shapes: false,
+            custom: None,
+            isa: false,
+        }
     }
 }
 
@@ -78,6 +89,8 @@ pub enum Event<'a> {
         /// The ceilings that were measured first.
         ceilings: Ceilings,
     },
+    /// The driver does not tell what its compiler makes of kernels, which was asked for; the reason.
+    Untold(Error),
     /// A kernel was timed; its shares are of the ceilings that were measured first.
     Timed(&'a KernelRow),
     /// So many cases are done.
@@ -124,6 +137,13 @@ pub fn measure(
     let is_software = device.caps().class == AdapterClass::Cpu;
     let is_asked = options.filter.is_some() || !options.shapes.is_empty() || options.all_shapes;
     cases.retain(|case| !is_software || is_asked || case.flops <= SOFTWARE_FLOPS);
+    let compiler = options.isa.then(|| compiler(device, opened)).and_then(|found| match found {
+        Ok(compiler) => Some(compiler),
+        Err(e) => {
+            hear(Event::Untold(e));
+            None
+        }
+    });
     let variants = |case: &Case| variants(case, options, device, custom.as_ref());
     let seconds = cases.iter().map(|case| case_seconds(case, variants(case).len(), options.runs, device, &ceilings));
     let time = Duration::from_secs_f64(seconds.sum());
@@ -132,7 +152,7 @@ pub fn measure(
         let problem = problems.as_ref().and_then(|problems| problems[&case.name()].clone());
         let timed = match problem {
             Some(problem) => Ok(vec![Err(problem)]),
-            None => time_variants(device, case, variants(case), options.runs),
+            None => time_variants(device, case, variants(case), options.runs, compiler.as_ref()),
         };
         if !outcome.take(timed, case, hear) {
             break;
@@ -144,6 +164,22 @@ pub fn measure(
         true => Err(request("no case that was asked for has a variant of that name")),
         false => Ok(outcome),
     }
+}
+
+/// The compiler of the device's driver, which looks after bounds where the device does.
+fn compiler(device: &Device, opened: &DeviceOptions) -> Result<Compiler> {
+    let robust_access = Some(device.caps().tuning.robust_access);
+    Compiler::open(&DeviceOptions { robust_access, ..opened.clone() })
+}
+
+/// A case's kernels as a compiler makes them. One that it refuses is left out: it was run, and has its times.
+fn programs(compiler: &Compiler, variants: &[case::Variant]) -> Vec<Program> {
+    let compile = |(kernel, constants): &case::Variant| {
+        let made = compiler.compile(kernel, constants).ok()?.into_iter().next()?;
+        let Executable { subgroup_size, statistics, .. } = made;
+        Some(Program { kernel: kernel.name.into(), subgroup_size, statistics })
+    };
+    variants.iter().filter_map(compile).collect()
 }
 
 impl Options {
@@ -380,6 +416,8 @@ fn variants(case: &Case, options: &Options, device: &Device, custom: Option<&Com
 pub struct Prepared {
     /// The kernels as they are launched.
     pub launches: Launches,
+    /// The kernels with their constants.
+    pub variants: Vec<case::Variant>,
     /// Arithmetic of one call.
     pub flops: u64,
     /// True if it multiplies by cooperative matrices.
@@ -399,11 +437,11 @@ impl Prepared {
     /// Whatever went wrong on the GPU.
     pub fn new(case: &Case, setup: &Setup, device: &Device, caps: Caps, known: &mut References) -> Result<Prepared> {
         let recorded = setup.recorded(case.recorder(caps));
-        let (launches, flops) = (recorded.launches(), recorded.flops());
+        let (launches, variants, flops) = (recorded.launches(), recorded.variants(), recorded.flops());
         let (matrices, bound) = (recorded.has_matrices(), recorded.bound(case.bound));
         let error = recorded.error(device, known, None)?;
         let cold = repeated(case, setup, device, caps, 0..setup.copies)?;
-        Ok(Prepared { launches, flops, matrices, error, bound, cold })
+        Ok(Prepared { launches, variants, flops, matrices, error, bound, cold })
     }
 
     /// True if it computes the right values.
@@ -442,7 +480,13 @@ struct Ready {
 type Timed = std::result::Result<KernelRow, String>;
 
 /// Checks every variant, then times them in turn, so that whatever the machine does meanwhile befalls all.
-fn time_variants(device: &Device, case: &Case, variants: Vec<Variant>, runs: u32) -> Result<Vec<Timed>> {
+fn time_variants(
+    device: &Device,
+    case: &Case,
+    variants: Vec<Variant>,
+    runs: u32,
+    compiler: Option<&Compiler>,
+) -> Result<Vec<Timed>> {
     let (setup, mut known) = (case.setup(device)?, References::default());
     let (mut results, mut ready): (Vec<_>, Vec<Ready>) = (Vec::new(), Vec::new());
     for variant in variants {
@@ -466,7 +510,10 @@ fn time_variants(device: &Device, case: &Case, variants: Vec<Variant>, runs: u32
             one.hot_times.push(clock.time(&one.hot)?);
         }
     }
-    results.extend(ready.into_iter().map(|one| Ok(row(case, &setup, one))));
+    results.extend(ready.into_iter().map(|one| {
+        let programs = compiler.map_or_else(Vec::new, |compiler| programs(compiler, &one.prepared.variants));
+        Ok(KernelRow { programs, ..row(case, &setup, one) })
+    }));
     Ok(results)
 }
 
@@ -492,6 +539,7 @@ fn row(case: &Case, setup: &Setup, ready: Ready) -> KernelRow {
         matrices: prepared.matrices,
         share: 0.0,
         bound: String::new(),
+        programs: Vec::new(),
     }
 }
 

@@ -123,6 +123,20 @@ pub struct KernelRow {
     pub share: f64,
     /// The name of that ceiling: `memory` or `arithmetic`.
     pub bound: String,
+    /// The kernels that are launched as the driver's compiler made them, where it was asked for and tells.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub programs: Vec<Program>,
+}
+
+/// A kernel as the driver's compiler made it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Program {
+    /// The kernel's name.
+    pub kernel: String,
+    /// Lanes of a subgroup.
+    pub subgroup_size: u32,
+    /// The driver's numbers, by its own names and in its order: registers, spills, instructions, ….
+    pub statistics: Vec<(String, f64)>,
 }
 
 /// A model, stage by stage.

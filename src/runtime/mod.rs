@@ -7,7 +7,7 @@ mod counters;
 pub mod custom;
 mod device;
 mod gpu;
-#[cfg(all(feature = "isa", any(windows, target_os = "linux", target_os = "android")))]
+#[cfg(feature = "lab")]
 pub mod isa;
 mod kept;
 pub mod kernels;

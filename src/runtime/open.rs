@@ -60,13 +60,7 @@ impl Device {
     /// [`Error::NoAdapter`] when nothing fits, [`Error::Gpu`] when the driver refuses to open it.
     pub fn open(options: &DeviceOptions) -> Result<Device> {
         let adapters = adapter::adapters();
-        let wanted = options.adapter.clone().or_else(|| std::env::var("WGPU_ADAPTER_NAME").ok());
-        let Some(adapter) = adapter::choose(&adapters, wanted.as_deref()) else {
-            return Err(Error::NoAdapter {
-                wanted: wanted.map_or("any".into(), |name| format!("\"{name}\"")),
-                found: adapters.iter().map(adapter::describe_with_problem).collect(),
-            });
-        };
+        let adapter = choose(&adapters, options)?;
         let matrices = if options.portable { Vec::new() } else { adapter::matrices(adapter) };
         for matrices in matrices {
             if let Ok(device) = Device::from_adapter(adapter, options, Some(matrices))
@@ -116,6 +110,15 @@ impl Device {
             }),
         })
     }
+}
+
+/// The adapter that these options ask for.
+pub(super) fn choose<'a>(adapters: &'a [wgpu::Adapter], options: &DeviceOptions) -> Result<&'a wgpu::Adapter> {
+    let wanted = options.adapter.clone().or_else(|| std::env::var("WGPU_ADAPTER_NAME").ok());
+    adapter::choose(adapters, wanted.as_deref()).ok_or_else(|| Error::NoAdapter {
+        wanted: wanted.map_or("any".into(), |name| format!("\"{name}\"")),
+        found: adapters.iter().map(adapter::describe_with_problem).collect(),
+    })
 }
 
 /// The features and limits that a device is opened with.

@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use instructblip::lab::kernels::{Custom, Options, measure};
+use instructblip::runtime::isa::Compiler;
+use instructblip::runtime::kernels;
 use instructblip::{Device, DeviceOptions, Error};
 
 use crate::support;
@@ -25,6 +27,7 @@ fn timed(text: &str) -> instructblip::Result<instructblip::lab::kernels::Outcome
             replaces: "linear_tile".into(),
             time_out: Duration::from_secs(60),
         }),
+        isa: false,
     };
     measure(&options, &device, &opened, &mut |_| {})
 }
@@ -50,6 +53,21 @@ fn our_own_text_as_a_custom_kernel_takes_the_same_time() {
         ratios.push(ratio);
     }
     panic!("custom over ours: {ratios:?}");
+}
+
+/// Drivers that tell what they make of kernels are not on every machine; one that does not is named.
+#[test]
+fn a_driver_tells_what_it_makes_of_a_kernel_or_is_named() {
+    if support::device().is_none() {
+        return;
+    }
+    match Compiler::open(&DeviceOptions::default()) {
+        Ok(compiler) => {
+            let made = compiler.compile(&kernels::NORM, &[("WG", 64.0), ("CENTER", 0.0)]).expect("a program");
+            assert!(made[0].subgroup_size > 0 && !made[0].statistics.is_empty(), "{made:?}");
+        }
+        Err(e) => assert!(matches!(e, Error::Request { .. }) && e.to_string().contains("does not tell"), "{e}"),
+    }
 }
 
 #[test]

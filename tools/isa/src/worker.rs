@@ -3,6 +3,7 @@
 use std::io::{Write, stdout};
 
 use anyhow::{Context, Result};
+use instructblip::DeviceOptions;
 use instructblip::runtime::MatrixSize;
 use instructblip::runtime::isa::Compiler;
 
@@ -27,7 +28,7 @@ const SIGN: char = '\u{1}';
 
 /// Prints the driver, and every variant whose name contains `filter`.
 pub fn run(gpu: &Gpu, filter: &str) -> Result<()> {
-    let compiler = Compiler::open(None, gpu.robust)?;
+    let compiler = Compiler::open(&DeviceOptions { robust_access: Some(gpu.robust), ..Default::default() })?;
     println!("{SIGN}driver\t{}", compiler.name());
     let caps = compiler.caps();
     let size = |size: Option<u32>| size.map_or("no known size".into(), |size| size.to_string());

@@ -43,6 +43,10 @@ pub struct Kernels {
     /// Runs of each kernel; the median counts
     #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub runs: u32,
+    /// Also what the driver's compiler makes of each kernel: registers, spills, instructions. Vulkan's drivers tell it
+    /// that have VK_KHR_pipeline_executable_properties
+    #[arg(long)]
+    pub isa: bool,
     /// Your own kernel: a WGSL file that is checked against f64 and timed beside the adapter's own choice
     ///
     /// It is checked first, on the small cases of `selftest`, which are compared whole, and on every shape that is timed, of
@@ -155,6 +159,7 @@ fn options(kernels: &Kernels) -> Result<lab::Options> {
         runs: kernels.runs,
         all_shapes: kernels.all_shapes,
         custom: custom.transpose()?,
+        isa: kernels.isa,
     })
 }
 
@@ -198,6 +203,7 @@ impl Told<'_> {
                 }
                 self.progress = Some(Progress::counting(self.common.quiet, "kernels", Some(cases as u64)));
             }
+            Event::Untold(e) => say(&format!("{}: {e}", self.common.paint("times only", "33"))),
             Event::Timed(row) => self.save(row),
             Event::Done(done) => self.progress.iter_mut().for_each(|progress| progress.count(done)),
         }

@@ -28,7 +28,7 @@ impl Table {
         self.rows.is_empty()
     }
 
-    /// The last column may be text again: its cells have no digits in them.
+    /// The last column may be text again.
     fn is_text(&self, column: usize) -> bool {
         column < self.texts || matches!(self.head[column], "bound" | "verdict" | "note")
     }
@@ -145,6 +145,34 @@ pub fn kernels(results: &Results) -> Table {
     table
 }
 
+/// The table of what the driver's compiler made of kernels, each once: different shapes run the same programs.
+pub fn programs(results: &Results) -> Table {
+    let mut table = Table::new(&["kernel", "variant", "subgroup", "note"], 2);
+    let mut seen = Vec::new();
+    for row in &results.kernels {
+        for program in &row.programs {
+            if !seen.contains(&program) {
+                seen.push(program);
+                let told = program.statistics.iter().filter(|(name, _)| tells(name));
+                let told: Vec<String> = told.map(|(name, value)| format!("{name} {value}")).collect();
+                let texts = [program.kernel.clone(), row.variant.clone(), program.subgroup_size.to_string()];
+                table.push([texts.to_vec(), vec![told.join(", ")]].concat());
+            }
+        }
+    }
+    table
+}
+
+/// Says whether a driver's number, by its name, is of those that a kernel is judged by. The file has all of them.
+fn tells(name: &str) -> bool {
+    let name = name.to_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| name.contains(word));
+    // Those of one kind of instruction, and of what was so before the last step.
+    !has(&["pre", "cat", "with", "interpolation", "push", "non ssa", "half"])
+        && has(&["regist", "gpr", "spill", "fill", "scratch", "slm", "local", "stack", "instruction"])
+        || has(&["warps", "waves", "threads", "subgroups per"])
+}
+
 /// The table of prompts.
 pub fn prefill(model: &ModelResults) -> Table {
     let mut table = Table::new(&["tokens", "ms", "tokens/s", "GFLOP/s"], 0);
@@ -200,7 +228,7 @@ fn ceilings(results: &Results) -> String {
 
 /// Titles and tables that are not empty.
 fn tables(results: &Results) -> Vec<(&'static str, Table)> {
-    let mut tables = vec![("kernels", kernels(results))];
+    let mut tables = vec![("kernels", kernels(results)), ("machine code", programs(results))];
     if let Some(model) = &results.model {
         tables.extend([("stages", stages(model)), ("prefill", prefill(model))]);
         tables.extend([("decode", decode(model)), ("labels", labels(model))]);

@@ -5,7 +5,7 @@ use super::numbers::{number, shorten, time};
 use super::roofline::Roof;
 use super::{compare, csv, html, markdown, sketch, svgs, table, write_all};
 use instructblip::lab::results::{
-    Adapter, Ceilings, DecodeRow, FORMAT, KernelRow, LabelRow, ModelResults, PrefillRow, Results, Stage,
+    Adapter, Ceilings, DecodeRow, FORMAT, KernelRow, LabelRow, ModelResults, PrefillRow, Program, Results, Stage,
 };
 
 fn empty() -> Results {
@@ -58,6 +58,7 @@ fn kernel(op: &str, shape: &str, kernel: &str, variant: &str, cold_us: f64) -> K
         matrices: false,
         share: 1.0 / cold_us,
         bound: "memory".into(),
+        programs: Vec::new(),
     }
 }
 
@@ -328,4 +329,21 @@ fn numbers_keep_three_digits() {
     assert_eq!(told, ["0", "0.012", "1.00", "10.0", "100", "1234", "1.0e-7", "–"]);
     assert_eq!([0.0005, 1.5, 2500.0].map(time), ["0.500 µs", "1.50 ms", "2.50 s"]);
     assert_eq!(shorten("abcdef", 4), "abc…");
+}
+
+#[test]
+fn machine_code_is_a_table_of_its_own_with_each_program_once() {
+    let mut results = with_kernels();
+    assert!(!table(&results).contains("machine code"));
+    let statistics = [("Number of GPRs", 40.0), ("Code size", 9.0), ("Max warps/SM", 48.0), ("Spilled VGPRs", 0.0)];
+    let statistics = statistics.map(|(name, value)| (name.into(), value)).to_vec();
+    for row in &mut results.kernels[..2] {
+        row.programs = vec![Program { kernel: "linear_vec".into(), subgroup_size: 32, statistics: statistics.clone() }];
+    }
+    let text = table(&results);
+    let told = "Number of GPRs 40, Max warps/SM 48, Spilled VGPRs 0";
+    assert_eq!(text.matches(told).count(), 1, "{text}");
+    assert!(text.contains("machine code") && markdown(&results).contains(told));
+    let read: Results = serde_json::from_str(&serde_json::to_string(&results).expect("JSON")).expect("results");
+    assert_eq!(read.kernels[0].programs, results.kernels[0].programs);
 }
