@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::support::models;
 use instructblip::config::Config;
 use instructblip::model::Parts;
-use instructblip::runtime::{Caps, Mask, Recorder, Tensor};
+use instructblip::runtime::{Caps, Mask, MatrixSize, Recorder, Tensor};
 use instructblip::shapes::Shape;
 use instructblip::weights::Loader;
 
@@ -76,6 +76,24 @@ fn embedded_model_on_a_software_adapter() {
     check("shapes-qformer-software", &qformer(Caps::SOFTWARE, &model));
     check("shapes-prefill-software", &prefill(Caps::SOFTWARE, &model));
     check("shapes-decode-software", &decode(Caps::SOFTWARE, &model));
+}
+
+#[test]
+fn vicuna_7b_on_a_gpu_that_multiplies_matrices() {
+    let caps = Caps {
+        subgroups: true,
+        subgroup_size: Some(32),
+        matrix: Some(MatrixSize::Sixteen),
+        f16: true,
+        coherent: true,
+        max_workgroup_bytes: 48 << 10,
+        max_binding_bytes: 2 << 30,
+        max_buffer_bytes: 2 << 30,
+        ..Caps::PORTABLE
+    };
+    let model = published("vicuna-7b");
+    check("vicuna-7b-vision-matrix", &vision(caps, &model));
+    check("vicuna-7b-decode-matrix", &decode(caps, &model));
 }
 
 #[test]
