@@ -2,7 +2,7 @@
 // one head and one share of one row.
 //
 // q       [R, ...]             f32: head h of row r starts at q_offset + r * q_stride + h * d
-// k, v    [G, capacity, d]     f32: head g of page i starts at (g * capacity + i) * d
+// k, v    [G, capacity, d]     as shared/kv_f32.wgsl or kv_f16.wgsl have them: head g of page i starts at (g * capacity + i) * d
 // places  [R]                  vec2 u32: how far row r is past step.pos (or its number of keys), and its row of pages
 // pages   [sequences, S]       u32: the page that key s of a sequence lies on
 // bias    [2M+1, H]            f32 by key's minus row's position, clamped to -M ..= M = far (BIAS); bound to q otherwise
@@ -46,8 +46,6 @@ override HEAD_DIM: u32 = 64u;
 override CAUSAL: bool = true;
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> places: array<vec2<u32>>;
 @group(0) @binding(4) var<storage, read> pages: array<u32>;
 @group(0) @binding(5) var<storage, read> bias: array<f32>;
@@ -74,11 +72,15 @@ fn pages_of(page0: u32, s: u32, end: u32) -> vec4<u32> {
 // This invocation's part of the products of the row with four keys: every eighth quad of channels.
 fn products(q0: u32, at: vec4<u32>, part: u32) -> vec4<f32> {
     var sums = vec4<f32>();
-    for (var i = 0u; i < (QUADS + 7u) / 8u; i++) {
+    for (var step = 0u; step < (QUADS + 7u) / 8u; step++) {
+        let first = 8u * step + part;
         // Quads past the head's end repeat the last, times 0, so that the loop has one length and no branch.
-        let c = min(8u * i + part, QUADS - 1u);
-        let a = select(vec4<f32>(), q[q0 + c], 8u * i + part < QUADS);
-        sums += vec4<f32>(dot(a, k[at.x + c]), dot(a, k[at.y + c]), dot(a, k[at.z + c]), dot(a, k[at.w + c]));
+        let c = min(first, QUADS - 1u);
+        let a = select(vec4<f32>(), q[q0 + c], first < QUADS);
+        let i = at + c;
+        sums += vec4<f32>(
+            dot(a, quad_of(k[i.x])), dot(a, quad_of(k[i.y])), dot(a, quad_of(k[i.z])), dot(a, quad_of(k[i.w])),
+        );
     }
     return sums;
 }
@@ -154,14 +156,14 @@ fn main(
                 let x = select(vec4<f32>(), exp(scores[j] - largest), i + teams < fours);
                 let a = starts[i] + quad;
                 let b = starts[j] + quad;
-                let v0 = v[a.x];
-                let v1 = v[a.y];
-                let v2 = v[a.z];
-                let v3 = v[a.w];
-                let v4 = v[b.x];
-                let v5 = v[b.y];
-                let v6 = v[b.z];
-                let v7 = v[b.w];
+                let v0 = quad_of(v[a.x]);
+                let v1 = quad_of(v[a.y]);
+                let v2 = quad_of(v[a.z]);
+                let v3 = quad_of(v[a.w]);
+                let v4 = quad_of(v[b.x]);
+                let v5 = quad_of(v[b.y]);
+                let v6 = quad_of(v[b.z]);
+                let v7 = quad_of(v[b.w]);
                 sum += w.x * v0 + w.y * v1 + w.z * v2 + w.w * v3;
                 sum += x.x * v4 + x.y * v5 + x.z * v6 + x.w * v7;
                 total += dot(w + x, vec4<f32>(1.0));

@@ -2,7 +2,7 @@
 // subgroups of exactly 8.
 //
 // q       [R, ...]             f32: head h of row r starts at q_offset + r * q_stride + h * d
-// k, v    [G, capacity, d]     f32: head g of page i starts at (g * capacity + i) * d
+// k, v    [G, capacity, d]     as shared/kv_wide_f32.wgsl or kv_wide_f16.wgsl have them: head g of page i starts at (g * capacity + i) * d
 // places  [R]                  vec2 u32: how far row r is past step.pos (or its number of keys), and its row of pages
 // pages   [sequences, S]       u32: the page that key s of a sequence lies on
 // bias    [2M+1, H]            f32 by key's minus row's position, clamped to -M ..= M = far (BIAS); bound to q otherwise
@@ -37,8 +37,6 @@ struct Step {
 override CAUSAL: bool = true;
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<u64>>;
-@group(0) @binding(1) var<storage, read> k: array<vec4<u64>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<u64>>;
 @group(0) @binding(3) var<storage, read> places: array<vec2<u32>>;
 @group(0) @binding(4) var<storage, read> pages: array<u32>;
 @group(0) @binding(5) var<storage, read> bias: array<f32>;
@@ -56,7 +54,7 @@ fn scores(q0: u32, at: vec4<u32>, any: bool, lane: u32) -> vec4<f32> {
             let row = from_lane(mine, c);
             if any {
                 let i = at + (first + c);
-                score += dots(row, eight_of(k[i.x]), eight_of(k[i.y]), eight_of(k[i.z]), eight_of(k[i.w]));
+                score += dots(row, key_at(i.x), key_at(i.y), key_at(i.z), key_at(i.w));
             }
         }
     }
@@ -70,7 +68,7 @@ fn values(sum: Eight, first: u32, weight: vec4<f32>, at: vec4<u32>, lanes: u32, 
         let w = subgroupShuffle(weight, j);
         let i = subgroupShuffle(at, j) + (first + lane);
         if first + lane < HEAD_DIM / 8u {
-            total = weighed(total, w, eight_of(v[i.x]), eight_of(v[i.y]), eight_of(v[i.z]), eight_of(v[i.w]));
+            total = weighed(total, w, value_at(i.x), value_at(i.y), value_at(i.z), value_at(i.w));
         }
     }
     return total;

@@ -1,7 +1,7 @@
 // out[t, h] = softmax_s(scale * q[t, h] · k[s, h / group] + bias + mask) v[s, h / group], 16 or 32 rows t per workgroup.
 //
 // q     [T, ...]  f32: head h of row t starts at q_offset + t * q_stride + h * d
-// k, v  [S, ...]  f32: head g of key s starts at offset + row(s) * row_stride + g * head_stride
+// k, v  [S, ...]  as shared/kv_f32.wgsl or kv_f16.wgsl have them: head g of key s starts at offset + row(s) * row_stride + g * head_stride
 // index [S]       u32: MODE 1: 0 hides key s; MODE 2: row(s), the page that key s lies on; bound to q otherwise
 // bias  [2M+1, H] f32 by key's minus row's position, which is clamped to -M ..= M = far (BIAS); bound to q otherwise
 // step            position of row 0 and number of keys (MODE 2)
@@ -49,8 +49,6 @@ override HEAD_DIM: u32 = 64u;
 override MODE: u32 = 0u;
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read> k: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> index: array<u32>;
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
 @group(0) @binding(5) var<uniform> step: Step;
@@ -77,8 +75,8 @@ var<workgroup> weights: array<vec4<f32>, WEIGHTS>;
 var<private> q_row: u32;
 var<private> k_rows: vec2<u32>;
 var<private> next_q: vec4<f32>;
-var<private> next: vec4<f32>;
-var<private> after: vec4<f32>;
+var<private> next: Quad;
+var<private> after: Quad;
 
 fn load_keys(s: u32, keys: u32, kv_head: u32) {
     k_rows = (p.k_offset + kv_head * p.k_head_stride + rows_of(s, WG / 4u, keys) * p.k_row_stride) / 4u;
@@ -100,9 +98,9 @@ fn store_scores(lane: u32) {
     if lane < 4u * ROWS {
         tile[to] = next_q;
     }
-    tile[to + ROWS * STRIDE] = next;
+    tile[to + ROWS * STRIDE] = quad_of(next);
     if ROWS == 16u {
-        tile[to + (ROWS + WG / 4u) * STRIDE] = after;
+        tile[to + (ROWS + WG / 4u) * STRIDE] = quad_of(after);
     }
 }
 
@@ -116,9 +114,9 @@ fn load_values(s: u32, keys: u32, kv_head: u32, c: u32) {
 }
 
 fn store_values(lane: u32) {
-    tile[lane] = next;
+    tile[lane] = quad_of(next);
     if ROWS == 16u {
-        tile[lane + WG] = after;
+        tile[lane + WG] = quad_of(after);
     }
 }
 

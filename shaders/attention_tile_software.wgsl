@@ -44,8 +44,6 @@ struct Step {
 override MODE: u32 = 0u;
 
 @group(0) @binding(0) var<storage, read> q: array<vec4<u64>>;
-@group(0) @binding(1) var<storage, read> k: array<vec4<u64>>;
-@group(0) @binding(2) var<storage, read> v: array<vec4<u64>>;
 @group(0) @binding(3) var<storage, read> index: array<u32>;
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
 @group(0) @binding(5) var<uniform> step: Step;
@@ -84,10 +82,10 @@ fn add_scores(qa: u32, qb: u32, at: vec4<u32>, any: bool) {
         var k3 = Eight();
         if any {
             let i = at + c;
-            k0 = eight_of(k[i.x]);
-            k1 = eight_of(k[i.y]);
-            k2 = eight_of(k[i.z]);
-            k3 = eight_of(k[i.w]);
+            k0 = key_at(i.x);
+            k1 = key_at(i.y);
+            k2 = key_at(i.z);
+            k3 = key_at(i.w);
         }
         add_pair(0u, a, b, k0, k1, k2, k3);
         add_pair(1u, a, b, k0, k1, k2, k3);
@@ -133,10 +131,10 @@ fn add_values(sums: ptr<function, array<Eight, ROWS>>, first: u32, lane: u32, at
         var v2 = Eight();
         var v3 = Eight();
         if c < HEAD_DIM / 8u {
-            v0 = eight_of(v[i.x]);
-            v1 = eight_of(v[i.y]);
-            v2 = eight_of(v[i.z]);
-            v3 = eight_of(v[i.w]);
+            v0 = value_at(i.x);
+            v1 = value_at(i.y);
+            v2 = value_at(i.z);
+            v3 = value_at(i.w);
         }
         weigh_four(sums, 0u, j, v0, v1, v2, v3);
         weigh_four(sums, 4u, j, v0, v1, v2, v3);

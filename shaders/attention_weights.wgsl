@@ -1,6 +1,6 @@
 // out[h, t, s] = softmax_s(scale * q[t, h] · k[s, h / group] + bias + mask): what attention_tile weighs values by.
 //
-// q, k, index, bias, step  as in attention_tile.wgsl
+// q, k, v, index, bias, step  as in attention_tile.wgsl; v is not read
 // out [H, T, S]  f32; keys a row does not see have weight 0
 //
 // MODE: 0 all p.s keys, 1 those the mask shows, 2 causal over a cache: row t sees keys 0 ..= step.pos + t, 3 all p.s
@@ -35,12 +35,11 @@ override MODE: u32 = 0u;
 override BIAS: bool = false;
 
 @group(0) @binding(0) var<storage, read> q: array<f32>;
-@group(0) @binding(1) var<storage, read> k: array<f32>;
-@group(0) @binding(2) var<storage, read> index: array<u32>;
-@group(0) @binding(3) var<storage, read> bias: array<f32>;
-@group(0) @binding(4) var<uniform> step: Step;
-@group(0) @binding(5) var<storage, read_write> out: array<f32>;
-@group(0) @binding(6) var<uniform> p: Params;
+@group(0) @binding(3) var<storage, read> index: array<u32>;
+@group(0) @binding(4) var<storage, read> bias: array<f32>;
+@group(0) @binding(5) var<uniform> step: Step;
+@group(0) @binding(6) var<storage, read_write> out: array<f32>;
+@group(0) @binding(7) var<uniform> p: Params;
 
 const HIDDEN: f32 = -1e30;
 
@@ -61,8 +60,9 @@ fn score_of(s: u32, t: u32, head: u32) -> f32 {
     let from_q = p.q_offset + t * p.q_stride + head * p.d;
     let from_k = p.k_offset + (head / p.group) * p.k_head_stride + row * p.k_row_stride;
     var score = 0.0;
-    for (var d = 0u; d < p.d; d++) {
-        score += p.scale * q[from_q + d] * k[from_k + d];
+    for (var d = 0u; d < p.d; d += 4u) {
+        let i = from_q + d;
+        score += dot(p.scale * vec4<f32>(q[i], q[i + 1u], q[i + 2u], q[i + 3u]), quad_of(k[(from_k + d) / 4u]));
     }
     if BIAS {
         let far = i32(p.far);

@@ -4,12 +4,12 @@
 // places [T]                 vec2 u32: how far row t is past step.pos, and its row of pages
 // pages  [sequences, S]      u32: the page that a sequence's position lies on
 // step                       position
-// keys   [G, capacity, ...]  f32: page i of head g starts at (g * capacity + i) * page_stride
-// values [G, capacity, ...]  f32, as the keys
+// keys   [G, capacity, ...]  words of shared/cache.wgsl: page i of head g starts at channel (g * capacity + i) * page_stride
+// values [G, capacity, ...]  as the keys
 //
-// Grid: x, y = elements (row, channel) in groups of 64, folded.
+// Grid: x, y = words (row, channels) in groups of 64, folded.
 // Workgroup memory: none.
-// Limits: positions have pages; pages are below capacity.
+// Limits: d % KV_PACK == 0; positions have pages; pages are below capacity.
 struct Params {
     t: u32,
     x_offset: u32,
@@ -32,8 +32,8 @@ struct Step {
 @group(0) @binding(1) var<storage, read> places: array<vec2<u32>>;
 @group(0) @binding(2) var<storage, read> pages: array<u32>;
 @group(0) @binding(3) var<uniform> step: Step;
-@group(0) @binding(4) var<storage, read_write> keys: array<f32>;
-@group(0) @binding(5) var<storage, read_write> values: array<f32>;
+@group(0) @binding(4) var<storage, read_write> keys: array<u32>;
+@group(0) @binding(5) var<storage, read_write> values: array<u32>;
 @group(0) @binding(6) var<uniform> p: Params;
 
 @compute @workgroup_size(64)
@@ -44,15 +44,16 @@ fn main(
 ) {
     let index = (group.x + group.y * groups.x) * 64u + lane;
     let width = p.kv_heads * p.d;
-    if index >= p.t * width {
+    if index >= p.t * width / KV_PACK {
         return;
     }
-    let row = index / width;
-    let channel = index % width;
+    let row = index * KV_PACK / width;
+    let channel = index * KV_PACK % width;
     let place = places[row];
     let page = pages[p.pages_offset + place.y * p.pages_stride + step.pos + place.x];
     let to = ((channel / p.d) * p.capacity + page) * p.page_stride + channel % p.d;
     let start = p.x_offset + row * p.x_stride + channel;
-    keys[to] = x[start];
-    values[to] = x[start + width];
+    let next = start + KV_PACK - 1u;
+    keys[to / KV_PACK] = kv_word(vec2<f32>(x[start], x[next]));
+    values[to / KV_PACK] = kv_word(vec2<f32>(x[start + width], x[next + width]));
 }

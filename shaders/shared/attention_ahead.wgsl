@@ -6,7 +6,7 @@ const LARGEST: f16 = 65504.0h;      // beyond it a half is infinite
 
 // Where this invocation's four keys of the step ahead lie, and what it has loaded.
 var<private> places: vec4<u32>;
-var<private> next: array<array<vec4<f32>, 4>, 8>;
+var<private> next: array<array<Quad, 4>, 8>;
 
 fn in_range(values: vec4<f32>) -> vec4<f16> {
     return clamp(vec4<f16>(values), vec4<f16>(-LARGEST), vec4<f16>(LARGEST));
@@ -30,7 +30,7 @@ fn load_keys(first: u32, lane: u32) {
     let at = (first + places * p.k_row_stride) / 4u;
     for (var i = 0u; i < TIMES; i++) {
         let c = min(lane % ACROSS + i * ACROSS, QUADS - 1u);
-        next[i] = array<vec4<f32>, 4>(k[at.x + c], k[at.y + c], k[at.z + c], k[at.w + c]);
+        next[i] = array<Quad, 4>(k[at.x + c], k[at.y + c], k[at.z + c], k[at.w + c]);
     }
 }
 
@@ -38,7 +38,7 @@ fn load_values(first: u32, lane: u32) {
     let at = (first + places * p.v_row_stride) / 4u;
     for (var i = 0u; i < TIMES; i++) {
         let c = min(lane % ACROSS + i * ACROSS, QUADS - 1u);
-        next[i] = array<vec4<f32>, 4>(v[at.x + c], v[at.y + c], v[at.z + c], v[at.w + c]);
+        next[i] = array<Quad, 4>(v[at.x + c], v[at.y + c], v[at.z + c], v[at.w + c]);
     }
 }
 
@@ -47,7 +47,7 @@ fn put_keys(lane: u32) {
         let c = lane % ACROSS + i * ACROSS;
         if WIDE % ACROSS == 0u || c < WIDE {
             for (var key = 0u; key < 4u; key++) {
-                put((4u * (lane / ACROSS) + key) * STRIDE + c, in_range(next[i][key]));
+                put((4u * (lane / ACROSS) + key) * STRIDE + c, halves_of(next[i][key]));
             }
         }
     }
@@ -57,12 +57,15 @@ fn put_values(lane: u32) {
     for (var i = 0u; i < TIMES; i++) {
         let c = lane % ACROSS + i * ACROSS;
         if WIDE % ACROSS == 0u || c < WIDE {
-            let four = next[i];
+            let four = array<vec4<f16>, 4>(
+                halves_of(next[i][0]), halves_of(next[i][1]),
+                halves_of(next[i][2]), halves_of(next[i][3]),
+            );
             let to = 4u * c * KEY_STRIDE + lane / ACROSS;
-            put(to, in_range(vec4<f32>(four[0].x, four[1].x, four[2].x, four[3].x)));
-            put(to + KEY_STRIDE, in_range(vec4<f32>(four[0].y, four[1].y, four[2].y, four[3].y)));
-            put(to + 2u * KEY_STRIDE, in_range(vec4<f32>(four[0].z, four[1].z, four[2].z, four[3].z)));
-            put(to + 3u * KEY_STRIDE, in_range(vec4<f32>(four[0].w, four[1].w, four[2].w, four[3].w)));
+            put(to, vec4<f16>(four[0].x, four[1].x, four[2].x, four[3].x));
+            put(to + KEY_STRIDE, vec4<f16>(four[0].y, four[1].y, four[2].y, four[3].y));
+            put(to + 2u * KEY_STRIDE, vec4<f16>(four[0].z, four[1].z, four[2].z, four[3].z));
+            put(to + 3u * KEY_STRIDE, vec4<f16>(four[0].w, four[1].w, four[2].w, four[3].w));
         }
     }
 }

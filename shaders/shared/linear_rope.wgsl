@@ -7,8 +7,8 @@
 // gain   [k]                   as for linear.wgsl
 // turns  [m, 1 + d / 2]        vec2 u32, from turns.wgsl: the row's page, then bits of cos θ and sin θ
 // q      [m, H * d]            f32, rotated
-// keys   [G, capacity, d]      f32, rotated
-// values [G, capacity, d]      f32
+// keys   [G, capacity, d]      words of shared/cache.wgsl, rotated
+// values [G, capacity, d]      as the keys
 //
 // Channels j and j + d/2 turn together, so a workgroup has to make both: outputs n .. n + 4 of linear_vec are channels j,
 // j + 1, j + d/2 and j + 1 + d/2 of a head.
@@ -29,8 +29,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read> gain: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> turns: array<vec2<u32>>;
 @group(0) @binding(5) var<storage, read_write> q: array<f32>;
-@group(0) @binding(6) var<storage, read_write> keys: array<f32>;
-@group(0) @binding(7) var<storage, read_write> values: array<f32>;
+@group(0) @binding(6) var<storage, read_write> keys: array<u32>;
+@group(0) @binding(7) var<storage, read_write> values: array<u32>;
 @group(0) @binding(8) var<uniform> p: Params;
 
 // The row of w that output n is made with.
@@ -57,10 +57,12 @@ fn store4(row: u32, n0: u32, sums: vec4<f32>) {
     let j = (n0 % p.d) / 2u;
     if head >= p.heads + p.kv_heads {
         let to = ((head - p.heads - p.kv_heads) * p.capacity + turns[row * (1u + half)].x) * p.d + j;
-        values[to] = sums.x;
-        values[to + 1u] = sums.y;
-        values[to + half] = sums.z;
-        values[to + half + 1u] = sums.w;
+        values[to / KV_PACK] = kv_word(sums.xy);
+        values[(to + half) / KV_PACK] = kv_word(sums.zw);
+        if KV_PACK == 1u {
+            values[to + 1u] = kv_word(sums.yy);
+            values[to + half + 1u] = kv_word(sums.ww);
+        }
         return;
     }
     let a = turned(row, j, sums.x, sums.z);
@@ -73,9 +75,11 @@ fn store4(row: u32, n0: u32, sums: vec4<f32>) {
         q[to + half + 1u] = b.y;
     } else {
         let to = ((head - p.heads) * p.capacity + turns[row * (1u + half)].x) * p.d + j;
-        keys[to] = a.x;
-        keys[to + 1u] = b.x;
-        keys[to + half] = a.y;
-        keys[to + half + 1u] = b.y;
+        keys[to / KV_PACK] = kv_word(vec2<f32>(a.x, b.x));
+        keys[(to + half) / KV_PACK] = kv_word(vec2<f32>(a.y, b.y));
+        if KV_PACK == 1u {
+            keys[to + 1u] = kv_word(vec2<f32>(b.x));
+            keys[to + half + 1u] = kv_word(vec2<f32>(b.y));
+        }
     }
 }

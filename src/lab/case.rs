@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use half::f16;
+
 use super::operands::Operands;
 use super::oracle;
 use crate::error::{Error, Result};
@@ -156,6 +158,8 @@ impl Case {
 pub enum Output {
     /// A tensor.
     Tensor(Tensor),
+    /// A tensor of f16, two to a word.
+    Halves(Tensor),
     /// The output of the op with this label, taken as a tap.
     Tap(&'static str),
     /// These rows of a matrix of f16.
@@ -406,6 +410,11 @@ impl Recorded<'_> {
 fn read(device: &Device, plan: &Plan, output: &Output) -> Result<Vec<u32>> {
     match output {
         Output::Tensor(tensor) => device.read(&plan.output(tensor)),
+        Output::Halves(tensor) => {
+            let words: Vec<u32> = device.read(&plan.output(tensor))?;
+            let widened = |half: u32| f16::from_bits(half as u16).to_f32().to_bits();
+            Ok(words.iter().flat_map(|word| [widened(word & 0xffff), widened(word >> 16)]).collect())
+        }
         Output::Tap(label) => {
             let tap = plan.taps().iter().find(|(l, _)| l == label);
             let missing = || Error::Request { problem: "no op has the label of this tap".into() };

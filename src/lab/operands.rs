@@ -2,10 +2,11 @@
 
 use half::f16;
 
-use super::oracle::{quantised, wide};
+use super::oracle::{halves, quantised, wide};
 use crate::error::Result;
 use crate::runtime::{
-    AdapterClass, Caps, Category, Device, KvLayer, Linear, Matrix, Norm, Recorder, Rows, Step, Tensor, WeightFormat,
+    AdapterClass, Caps, Category, Device, KvFormat, KvLayer, Linear, Matrix, Norm, Recorder, Rows, Step, Tensor,
+    WeightFormat,
 };
 
 /// Makes the operands of one case, the same on every machine.
@@ -169,8 +170,17 @@ impl<'a> Operands<'a> {
 
     /// A cache that holds `keys` and `values`, both `[len, heads, dim]`, and garbage on its other pages.
     pub fn cache(&self, pages: &Pages, keys: &[f32], values: &[f32]) -> Result<KvLayer> {
-        let tensor = |rows: &[f32]| self.tensor(pages.heads * pages.capacity, pages.stride(), &pages.lay_out(0, rows));
-        Ok(KvLayer { keys: tensor(keys)?, values: tensor(values)?, capacity: pages.capacity })
+        let (rows, format) = (pages.heads * pages.capacity, pages.format);
+        let words = pages.stride() / format.channels_in_word();
+        let half = |v: f32| u32::from(f16::from_f32(v.clamp(-65504.0, 65504.0)).to_bits());
+        let tensor = |held: &[f32]| match (format, pages.lay_out(0, held)) {
+            (KvFormat::F32, values) => self.tensor(rows, words, &values),
+            (KvFormat::F16, values) => {
+                let packed: Vec<u32> = values.chunks(2).map(|pair| half(pair[0]) | half(pair[1]) << 16).collect();
+                self.table(rows, words, &packed)
+            }
+        };
+        Ok(KvLayer { keys: tensor(keys)?, values: tensor(values)?, capacity: pages.capacity, format })
     }
 
     /// `t` new rows of one sequence over a cache.
@@ -205,6 +215,8 @@ pub struct Pages {
     /// The value on pages that nothing was stored on: large where it must not get into a result, small where the whole
     /// cache is compared and it must not outweigh what was stored.
     pub garbage: f32,
+    /// The storage of keys and values.
+    pub format: KvFormat,
     /// True if pages lie in the order of positions, as they mostly do when a model runs; else backwards, so that a
     /// kernel that forgets the table is found out.
     pub in_order: bool,
@@ -221,7 +233,15 @@ impl Pages {
         self.dim.next_multiple_of(4)
     }
 
-    /// A cache's tensor: `rows` `[len, heads, dim]` on the pages of positions from `first`, garbage on the others.
+    /// Values as a cache holds them.
+    pub fn held(&self, values: &[f32]) -> Vec<f64> {
+        match self.format {
+            KvFormat::F32 => wide(values),
+            KvFormat::F16 => halves(&wide(values), 1.0),
+        }
+    }
+
+    /// A cache's tensor before it is packed: `rows` `[len, heads, dim]` on the pages of positions from `first`, garbage on the others.
     pub fn lay_out(&self, first: u32, rows: &[f32]) -> Vec<f32> {
         let (heads, dim, stride) = (self.heads as usize, self.dim as usize, self.stride() as usize);
         let empty = [vec![self.garbage; dim], vec![0.0; stride - dim]].concat();

@@ -14,7 +14,7 @@ use crate::config::TextConfig;
 use crate::error::Result;
 use crate::runtime::ops::attention::{Heads, Rows};
 use crate::runtime::recorder::Recorder;
-use crate::runtime::{Linear, Matrix, Tensor};
+use crate::runtime::{AdapterClass, Caps, KvFormat, Linear, Matrix, Tensor};
 use crate::weights::Loader;
 
 /// Label of the output layer.
@@ -84,6 +84,17 @@ impl Language {
             Language::Opt(m) => m.heads(),
             Language::T5(m) => m.heads(),
         }
+    }
+
+    /// The format of the cache on devices with these `caps`: the one that was asked for, or f16 on GPUs, where steps over
+    /// many keys read half as much. T5 keeps f32, whose scores are not scaled and whose rounding would weigh more; so do
+    /// software adapters, to which unpacking costs what it saves.
+    pub fn kv_format(&self, caps: &Caps) -> KvFormat {
+        let usual = match (self.is_encoder_decoder(), caps.class) {
+            (false, AdapterClass::Gpu) => KvFormat::F16,
+            (true, _) | (_, AdapterClass::Cpu) => KvFormat::F32,
+        };
+        caps.kv_cache.unwrap_or(usual).for_head_dim(self.heads().dim)
     }
 
     /// Number of blocks over a cache.

@@ -111,7 +111,7 @@ impl InstructBlip {
         let start = Instant::now();
         let sources = Sources::of(checkpoint, options.adapter.as_ref())?;
         let config = sources.config()?;
-        let options = options.clone().bounded_by(device);
+        let (options, device) = (options.clone().bounded_by(device), &device.with_kv_cache(options.kv_cache));
         let (residence, shapes, memory) = survey(&sources, &config, &options, device)?;
         let processor = load_processor(&sources, &config, &shapes)?;
         let total = residence.surveyed.source_bytes;

@@ -1,7 +1,7 @@
 //! The options of loading a model, and the workload it is loaded for.
 
 use crate::checkpoint::Checkpoint;
-use crate::runtime::Device;
+use crate::runtime::{Device, KvFormat};
 use crate::weights::Formats;
 
 /// The ways to load a model.
@@ -17,6 +17,9 @@ pub struct LoadOptions {
     /// The vision tower with the Q-Former and the language model take turns on the device, and, if there is a budget
     /// that one of them exceeds, its layers in the memory of one.
     pub offload: bool,
+    /// The format of the keys and values that a language model keeps of what it has read; if `None`, f16 for decoder-only
+    /// models on GPUs and f32 for others ([`Language::kv_format`](crate::language::Language::kv_format)).
+    pub kv_cache: Option<KvFormat>,
     /// The most that will be asked: the budget has to hold for it.
     pub workload: Workload,
     /// A LoRA adapter, as peft saves it, to be merged into the weights as they are read. Without one, an adapter that
@@ -28,7 +31,7 @@ impl Default for LoadOptions {
     fn default() -> Self {
         let workload = Workload::default();
         let formats = Formats::default();
-        LoadOptions { formats, mmap: true, budget_bytes: None, offload: false, workload, adapter: None }
+        LoadOptions { formats, mmap: true, budget_bytes: None, offload: false, kv_cache: None, workload, adapter: None }
     }
 }
 

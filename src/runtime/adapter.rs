@@ -232,6 +232,7 @@ pub(super) fn caps(
         coherent: features.contains(wgpu::Features::MEMORY_DECORATION_COHERENT),
         tuning: Tuning::of(class),
         preferred: None,
+        kv_cache: None,
         custom: &[],
     }
 }

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::custom::CustomKernel;
 use super::kernels::{self, Kernel, Needs};
+use super::kv_format::KvFormat;
 use crate::error::Result;
 
 /// The kind of an adapter, by which kernel forms are chosen.
@@ -54,6 +55,8 @@ pub struct Caps {
     pub tuning: Tuning,
     /// The form of kernel that runs wherever it can.
     pub preferred: Option<&'static str>,
+    /// The format of keys and values in caches that was asked for.
+    pub kv_cache: Option<KvFormat>,
     /// Kernels in the places of others.
     pub custom: &'static [&'static CustomKernel],
 }
@@ -76,6 +79,7 @@ impl Caps {
         coherent: false,
         tuning: Tuning::of(AdapterClass::Gpu),
         preferred: None,
+        kv_cache: None,
         custom: &[],
     };
 
@@ -139,6 +143,12 @@ impl Caps {
             Forms::Portable => self.portable(),
             Forms::Named(name) => Caps { preferred: Some(kernels::form(name)?), ..self },
         })
+    }
+
+    /// Puts caches into this format, where one is given.
+    #[must_use]
+    pub fn with_kv_cache(self, format: Option<KvFormat>) -> Caps {
+        Caps { kv_cache: format.or(self.kv_cache), ..self }
     }
 
     /// Largest buffer that can be bound whole.

@@ -8,6 +8,7 @@ use super::caps::Caps;
 use super::counters::{Category, Counters};
 use super::gpu::Gpu;
 use super::kernels;
+use super::kv_format::KvFormat;
 use super::pipelines::Pipelines;
 use crate::error::Result;
 
@@ -43,6 +44,11 @@ impl Device {
     pub fn with_binding_limit(&self, bytes: u64) -> Device {
         let limit = self.caps.max_binding_bytes.min(bytes);
         Device { caps: Caps { max_binding_bytes: limit, ..self.caps }, inner: self.inner.clone() }
+    }
+
+    /// Gives the same device, whose caches are in this format where one is given.
+    pub fn with_kv_cache(&self, format: Option<KvFormat>) -> Device {
+        Device { caps: self.caps.with_kv_cache(format), inner: self.inner.clone() }
     }
 
     /// Name, backend and driver in one line.

@@ -5,9 +5,10 @@ use crate::error::{Error, Result, first_line};
 /// One WGSL kernel: shared pieces put in front of one file, all with one entry point, `main`, mostly that file's.
 #[derive(Debug, PartialEq, Eq, Hash)]
 pub struct Kernel {
-    /// The name in listings and benches: the form, and for weight formats other than f16 the format behind it.
+    /// The name in listings and benches: the form, and for weight formats other than f16, or caches other than f32, the
+    /// format behind it.
     pub name: &'static str,
-    /// The name without a weight format, by which a form is asked for.
+    /// The name without a format, by which a form is asked for.
     pub form: &'static str,
     /// The file's name without `.wgsl`.
     pub file: &'static str,
@@ -92,42 +93,67 @@ macro_rules! weight_kernels {
     };
 }
 
+/// Kernels that are compiled for each format of keys and values.
+macro_rules! kv_kernels {
+    ($($constant:ident = $form:literal $file:literal [$($shared:literal),*] $kv:tt $needs:ident;)*) => {
+        $(
+            #[doc = concat!("`shaders/", $file, ".wgsl`, by [`KvFormat`](super::kv_format::KvFormat).")]
+            pub static $constant: [Kernel; 2] = kv_kernels!(@formats $form $file [$($shared)*] $kv $needs);
+        )*
+        static BY_KV_FORMAT: &[&[Kernel; 2]] = &[$(&$constant),*];
+    };
+    (@formats $form:literal $file:literal $shared:tt [$f32:literal, $f16:literal] $needs:ident) => {
+        [kv_kernels!(@one $form $file "" $shared $f32 $needs), kv_kernels!(@one $form $file "_f16" $shared $f16 $needs)]
+    };
+    (@one $form:literal $file:literal $suffix:literal [$($shared:literal)*] $kv:literal $needs:ident) => {
+        kernel!($file, $form, $suffix, [$($shared)* $kv], $needs)
+    };
+}
+
 weight_kernels! {
     LINEAR_VEC = "linear_vec" "linear_vec" ["activation", "operands", "linear", "sum_workgroup"] "weights" Nothing;
     LINEAR_VEC_SUBGROUP = "linear_vec_subgroup" "linear_vec"
         ["activation", "operands", "linear", "sum_subgroup"] "weights" Subgroups;
-    LINEAR_VEC_ROPE = "linear_vec_rope" "linear_vec" ["operands", "linear_rope", "sum_workgroup"] "weights" Nothing;
+    LINEAR_VEC_ROPE = "linear_vec_rope" "linear_vec"
+        ["operands", "half_words", "cache", "linear_rope", "sum_workgroup"] "weights" Nothing;
     LINEAR_VEC_ROPE_SUBGROUP = "linear_vec_rope_subgroup" "linear_vec"
-        ["operands", "linear_rope", "sum_subgroup"] "weights" Subgroups;
+        ["operands", "half_words", "cache", "linear_rope", "sum_subgroup"] "weights" Subgroups;
     LINEAR_VEC_SOFTWARE = "linear_vec_software" "linear_vec_software"
         ["activation", "wide", "w_wide", "x_scalar", "linear"] "weights" Software;
     LINEAR_TILE = "linear_tile" "linear_tile" ["activation", "operands", "linear"] "weights" Nothing;
     LINEAR_TILE_SOFTWARE = "linear_tile_software" "linear_tile_software"
         ["activation", "wide", "w_wide", "x_wide", "linear"] "weights" Software;
     LINEAR_MATRIX16 = "linear_matrix16" "linear_matrix"
-        ["matrix16", "activation", "halves", "matrix_outputs"] "matrix" Matrices;
+        ["matrix16", "activation", "half_words", "halves", "matrix_outputs"] "matrix" Matrices;
     LINEAR_MATRIX8 = "linear_matrix8" "linear_matrix"
-        ["matrix8", "activation", "halves", "matrix_outputs"] "matrix" Matrices;
+        ["matrix8", "activation", "half_words", "halves", "matrix_outputs"] "matrix" Matrices;
+}
+
+kv_kernels! {
+    ATTENTION_TILE = "attention_tile" "attention_tile" ["attention", "attention_four"] ["kv_f32", "kv_f16"] Nothing;
+    ATTENTION_TILE_SOFTWARE = "attention_tile_software" "attention_tile_software"
+        ["wide", "attention_wide"] ["kv_wide_f32", "kv_wide_f16"] Software;
+    ATTENTION_MATRIX16 = "attention_matrix16" "attention_matrix"
+        ["attention_matrix16", "half_words", "halves", "attention", "attention_ahead"]
+        ["kv_halves_f32", "kv_halves_f16"] Matrices;
+    ATTENTION_MATRIX8 = "attention_matrix8" "attention_matrix"
+        ["attention_matrix8", "half_words", "halves", "attention", "attention_ahead"]
+        ["kv_halves_f32", "kv_halves_f16"] Matrices;
+    ATTENTION_DECODE = "attention_decode" "attention_decode"
+        ["attention", "attention_whole"] ["kv_f32", "kv_f16"] Nothing;
+    ATTENTION_DECODE_SHARES = "attention_decode_shares" "attention_decode"
+        ["attention", "attention_shares"] ["kv_f32", "kv_f16"] Coherent;
+    ATTENTION_DECODE_SOFTWARE = "attention_decode_software" "attention_decode_software"
+        ["wide", "attention_wide"] ["kv_wide_f32", "kv_wide_f16"] Software;
+    ATTENTION_WEIGHTS = "attention_weights" "attention_weights" ["reduce"] ["kv_f32", "kv_f16"] Nothing;
 }
 
 kernels! {
-    ATTENTION_TILE = "attention_tile" "attention_tile" ["attention", "attention_four"] Nothing;
-    ATTENTION_TILE_SOFTWARE = "attention_tile_software" "attention_tile_software" ["wide", "attention_wide"] Software;
-    ATTENTION_MATRIX16 = "attention_matrix16" "attention_matrix"
-        ["attention_matrix16", "halves", "attention", "attention_ahead"] Matrices;
-    ATTENTION_MATRIX8 = "attention_matrix8" "attention_matrix"
-        ["attention_matrix8", "halves", "attention", "attention_ahead"] Matrices;
-    ATTENTION_DECODE = "attention_decode" "attention_decode" ["attention", "attention_whole"] Nothing;
-    ATTENTION_DECODE_SHARES = "attention_decode_shares" "attention_decode"
-        ["attention", "attention_shares"] Coherent;
-    ATTENTION_DECODE_SOFTWARE = "attention_decode_software" "attention_decode_software"
-        ["wide", "attention_wide"] Software;
-    ATTENTION_WEIGHTS = "attention_weights" "attention_weights" ["reduce"] Nothing;
-    NORM = "norm" "norm" ["reduce", "halves"] Nothing;
-    CONVERT = "convert" "convert" ["halves"] Nothing;
-    ROPE = "rope" "rope" [] Nothing;
+    NORM = "norm" "norm" ["reduce", "half_words", "halves"] Nothing;
+    CONVERT = "convert" "convert" ["half_words", "halves"] Nothing;
+    ROPE = "rope" "rope" ["half_words", "cache"] Nothing;
     TURNS = "turns" "turns" [] Nothing;
-    STORE = "store" "store" [] Nothing;
+    STORE = "store" "store" ["half_words", "cache"] Nothing;
     POSITIONS = "positions" "positions" [] Nothing;
     EMBED = "embed" "embed" [] Nothing;
     PUT_ROWS = "put_rows" "put_rows" [] Nothing;
@@ -147,7 +173,9 @@ kernels! {
 
 /// Every kernel.
 pub fn all() -> impl Iterator<Item = &'static Kernel> {
-    BY_FORMAT.iter().flat_map(|kernels| kernels.iter()).chain(PLAIN.iter().copied())
+    let by_format = BY_FORMAT.iter().flat_map(|kernels| kernels.iter());
+    let by_kv_format = BY_KV_FORMAT.iter().flat_map(|kernels| kernels.iter());
+    by_format.chain(by_kv_format).chain(PLAIN.iter().copied())
 }
 
 /// The form of this name.

@@ -14,8 +14,8 @@ use instructblip::lab::selftest::{self, Target};
 use instructblip::lab::{Case, Depth, cases};
 use instructblip::runtime::ops::linear::{Blocks, Shape, choose, forms};
 use instructblip::runtime::{
-    Activation, AdapterClass, Caps, Category, CustomKernel, Device, Heads, KvLayer, Linear, Mask, Matrix, MatrixSize,
-    Norm, Recorder, Rotary, Rows, Tensor, Tuning, WeightFormat,
+    Activation, AdapterClass, Caps, Category, CustomKernel, Device, Heads, KvFormat, KvLayer, Linear, Mask, Matrix,
+    MatrixSize, Norm, Recorder, Rotary, Rows, Tensor, Tuning, WeightFormat,
 };
 
 /// Runs these cases with kernels chosen by `caps`; all must be right.
@@ -293,7 +293,7 @@ fn norm_rope_store_is_as_few_dispatches_as_can_be() {
         let tuning = Tuning { fuse_norm: true, ..Caps::PORTABLE.tuning };
         let mut r = Recorder::new(Caps { preferred: Some(form), tuning, ..Caps::PORTABLE });
         let cache = Tensor::unbacked(9, d.next_multiple_of(4));
-        let kv = KvLayer { keys: cache.clone(), values: cache, capacity: 9 };
+        let kv = KvLayer { keys: cache.clone(), values: cache, capacity: 9, format: KvFormat::F32 };
         let turns = Tensor::unbacked(2, 2 + d);
         let rotary = Rotary { turns: &turns, kv: &kv, heads: Heads::grouped(2, 1, d) };
         r.norm_rope_store(&Tensor::unbacked(2, k), &norm, &layer, &rotary);
@@ -321,7 +321,7 @@ fn every_form_of_a_layer_is_met_by_a_case() {
 fn choice_of_attention_form_follows_channels_and_adapter() {
     let kernels = |caps: Caps, d: u32| {
         let (heads, kv) = (Heads::full(2, d), Tensor::unbacked(2 * 65, d));
-        let kv = KvLayer { keys: kv.clone(), values: kv, capacity: 65 };
+        let kv = KvLayer { keys: kv.clone(), values: kv, capacity: 65, format: KvFormat::F32 };
         let rows = |t| Rows { places: Tensor::unbacked(t, 2), pages: Tensor::unbacked(1, 65) };
         let mut r = Recorder::new(caps);
         r.attention(&Tensor::unbacked(17, 6 * d), heads, Mask::None);
@@ -379,6 +379,7 @@ fn shares_of_the_keys_follow_the_room_and_the_rows() {
             keys: Tensor::unbacked(heads * pages, 64),
             values: Tensor::unbacked(heads * pages, 64),
             capacity: pages,
+            format: KvFormat::F32,
         };
         let at = Rows { places: Tensor::unbacked(rows, 2), pages: Tensor::unbacked(rows, keys) };
         let q = Tensor::unbacked(rows, heads * 64);

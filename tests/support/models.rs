@@ -7,7 +7,7 @@ use instructblip::generate::PromptInputs;
 use instructblip::generate::session::{Crossing, record_decode, record_prefill};
 use instructblip::language::{Cached, Caches, KvCache};
 use instructblip::model::{LoadOptions, Parts};
-use instructblip::runtime::{Recorder, Rows, Tensor};
+use instructblip::runtime::{Caps, Recorder, Rows, Tensor};
 use instructblip::{Checkpoint, Device, InstructBlip};
 
 /// The configuration in a checkpoint's config.json.
@@ -36,9 +36,10 @@ struct Unbacked {
 }
 
 impl Unbacked {
-    fn new(parts: &Parts, rows: u32, sequences: u32, pages: u32) -> Unbacked {
+    fn new(caps: &Caps, parts: &Parts, rows: u32, sequences: u32, pages: u32) -> Unbacked {
+        let Parts { language, .. } = parts;
         Unbacked {
-            cache: KvCache::unbacked(parts.language.num_layers(), parts.language.heads(), pages),
+            cache: KvCache::unbacked(language.num_layers(), language.heads(), pages, language.kv_format(caps)),
             rows: Rows { places: Tensor::unbacked(rows, 2), pages: Tensor::unbacked(sequences, 512) },
         }
     }
@@ -54,8 +55,8 @@ pub fn record_prompt(r: &mut Recorder, config: &Config, parts: &Parts, tokens: u
     let (ids, features) = (Tensor::unbacked(1, tokens), Tensor::unbacked(queries, config.text.hidden_size()));
     let inputs = PromptInputs { ids: &ids, features: &features, placeholders: &Tensor::unbacked(1, queries) };
     let t5 = parts.language.is_encoder_decoder();
-    let own = Unbacked::new(parts, if t5 { 1 } else { tokens }, 1, 512);
-    let (read, store) = (Unbacked::new(parts, 1, 1, 512), Unbacked::new(parts, tokens, 1, 512));
+    let unbacked = |rows| Unbacked::new(r.caps(), parts, rows, 1, 512);
+    let (own, read, store) = (unbacked(if t5 { 1 } else { tokens }), unbacked(1), unbacked(tokens));
     let decoder_ids = Tensor::unbacked(1, 1);
     let crossing = Crossing { read: read.cached(), store: store.cached(), decoder_ids: &decoder_ids };
     record_prefill(r, &parts.language, own.cached(), Some(crossing).filter(|_| t5), &inputs, 1).0
@@ -63,7 +64,7 @@ pub fn record_prompt(r: &mut Recorder, config: &Config, parts: &Parts, tokens: u
 
 /// Records a step of `rows` rows without a device.
 pub fn record_step(r: &mut Recorder, parts: &Parts, rows: u32) {
-    let (own, cross) = (Unbacked::new(parts, rows, rows, 512), Unbacked::new(parts, rows, rows, 512));
+    let [own, cross] = [(); 2].map(|()| Unbacked::new(r.caps(), parts, rows, rows, 512));
     let caches =
         Caches { own: own.cached(), cross: Some(cross.cached()).filter(|_| parts.language.is_encoder_decoder()) };
     record_decode(r, &parts.language, caches, &Tensor::unbacked(1, rows));

@@ -6,7 +6,7 @@ use clap::builder::{FalseyValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use instructblip::model::{LoadOptions, Workload};
 use instructblip::processor::Task;
-use instructblip::runtime::WeightFormat;
+use instructblip::runtime::{KvFormat, WeightFormat};
 use instructblip::weights::Formats;
 
 use crate::overrides::Overrides;
@@ -94,6 +94,10 @@ pub struct Weights {
     /// take turns too: slower, and as little memory as it takes
     #[arg(long, env = "INSTRUCTBLIP_OFFLOAD", value_parser = FalseyValueParser::new())]
     pub offload: bool,
+    /// Format of the keys and values that are kept of what was read: f16 takes half the memory; if left out, f16 on GPUs
+    /// but for T5, else f32
+    #[arg(long, value_name = "f32|f16", env = "INSTRUCTBLIP_KV_CACHE", value_parser = kv_formats())]
+    pub kv_cache: Option<KvFormat>,
     /// Read weight files instead of mapping them into memory: for network shares that come and go
     #[arg(long, env = "INSTRUCTBLIP_NO_MMAP", value_parser = FalseyValueParser::new())]
     pub no_mmap: bool,
@@ -113,6 +117,7 @@ impl Weights {
             mmap: !self.no_mmap,
             budget_bytes: self.budget,
             offload: self.offload,
+            kv_cache: self.kv_cache,
             workload,
             adapter: None,
         }
@@ -123,6 +128,12 @@ impl Weights {
 pub fn formats() -> impl TypedValueParser<Value = WeightFormat> {
     let names = PossibleValuesParser::new(WeightFormat::ALL.map(WeightFormat::name));
     names.try_map(|name| WeightFormat::named(&name).ok_or("is no format"))
+}
+
+/// Formats of caches by name.
+pub fn kv_formats() -> impl TypedValueParser<Value = KvFormat> {
+    let names = PossibleValuesParser::new(KvFormat::ALL.map(KvFormat::name));
+    names.try_map(|name| KvFormat::named(&name).ok_or("is no format"))
 }
 
 /// The version of Pillow whose resize to equal to the last bit.

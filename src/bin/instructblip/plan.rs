@@ -148,7 +148,7 @@ fn show(
     let Workload { prompt_tokens, new_tokens, rows, batch, .. } = plan.workload;
     let runs = if batch * rows > 256 { ", in runs of 256" } else { "" };
     let asked = format!("{batch} x {rows} answers of {new_tokens} tokens to prompts of {prompt_tokens}{runs}");
-    line("cache", plan.kv_cache, asked)?;
+    line("cache", plan.kv_cache, format!("{}, {asked}", plan.kv_format.name()))?;
     line("scratch", plan.scratch, String::new())?;
     line("inputs, tables", plan.io, String::new())?;
     let turns = [&plan.vision, &plan.language].iter().any(|part| part.resident < part.layers);
@@ -188,7 +188,7 @@ fn as_json(target: &Target, plan: &MemoryPlan, settings: &[(Setting, MemoryPlan)
     json!({
         "model": target.name(),
         "vision": part(&plan.vision), "qformer": part(&plan.qformer), "language": part(&plan.language),
-        "kv_cache_bytes": plan.kv_cache, "scratch_bytes": plan.scratch, "io_bytes": plan.io,
+        "kv_cache_bytes": plan.kv_cache, "kv_cache": plan.kv_format.name(), "scratch_bytes": plan.scratch, "io_bytes": plan.io,
         "staging_bytes": plan.staging, "peak_bytes": plan.peak, "file_bytes": plan.file_bytes,
         "offload": plan.offload, "seeing_bytes": plan.vision_stage, "speaking_bytes": plan.language_stage,
         "budget_bytes": options.budget_bytes, "fits": fits(plan),

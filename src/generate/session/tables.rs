@@ -79,10 +79,10 @@ impl<'a> Allocator<'a> {
     }
 
     fn cache(&self, language: &Language, pages: u32) -> Result<KvCache> {
-        let (layers, heads) = (language.num_layers(), language.heads());
+        let (layers, heads, format) = (language.num_layers(), language.heads(), language.kv_format(&self.caps));
         let cache = match self.device {
-            Some(device) => KvCache::new(device, layers, heads, pages)?,
-            None => KvCache::unbacked(layers, heads, pages),
+            Some(device) => KvCache::new(device, layers, heads, pages, format)?,
+            None => KvCache::unbacked(layers, heads, pages, format),
         };
         self.kv_bytes.set(self.kv_bytes() + cache.bytes());
         Ok(cache)

@@ -6,7 +6,7 @@ use super::attention::by_distance;
 use super::linear::fusing_norms;
 use super::{Table, columns, each, sampled};
 use crate::error::Result;
-use crate::lab::case::{Case, Depth, Output, Setup};
+use crate::lab::case::{BOUND, Case, Depth, Output, Setup};
 use crate::lab::operands::{Known, Operands, Pages};
 use crate::lab::oracle::attention::{Scores, attention, biased, weights};
 use crate::lab::oracle::linear::linear;
@@ -14,9 +14,10 @@ use crate::lab::oracle::norm::rms_norm;
 use crate::lab::oracle::rope::rope;
 use crate::lab::oracle::wide;
 
-use crate::runtime::{Heads, KvLayer, Recorder, Rotary, Rows, Step, Tensor, WeightFormat};
+use crate::runtime::{Heads, KvFormat, KvLayer, Recorder, Rotary, Rows, Step, Tensor, WeightFormat};
 
 use Depth::{Published, Quick, Ragged, Small};
+use KvFormat::{F16, F32};
 
 /// New rows, position of the first, query heads, key-value heads, channels.
 type Shape = (u32, u32, u32, u32, u32);
@@ -39,6 +40,18 @@ const SHAPES: Table<Shape> = &[
         (16, 33, 4, 2, 80), (17, 31, 4, 2, 80), (2, 62, 1, 1, 4), (2, 63, 2, 2, 100), (16, 48, 2, 1, 20),
         (17, 48, 2, 1, 36), (40, 90, 128, 2, 12), (1, 5, 6, 2, 6), (1, 130, 2, 1, 35), (7, 3, 6, 3, 5),
         (17, 31, 1, 1, 255),
+    ]),
+    (Published, &[(1, 299, 32, 32, 128), (64, 0, 32, 32, 128)]),
+];
+
+/// Shapes as of [`SHAPES`], with keys and values of f16.
+#[rustfmt::skip]
+const HALVES: Table<Shape> = &[
+    (Quick, &[(1, 399, 4, 4, 128), (33, 310, 4, 1, 128)]),
+    (Small, &[(1, 700, 2, 1, 64), (1, 64, 128, 16, 64), (16, 48, 4, 2, 80)]),
+    (Ragged, &[
+        (1, 0, 1, 1, 8), (1, 130, 2, 1, 100), (1, 62, 3, 3, 36), (1, 257, 2, 2, 256), (7, 3, 6, 3, 88), (5, 11, 1, 1, 256),
+        (16, 48, 2, 1, 20), (40, 90, 128, 2, 12), (40, 90, 128, 16, 64),
     ]),
     (Published, &[(1, 299, 32, 32, 128), (64, 0, 32, 32, 128)]),
 ];
@@ -99,30 +112,37 @@ const SMALL: f32 = 0.5;
 
 /// Every case of this family.
 pub fn cases() -> Vec<Case> {
-    let mut cases: Vec<Case> = each(SHAPES).map(|(depth, shape)| cached(depth, shape)).collect();
+    let mut cases: Vec<Case> = each(SHAPES).map(|(depth, shape)| cached(depth, shape, F32)).collect();
+    cases.extend(each(HALVES).map(|(depth, shape)| cached(depth, shape, F16)));
     cases.push(beams(5, 300, 32, 128));
-    let shared = [(1, 130, 4, 2, 128), (1, 700, 2, 1, 64), (3, 500, 4, 4, 80)].map(|shape| cached(Small, shape));
+    let shared = [(1, 130, 4, 2, 128), (1, 700, 2, 1, 64), (3, 500, 4, 4, 80)].map(|shape| cached(Small, shape, F32));
     cases.extend(shared.map(|case| case.by("attention_decode_shares").only(|caps| caps.coherent)));
     cases.extend(each(BIASED).map(|(depth, shape)| cached_bias(depth, shape)));
-    cases.extend(each(SEQUENCES).map(|(depth, shape)| sequences(depth, shape)));
+    cases.extend(each(SEQUENCES).map(|(depth, shape)| sequences(depth, shape, F32)));
+    cases.extend([(Small, (6, 2, 64, 40)), (Ragged, (6, 2, 20, 150))].map(|(depth, s)| sequences(depth, s, F16)));
     cases.extend([30, 300].map(no_keys));
-    cases.extend([20, 5].map(weight_taps));
-    cases.extend(each(ROPE).map(|(depth, shape)| rope_store(depth, shape)));
+    cases.extend([(20, F32), (5, F32), (20, F16)].map(|(d, format)| weight_taps(d, format)));
+    cases.extend(each(ROPE).map(|(depth, shape)| rope_store(depth, shape, F32)));
+    let halves = [(Quick, (65, 100, 4, 1, 128)), (Small, (7, 3, 2, 2, 32)), (Ragged, (2, 1, 3, 1, 36))];
+    cases.extend(halves.map(|(depth, shape)| rope_store(depth, shape, F16)));
     let published = (1, 9, 4096, 32, 32, 128);
-    cases.push(norm_rope_store(Published, WeightFormat::F16, published));
+    cases.push(norm_rope_store(Published, (WeightFormat::F16, F16), published));
     for format in WeightFormat::ALL {
         for form in ["linear_vec", "linear_vec_subgroup"] {
-            let shapes = [(Quick, (1, 511, 160, 6, 2, 24)), (Small, (5, 3, 160, 2, 2, 64))];
-            cases.extend(shapes.map(|(depth, shape)| norm_rope_store(depth, format, shape).by(form)));
+            let shapes = [(Quick, F16, (1, 511, 160, 6, 2, 24)), (Small, F32, (5, 3, 160, 2, 2, 64))];
+            cases.extend(shapes.map(|(depth, kv, shape)| norm_rope_store(depth, (format, kv), shape).by(form)));
         }
     }
     for (i, shape) in NORMED_ROPE.into_iter().enumerate() {
         for (f, form) in ["linear_vec", "linear_vec_subgroup", "linear_tile"].into_iter().enumerate() {
             let format = WeightFormat::ALL[(i + f) % 3].for_cols(shape.2);
-            cases.push(norm_rope_store(Ragged, format, shape).by(form));
+            let kv_format = KvFormat::ALL[i % 2].for_head_dim(shape.5);
+            cases.push(norm_rope_store(Ragged, (format, kv_format), shape).by(form));
         }
     }
-    cases.extend(each(STORED).map(|(depth, shape)| store(depth, shape)));
+    cases.extend(each(STORED).map(|(depth, shape)| store(depth, shape, F32)));
+    let halves = [(Quick, (33, 100, 2, 80)), (Small, (7, 3, 3, 24))].map(|(depth, shape)| store(depth, shape, F16));
+    cases.extend(halves);
     let positioned = [(Quick, (33, 2560)), (Small, (1, 8)), (Small, (3, 40)), (Published, (64, 2560))];
     cases.extend(positioned.map(|(depth, shape)| positions(depth, shape)));
     cases
@@ -130,7 +150,19 @@ pub fn cases() -> Vec<Case> {
 
 /// Pages of `heads` for `capacity` positions; in order where they are timed.
 fn pages(depth: Depth, heads: u32, dim: u32, capacity: u32, garbage: f32) -> Pages {
-    Pages { heads, dim, capacity, garbage, in_order: depth == Published }
+    Pages { heads, dim, capacity, garbage, format: KvFormat::F32, in_order: depth == Published }
+}
+
+impl Pages {
+    /// Pages like these, in another format.
+    fn in_format(self, format: KvFormat) -> Pages {
+        Pages { format, ..self }
+    }
+}
+
+/// Adds a cache's format to a shape in words, where it is not f32.
+fn in_format(shape: String, format: KvFormat) -> String {
+    if format == KvFormat::F32 { shape } else { format!("{shape} in {}", format.name()) }
 }
 
 /// Heads in words: how many, and of how many key-value heads if they share them.
@@ -138,20 +170,22 @@ fn heads_of(h: u32, g: u32, d: u32) -> String {
     if h == g { format!("{h} heads of {d}") } else { format!("{h}/{g} heads of {d}") }
 }
 
-fn cached(depth: Depth, (t, pos, h, g, d): Shape) -> Case {
+fn cached(depth: Depth, (t, pos, h, g, d): Shape, format: KvFormat) -> Case {
     let keys = pos + t;
-    let case = Case::new("attention_cached", format!("{t} rows {keys} keys {}", heads_of(h, g, d)), move |o| {
+    let shape = in_format(format!("{t} rows {keys} keys {}", heads_of(h, g, d)), format);
+    let case = Case::new("attention_cached", shape, move |o| {
         let spare = if depth == Published { 0 } else { 9 };
-        let pages = pages(depth, g, d, keys + spare, LARGE);
+        let pages = pages(depth, g, d, keys + spare, LARGE).in_format(format);
         let ((input, q), k, v) = (o.noise(t, h * d)?, o.normals(keys * g * d), o.normals(keys * g * d));
         let (kv, rows) = (o.cache(&pages, &k, &v)?, o.rows(t, &pages)?);
         let setup = Setup::new(move |r, _| r.attention_cached(&input, &kv, Heads::grouped(h, g, d), &rows, None));
         let values = move || {
             let sizes = (h as usize, g as usize, d as usize);
-            attention(&wide(&q), &wide(&k), &wide(&v), sizes, |i, j| j <= pos as usize + i)
+            attention(&wide(&q), &pages.held(&k), &pages.held(&v), sizes, |i, j| j <= pos as usize + i)
         };
         let seen: u64 = (0..t).map(|row| u64::from(pos + row + 1)).sum();
-        let setup = setup.at(Step::new(pos, t)).gives(values).moving(8 * u64::from(keys * g * d + t * h * d));
+        let cached = u64::from(keys * g * d / format.channels_in_word());
+        let setup = setup.at(Step::new(pos, t)).gives(values).moving(8 * (cached + u64::from(t * h * d)));
         Ok(setup.computing(4 * seen * u64::from(h * d)))
     });
     case.costing(4 * u64::from(t * keys) * u64::from(h * d)).at(depth)
@@ -200,11 +234,11 @@ fn cached_bias(depth: Depth, (t, pos, h, d, far): Shape) -> Case {
 
 /// Rows of three sequences that share pages, at positions of their own, as beams and batches are decoded; causal and
 /// over the keys of an encoder.
-fn sequences(depth: Depth, (h, g, d, capacity): (u32, u32, u32, u32)) -> Case {
-    let shape = format!("three sequences {capacity} pages {}", heads_of(h, g, d));
+fn sequences(depth: Depth, (h, g, d, capacity): (u32, u32, u32, u32), format: KvFormat) -> Case {
+    let shape = in_format(format!("three sequences {capacity} pages {}", heads_of(h, g, d)), format);
     let case = Case::new("attention_cached", shape, move |o| {
         let (heads, lens) = (Heads::grouped(h, g, d), [1, 7, capacity - 10]);
-        let pages = pages(depth, g, d, capacity, LARGE);
+        let pages = pages(depth, g, d, capacity, LARGE).in_format(format);
         let ((input, q), k, v) = (o.noise(3, h * d)?, o.normals(capacity * g * d), o.normals(capacity * g * d));
         let kv = o.cache(&pages, &k, &v)?;
         // Sequence i has its keys where another permutation says.
@@ -224,7 +258,7 @@ fn sequences(depth: Depth, (h, g, d, capacity): (u32, u32, u32, u32)) -> Case {
             let row = |(i, len): (u32, u32)| {
                 let width = (g * d) as usize;
                 let gather = |x: &[f32]| -> Vec<f64> {
-                    (0..len + 2).flat_map(|s| wide(&x[at(i, s) as usize * width..][..width])).collect()
+                    (0..len + 2).flat_map(|s| pages.held(&x[at(i, s) as usize * width..][..width])).collect()
                 };
                 let q = wide(&q[(i * h * d) as usize..][..(h * d) as usize]);
                 attention(&q, &gather(&k), &gather(&v), (h as usize, g as usize, d as usize), |_, _| true)
@@ -252,12 +286,13 @@ fn no_keys(capacity: u32) -> Case {
 }
 
 /// The weights of cached values come out as taps, of all rows and of a step's own.
-fn weight_taps(d: u32) -> Case {
-    let case = Case::new("attention_weights", format!("cached 5 rows 19 keys 3 heads of {d}"), move |o| {
+fn weight_taps(d: u32, format: KvFormat) -> Case {
+    let shape = in_format(format!("cached 5 rows 19 keys 3 heads of {d}"), format);
+    let case = Case::new("attention_weights", shape, move |o| {
         let (t, s, h, width) = (5, 19, 3, 3 * d);
         let labels = ["cross_attention_cached.weights", "attention_cached.weights"];
         let heads = Heads::full(h, d);
-        let pages = pages(Ragged, h, d, s, LARGE);
+        let pages = pages(Ragged, h, d, s, LARGE).in_format(format);
         let ((queries, q), k, v) = (o.noise(t, width)?, o.normals(s * width), o.normals(s * width));
         let (kv, all, one) = (o.cache(&pages, &k, &v)?, o.rows(t, &pages)?, o.rows(1, &pages)?);
         let setup = Setup::of_several(move |r, _| {
@@ -267,7 +302,7 @@ fn weight_taps(d: u32) -> Case {
             labels.map(Output::Tap).into()
         });
         let values = move |rows: u32| {
-            let (q, k) = (q.clone(), k.clone());
+            let (q, k) = (q.clone(), pages.held(&k).iter().map(|&k| k as f32).collect::<Vec<_>>());
             move || -> Vec<f64> {
                 let of_head = |x: &[f32], head: u32| columns(x, width, head * d, d);
                 let q = &q[..(rows * width) as usize];
@@ -327,14 +362,29 @@ fn turned(setup: Setup, heads: Heads, pages: Pages, pos: u32, qkv: Qkv) -> Setup
 
 /// q and a cache's tensors as outputs.
 fn with_cache(q: Tensor, kv: &KvLayer) -> Vec<Output> {
-    vec![q.into(), kv.keys.clone().into(), kv.values.clone().into()]
+    let [keys, values] = cache_of(kv);
+    vec![q.into(), keys, values]
 }
 
-fn rope_store(depth: Depth, (t, pos, h, g, d): Shape) -> Case {
-    let case = Case::new("rope_store", rope_shape(t, pos, h, g, d), move |o| {
+/// A cache's tensors as outputs.
+fn cache_of(kv: &KvLayer) -> [Output; 2] {
+    [&kv.keys, &kv.values].map(|tensor| match kv.format {
+        F32 => Output::Tensor(tensor.clone()),
+        F16 => Output::Halves(tensor.clone()),
+    })
+}
+
+/// The bound of what is stored in a format where it is `bound` in f32: drivers round to f16 either way.
+fn stored_within(bound: f64, format: KvFormat) -> f64 {
+    if format == F16 { 8e-4 } else { bound }
+}
+
+fn rope_store(depth: Depth, (t, pos, h, g, d): Shape, format: KvFormat) -> Case {
+    let shape = in_format(format!("{t} rows at {pos} {}", heads_of(h, g, d)), format);
+    let case = Case::new("rope_store", shape, move |o| {
         let (width, heads) = ((h + 2 * g) * d, Heads::grouped(h, g, d));
         let spare = if depth == Published { 0 } else { 2 };
-        let pages = pages(depth, g, d, pos + t + spare, SMALL);
+        let pages = pages(depth, g, d, pos + t + spare, SMALL).in_format(format);
         let ((input, qkv), kv) = (o.noise(t, width)?, o.cache(&pages, &[], &[])?);
         let turns = turns(o, depth, t, pos, &pages)?;
         let setup = Setup::of_several(move |r, _| {
@@ -344,21 +394,22 @@ fn rope_store(depth: Depth, (t, pos, h, g, d): Shape) -> Case {
         let setup = setup.at(Step::new(pos, t)).moving(8 * u64::from(t * width));
         Ok(turned(setup, heads, pages, pos, Rc::new(move || wide(&qkv))))
     });
-    case.at(depth)
-}
-
-fn rope_shape(t: u32, pos: u32, h: u32, g: u32, d: u32) -> String {
-    format!("{t} rows at {pos} {}", heads_of(h, g, d))
+    case.within(stored_within(BOUND, format)).at(depth)
 }
 
 /// A norm, the layer that makes q, k and v, and [`rope_store`] in one dispatch of `linear_vec`, or in several where that
 /// cannot be.
-fn norm_rope_store(depth: Depth, format: WeightFormat, (t, pos, k, h, g, d): (u32, u32, u32, u32, u32, u32)) -> Case {
+fn norm_rope_store(
+    depth: Depth,
+    (format, kv_format): (WeightFormat, KvFormat),
+    (t, pos, k, h, g, d): (u32, u32, u32, u32, u32, u32),
+) -> Case {
     let op = if format == WeightFormat::F16 { "norm_rope_store".into() } else { format!("norm_rope_store {format}") };
-    let case = Case::new(op, format!("{t}x{}x{k} at {pos} {}", (h + 2 * g) * d, heads_of(h, g, d)), move |o| {
+    let shape = in_format(format!("{t}x{}x{k} at {pos} {}", (h + 2 * g) * d, heads_of(h, g, d)), kv_format);
+    let case = Case::new(op, shape, move |o| {
         let (n, heads) = ((h + 2 * g) * d, Heads::grouped(h, g, d));
         let spare = if depth == Published { 0 } else { 2 };
-        let pages = pages(depth, g, d, pos + t + spare, SMALL);
+        let pages = pages(depth, g, d, pos + t + spare, SMALL).in_format(kv_format);
         // Where weights are large, two heads of q are compared.
         let known: Vec<u32> = match depth {
             Published => (0..d).chain((h - 1) * d..h * d).collect(),
@@ -386,21 +437,22 @@ fn norm_rope_store(depth: Depth, format: WeightFormat, (t, pos, k, h, g, d): (u3
             _ => turned(setup, heads, pages, pos, Rc::new(qkv)),
         })
     });
-    let case = case.at(depth);
+    let case = case.within(stored_within(BOUND, kv_format)).at(depth);
     if depth == Published { case } else { case.with_caps(fusing_norms) }
 }
 
-fn store(depth: Depth, (t, pos, h, d): (u32, u32, u32, u32)) -> Case {
-    let case = Case::new("store", format!("{t} rows at {pos} {h} heads of {d}"), move |o| {
+fn store(depth: Depth, (t, pos, h, d): (u32, u32, u32, u32), format: KvFormat) -> Case {
+    let shape = in_format(format!("{t} rows at {pos} {h} heads of {d}"), format);
+    let case = Case::new("store", shape, move |o| {
         let width = h * d;
         let spare = if depth == Published { 0 } else { 2 };
-        let pages = pages(depth, h, d, pos + t + spare, SMALL);
+        let pages = pages(depth, h, d, pos + t + spare, SMALL).in_format(format);
         // Packed with queries as T5's decoder has them, or keys and values alone, as of its encoder.
         let parts = if depth == Published { 2 } else { 3 };
         let ((input, packed), kv, rows) = (o.noise(t, parts * width)?, o.cache(&pages, &[], &[])?, o.rows(t, &pages)?);
         let setup = Setup::of_several(move |r, _| {
             r.store(&input, &kv, Heads::full(h, d), &rows);
-            vec![kv.keys.clone().into(), kv.values.clone().into()]
+            cache_of(&kv).into()
         });
         let stored = move |part: u32| {
             let values: Vec<f32> = packed
@@ -412,7 +464,7 @@ fn store(depth: Depth, (t, pos, h, d): (u32, u32, u32, u32)) -> Case {
         let moved = 8 * u64::from(t * parts * width);
         Ok(setup.at(Step::new(pos, t)).gives(stored(parts - 2)).gives(stored(parts - 1)).moving(moved))
     });
-    case.within(0.0).at(depth)
+    case.within(stored_within(0.0, format)).at(depth)
 }
 
 fn positions(depth: Depth, (t, d): (u32, u32)) -> Case {

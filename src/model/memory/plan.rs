@@ -2,7 +2,7 @@
 
 use crate::error::Bytes;
 use crate::model::Workload;
-use crate::runtime::WeightFormat;
+use crate::runtime::{KvFormat, WeightFormat};
 use crate::weights::Placement;
 
 /// The weights of one part of a model.
@@ -35,6 +35,8 @@ pub struct MemoryPlan {
     pub language: PartBytes,
     /// Cached keys and values.
     pub kv_cache: u64,
+    /// Their format.
+    pub kv_format: KvFormat,
     /// Intermediate results.
     pub scratch: u64,
     /// Inputs, tables and parameters.

@@ -46,7 +46,7 @@ impl MemoryPlan {
         options: &LoadOptions,
         caps: &Caps,
     ) -> Result<MemoryPlan> {
-        let planner = Planner { config, files, caps, workload: options.workload };
+        let planner = Planner::new(config, files, options, caps);
         let plan = planner.plan(options.formats, options.offload, Resident::default())?;
         let Some(budget) = options.budget_bytes.filter(|&budget| !plan.fits(budget)) else { return Ok(plan) };
         if options.offload
@@ -70,7 +70,7 @@ impl MemoryPlan {
     /// As [`MemoryPlan::of`].
     pub fn settings(checkpoint: &Checkpoint, options: &LoadOptions, caps: &Caps) -> Result<Vec<(Setting, MemoryPlan)>> {
         let (config, files) = open(checkpoint, options)?;
-        Planner { config: &config, files: Some(&files), caps, workload: options.workload }.settings(options)
+        Planner::new(&config, Some(&files), options, caps).settings(options)
     }
 
     /// [`MemoryPlan::settings`] for a configuration without files.
@@ -82,18 +82,22 @@ impl MemoryPlan {
         options: &LoadOptions,
         caps: &Caps,
     ) -> Result<Vec<(Setting, MemoryPlan)>> {
-        Planner { config, files: None, caps, workload: options.workload }.settings(options)
+        Planner::new(config, None, options, caps).settings(options)
     }
 }
 
 struct Planner<'a> {
     config: &'a Config,
     files: Option<&'a Arc<TensorFiles>>,
-    caps: &'a Caps,
+    caps: Caps,
     workload: Workload,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    fn new(config: &'a Config, files: Option<&'a Arc<TensorFiles>>, options: &LoadOptions, caps: &Caps) -> Planner<'a> {
+        Planner { config, files, caps: caps.with_kv_cache(options.kv_cache), workload: options.workload }
+    }
+
     fn plan(&self, formats: Formats, offload: bool, resident: Resident) -> Result<MemoryPlan> {
         let placement = Placement { formats, resident };
         let (parts, loaded) = Parts::survey(self.files, self.config, placement)?;
@@ -103,7 +107,7 @@ impl Planner<'_> {
             PartBytes { format, bytes, layers, resident: resident.layers(part).unwrap_or(layers).min(layers) }
         };
         let [vision, qformer, language] = Part::ALL.map(part);
-        let working = Working::of(self.config, self.caps, &parts, self.workload, offload);
+        let working = Working::of(self.config, &self.caps, &parts, self.workload, offload);
         // Shared memory is written in place; what takes turns is always staged.
         let streams = [&vision, &language].iter().any(|part| part.resident < part.layers);
         let staging = if self.caps.shares_memory && !streams { 0 } else { STAGING_BYTES };
@@ -126,6 +130,7 @@ impl Planner<'_> {
             qformer,
             language,
             kv_cache: working.kv_cache,
+            kv_format: parts.language.kv_format(&self.caps),
             scratch: working.scratch,
             io: working.io,
             staging,

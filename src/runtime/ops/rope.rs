@@ -86,7 +86,8 @@ impl Recorder {
         let Rotary { turns, kv, heads } = *rotary;
         assert_eq!((qkv.cols(), qkv.offset), (packed_width(heads), 0), "rope_store: shapes");
         assert_eq!((turns.rows(), turns.cols()), (qkv.rows(), 2 + heads.dim), "rope_store: one turn per row");
-        assert_eq!(kv.keys.cols(), heads.padded().dim, "rope_store: channels of the cache");
+        assert_eq!(kv.channels(), heads.padded().dim, "rope_store: channels of the cache");
+        assert_eq!(kv.format, kv.format.for_head_dim(heads.dim), "rope_store: channels side by side");
         let q = self.empty(qkv.rows(), heads.width());
         let params = RopeParams {
             t: qkv.rows(),
@@ -94,14 +95,16 @@ impl Recorder {
             kv_heads: heads.key_value,
             d: heads.dim,
             capacity: kv.capacity,
-            page_stride: kv.keys.cols(),
+            page_stride: kv.channels(),
         };
         let label = self.label("rope_store");
+        let pack = kv.format.channels_in_word();
         let dispatch = Dispatch::new(&kernels::ROPE, &label)
+            .constant("KV_PACK", pack)
             .reads([qkv, turns])
             .writes([&q, &kv.keys, &kv.values])
             .params(&params)
-            .grid(fold(u64::from(qkv.len() / 2), 64))
+            .grid(fold(u64::from(qkv.len() / 2 / pack), 64))
             .flops(3 * u64::from(qkv.len()));
         self.push(dispatch);
         self.tap(&label, &q);
@@ -156,6 +159,7 @@ impl Recorder {
         };
         let dispatch = Dispatch::new(kernel, &w.label)
             .sizes(form.sizes(true))
+            .constant("KV_PACK", kv.format.channels_in_word())
             .reads([x, &packed, scales.as_ref().unwrap_or(x), &norm.weight, turns])
             .writes([&q, &kv.keys, &kv.values])
             .params(&params)

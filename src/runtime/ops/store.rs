@@ -27,7 +27,8 @@ impl Recorder {
     pub fn store(&mut self, x: &Tensor, kv: &KvLayer, heads: Heads, rows: &Rows) {
         let width = heads.key_value * heads.dim;
         assert!(x.cols() >= 2 * width && rows.places.rows() == x.rows(), "store: shapes");
-        assert_eq!(kv.keys.cols(), heads.padded().dim, "store: channels of the cache");
+        assert_eq!(kv.channels(), heads.padded().dim, "store: channels of the cache");
+        assert_eq!(kv.format, kv.format.for_head_dim(heads.dim), "store: channels side by side");
         let params = Params {
             t: x.rows(),
             x_offset: x.offset + x.cols() - 2 * width,
@@ -35,16 +36,18 @@ impl Recorder {
             kv_heads: heads.key_value,
             d: heads.dim,
             capacity: kv.capacity,
-            page_stride: kv.keys.cols(),
+            page_stride: kv.channels(),
             pages_offset: rows.pages.offset,
             pages_stride: rows.pages.cols(),
         };
+        let pack = kv.format.channels_in_word();
         let dispatch = Dispatch::new(&kernels::STORE, self.label("store"))
+            .constant("KV_PACK", pack)
             .reads([x, &rows.places, &rows.pages])
             .reads_step()
             .writes([&kv.keys, &kv.values])
             .params(&params)
-            .grid(fold(u64::from(x.rows()) * u64::from(width), 64));
+            .grid(fold(u64::from(x.rows()) * u64::from(width / pack), 64));
         self.push(dispatch);
     }
 }

@@ -10,7 +10,7 @@ use instructblip::lab::ceilings;
 use instructblip::lab::model::{Event, Options, Subject, measure};
 use instructblip::lab::results::Ceilings;
 use instructblip::model::LoadOptions;
-use instructblip::runtime::WeightFormat;
+use instructblip::runtime::{KvFormat, WeightFormat};
 use instructblip::shapes::{Layers, PUBLISHED, Shape};
 use instructblip::{Checkpoint, Error};
 use serde_json::Value;
@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::report;
 use super::run::{self, Output};
 use crate::common::{Common, Gpu};
-use crate::options::formats;
+use crate::options::{formats, kv_formats};
 use crate::progress::{Progress, say};
 use crate::session::{bounded, embedded, named, open_device};
 
@@ -54,6 +54,9 @@ pub struct Model {
     #[arg(long, value_name = "N,…", value_delimiter = ',', default_values_t = [1, 4, 5, 8],
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub rows: Vec<u32>,
+    /// Format of the keys and values in the cache; the usual one for the GPU and the model if left out
+    #[arg(long, value_name = "f32|f16", value_parser = kv_formats())]
+    pub kv_cache: Option<KvFormat>,
     /// Measurements of each time, of which the median is told
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub runs: u32,
@@ -126,7 +129,7 @@ fn config_json(checkpoint: &Checkpoint) -> Result<Vec<u8>> {
 
 pub fn run(common: &Common, arguments: &Model) -> Result<()> {
     let subject = subject(arguments)?;
-    let device = open_device(common)?;
+    let device = open_device(common)?.with_kv_cache(arguments.kv_cache);
     if !device.has_timestamps() && !common.quiet {
         say("this adapter has no clock for kernels: no times by label");
     }

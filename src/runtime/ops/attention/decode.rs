@@ -37,14 +37,15 @@ impl Recorder {
     /// Records `a` row by row: `-> [T, H d]`, d padded.
     pub(super) fn attention_decode(&mut self, label: &str, a: &Attention<'_>, cache: Cached<'_>) -> Tensor {
         let (t, heads) = (a.rows(), a.heads.padded());
-        let others: &[&Kernel] = match self.caps().coherent {
-            true => &[&kernels::ATTENTION_DECODE, &kernels::ATTENTION_DECODE_SHARES],
-            false => &[&kernels::ATTENTION_DECODE],
-        };
+        let format = cache.kv.format as usize;
+        let [whole, shared, software] =
+            [&kernels::ATTENTION_DECODE, &kernels::ATTENTION_DECODE_SHARES, &kernels::ATTENTION_DECODE_SOFTWARE]
+                .map(|kernels| &kernels[format]);
+        let others: &[&Kernel] = if self.caps().coherent { &[whole, shared] } else { &[whole] };
         let wide = a.runs_wide(others, self.caps(), &[a.q.offset(), a.q.tensor.cols()]);
         let splits = if wide { 1 } else { shares(t * heads.query, cache.rows.pages.cols(), self.caps()) };
         if splits == 1 {
-            let kernel = if wide { &kernels::ATTENTION_DECODE_SOFTWARE } else { &kernels::ATTENTION_DECODE };
+            let kernel = if wide { software } else { whole };
             let out = self.empty(t, heads.width());
             self.push(dispatch(kernel, label, a, cache, &out));
             return out;
@@ -52,11 +53,11 @@ impl Recorder {
         // The shares lie behind the result.
         let behind = t * heads.query * splits * (heads.dim + SHARE_TOTALS);
         let all = self.empty(t + behind.div_ceil(heads.width()), heads.width());
-        let shared = dispatch(&kernels::ATTENTION_DECODE_SHARES, label, a, cache, &all)
+        let dispatch = dispatch(shared, label, a, cache, &all)
             .counts_arrivals(t * heads.query)
             .sizes([("SPLITS", splits)])
             .grid([heads.query, splits, t]);
-        self.push(shared);
+        self.push(dispatch);
         all.slice_rows(0, t)
     }
 }
@@ -66,7 +67,7 @@ fn dispatch(kernel: &'static Kernel, label: &str, a: &Attention<'_>, cache: Cach
     let Cached { kv, rows, causal } = cache;
     let (q, heads) = (a.q.tensor, a.heads.padded());
     assert_eq!(rows.places.rows(), q.rows(), "{}: one place per row", a.op);
-    assert_eq!(kv.keys.cols(), heads.dim, "{}: channels of the cache", a.op);
+    assert_eq!(kv.channels(), heads.dim, "{}: channels of the cache", a.op);
     let fits = [q.offset, q.cols()].iter().all(|place| place.is_multiple_of(HEAD_DIM_STEP));
     assert!(fits, "{}: where q starts", a.op);
     let params = Params {
@@ -96,8 +97,8 @@ fn dispatch(kernel: &'static Kernel, label: &str, a: &Attention<'_>, cache: Cach
 /// where rows and heads fill a GPU by themselves, or where its workgroups cannot tell each other that they are done.
 fn shares(rows_and_heads: u32, keys: u32, caps: &Caps) -> u32 {
     let most = match caps.preferred {
-        Some(form) if form == kernels::ATTENTION_DECODE.form => 1,
-        Some(form) if form == kernels::ATTENTION_DECODE_SHARES.form => Tuning::of(AdapterClass::Gpu).decode_splits,
+        Some(form) if form == kernels::ATTENTION_DECODE[0].form => 1,
+        Some(form) if form == kernels::ATTENTION_DECODE_SHARES[0].form => Tuning::of(AdapterClass::Gpu).decode_splits,
         _ => caps.tuning.decode_splits,
     };
     let alone = rows_and_heads >= DECODE_WORKGROUPS || !caps.coherent;

@@ -9,7 +9,7 @@
 //! | decode | rows by themselves over a cache: steps of one or more sequences, cross-attention | `decode.rs` |
 //!
 //! Each form has a portable kernel and one for software adapters; `Attention::runs_wide` chooses between the two. Tiles
-//! have one by matrices, too.
+//! have one by matrices, too. All are compiled for keys and values of f32 and of f16, which only caches have.
 //! `weights.rs` has what a tap of `….weights` adds: the weights as a tensor.
 
 mod decode;
@@ -18,6 +18,7 @@ mod weights;
 
 use crate::runtime::caps::Caps;
 use crate::runtime::kernels::Kernel;
+use crate::runtime::kv_format::KvFormat;
 use crate::runtime::recorder::Recorder;
 use crate::runtime::tensor::Tensor;
 
@@ -92,8 +93,8 @@ pub enum Mask<'a> {
     Keys(&'a Tensor),
 }
 
-/// The cached keys and values of one layer, each `[G * capacity, d]`, head after head; d is that of [`Heads::padded`],
-/// and the channels that are added hold zeros.
+/// The cached keys and values of one layer, each `[G * capacity, d]`, head after head, in words of one channel or two; d is
+/// that of [`Heads::padded`], and the channels that are added hold zeros.
 #[derive(Clone, Debug)]
 pub struct KvLayer {
     /// Keys after rotation.
@@ -102,6 +103,15 @@ pub struct KvLayer {
     pub values: Tensor,
     /// Pages: positions of all sequences there is room for.
     pub capacity: u32,
+    /// The storage of both.
+    pub format: KvFormat,
+}
+
+impl KvLayer {
+    /// Channels of a page, d.
+    pub(super) fn channels(&self) -> u32 {
+        self.keys.cols() * self.format.channels_in_word()
+    }
 }
 
 /// The places of rows over a cache. A page holds one position of one sequence; sequences may share pages.
@@ -291,18 +301,23 @@ impl<'a> Attention<'a> {
 
     /// The offsets and strides of keys and values in their tensors.
     fn layout(&self) -> Layout {
-        let (k, _) = self.keys_and_values();
-        let (row_stride, heads) = (k.cols(), self.heads.padded());
+        let dim = self.heads.padded().dim;
         match self.source {
             Source::Packed { k, v, .. } => {
-                Layout { k_offset: k.offset(), v_offset: v.offset(), row_stride, head_stride: heads.dim }
+                Layout { k_offset: k.offset(), v_offset: v.offset(), row_stride: k.tensor.cols(), head_stride: dim }
             }
-            Source::Cached(Cached { kv, .. }) => Layout {
-                k_offset: kv.keys.offset,
-                v_offset: kv.values.offset,
-                row_stride,
-                head_stride: kv.keys.len() / heads.key_value,
-            },
+            Source::Cached(Cached { kv, .. }) => {
+                assert_eq!((kv.keys.offset, kv.values.offset), (0, 0), "{}: a cache has its buffers alone", self.op);
+                Layout { k_offset: 0, v_offset: 0, row_stride: kv.channels(), head_stride: kv.capacity * kv.channels() }
+            }
+        }
+    }
+
+    /// The storage of keys and values.
+    fn kv_format(&self) -> KvFormat {
+        match self.source {
+            Source::Packed { .. } => KvFormat::F32,
+            Source::Cached(Cached { kv, .. }) => kv.format,
         }
     }
 

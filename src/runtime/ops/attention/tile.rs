@@ -86,14 +86,14 @@ struct Form {
 
 /// The form that was asked for if it can run, else the usual one.
 fn form(a: &Attention<'_>, caps: &Caps, starts: &[u32]) -> Form {
-    let tile = tile_rows(a.rows(), a.heads.query);
-    let tile = Form { kernel: &kernels::ATTENTION_TILE, rows: tile, size: Some(("ROWS", tile)) };
+    let (tile, format) = (tile_rows(a.rows(), a.heads.query), a.kv_format() as usize);
+    let tile = Form { kernel: &kernels::ATTENTION_TILE[format], rows: tile, size: Some(("ROWS", tile)) };
     let asked = |form: &Form| caps.preferred == Some(form.kernel.form);
     match matrix_form(a, caps) {
         // A processor has no faster way to multiply matrices: there they run only where they are asked for.
         Some(matrix) if asked(&matrix) || (caps.class == AdapterClass::Gpu && !asked(&tile)) => matrix,
         _ if a.runs_wide(&[tile.kernel], caps, starts) => {
-            Form { kernel: &kernels::ATTENTION_TILE_SOFTWARE, rows: SOFTWARE_ROWS, size: None }
+            Form { kernel: &kernels::ATTENTION_TILE_SOFTWARE[format], rows: SOFTWARE_ROWS, size: None }
         }
         _ => tile,
     }
@@ -101,10 +101,11 @@ fn form(a: &Attention<'_>, caps: &Caps, starts: &[u32]) -> Form {
 
 /// The form by matrices, where it can run.
 fn matrix_form(a: &Attention<'_>, caps: &Caps) -> Option<Form> {
-    let kernel = match caps.matrix? {
+    let kernels = match caps.matrix? {
         MatrixSize::Eight => &kernels::ATTENTION_MATRIX8,
         MatrixSize::Sixteen => &kernels::ATTENTION_MATRIX16,
     };
+    let kernel = &kernels[a.kv_format() as usize];
     let fits = a.rows() >= FEWEST_MATRIX_ROWS && a.heads.padded().dim <= MATRIX_HEAD_DIM;
     let size = Some(("WG", MATRIX_SUBGROUPS * caps.subgroup_size?));
     fits.then_some(Form { kernel, rows: MATRIX_ROWS, size })

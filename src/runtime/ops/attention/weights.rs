@@ -36,12 +36,12 @@ impl Recorder {
         }
         let (params, heads, q) = (params(a), a.heads.padded(), a.q.tensor);
         let out = self.empty(heads.query * params.t, params.s);
-        let (k, _) = a.keys_and_values();
-        let dispatch = Dispatch::new(&kernels::ATTENTION_WEIGHTS, &label)
+        let (k, v) = a.keys_and_values();
+        let dispatch = Dispatch::new(&kernels::ATTENTION_WEIGHTS[a.kv_format() as usize], &label)
             .constant("WG", self.caps().row_workgroup())
             .constant("MODE", a.mode())
             .constant("BIAS", a.bias.is_some())
-            .reads([q, k, a.index().unwrap_or(q), a.bias.unwrap_or(q)])
+            .reads([q, k, v, a.index().unwrap_or(q), a.bias.unwrap_or(q)])
             .reads_step()
             .writes([&out])
             .params(&params)
