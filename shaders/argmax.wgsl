@@ -57,8 +57,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let first = select(0u, lane, lane < p.n);
     var best = Best(x[start + first], first);
     // All lanes take the same turns, so that a branch lies between what is loaded and its use.
-    for (var turn = 0u; turn < p.n; turn += 16u * WG) {
-        let i = turn + lane;
+    for (var turn = start; turn < start + p.n; turn += 16u * WG) {
+        let i = turn - start + lane;
         let v0 = four_values(start, i);
         let v1 = four_values(start, i + 4u * WG);
         let v2 = four_values(start, i + 8u * WG);

@@ -60,9 +60,9 @@ fn score_of(s: u32, t: u32, head: u32) -> f32 {
     let from_q = p.q_offset + t * p.q_stride + head * p.d;
     let from_k = p.k_offset + (head / p.group) * p.k_head_stride + row * p.k_row_stride;
     var score = 0.0;
-    for (var d = 0u; d < p.d; d += 4u) {
-        let i = from_q + d;
-        score += dot(p.scale * vec4<f32>(q[i], q[i + 1u], q[i + 2u], q[i + 3u]), quad_of(k[(from_k + d) / 4u]));
+    for (var i = from_q; i < from_q + p.d; i += 4u) {
+        let four = quad_of(k[(from_k + i - from_q) / 4u]);
+        score += dot(p.scale * vec4<f32>(q[i], q[i + 1u], q[i + 2u], q[i + 3u]), four);
     }
     if BIAS {
         let far = i32(p.far);

@@ -94,8 +94,8 @@ fn gather(lane: u32, start: u32, least: u32, end: u32) -> u32 {
         atomicStore(&gathered, 0u);
     }
     workgroupBarrier();
-    for (var turn = 0u; turn < p.n; turn += 8u * LANES) {
-        let i = turn + lane;
+    for (var turn = start; turn < start + p.n; turn += 8u * LANES) {
+        let i = turn - start + lane;
         let low = four_at(start, i);
         let high = four_at(start, i + 4u * LANES);
         if i < p.n {
@@ -114,8 +114,8 @@ fn gather(lane: u32, start: u32, least: u32, end: u32) -> u32 {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let start = p.x_offset + group.x * p.n;
     var four = vec4<u32>();
-    for (var turn = 0u; turn < p.n; turn += 8u * LANES) {
-        let i = turn + lane;
+    for (var turn = start; turn < start + p.n; turn += 8u * LANES) {
+        let i = turn - start + lane;
         let low = four_at(start, i);
         let high = four_at(start, i + 4u * LANES);
         if i < p.n {

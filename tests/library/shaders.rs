@@ -314,6 +314,18 @@ fn params_have_twins_with_the_same_members_in_the_same_order() {
     }
 }
 
+/// Some drivers compile a kernel with such a loop anew for every dispatch: shaders/README.md.
+#[test]
+fn no_loop_counts_from_0_to_a_parameter() {
+    // Their steps are too many to be written out, so that they stay loops.
+    let long = ["ceiling_fma", "ceiling_matrix"];
+    for kernel in kernels::all().filter(|kernel| !long.contains(&kernel.file)) {
+        let source = kernel.source();
+        let found = source.lines().find(|line| line.contains("= 0u; ") && line.contains(" < p."));
+        assert_eq!(found, None, "{}", kernel.name);
+    }
+}
+
 #[test]
 fn every_shader_is_registered_described_and_has_its_header() {
     let table = std::fs::read_to_string(root().join("shaders/README.md")).expect("shaders/README.md");
