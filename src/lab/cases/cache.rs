@@ -116,12 +116,13 @@ pub fn cases() -> Vec<Case> {
     cases.extend(each(HALVES).map(|(depth, shape)| cached(depth, shape, F16)));
     cases.push(beams(5, 300, 32, 128));
     let shared = [(1, 130, 4, 2, 128), (1, 700, 2, 1, 64), (3, 500, 4, 4, 80)].map(|shape| cached(Small, shape, F32));
+    let shared = shared.into_iter().chain([cached(Small, (1, 700, 4, 2, 64), F16)]);
     cases.extend(shared.map(|case| case.by("attention_decode_shares").only(|caps| caps.coherent)));
     cases.extend(each(BIASED).map(|(depth, shape)| cached_bias(depth, shape)));
     cases.extend(each(SEQUENCES).map(|(depth, shape)| sequences(depth, shape, F32)));
     cases.extend([(Small, (6, 2, 64, 40)), (Ragged, (6, 2, 20, 150))].map(|(depth, s)| sequences(depth, s, F16)));
     cases.extend([30, 300].map(no_keys));
-    cases.extend([(20, F32), (5, F32), (20, F16)].map(|(d, format)| weight_taps(d, format)));
+    cases.extend([(Ragged, 20, F32), (Ragged, 5, F32), (Small, 20, F16)].map(|(depth, d, f)| weight_taps(depth, d, f)));
     cases.extend(each(ROPE).map(|(depth, shape)| rope_store(depth, shape, F32)));
     let halves = [(Quick, (65, 100, 4, 1, 128)), (Small, (7, 3, 2, 2, 32)), (Ragged, (2, 1, 3, 1, 36))];
     cases.extend(halves.map(|(depth, shape)| rope_store(depth, shape, F16)));
@@ -286,7 +287,7 @@ fn no_keys(capacity: u32) -> Case {
 }
 
 /// The weights of cached values come out as taps, of all rows and of a step's own.
-fn weight_taps(d: u32, format: KvFormat) -> Case {
+fn weight_taps(depth: Depth, d: u32, format: KvFormat) -> Case {
     let shape = in_format(format!("cached 5 rows 19 keys 3 heads of {d}"), format);
     let case = Case::new("attention_weights", shape, move |o| {
         let (t, s, h, width) = (5, 19, 3, 3 * d);
@@ -312,7 +313,7 @@ fn weight_taps(d: u32, format: KvFormat) -> Case {
         let setup = setup.judging("attention_weights").tapping(&labels).at(Step::new(s - 1, 1));
         Ok(setup.gives(values(t)).gives(values(1)))
     });
-    case.at(Ragged)
+    case.at(depth)
 }
 
 const THETA: f64 = 10_000.0;
