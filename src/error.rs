@@ -150,6 +150,8 @@ pub enum Error {
         /// A description of the fault and of what to do about it.
         problem: String,
     },
+    /// The work was stopped, by whoever asked for it or because its engine ended.
+    Cancelled,
     /// A model could not be had from the hub.
     Download {
         /// The repository, file or server that the error is about.
@@ -276,6 +278,7 @@ impl fmt::Display for Fault<'_> {
                     "the prompt is too long: {what} has room for {have} tokens, this needs {need}; shorten the prompt"
                 )
             }
+            Error::Cancelled => f.write_str("stopped before it was done"),
             Error::Request { problem } => write!(f, "{problem}"),
             Error::Download { what, problem, .. } => write!(f, "{what}: {problem}"),
             Error::Io { path, source } => write!(f, "{}: {source}", path.display()),

@@ -167,6 +167,7 @@ pub mod checkpoint;
 pub mod config;
 #[cfg(feature = "embedded-model")]
 pub mod embedded;
+pub mod engine;
 pub mod error;
 pub mod generate;
 pub mod hash;
@@ -186,6 +187,7 @@ pub mod vision;
 pub mod weights;
 
 pub use checkpoint::Checkpoint;
+pub use engine::{Engine, EngineOptions};
 pub use error::{Error, Result};
 pub use generate::{EarlyStopping, FinishReason, GenerateOptions};
 pub use model::{Answer, InstructBlip, Question, Reply};

@@ -1,6 +1,6 @@
 //! The limits that end an answer, and the end of the context.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
@@ -16,7 +16,7 @@ pub enum FinishReason {
 }
 
 /// A function that says whether the text of new tokens has a stop string.
-pub type HasStop = Rc<dyn Fn(&[u32]) -> bool>;
+pub type HasStop = Arc<dyn Fn(&[u32]) -> bool + Send + Sync>;
 
 /// The limits that end an answer.
 #[derive(Clone)]

@@ -5,7 +5,7 @@
 //! likeliest, the device finds these, and the host draws. Everything else (penalties, beams, draws from all tokens)
 //! looks at all of a step's logits on the host; either way it writes the tokens that the next step reads.
 
-mod batch;
+mod answering;
 pub mod beam;
 mod limits;
 pub mod options;
@@ -13,10 +13,12 @@ pub mod processors;
 mod row;
 pub mod scores;
 pub mod session;
+mod slots;
 mod tokens;
 
 pub use limits::{FinishReason, HasStop, Limits, MAX_PROMPT_TOKENS, check_fits, new_tokens_that_fit};
 pub use options::{EarlyStopping, GenerateOptions};
 pub use row::{Prompted, Sequence};
-pub use session::{Capacity, PromptInputs, Session};
+pub use session::{Capacity, PromptInputs, Room, Session};
+pub use slots::{AnswerId, News, Slots};
 pub use tokens::Tokens;

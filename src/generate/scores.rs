@@ -34,21 +34,26 @@ impl Scores {
         Some(Scores { values, tokens: Some(tokens) })
     }
 
-    /// Reads the scores that the tokens after a session's last step are chosen from, by one of `processors` for each
-    /// row: the few largest logits where these are enough for all of them, else all logits.
+    /// Reads the scores that the tokens of some rows after a session's last step are chosen from, by the processors of
+    /// each: the few largest logits where these are enough, else all logits.
     ///
     /// # Errors
     /// Whatever went wrong on the GPU.
-    pub fn read(session: &Session, processors: &[&Processors]) -> Result<Vec<Scores>> {
-        if processors.iter().all(|p| p.draw_among_few()) {
-            let (largest, all) = (session.read_largest(CANDIDATES)?, session.vocab_size());
-            let rows = largest.iter().zip(processors);
-            let scores: Option<Vec<Scores>> = rows.map(|(pairs, p)| Scores::of_largest(pairs, all, p)).collect();
-            if let Some(scores) = scores {
-                return Ok(scores);
-            }
+    pub fn read(session: &Session, rows: &[(u32, &Processors)]) -> Result<Vec<Scores>> {
+        let all = session.vocab_size();
+        let largest = match rows.iter().any(|(_, p)| p.draw_among_few()) {
+            true => session.read_largest(CANDIDATES)?,
+            false => Vec::new(),
+        };
+        let few = |&(row, p): &(u32, &Processors)| Scores::of_largest(largest.get(row as usize)?, all, p);
+        let mut scores: Vec<Option<Scores>> = rows.iter().map(few).collect();
+        let others: Vec<u32> =
+            rows.iter().zip(&scores).filter(|(_, s)| s.is_none()).map(|((row, _), _)| *row).collect();
+        if !others.is_empty() {
+            let logits = session.read_logits(&others)?;
+            scores.iter_mut().filter(|s| s.is_none()).zip(logits).for_each(|(s, row)| *s = Some(Scores::of_all(row)));
         }
-        Ok(session.read_logits()?.into_iter().map(Scores::of_all).collect())
+        Ok(scores.into_iter().flatten().collect())
     }
 
     /// Processes the scores and draws or takes the token that follows `sequence`; for `counted` see

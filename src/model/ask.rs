@@ -1,14 +1,14 @@
 //! Questions and their answers: one piece by piece, or several side by side.
 
-use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::encode::Encoded;
 use super::reply::{Answer, AnswerText, Reply, Timings, milliseconds};
 use super::{InstructBlip, MAX_RUN_ROWS, Question};
 use crate::error::{Error, Result};
-use crate::generate::{self, GenerateOptions, Limits, Prompted, Sequence};
+use crate::generate::{self, AnswerId, GenerateOptions, Limits, Prompted, Room, Sequence};
 use crate::processor::{Image, Prompt};
 
 impl InstructBlip {
@@ -42,15 +42,16 @@ impl InstructBlip {
         // The prompt first: what is wrong with it is told before the GPU is put to work.
         let prompt = self.prompt(question)?;
         let prompt_tokens = prompt.input_ids.len();
-        let limits = self.limits(self.new_tokens(&prompt, options)?, options);
+        let limits = self.limits(&prompt, options)?;
         let encoded = self.encode(question.images, prompt, &[])?;
         let started = Instant::now();
-        self.bring_language(&[prompt_tokens as u32], 1, limits.max_new_tokens)?;
-        let (language, session) = self.language_stage();
-        let tokens = session.start(language, &self.prompted(&encoded, options), options, limits)?;
+        self.bring_language(&[self.room(prompt_tokens, options, &limits)])?;
+        let prompted = self.prompted(&encoded, options);
+        let InstructBlip { language, processor, .. } = self;
+        let (language, slots) = language.as_mut().expect("brought just now").parts();
         Ok(Answer {
-            tokens,
-            decoder: Some(self.processor.tokenizers().stream()),
+            tokens: slots.start(language, &prompted, options, limits)?,
+            decoder: Some(processor.shared_tokenizers().stream()),
             token_ids: Vec::new(),
             text: String::new(),
             prompt_tokens,
@@ -62,9 +63,6 @@ impl InstructBlip {
     /// Answers several questions side by side. An answer is the one its question gets alone. `progress` hears how many
     /// tokens the longest answer of those being worked at has.
     ///
-    /// Questions share a run if their answers may have the same number of tokens, which `max_length` and the end of the
-    /// context make depend on the prompt, and as long as there are not too many rows.
-    ///
     /// # Errors
     /// [`Error::PromptTooLong`], [`Error::Request`], or a failure of the device.
     pub fn answer(
@@ -74,74 +72,65 @@ impl InstructBlip {
         progress: &mut dyn FnMut(u32),
     ) -> Result<Vec<Reply>> {
         options.check()?;
-        if let ([question], true) = (questions, options.gives_one()) {
-            // Fewer bytes go between host and device this way.
-            let mut answer = self.stream(question, options)?;
-            while let Some(piece) = answer.next() {
-                piece?;
-                progress(answer.token_ids().len() as u32);
-            }
-            return Ok(vec![answer.into_reply()]);
-        }
         let mut prompts = questions.iter().map(|q| self.prompt(q)).collect::<Result<Vec<_>>>()?;
         if self.left_padding {
             let words = prompts.iter().map(|p| p.qformer_input_ids.len()).max().unwrap_or(0);
             prompts.iter_mut().for_each(|prompt| prompt.pad_qformer_left(words));
         }
-        let mut runs: BTreeMap<u32, Vec<usize>> = BTreeMap::new();
-        for (i, prompt) in prompts.iter().enumerate() {
-            runs.entry(self.new_tokens(prompt, options)?).or_default().push(i);
-        }
+        let limits = prompts.iter().map(|prompt| self.limits(prompt, options)).collect::<Result<Vec<_>>>()?;
+        let mut asked: Vec<_> = questions.iter().zip(prompts).zip(limits).collect();
         let most = (MAX_RUN_ROWS / options.rows() as usize).max(1);
-        let mut replies: Vec<Option<Reply>> = vec![None; questions.len()];
-        for (new_tokens, all) in runs {
-            let limits = self.limits(new_tokens, options);
-            for run in all.chunks(most) {
-                let asked = run.iter().map(|&i| (questions[i], prompts[i].clone())).collect();
-                let answers = self.answer_together(asked, options, &limits, progress)?;
-                run.iter().zip(answers).for_each(|(&i, reply)| replies[i] = Some(reply));
-            }
+        let mut replies = Vec::new();
+        while !asked.is_empty() {
+            let run =
+                asked.drain(..most.min(asked.len())).map(|((question, prompt), limits)| (question, prompt, limits));
+            replies.extend(self.answer_together(run.collect(), options, progress)?);
         }
-        Ok(replies.into_iter().flatten().collect())
+        Ok(replies)
     }
 
-    /// Answers questions whose answers have the same limits.
     fn answer_together(
         &mut self,
-        asked: Vec<(Question<'_>, Prompt)>,
+        asked: Vec<(&Question<'_>, Prompt, Limits)>,
         options: &GenerateOptions,
-        limits: &Limits,
         progress: &mut dyn FnMut(u32),
     ) -> Result<Vec<Reply>> {
-        let sizes: Vec<u32> = asked.iter().map(|(_, prompt)| prompt.input_ids.len() as u32).collect();
+        let room = |(_, prompt, limits): &(_, Prompt, Limits)| self.room(prompt.input_ids.len(), options, limits);
+        let rooms: Vec<Room> = asked.iter().map(room).collect();
         let mut timings = Timings { load: self.load_ms, ..Timings::default() };
         let mut encoded = Vec::new();
-        for (question, prompt) in asked {
+        for (question, prompt, limits) in asked {
             let one = self.encode(question.images, prompt, &[])?;
             timings.image += one.timings.image;
             timings.vision += one.timings.vision;
             timings.qformer += one.timings.qformer;
-            encoded.push(one);
+            encoded.push((one, limits));
         }
         let started = Instant::now();
-        self.bring_language(&sizes, options.rows(), limits.max_new_tokens)?;
-        let prompted: Vec<Prompted<'_>> = encoded.iter().map(|e| self.prompted(e, options)).collect();
-        let (language, session) = self.language_stage();
-        let answers = session.answer(language, &prompted, options, limits, &mut |tokens| {
-            match tokens {
-                1 => timings.prefill = milliseconds(started),
-                _ => timings.decode = milliseconds(started) - timings.prefill,
-            }
-            progress(tokens);
-        })?;
-        let reply = |(sequences, encoded): (Vec<Sequence>, &Encoded)| {
+        self.bring_language(&rooms)?;
+        let mut places: HashMap<AnswerId, usize> = HashMap::new();
+        for (i, (encoded, limits)) in encoded.iter().enumerate() {
+            let prompted = self.prompted(encoded, options);
+            let (language, slots) = self.language_stage();
+            places.insert(slots.join(language, &prompted, options, limits.clone())?, i);
+        }
+        timings.prefill = milliseconds(started);
+        let mut finished: Vec<Option<Vec<Sequence>>> = vec![None; encoded.len()];
+        let (_, slots) = self.language_stage();
+        while !slots.are_idle() {
+            let news = slots.step()?;
+            progress(news.iter().map(|news| news.tokens).max().unwrap_or(0));
+            news.into_iter().for_each(|news| finished[places[&news.id]] = news.finished);
+        }
+        timings.decode = milliseconds(started) - timings.prefill;
+        let reply = |(sequences, (encoded, _)): (Vec<Sequence>, &(Encoded, Limits))| {
             let texts = sequences.into_iter().map(|sequence| self.text_of(sequence)).collect();
             Reply::new(texts, encoded.prompt.input_ids.len(), timings)
         };
-        Ok(answers.into_iter().zip(&encoded).map(reply).collect())
+        Ok(finished.into_iter().flatten().zip(&encoded).map(reply).collect())
     }
 
-    fn text_of(&self, sequence: Sequence) -> AnswerText {
+    pub(super) fn text_of(&self, sequence: Sequence) -> AnswerText {
         AnswerText {
             text: self.processor.tokenizers().decode(&sequence.token_ids).trim().to_string(),
             token_ids: sequence.token_ids,
@@ -152,7 +141,11 @@ impl InstructBlip {
 
     /// The question's ids, after everything about it that can be refused was.
     pub(super) fn prompt(&self, question: &Question<'_>) -> Result<Prompt> {
-        let pictures = question.images.len();
+        self.prompt_of(question.prompt, question.qformer_prompt, question.images.len())
+    }
+
+    /// The ids of a question about as many pictures.
+    pub(super) fn prompt_of(&self, prompt: &str, qformer_prompt: Option<&str>, pictures: usize) -> Result<Prompt> {
         if pictures == 0 {
             return Err(Error::request("the question has no picture"));
         }
@@ -163,35 +156,35 @@ impl InstructBlip {
             );
             return Err(Error::request(problem));
         }
-        let qformer_prompt = question.qformer_prompt.unwrap_or(question.prompt);
-        self.processor.tokenizers().encode(question.prompt, qformer_prompt, pictures)
+        self.processor.tokenizers().encode(prompt, qformer_prompt.unwrap_or(prompt), pictures)
     }
 
-    /// Most new tokens of an answer to `prompt`.
-    fn new_tokens(&self, prompt: &Prompt, options: &GenerateOptions) -> Result<u32> {
+    /// The room of an answer to a prompt of `tokens` tokens.
+    pub(super) fn room(&self, tokens: usize, options: &GenerateOptions, limits: &Limits) -> Room {
+        Room::of(&self.shapes.language, tokens as u32, options.rows(), limits.max_new_tokens)
+    }
+
+    /// The limits of an answer to `prompt`.
+    pub(super) fn limits(&self, prompt: &Prompt, options: &GenerateOptions) -> Result<Limits> {
         let tokens = prompt.input_ids.len();
         let wanted = options.new_tokens(self.shapes.language.decoder_length(tokens as u32))?;
-        generate::new_tokens_that_fit(tokens, self.config.text.max_positions(), wanted)
-    }
-
-    /// The limits of an answer.
-    fn limits(&self, max_new_tokens: u32, options: &GenerateOptions) -> Limits {
+        let new_tokens = generate::new_tokens_that_fit(tokens, self.config.text.max_positions(), wanted)?;
         // How many there are counts for sampling with beams.
         let mut eos = options.eos_token_ids.clone().unwrap_or_else(|| self.stop.clone());
         eos.sort_unstable();
         eos.dedup();
-        let mut limits = Limits::new(max_new_tokens, &eos);
+        let mut limits = Limits::new(new_tokens, &eos);
         if !options.stop_strings.is_empty() {
             let (tokenizers, stops) = (self.processor.shared_tokenizers(), options.stop_strings.clone());
-            limits.has_stop = Some(Rc::new(move |tokens: &[u32]| {
+            limits.has_stop = Some(Arc::new(move |tokens: &[u32]| {
                 let text = tokenizers.decode(tokens);
                 stops.iter().any(|stop| text.contains(stop))
             }));
         }
-        limits
+        Ok(limits)
     }
 
-    fn prompted<'a>(&self, encoded: &'a Encoded, options: &GenerateOptions) -> Prompted<'a> {
+    pub(super) fn prompted<'a>(&self, encoded: &'a Encoded, options: &GenerateOptions) -> Prompted<'a> {
         let inputs = encoded.inputs();
         match self.shapes.language.decoder_start() {
             Some(start) => Prompted { inputs, history: vec![start], counted: 0 },

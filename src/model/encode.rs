@@ -7,15 +7,30 @@ use super::reply::{Timings, milliseconds};
 use super::residence::VisionStage;
 use crate::error::{Error, Result};
 use crate::generate::PromptInputs;
-use crate::processor::{Image, Prompt};
+use crate::processor::{Image, ImageProcessor, Prompt};
 use crate::qformer::QFormerOutput;
 use crate::runtime::ops::attention::Mask;
 use crate::runtime::plan::Plan;
 use crate::runtime::recorder::Recorder;
 use crate::runtime::{Category, Device, Tensor};
 
+/// The pixels of a question's pictures as the vision tower reads them, and how long it took to make them.
+pub(crate) struct Pixels {
+    /// `[3, S, S]` each.
+    frames: Vec<Vec<f32>>,
+    ms: f64,
+}
+
+impl Pixels {
+    /// Resizes and normalises `images`.
+    pub fn of(processor: &ImageProcessor, images: &[Image]) -> Pixels {
+        let started = Instant::now();
+        Pixels { frames: images.iter().map(|image| processor.pixels(image)).collect(), ms: milliseconds(started) }
+    }
+}
+
 /// A question after the Q-Former, ready for the language model.
-pub(super) struct Encoded {
+pub(crate) struct Encoded {
     pub prompt: Prompt,
     /// `[frames Q, H]`.
     pub features: Tensor,
@@ -82,9 +97,18 @@ impl InstructBlip {
     /// # Errors
     /// [`Error::NotFinite`], or a failure of the device.
     pub(super) fn encode(&mut self, images: &[Image], prompt: Prompt, taps: &[String]) -> Result<Encoded> {
+        let pixels = self.pixels(images);
+        self.encode_pixels(&pixels, prompt, taps)
+    }
+
+    /// Encodes a question of which the pictures' pixels are there.
+    ///
+    /// # Errors
+    /// As [`InstructBlip::encode`].
+    pub(super) fn encode_pixels(&mut self, pixels: &Pixels, prompt: Prompt, taps: &[String]) -> Result<Encoded> {
         self.bring_vision()?;
         let qformer = self.qformer_plan(&prompt, taps)?;
-        let encoded = self.encode_with(qformer, images, prompt, None)?;
+        let encoded = self.encode_with(qformer, pixels, prompt, None)?;
         self.check_finite(&encoded.features)?;
         Ok(encoded)
     }
@@ -97,27 +121,31 @@ impl InstructBlip {
         prompt: Prompt,
         taps: &[String],
     ) -> Result<(Encoded, Stages)> {
+        let pixels = self.pixels(images);
         self.bring_vision()?;
         let qformer = self.qformer_plan(&prompt, taps)?;
         let mut stages = Stages::new(&self.device, images.len() as u32, self.vision_stage(), &qformer.output)?;
-        let encoded = self.encode_with(qformer, images, prompt, Some(&mut stages))?;
+        let encoded = self.encode_with(qformer, &pixels, prompt, Some(&mut stages))?;
         Ok((encoded, stages))
+    }
+
+    fn pixels(&self, images: &[Image]) -> Pixels {
+        Pixels::of(self.processor.image(), images)
     }
 
     fn encode_with(
         &self,
         qformer: QFormerPlan,
-        images: &[Image],
+        pixels: &Pixels,
         prompt: Prompt,
         mut stages: Option<&mut Stages>,
     ) -> Result<Encoded> {
         let (device, stage) = (&self.device, self.vision_stage());
         let (queries, width) = (self.config.num_query_tokens, self.config.text.hidden_size());
-        let features = device.zeros(Category::Io, "features", queries * images.len() as u32, width)?;
-        let mut timings = Timings { load: self.load_ms, ..Timings::default() };
-        for (frame, image) in (0u32..).zip(images) {
-            let pixels = timed(&mut timings.image, || Ok(self.processor.image().pixels(image)))?;
-            timed(&mut timings.vision, || stage.run(device, &pixels))?;
+        let features = device.zeros(Category::Io, "features", queries * pixels.frames.len() as u32, width)?;
+        let mut timings = Timings { load: self.load_ms, image: pixels.ms, ..Timings::default() };
+        for (frame, pixels) in (0u32..).zip(&pixels.frames) {
+            timed(&mut timings.vision, || stage.run(device, pixels))?;
             timed(&mut timings.qformer, || {
                 qformer.plan.submit()?;
                 let to = features.slice_rows(frame * queries, queries);
@@ -125,7 +153,7 @@ impl InstructBlip {
                 stages.iter().try_for_each(|stages| stages.keep(device, frame, stage, &qformer.output))?;
                 device.wait()
             })?;
-            stages.iter_mut().for_each(|stages| stages.pixels.extend(&pixels));
+            stages.iter_mut().for_each(|stages| stages.pixels.extend(pixels));
         }
         let row = |label, values: &[u32]| device.tensor(Category::Io, label, 1, values.len() as u32, values);
         Ok(Encoded {

@@ -4,6 +4,7 @@ use super::encode::{Encoded, Stages};
 use super::{InstructBlip, NamedTensor, Question};
 use crate::error::{Error, Result};
 use crate::generate;
+use crate::generate::Room;
 use crate::generate::processors::log_softmax;
 use crate::generate::session::{Placed, Request};
 use crate::processor::Image;
@@ -90,12 +91,16 @@ impl InstructBlip {
         let (encoded, kept) = self.encode_and_keep(question.images, prompt, taps)?;
         let mut tapped = encoded.taps.clone();
         tapped.extend(self.tap_vision(taps)?);
-        self.bring_language(&[rows as u32], 1, (decoder_ids.len() as u32).max(1))?;
-        let (language, session) = self.language_stage();
-        let placed = Placed::in_order(language, &[rows as u32])[0];
+        let more = (decoder_ids.len() as u32).max(1);
+        self.bring_language(&[Room::of(&self.shapes.language, rows as u32, 1, more)])?;
+        let (language, slots) = self.language_stage();
+        let mut placed = Placed::first(language, rows as u32);
+        if !decoder_ids.is_empty() {
+            placed.own = (0..more).collect();
+        }
         let logit_rows = if decoder_ids.is_empty() { rows as u32 } else { decoder_ids.len() as u32 };
-        let request = Request { rows: logit_rows, decoder_ids: &decoder_ids, taps, choose: false };
-        let pass = session.prefill(language, &encoded.inputs(), placed, request)?;
+        let request = Request { rows: logit_rows, decoder_ids: &decoder_ids, taps };
+        let pass = slots.session().prefill(language, &encoded.inputs(), &placed, request)?;
         pass.submit()?;
         tapped.extend(pass.plan.taps().to_vec());
         check_taps(taps, &tapped)?;

@@ -10,16 +10,19 @@ mod quantize;
 mod reply;
 mod residence;
 mod score;
+mod serve;
 mod sources;
 
 use std::sync::Arc;
 
+pub(crate) use encode::Pixels;
 pub use forward::{AttentionMaps, Features, ForwardOptions, IGNORED_LABEL};
 pub use memory::{MemoryPlan, PartBytes};
 pub use options::{LoadOptions, Workload};
 pub use quantize::{Quantized, quantize};
 pub use reply::{Answer, AnswerText, NamedTensor, Reply, Timings, Values};
 pub use score::Score;
+pub(crate) use serve::{Asked, Seat, Wanted};
 
 use crate::config::Config;
 use crate::error::{Error, Result};

@@ -95,7 +95,7 @@ pub enum Values {
 /// An answer being generated: an iterator over pieces of text, never half a character.
 pub struct Answer<'a> {
     pub(super) tokens: Tokens<'a>,
-    pub(super) decoder: Option<StreamDecoder<'a>>,
+    pub(super) decoder: Option<StreamDecoder>,
     pub(super) token_ids: Vec<u32>,
     pub(super) text: String,
     pub(super) prompt_tokens: usize,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{InstructBlip, Parts};
 use crate::config::Config;
 use crate::error::Result;
-use crate::generate::{Capacity, Session};
+use crate::generate::{Capacity, Room, Session, Slots};
 use crate::language::Language;
 use crate::qformer::QFormer;
 use crate::runtime::plan::Plan;
@@ -24,10 +24,10 @@ pub(super) struct VisionStage {
     pub plan: Plan,
 }
 
-/// The stage that answers: the language model, and the session that was used last.
+/// The stage that answers: the language model, and the slots that were used last.
 pub(super) struct LanguageStage {
     pub language: Language,
-    session: Option<Session>,
+    slots: Option<Slots>,
 }
 
 /// The files that the stages' weights come from, and the formats and places they get.
@@ -75,7 +75,7 @@ impl Residence {
         let mut loader = self.loader(device, &[Part::Language], progress);
         let language = Parts::load_language(&mut loader, &self.config)?;
         let report = loader.finish()?.report;
-        Ok((LanguageStage { language, session: None }, report))
+        Ok((LanguageStage { language, slots: None }, report))
     }
 }
 
@@ -124,9 +124,8 @@ impl InstructBlip {
         Ok(())
     }
 
-    /// Brings the language model onto the device, unless it is there, with a session for `rows` answers of `new_tokens`
-    /// to each of `prompts`.
-    pub(super) fn bring_language(&mut self, prompts: &[u32], rows: u32, new_tokens: u32) -> Result<()> {
+    /// Brings the language model onto the device, unless it is there, with slots for answers that take these rooms.
+    pub(super) fn bring_language(&mut self, rooms: &[Room]) -> Result<()> {
         if self.residence.offload {
             self.vision = None; // its weights make room
             self.device.trim()?;
@@ -134,11 +133,10 @@ impl InstructBlip {
         if self.language.is_none() {
             self.language = Some(self.residence.load_language(&self.device, &mut |_| {})?.0);
         }
-        let LanguageStage { language, session } = self.language.as_mut().expect("loaded just now");
-        let need = Capacity::of(language, prompts, rows, new_tokens);
-        if session.as_ref().is_none_or(|s| !s.capacity().holds(&need)) {
-            *session = None; // its cache is freed before the larger one is made
-            *session = Some(Session::new(&self.device, language, need)?);
+        let stage = self.language.as_mut().expect("loaded just now");
+        let need = Capacity::of(rooms);
+        if stage.slots.as_ref().is_none_or(|slots| !slots.session().capacity().holds(&need)) {
+            stage.make_slots(&self.device, need)?;
         }
         Ok(())
     }
@@ -148,10 +146,38 @@ impl InstructBlip {
         self.vision.as_ref().expect("bring_vision() comes before")
     }
 
-    /// The model and the session that [`InstructBlip::bring_language`] brought.
-    pub(super) fn language_stage(&self) -> (&Language, &Session) {
-        let stage = self.language.as_ref().expect("bring_language() comes before");
-        (&stage.language, stage.session.as_ref().expect("bring_language() makes one"))
+    /// The model and the slots that [`InstructBlip::bring_language`] brought.
+    pub(super) fn language_stage(&mut self) -> (&Language, &mut Slots) {
+        self.language.as_mut().expect("bring_language() comes before").parts()
+    }
+}
+
+impl LanguageStage {
+    /// Makes slots of this capacity, in the place of those that there are.
+    pub fn make_slots(&mut self, device: &Device, need: Capacity) -> Result<()> {
+        self.slots = None; // its cache is freed before the larger one is made
+        self.slots = Some(Slots::new(Session::new(device, &self.language, need)?));
+        Ok(())
+    }
+
+    /// Slots that somebody has.
+    pub fn slots_taken(&self) -> u32 {
+        self.slots.as_ref().map_or(0, |slots| slots.session().capacity().rows - slots.free())
+    }
+
+    /// Tells whether the slots have this room now.
+    pub fn has_room(&self, room: &Room) -> bool {
+        self.slots.as_ref().is_some_and(|slots| slots.have(room))
+    }
+
+    /// Tells whether the slots have this room while nobody has any.
+    pub fn can_hold(&self, room: &Room) -> bool {
+        self.slots.as_ref().is_some_and(|slots| slots.session().capacity().can_hold(room))
+    }
+
+    /// The model and its slots.
+    pub fn parts(&mut self) -> (&Language, &mut Slots) {
+        (&self.language, self.slots.as_mut().expect("there are slots before they are used"))
     }
 }
 

@@ -1,10 +1,12 @@
 //! The likelihood of fixed answers: the paper's evaluation of questions with given choices (`predict_class` in LAVIS).
 
+use super::encode::Encoded;
 use super::{InstructBlip, Question};
 use crate::error::{Error, Result};
-use crate::generate;
 use crate::generate::processors::log_softmax;
 use crate::generate::session::{Placed, Prefill, Request};
+use crate::generate::{self, Room};
+use crate::runtime::Device;
 
 /// The likelihood of an answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +29,17 @@ impl InstructBlip {
     /// # Errors
     /// [`Error::Request`] for a choice that makes no token; otherwise as [`InstructBlip::answer`].
     pub fn score(&mut self, question: &Question<'_>, choices: &[&str]) -> Result<Vec<Score>> {
+        let choices = self.choices(choices)?;
+        let prompt = self.prompt(question)?;
+        let (tokens, longest) = (prompt.input_ids.len(), longest(&choices));
+        generate::check_fits(tokens + longest, self.config.text.max_positions())?;
+        let encoded = self.encode(question.images, prompt, &[])?;
+        self.bring_language(&[Room::of(&self.shapes.language, tokens as u32, 1, longest as u32)])?;
+        self.score_encoded(&encoded, choices)
+    }
+
+    /// The tokens of answers, at least one of them, after they were found to be ones that the model can give.
+    pub(super) fn choices(&self, choices: &[&str]) -> Result<Vec<Vec<u32>>> {
         // T5's answers were taught with their end.
         let end = self.processor.tokenizers().eos_token_id().or(self.stop.first().copied());
         let end = end.filter(|_| self.shapes.language.is_encoder_decoder());
@@ -36,18 +49,34 @@ impl InstructBlip {
         if let Some(id) = choices.iter().flatten().find(|&&id| id >= ids) {
             return Err(Error::request(format!("a choice has token {id}, which the model never gives: it has {ids}")));
         }
-        let Some(longest) = choices.iter().map(Vec::len).max() else {
-            return Err(Error::request("there are no choices to score"));
-        };
-        let prompt = self.prompt(question)?;
-        let tokens = prompt.input_ids.len();
-        generate::check_fits(tokens + longest, self.config.text.max_positions())?;
-        let encoded = self.encode(question.images, prompt, &[])?;
-        self.bring_language(&[tokens as u32], 1, longest as u32)?;
-        let (language, session) = self.language_stage();
-        let placed = Placed::in_order(language, &[tokens as u32])[0];
+        match choices.is_empty() {
+            true => Err(Error::request("there are no choices to score")),
+            false => Ok(choices),
+        }
+    }
+
+    /// Scores answers to an encoded question, for which there is room among the slots.
+    pub(crate) fn score_encoded(&mut self, encoded: &Encoded, choices: Vec<Vec<u32>>) -> Result<Vec<Score>> {
+        let (language, slots) = self.language_stage();
+        let (tokens, longest) = (encoded.prompt.input_ids.len() as u32, longest(&choices) as u32);
+        let (placed, new) = slots.lend(language, tokens, longest);
+        let scored = self.score_at(encoded, choices, &placed, &new);
+        self.language_stage().1.take_back(&placed, &new);
+        scored
+    }
+
+    /// Scores answers to a question whose prompt has the pages of `placed`, each on the pages `new`.
+    fn score_at(
+        &mut self,
+        encoded: &Encoded,
+        choices: Vec<Vec<u32>>,
+        placed: &Placed,
+        new: &[u32],
+    ) -> Result<Vec<Score>> {
+        let (language, slots) = self.language_stage();
+        let session = slots.session();
         let pass = session.prefill(language, &encoded.inputs(), placed, Request::last_row())?;
-        let first = self.run(&pass)?;
+        let first = log_probabilities(session.device(), &pass)?;
         let mut scores = Vec::new();
         for token_ids in choices {
             let mut rows = first.clone();
@@ -55,7 +84,7 @@ impl InstructBlip {
                 && !before.is_empty()
             {
                 // Every choice is written over the last one: they begin at the same page.
-                rows.extend(self.run(&session.extend(language, placed, placed.positions, before)?)?);
+                rows.extend(log_probabilities(session.device(), &session.extend(language, placed, new, before)?)?);
             }
             let log_probabilities: Vec<f64> =
                 rows.iter().zip(&token_ids).map(|(row, &id)| row[id as usize].into()).collect();
@@ -64,11 +93,16 @@ impl InstructBlip {
         }
         Ok(scores)
     }
+}
 
-    /// Log-probabilities of the next token after each of a pass's rows.
-    fn run(&self, pass: &Prefill) -> Result<Vec<Vec<f32>>> {
-        pass.submit()?;
-        let logits: Vec<f32> = self.device.read(&pass.logits)?;
-        Ok(logits.chunks(pass.logits.cols() as usize).map(log_softmax).collect())
-    }
+/// Tokens of the longest of some answers.
+pub(super) fn longest(choices: &[Vec<u32>]) -> usize {
+    choices.iter().map(Vec::len).max().unwrap_or(0)
+}
+
+/// Log-probabilities of the next token after each of a pass's rows.
+fn log_probabilities(device: &Device, pass: &Prefill) -> Result<Vec<Vec<f32>>> {
+    pass.submit()?;
+    let logits: Vec<f32> = device.read(&pass.logits)?;
+    Ok(logits.chunks(pass.logits.cols() as usize).map(log_softmax).collect())
 }

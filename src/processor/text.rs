@@ -1,6 +1,7 @@
 //! Conversion of prompts to token ids and of ids to text.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -224,8 +225,8 @@ impl Tokenizers {
     }
 
     /// A decoder that is fed one id at a time.
-    pub fn stream(&self) -> StreamDecoder<'_> {
-        StreamDecoder { tokenizers: self, before: Vec::new(), pending: Vec::new(), held: String::new() }
+    pub fn stream(self: &Arc<Tokenizers>) -> StreamDecoder {
+        StreamDecoder { tokenizers: self.clone(), before: Vec::new(), pending: Vec::new(), held: String::new() }
     }
 }
 
@@ -260,8 +261,8 @@ fn clean_up(text: &str) -> String {
 ///
 /// A piece never ends inside a character, and text that a later id could still change is held back.
 #[derive(Debug)]
-pub struct StreamDecoder<'a> {
-    tokenizers: &'a Tokenizers,
+pub struct StreamDecoder {
+    tokenizers: Arc<Tokenizers>,
     /// The last ids whose text was given out: the text of the next ids depends on them.
     before: Vec<u32>,
     /// The ids whose text was not given out yet.
@@ -270,7 +271,7 @@ pub struct StreamDecoder<'a> {
     held: String,
 }
 
-impl StreamDecoder<'_> {
+impl StreamDecoder {
     /// Takes the next id and returns the text that has become certain, often none.
     pub fn push(&mut self, id: u32) -> String {
         if self.tokenizers.lm.is_silent(id) {

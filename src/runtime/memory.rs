@@ -44,9 +44,17 @@ impl Device {
     /// Overwrites a device tensor with `values`.
     pub fn write<T: bytemuck::Pod>(&self, tensor: &Tensor, values: &[T]) {
         assert_eq!(values.len(), tensor.len() as usize, "tensor of {}x{}", tensor.rows(), tensor.cols());
+        self.write_at(tensor, 0, values);
+    }
+
+    /// Overwrites the elements of a device tensor from `first` on, counted row by row.
+    pub fn write_at<T: bytemuck::Pod>(&self, tensor: &Tensor, first: u32, values: &[T]) {
+        let end = first as usize + values.len();
+        assert!(end <= tensor.len() as usize, "element {end} of a tensor of {}x{}", tensor.rows(), tensor.cols());
         let Storage::Device(buffer) = &tensor.storage else { panic!("scratch tensors are written by kernels only") };
         let gpu = buffer.gpu().expect("only device tensors are written");
-        self.inner.gpu.queue.write_buffer(gpu, u64::from(tensor.offset) * 4, bytemuck::cast_slice(values));
+        let at = u64::from(tensor.offset + first) * 4;
+        self.inner.gpu.queue.write_buffer(gpu, at, bytemuck::cast_slice(values));
     }
 
     /// Copies a device tensor to another one of its size, after everything submitted before.

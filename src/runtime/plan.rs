@@ -79,7 +79,7 @@ pub struct Plan {
     _params: Buffer,
     step: Buffer,
     _arrivals: Option<Buffer>,
-    token: Option<Tensor>,
+    tokens: Option<Tensor>,
     readback: Mutex<Readback>,
     tapped: Vec<(String, Tensor)>,
 }
@@ -122,22 +122,23 @@ impl Plan {
             _params: params,
             step,
             _arrivals: arrivals,
-            token: None,
+            tokens: None,
             readback: Mutex::new(Readback { staging: Vec::new(), submitted: Default::default(), next: 0 }),
             tapped,
             slots,
         })
     }
 
-    /// Names the tensor that [`Plan::read_token`] gives back after each submit.
+    /// Names the tensor that [`Plan::read_tokens`] gives back after each submit.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
-    pub fn with_token(mut self, token: &Tensor) -> Result<Plan> {
+    pub fn with_tokens(mut self, tokens: &Tensor) -> Result<Plan> {
         let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ;
-        let staging = (0..READBACKS).map(|_| self.device.buffer(Category::Staging, "token", 4, usage));
+        let bytes = 4 * u64::from(tokens.len());
+        let staging = (0..READBACKS).map(|_| self.device.buffer(Category::Staging, "tokens", bytes, usage));
         self.readback.lock().expect("no panic while it is held").staging = staging.collect::<Result<_>>()?;
-        self.token = Some(self.output(token));
+        self.tokens = Some(self.output(tokens));
         Ok(self)
     }
 
@@ -176,14 +177,16 @@ impl Plan {
             drop(pass);
             let last = i + 1 == self.segments.len();
             let slot = readback.next;
-            if let (Some(token), true) = (&self.token, last) {
-                assert!(readback.submitted.len() < READBACKS, "read a token before submitting a third step");
-                let Storage::Device(source) = &token.storage else { unreachable!("outputs are device tensors") };
-                encoder.copy_buffer_to_buffer(source.gpu()?, 0, readback.staging[slot].gpu()?, 0, 4);
+            if let (Some(tokens), true) = (&self.tokens, last) {
+                assert!(readback.submitted.len() < READBACKS, "read tokens before submitting a third step");
+                let Storage::Device(source) = &tokens.storage else { unreachable!("outputs are device tensors") };
+                let bytes = 4 * u64::from(tokens.len());
+                encoder.copy_buffer_to_buffer(source.gpu()?, 0, readback.staging[slot].gpu()?, 0, bytes);
             }
             let submission = self.device.inner.gpu.queue.submit([encoder.finish()]);
-            if self.token.is_some() && last {
-                readback.staging[slot].gpu()?.slice(..4).map_async(wgpu::MapMode::Read, |_| {});
+            if let (Some(tokens), true) = (&self.tokens, last) {
+                let bytes = 4 * u64::from(tokens.len());
+                readback.staging[slot].gpu()?.slice(..bytes).map_async(wgpu::MapMode::Read, |_| {});
                 readback.submitted.push_back((slot, submission));
                 readback.next = (slot + 1) % READBACKS;
             }
@@ -192,21 +195,22 @@ impl Plan {
         Ok(())
     }
 
-    /// The token of the oldest submit not yet read. Waits for that submit only, not for later ones.
+    /// The tokens of the oldest submit not yet read. Waits for that submit only, not for later ones.
     ///
     /// # Errors
     /// Whatever went wrong on the GPU.
-    pub fn read_token(&self) -> Result<u32> {
+    pub fn read_tokens(&self) -> Result<Vec<u32>> {
+        let bytes = self.tokens.as_ref().map_or(0, |tokens| 4 * u64::from(tokens.len()));
         let mut readback = self.readback.lock().expect("no panic while it is held");
-        let (slot, submission) = readback.submitted.pop_front().expect("a token is read once per submit");
+        let (slot, submission) = readback.submitted.pop_front().expect("tokens are read once per submit");
         self.device.inner.gpu.wait(Some(submission), None)?;
         let staging = readback.staging[slot].gpu()?;
-        let view = staging.slice(..4).get_mapped_range();
-        let view = view.map_err(|e| Error::Gpu { what: "reading a token".into(), problem: e.to_string() })?;
-        let token = bytemuck::pod_read_unaligned(&view[..4]);
+        let view = staging.slice(..bytes).get_mapped_range();
+        let view = view.map_err(|e| Error::Gpu { what: "reading tokens".into(), problem: e.to_string() })?;
+        let tokens = bytemuck::pod_collect_to_vec(&view[..]);
         drop(view);
         staging.unmap();
-        Ok(token)
+        Ok(tokens)
     }
 
     /// Discards the tokens of submits that nobody will read.
@@ -215,7 +219,7 @@ impl Plan {
     /// Whatever went wrong on the GPU.
     pub fn drain_tokens(&self) -> Result<()> {
         while !self.readback.lock().expect("no panic while it is held").submitted.is_empty() {
-            self.read_token()?;
+            self.read_tokens()?;
         }
         Ok(())
     }
@@ -243,7 +247,7 @@ impl Plan {
 impl Drop for Plan {
     fn drop(&mut self) {
         self.tapped.clear();
-        self.token = None;
+        self.tokens = None;
         self.device.inner.pool.give_back(self.slots.drain(..));
     }
 }

@@ -5,7 +5,7 @@ use crate::support::golden::{Golden, checkpoint_folder, max_difference, relative
 use instructblip::generate::processors::{CANDIDATES, Processors, log_softmax};
 use instructblip::generate::scores::Scores;
 use instructblip::generate::session::{Placed, Request};
-use instructblip::generate::{Capacity, Limits, PromptInputs, Prompted, Session};
+use instructblip::generate::{Capacity, Limits, PromptInputs, Prompted, Room, Session, Slots};
 use instructblip::model::{ForwardOptions, Parts};
 use instructblip::runtime::{Category, Device, Tensor};
 use instructblip::{Checkpoint, FinishReason, GenerateOptions, Image, InstructBlip, Question, Reply};
@@ -326,25 +326,27 @@ fn prefill_and_decode_equal_one_long_prefill() {
     let checkpoint = Checkpoint::directory(folder).expect("a folder");
     let parts = support::models::load_parts(&device, &checkpoint);
     let language = &parts.language;
-    let session = Session::new(&device, language, Capacity::of(language, &[13], 1, 6)).expect("a session");
+    let capacity = Capacity::of(&[Room::of(language, 13, 1, 6)]);
+    let mut slots = Slots::new(Session::new(&device, language, capacity).expect("a session"));
     let features = device.tensor(Category::Io, "features", 1, 96, &vec![0.25f32; 96]).expect("a tensor");
     let places = device.tensor(Category::Io, "places", 1, 1, &[0u32]).expect("a tensor");
     let prompt: Vec<u32> = vec![4, 7, 300, 41, 5, 99, 12];
     let upload = |ids: &[u32]| device.tensor(Category::Io, "ids", 1, ids.len() as u32, ids).expect("a tensor");
-    let forward = |ids: &Tensor| {
+    let forward = |session: &Session, ids: &Tensor| {
         let inputs = PromptInputs { ids, features: &features, placeholders: &places };
-        let placed = Placed::in_order(language, &[ids.len()])[0];
+        let placed = Placed::first(language, ids.len());
         let request = Request { rows: ids.len(), ..Request::default() };
-        let pass = session.prefill(language, &inputs, placed, request).expect("a recording");
+        let pass = session.prefill(language, &inputs, &placed, request).expect("a recording");
         pass.submit().expect("a forward pass");
         pass.logits
     };
     let ids = upload(&prompt);
     let inputs = PromptInputs { ids: &ids, features: &features, placeholders: &places };
     let prompted = Prompted { inputs, history: prompt.clone(), counted: 0 };
-    let tokens = session.start(language, &prompted, &GenerateOptions::default(), Limits::new(6, &[])).expect("a start");
+    let tokens = slots.start(language, &prompted, &GenerateOptions::default(), Limits::new(6, &[])).expect("a start");
     let generated: Vec<u32> = tokens.map(|token| token.expect("a token")).collect();
-    let logits = forward(&upload(&[&prompt[..], &generated[..5]].concat()));
+    let session = slots.session();
+    let logits = forward(session, &upload(&[&prompt[..], &generated[..5]].concat()));
     let values: Vec<f32> = device.read(&logits).expect("logits");
     let columns = logits.cols() as usize;
     let argmax = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a)));
@@ -353,9 +355,9 @@ fn prefill_and_decode_equal_one_long_prefill() {
         assert_eq!(argmax(&values[at..at + columns]), Some(token as usize), "token {i}");
     }
     // A step's largest logits are what is read back for draws among few, and all where one of them may not be enough.
-    let logits = session.read_logits().expect("logits").swap_remove(0);
+    let logits = session.read_logits(&[0]).expect("logits").swap_remove(0);
     let processors = |options: GenerateOptions| Processors::new(&options, &[], 1);
-    let read = |p: &Processors| Scores::read(&session, &[p]).expect("scores").swap_remove(0);
+    let read = |p: &Processors| Scores::read(session, &[(0, p)]).expect("scores").swap_remove(0);
     let drawn = GenerateOptions { do_sample: true, ..GenerateOptions::default() };
     let few = processors(drawn.clone());
     let pairs = instructblip::lab::oracle::top_k::top_k(&logits, columns, CANDIDATES as usize);
@@ -368,7 +370,7 @@ fn prefill_and_decode_equal_one_long_prefill() {
         assert_eq!(read(&all), Scores::of_all(logits.clone()));
     }
     // And the same rows come out whatever follows them.
-    let short = forward(&ids);
+    let short = forward(session, &ids);
     let short: Vec<f64> = device.read::<f32>(&short).expect("logits").iter().map(|&v| v.into()).collect();
     let long: Vec<f64> = values[..short.len()].iter().map(|&v| v.into()).collect();
     assert!(relative_l2(&long, &short) <= 1e-6);

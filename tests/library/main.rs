@@ -4,6 +4,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(feature = "embedded-model")]
+mod engine;
 mod errors;
 mod family;
 #[cfg(feature = "embedded-model")]
@@ -28,6 +30,8 @@ mod sampling;
 mod shaders;
 #[cfg(feature = "embedded-model")]
 mod shapes;
+#[cfg(feature = "embedded-model")]
+mod slots;
 mod stages;
 #[cfg(feature = "embedded-model")]
 mod synthesize;

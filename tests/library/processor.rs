@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use instructblip::processor::{Image, PassOrder, Processor, PromptLimits, TokenizerFiles, Tokenizers, resize};
 use instructblip::{Error, Result};
@@ -118,7 +119,7 @@ fn ids(tensors: &SafeTensors<'_>, name: &str) -> Vec<u32> {
 
 /// Pieces of the streamed text of `ids`.
 fn stream(tokenizers: &Tokenizers, ids: &[u32]) -> Vec<String> {
-    let mut stream = tokenizers.stream();
+    let mut stream = Arc::new(tokenizers.clone()).stream();
     let mut pieces: Vec<String> = ids.iter().map(|id| stream.push(*id)).collect();
     pieces.push(stream.finish());
     pieces

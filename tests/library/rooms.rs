@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 /// Each room and the rooms it may use. `runtime::ops` is a room inside `runtime`.
-const ROOMS: [(&str, &[&str]); 18] = [
+const ROOMS: [(&str, &[&str]); 19] = [
     ("error", &[]),
     ("hash", &[]),
     ("config", &["error"]),
@@ -34,6 +34,7 @@ const ROOMS: [(&str, &[&str]); 18] = [
             "runtime",
         ],
     ),
+    ("engine", &["error", "processor", "generate", "model"]),
     ("lab", &["error", "checkpoint", "config", "weights", "processor", "language", "generate", "model", "runtime"]),
     ("synthesize", &["error", "hash", "config", "embedded", "weights", "model"]),
     ("lib", &[]),

@@ -92,11 +92,11 @@ fn counter(device: &Device) -> Plan {
     let count = tensor(device, 1, 1, &[0.0]);
     let mut r = Recorder::new(device.caps());
     r.add(&mut count.clone(), &tensor(device, 1, 1, &[1.0]));
-    r.finish(device).expect("a plan").with_token(&count).expect("a token")
+    r.finish(device).expect("a plan").with_tokens(&count).expect("a token")
 }
 
 fn read(plan: &Plan) -> f32 {
-    f32::from_bits(plan.read_token().expect("a token"))
+    f32::from_bits(plan.read_tokens().expect("a token")[0])
 }
 
 #[test]

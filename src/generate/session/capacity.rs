@@ -2,6 +2,32 @@
 
 use crate::language::Language;
 
+/// The room that an answer takes while it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Slots.
+    pub slots: u32,
+    /// Positions of each.
+    pub positions: u32,
+    /// Pages of the decoder's own keys and values.
+    pub pages: u32,
+    /// Pages of those of an encoder's output.
+    pub encoded: u32,
+}
+
+impl Room {
+    /// The room for answers of at most `new_tokens` tokens in `rows` rows, after a prompt of `tokens` tokens.
+    pub fn of(language: &Language, tokens: u32, rows: u32, new_tokens: u32) -> Room {
+        let own = language.decoder_length(tokens);
+        Room {
+            slots: rows,
+            positions: own.saturating_add(new_tokens),
+            pages: own.saturating_add(rows.saturating_mul(new_tokens)),
+            encoded: language.encoder_length(tokens),
+        }
+    }
+}
+
 /// The numbers of rows, positions and pages that a session has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
@@ -20,20 +46,38 @@ pub struct Capacity {
 /// Capacities are rounded up to multiples of this, so that requests of similar length share a session.
 const STEP: u32 = 256;
 
+/// Pages that rows write to while they have no answer: one for all of them, where some can be without.
+fn spare(rows: u32) -> u32 {
+    u32::from(rows > 1)
+}
+
 impl Capacity {
-    /// The capacity for answers of `new_tokens` tokens in `rows_per_prompt` rows after each of `prompts` (numbers of
-    /// tokens).
-    pub fn of(language: &Language, prompts: &[u32], rows_per_prompt: u32, new_tokens: u32) -> Capacity {
-        let (longest, all) = (prompts.iter().copied().max().unwrap_or(1), prompts.iter().sum::<u32>());
-        let rows = prompts.len() as u32 * rows_per_prompt;
-        let own: u32 = prompts.iter().map(|&tokens| language.decoder_length(tokens)).sum();
+    /// The capacity for answers that take these rooms, side by side.
+    pub fn of(rooms: &[Room]) -> Capacity {
+        let most = |of: fn(&Room) -> u32| rooms.iter().map(of).max().unwrap_or(1).max(1);
+        let all = |of: fn(&Room) -> u32| rooms.iter().map(of).fold(0, u32::saturating_add).max(1);
+        let rows = all(|room| room.slots);
         Capacity {
             rows,
-            positions: language.decoder_length(longest).saturating_add(new_tokens),
-            pages: own.saturating_add(rows.saturating_mul(new_tokens)),
-            encoded: language.encoder_length(longest).max(1),
-            encoded_pages: language.encoder_length(all).max(1),
+            positions: most(|room| room.positions),
+            pages: all(|room| room.pages).saturating_add(spare(rows)),
+            encoded: most(|room| room.encoded),
+            encoded_pages: all(|room| room.encoded),
         }
+    }
+
+    /// Pages that answers may have: all but the one where rows without an answer write.
+    pub fn lent_pages(&self) -> u32 {
+        self.pages - spare(self.rows)
+    }
+
+    /// Tells whether an answer can take this room while nobody else has any.
+    pub fn can_hold(&self, room: &Room) -> bool {
+        self.rows >= room.slots
+            && self.positions >= room.positions
+            && self.lent_pages() >= room.pages
+            && self.encoded >= room.encoded
+            && self.encoded_pages >= room.encoded
     }
 
     /// Tells whether a session of this capacity can serve a request that needs `need`: as many rows as the plan has,

@@ -13,9 +13,9 @@ mod tables;
 
 use std::sync::Mutex;
 
-pub use capacity::Capacity;
+pub use capacity::{Capacity, Room};
 pub use decode::record_decode;
-pub use pages::{PageTable, Placed};
+pub use pages::{FreePages, PageTable, Placed};
 pub use planned::SessionPlan;
 pub use prefill::{Crossing, Prefill, PromptInputs, Request, record_prefill};
 
@@ -26,7 +26,8 @@ use crate::runtime::{Device, Tensor};
 use decode::Search;
 use tables::{Allocator, Tables};
 
-/// Caches and the plan of one decode step over them. A session lives with the model and serves one request at a time.
+/// Caches and the plan of one decode step over them. A session lives with the model; who has which of its rows and pages is
+/// [`Slots`](super::Slots)' business.
 pub struct Session {
     device: Device,
     capacity: Capacity,
@@ -49,7 +50,7 @@ impl Session {
         let (recorder, logits) = tables.record_step(&allocator, language);
         let decode = recorder.finish(device)?;
         let logits = decode.output(&logits);
-        let decode = decode.with_token(&tables.token)?;
+        let decode = decode.with_tokens(&tables.token)?;
         Ok(Session { device: device.clone(), capacity, tables, logits, decode, search: Mutex::new(None) })
     }
 
@@ -71,65 +72,73 @@ impl Session {
         &self,
         language: &Language,
         prompt: &PromptInputs<'_>,
-        placed: Placed,
+        placed: &Placed,
         request: Request<'_>,
     ) -> Result<Prefill> {
         let allocator = Allocator::on(&self.device);
         self.tables.record_prompt(&allocator, language, prompt, placed, request)?.finish(&self.device)
     }
 
-    /// Records `ids` after the prompt at `placed`, on the pages from `page` on, with the logits of all of them.
+    /// Records `ids` after the prompt at `placed`, on the pages `new`, with the logits of all of them.
     ///
     /// # Errors
     /// Whatever went wrong on the GPU.
-    pub fn extend(&self, language: &Language, placed: Placed, page: u32, ids: &[u32]) -> Result<Prefill> {
+    pub fn extend(&self, language: &Language, placed: &Placed, new: &[u32], ids: &[u32]) -> Result<Prefill> {
         let allocator = Allocator::on(&self.device);
-        self.tables.record_after(&allocator, language, placed, page, ids)?.finish(&self.device)
+        self.tables.record_after(&allocator, language, placed, new, ids)?.finish(&self.device)
     }
 
-    /// Sets up the rows: row r continues the prompt at `rows[r]`.
-    pub fn continue_from(&self, rows: &[Placed]) -> PageTable {
-        let places = |position: fn(&Placed) -> u32| -> Vec<u32> {
-            (0u32..).zip(rows).flat_map(|(r, placed)| [position(placed), r]).collect()
-        };
-        let table = PageTable::new(rows, self.capacity.positions);
-        self.device.write(&self.tables.own.rows.places, &places(|placed| placed.positions));
-        self.write_pages(&table);
+    /// Sets the pages that `row` reads and writes, by position.
+    pub fn write_pages(&self, row: u32, pages: &[u32]) {
+        let table = &self.tables.own.rows.pages;
+        assert!(pages.len() <= table.cols() as usize, "{} positions of {}", pages.len(), table.cols());
+        self.device.write_at(table, row * table.cols(), pages);
+    }
+
+    /// Sets what `row` reads of the encoder's output, by position; without an encoder there is nothing to set.
+    pub fn write_encoded(&self, row: u32, pages: &[u32]) {
         if let Some(cross) = &self.tables.cross {
-            let width = cross.rows.pages.cols() as usize;
-            self.device.write(&cross.rows.places, &places(|placed| placed.encoded));
-            self.device.write(&cross.rows.pages, &pages::encoded_pages(rows, width));
+            self.device.write_at(&cross.rows.pages, row * cross.rows.pages.cols(), pages);
+            self.device.write_at(&cross.rows.places, 2 * row, &[pages.len() as u32, row]);
         }
-        table
     }
 
-    /// Makes the rows' pages those of `table`.
-    pub fn write_pages(&self, table: &PageTable) {
-        self.device.write(&self.tables.own.rows.pages, table.pages());
+    /// Sets the position of the token that each row reads in the next step.
+    pub fn write_positions(&self, positions: &[u32]) {
+        let places: Vec<u32> = (0u32..).zip(positions).flat_map(|(row, &position)| [position, row]).collect();
+        self.device.write(&self.tables.own.rows.places, &places);
     }
 
-    /// Starts step `n` of decoding, n tokens after the prompt, with the tokens on the device.
+    /// Sets the token that `row` reads in the next step; a row of which it is not set reads the one that the last step
+    /// found likeliest.
+    pub fn write_token(&self, row: u32, token: u32) {
+        self.device.write_at(&self.tables.token, row, &[token]);
+    }
+
+    /// Starts a step of every row.
     ///
     /// # Errors
     /// The fault that an earlier submit left on the GPU.
-    pub fn submit(&self, n: u32) -> Result<()> {
-        self.decode.write_step(Step::new(n, 1));
+    pub fn submit(&self) -> Result<()> {
+        self.decode.write_step(Step::new(0, 1));
         self.decode.submit()
     }
 
-    /// Sets the tokens that the next step reads.
-    pub fn write_tokens(&self, tokens: &[u32]) {
-        self.device.write(&self.tables.token, tokens);
-    }
-
-    /// The likeliest tokens after the last step, one for each row.
+    /// The likeliest tokens of the oldest step not yet read, one for each row; each step's are to be read once. Waits for
+    /// that step only.
     ///
     /// # Errors
     /// Whatever went wrong on the GPU.
     pub fn read_tokens(&self) -> Result<Vec<u32>> {
-        // Plans keep a readback of their first token; what nobody reads must not pile up.
-        self.decode.drain_tokens()?;
-        self.device.read(&self.tables.token)
+        self.decode.read_tokens()
+    }
+
+    /// Discards the tokens of steps that nobody will read.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the GPU.
+    pub fn drain(&self) -> Result<()> {
+        self.decode.drain_tokens()
     }
 
     /// The number of logits in a row, V.
@@ -137,13 +146,21 @@ impl Session {
         self.logits.cols() as usize
     }
 
-    /// The logits of the last step, `[rows, V]`.
+    /// The logits of `rows` after the last step, each of V.
     ///
     /// # Errors
     /// Whatever went wrong on the GPU.
-    pub fn read_logits(&self) -> Result<Vec<Vec<f32>>> {
-        self.decode.drain_tokens()?;
-        Ok(self.device.read::<f32>(&self.logits)?.chunks(self.vocab_size()).map(<[f32]>::to_vec).collect())
+    pub fn read_logits(&self, rows: &[u32]) -> Result<Vec<Vec<f32>>> {
+        match rows {
+            [] => Ok(Vec::new()),
+            [row] => Ok(vec![self.device.read(&self.logits.slice_rows(*row, 1))?]),
+            // One copy for all is less than one for each.
+            _ => {
+                let all: Vec<f32> = self.device.read(&self.logits)?;
+                let logits = |&row: &u32| all[row as usize * self.vocab_size()..][..self.vocab_size()].to_vec();
+                Ok(rows.iter().map(logits).collect())
+            }
+        }
     }
 
     /// The `count` largest logits of each row of the last step, or all of fewer, largest first: `[rows, 2 count]`, the
@@ -155,7 +172,6 @@ impl Session {
     /// # Errors
     /// Whatever went wrong on the GPU.
     pub fn read_largest(&self, count: u32) -> Result<Vec<Vec<u32>>> {
-        self.decode.drain_tokens()?;
         let mut search = self.search.lock().expect("no panic while it is held");
         if search.as_ref().is_none_or(|search| search.count() != count) {
             *search = Some(Search::new(&self.device, &self.logits, count)?);
@@ -166,10 +182,5 @@ impl Session {
     /// The device.
     pub fn device(&self) -> &Device {
         &self.device
-    }
-
-    /// `[1, rows]`: the tokens that the next step reads.
-    pub(super) fn token(&self) -> &Tensor {
-        &self.tables.token
     }
 }

@@ -34,8 +34,8 @@ impl SessionPlan {
             features: &Tensor::unbacked(features, language.width()),
             placeholders: &Tensor::unbacked(1, features),
         };
-        let placed = Placed::in_order(language, &[tokens])[0];
-        let prefill = tables.record_prompt(&allocator, language, &inputs, placed, Request::last_row()).expect(FREE);
+        let placed = Placed::first(language, tokens);
+        let prefill = tables.record_prompt(&allocator, language, &inputs, &placed, Request::last_row()).expect(FREE);
         let prefill = prefill.recorder;
         let io_bytes = allocator.io_bytes() + decode.io_bytes() + prefill.io_bytes();
         let logits = Tensor::unbacked(logits.rows(), logits.cols());

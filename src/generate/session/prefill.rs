@@ -28,8 +28,6 @@ pub struct Request<'a> {
     pub decoder_ids: &'a [u32],
     /// Labels of outputs to keep.
     pub taps: &'a [String],
-    /// The largest logit's index goes to the session's token, for its first row.
-    pub choose: bool,
 }
 
 impl Request<'_> {
@@ -120,17 +118,17 @@ struct CrossRows {
 }
 
 impl CrossRows {
-    /// The rows for a prompt at `placed`, of which the decoder reads `count` tokens.
-    fn new(allocator: &Allocator<'_>, placed: Placed, count: u32) -> Result<CrossRows> {
-        let store = in_order(allocator, placed.encoded_page, placed.encoded)?;
-        let places = allocator.places(count, |_| placed.encoded)?;
+    /// The rows for a prompt on the pages `encoded`, of which the decoder reads `count` tokens.
+    fn new(allocator: &Allocator<'_>, encoded: &[u32], count: u32) -> Result<CrossRows> {
+        let store = in_order(allocator, encoded)?;
+        let places = allocator.places(count, |_| encoded.len() as u32)?;
         Ok(CrossRows { read: Rows { places, pages: store.pages.clone() }, store })
     }
 }
 
-/// One sequence of `count` rows in order, on the pages from `page` on.
-fn in_order(allocator: &Allocator<'_>, page: u32, count: u32) -> Result<Rows> {
-    Ok(Rows { places: allocator.places(count, |i| i)?, pages: allocator.pages(page..page + count)? })
+/// One sequence of a row for each of `pages`.
+fn in_order(allocator: &Allocator<'_>, pages: &[u32]) -> Result<Rows> {
+    Ok(Rows { places: allocator.places(pages.len() as u32, |i| i)?, pages: allocator.pages(pages)? })
 }
 
 impl Tables {
@@ -143,7 +141,7 @@ impl Tables {
         allocator: &Allocator<'_>,
         language: &Language,
         prompt: &PromptInputs<'_>,
-        placed: Placed,
+        placed: &Placed,
         request: Request<'_>,
     ) -> Result<Recorded> {
         let mut recorder = allocator.recorder().with_taps(request.taps);
@@ -153,9 +151,9 @@ impl Tables {
             (Some(_), ids) => Some(allocator.ids(ids)?),
         };
         let count = decoder_ids.as_ref().unwrap_or(prompt.ids).len();
-        let rows = in_order(allocator, placed.page, count)?;
+        let rows = in_order(allocator, &placed.own[..count as usize])?;
         let own = Cached { cache: &self.own.cache, rows: &rows };
-        let cross = self.cross.as_ref().map(|table| Ok((table, CrossRows::new(allocator, placed, count)?)));
+        let cross = self.cross.as_ref().map(|table| Ok((table, CrossRows::new(allocator, &placed.encoded, count)?)));
         let cross = cross.transpose()?;
         let crossing = cross.as_ref().zip(decoder_ids.as_ref()).map(|((table, rows), decoder_ids)| Crossing {
             read: Cached { cache: &table.cache, rows: &rows.read },
@@ -163,13 +161,10 @@ impl Tables {
             decoder_ids,
         });
         let (logits, encoded) = record_prefill(&mut recorder, language, own, crossing, prompt, request.rows);
-        if request.choose {
-            recorder.argmax(&mut self.token.clone(), &logits);
-        }
         Ok(Recorded { recorder, logits, encoded, step: Step::new(0, count) })
     }
 
-    /// Records `ids` after the prompt at `placed`, on the pages from `page` on, with the logits of all of them.
+    /// Records `ids` after the prompt at `placed`, on the pages `new`, with the logits of all of them.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
@@ -177,17 +172,17 @@ impl Tables {
         &self,
         allocator: &Allocator<'_>,
         language: &Language,
-        placed: Placed,
-        page: u32,
+        placed: &Placed,
+        new: &[u32],
         ids: &[u32],
     ) -> Result<Recorded> {
         let count = ids.len() as u32;
         let mut recorder = allocator.recorder();
-        let pages = allocator.pages((placed.page..placed.end()).chain(page..page + count))?;
+        let pages = allocator.pages(&[&placed.own, &new[..ids.len()]].concat())?;
         let own = Rows { places: allocator.places(count, |i| i)?, pages };
         let cross = self.cross.as_ref().map(|table| -> Result<_> {
-            let pages = allocator.pages(placed.encoded_page..placed.encoded_page + placed.encoded)?;
-            Ok((&table.cache, Rows { places: allocator.places(count, |_| placed.encoded)?, pages }))
+            let places = allocator.places(count, |_| placed.encoded.len() as u32)?;
+            Ok((&table.cache, Rows { places, pages: allocator.pages(&placed.encoded)? }))
         });
         let cross = cross.transpose()?;
         let caches = Caches {
@@ -196,6 +191,6 @@ impl Tables {
         };
         let x = language.embed(&mut recorder, &allocator.ids(ids)?); // [T, D]
         let logits = language.record(&mut recorder, caches, x, count); // [T, V]
-        Ok(Recorded { recorder, logits, encoded: None, step: Step::new(placed.positions, count) })
+        Ok(Recorded { recorder, logits, encoded: None, step: Step::new(placed.positions(), count) })
     }
 }

@@ -67,9 +67,8 @@ impl<'a> Allocator<'a> {
     }
 
     /// The pages of one sequence as one row.
-    pub fn pages(&self, pages: impl Iterator<Item = u32>) -> Result<Tensor> {
-        let pages: Vec<u32> = pages.collect();
-        self.tensor("pages", pages.len() as u32, &pages)
+    pub fn pages(&self, pages: &[u32]) -> Result<Tensor> {
+        self.tensor("pages", pages.len() as u32, pages)
     }
 
     /// The places of `count` rows of one sequence, the position of row i being `position(i)`.

@@ -4,7 +4,7 @@ use super::prompt::Prompt;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::generate::session::{Placed, Request};
-use crate::generate::{Capacity, GenerateOptions, Limits, PromptInputs, Prompted, Session};
+use crate::generate::{Capacity, GenerateOptions, Limits, PromptInputs, Prompted, Room, Session, Slots};
 use crate::language::Language;
 use crate::model::{InstructBlip, LoadOptions};
 use crate::processor::Image;
@@ -44,11 +44,11 @@ pub fn incorrect(problem: String) -> Error {
 pub fn decoding(device: &Device, language: &Language, features: &Tensor, prompt: &Prompt) -> Result<()> {
     let left = language.max_positions().map_or(u32::MAX, |context| context - prompt.len());
     let count = left.min(CHECKED_TOKENS);
-    let need = Capacity::of(language, &[prompt.len()], 1, count);
-    let session = Session::new(device, language, need)?;
+    let need = Capacity::of(&[Room::of(language, prompt.len(), 1, count)]);
+    let mut slots = Slots::new(Session::new(device, language, need)?);
     let prompted = Prompted { inputs: prompt.inputs(features), history: prompt.ids.clone(), counted: 0 };
     let limits = Limits::new(count, &[]);
-    let tokens = session.start(language, &prompted, &GenerateOptions::default(), limits)?;
+    let tokens = slots.start(language, &prompted, &GenerateOptions::default(), limits)?;
     let generated = tokens.collect::<Result<Vec<u32>, _>>()?;
     // All that was said at once: after the prompt, or by T5's decoder after its first token.
     let said = &generated[..generated.len() - 1];
@@ -57,9 +57,12 @@ pub fn decoding(device: &Device, language: &Language, features: &Tensor, prompt:
     let rows = if decoder_ids.is_empty() { whole.len() } else { decoder_ids.len() };
     let ids = device.tensor(Category::Io, "ids", 1, whole.len() as u32, &whole)?;
     let inputs = PromptInputs { ids: &ids, ..prompt.inputs(features) };
-    let placed = Placed::in_order(language, &[ids.len()])[0];
+    let mut placed = Placed::first(language, ids.len());
+    if !decoder_ids.is_empty() {
+        placed.own = (0..decoder_ids.len() as u32).collect();
+    }
     let request = Request { rows: rows as u32, decoder_ids: &decoder_ids, ..Request::default() };
-    let pass = session.prefill(language, &inputs, placed, request)?;
+    let pass = slots.session().prefill(language, &inputs, &placed, request)?;
     pass.submit()?;
     tokens_are_likeliest(&device.read(&pass.logits)?, pass.logits.cols() as usize, rows - generated.len(), &generated)
 }

@@ -8,7 +8,7 @@ use super::labels::profile;
 use super::prompt::Prompt;
 use crate::error::Result;
 use crate::generate::session::{Placed, Request, SessionPlan};
-use crate::generate::{Capacity, Session};
+use crate::generate::{Capacity, Room, Session};
 use crate::lab::clock::{median, milliseconds, thread_us};
 use crate::lab::results::{DecodeRow, LabelRow, PrefillRow};
 use crate::language::Language;
@@ -33,12 +33,12 @@ impl Timer<'_> {
     /// A prompt, as a question waits for it: recorded, run, and its logits read. With `labels` the time by label, too.
     pub fn prefill(&self, features: &Tensor, prompt: &Prompt, labels: bool) -> Result<(PrefillRow, Vec<LabelRow>)> {
         let tokens = prompt.len();
-        let session = Session::new(self.device, self.language, Capacity::of(self.language, &[tokens], 1, 1))?;
-        let placed = Placed::in_order(self.language, &[tokens])[0];
-        let request = Request { rows: 1, choose: true, ..Request::default() };
+        let session = Session::new(self.device, self.language, Capacity::of(&[Room::of(self.language, tokens, 1, 1)]))?;
+        let placed = Placed::first(self.language, tokens);
+        let request = Request::last_row();
         let once = || {
             milliseconds(|| {
-                let pass = session.prefill(self.language, &prompt.inputs(features), placed, request)?;
+                let pass = session.prefill(self.language, &prompt.inputs(features), &placed, request)?;
                 pass.submit()?;
                 self.device.wait()?;
                 Ok(pass)
@@ -48,7 +48,7 @@ impl Timer<'_> {
         finite(self.device, &pass.logits, "the language model")?;
         let ms = median((0..self.runs).map(|_| Ok(once()?.1)).collect::<Result<Vec<f64>>>()?);
         let rows = if labels { profile("prefill", &pass.plan, self.runs)? } else { Vec::new() };
-        let planned = self.plan(Capacity::of(self.language, &[tokens], 1, 1), tokens, features.rows());
+        let planned = self.plan(Capacity::of(&[Room::of(self.language, tokens, 1, 1)]), tokens, features.rows());
         let row = PrefillRow {
             tokens,
             ms,
@@ -69,17 +69,17 @@ impl Timer<'_> {
         let room = Capacity { rows, positions: keys, pages: rows * keys, encoded, encoded_pages: encoded };
         let session = Session::new(self.device, self.language, room)?;
         // Every row has keys of its own; those of T5's encoder are shared, as beams share them.
-        let place = |row| {
-            let encoded = if t5 { encoded } else { 0 };
-            Placed { positions: keys - 1, page: row * (keys - 1), encoded, encoded_page: 0 }
-        };
-        session.continue_from(&(0..rows).map(place).collect::<Vec<_>>());
+        for row in 0..rows {
+            session.write_pages(row, &(row * keys..(row + 1) * keys).collect::<Vec<_>>());
+            session.write_encoded(row, &(0..encoded).collect::<Vec<_>>());
+        }
+        session.write_positions(&vec![keys - 1; rows as usize]);
         let plan = session.decode_plan();
         let once = || -> Result<(f64, f64)> {
             let start = (Instant::now(), thread_us());
-            session.submit(0)?;
+            session.submit()?;
             let encode_us = thread_us() - start.1;
-            plan.read_token()?;
+            session.read_tokens()?;
             Ok((start.0.elapsed().as_secs_f64() * 1e3, encode_us))
         };
         once()?;
@@ -87,7 +87,7 @@ impl Timer<'_> {
         while times.len() < self.runs || (times.len() < STEPS_PER_RUN * self.runs && start.elapsed() < STEPS_TIME) {
             times.push(once()?);
         }
-        for logits in session.read_logits()? {
+        for logits in session.read_logits(&(0..rows).collect::<Vec<_>>())? {
             if !logits.iter().all(|v| v.is_finite()) {
                 return Err(incorrect("decoding gives values that are not finite".into()));
             }

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::generate::options::MAX_NEW_TOKENS;
 use crate::generate::processors::CANDIDATES;
 use crate::generate::session::SessionPlan;
-use crate::generate::{Capacity, MAX_PROMPT_TOKENS};
+use crate::generate::{Capacity, MAX_PROMPT_TOKENS, Room};
 use crate::language::Language;
 use crate::model::{MAX_RUN_ROWS, Parts, Workload};
 use crate::runtime::ops::attention::Mask;
@@ -116,7 +116,7 @@ impl Recordings {
         let image = Tensor::unbacked(seen.rows(), seen.cols());
         let looked = parts.qformer.record(&mut qformer, &image, words, Mask::None);
         let outputs = [&looked.last_hidden_state, &looked.language_model_inputs].map(|t| qformer.slot_of(t));
-        let need = Capacity::of(&parts.language, &vec![tokens; batch as usize], rows, new_tokens);
+        let need = Capacity::of(&vec![Room::of(&parts.language, tokens, rows, new_tokens); batch as usize]);
         let session = SessionPlan::new(*caps, &parts.language, need, tokens, features).with_largest(CANDIDATES);
         Recordings { pixel_bytes: pixels.buffer_bytes(), vision, qformer, outputs, session }
     }

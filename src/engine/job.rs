@@ -1,0 +1,89 @@
+//! A request on its way through an engine, and the place that it takes in the queue.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::Tally;
+use super::request::{Event, Outcome};
+use crate::error::{Error, Result};
+
+/// The places of an engine's queue: as many requests as it may have taken and not answered.
+#[derive(Debug)]
+pub(super) struct Places {
+    most: usize,
+    taken: Mutex<usize>,
+    given_back: Condvar,
+}
+
+/// A place in the queue, given back when it is dropped.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Places>);
+
+impl Places {
+    pub fn new(most: usize) -> Arc<Places> {
+        Arc::new(Places { most, taken: Mutex::new(0), given_back: Condvar::new() })
+    }
+
+    /// Places that are taken.
+    pub fn taken(&self) -> usize {
+        *self.taken.lock().expect("no panic while it is held")
+    }
+
+    /// Takes a place, after waiting for one.
+    pub fn wait(self: &Arc<Places>) -> Place {
+        let taken = self.taken.lock().expect("no panic while it is held");
+        let full = |taken: &mut usize| *taken >= self.most;
+        *self.given_back.wait_while(taken, full).expect("no panic while it is held") += 1;
+        Place(self.clone())
+    }
+
+    /// Takes a place, if there is one.
+    pub fn take(self: &Arc<Places>) -> Option<Place> {
+        let mut taken = self.taken.lock().expect("no panic while it is held");
+        (*taken < self.most).then(|| *taken += 1).map(|()| Place(self.clone()))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *self.0.taken.lock().expect("no panic while it is held") -= 1;
+        self.0.given_back.notify_one();
+    }
+}
+
+/// The address that the events of a request go to.
+#[derive(Debug)]
+pub(super) struct Caller {
+    pub events: Sender<Result<Event>>,
+    pub cancelled: Arc<AtomicBool>,
+    pub place: Place,
+    pub tally: Arc<Tally>,
+}
+
+impl Caller {
+    /// Says whether nobody wants the answer any more.
+    pub fn has_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Tells a piece of the answer.
+    pub fn tell(&self, text: String) {
+        if !text.is_empty() {
+            // Whoever has gone has cancelled.
+            let _ = self.events.send(Ok(Event::Text(text)));
+        }
+    }
+
+    /// Tells the result. It is counted, and the place is free, before it is known.
+    pub fn finish(self, result: Result<Outcome>) {
+        let counter = match &result {
+            Ok(_) => &self.tally.finished,
+            Err(Error::Cancelled) => &self.tally.cancelled,
+            Err(_) => &self.tally.failed,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        drop(self.place);
+        let _ = self.events.send(result.map(Event::Done));
+    }
+}

@@ -1,0 +1,140 @@
+//! The stages of a model one by one, for an engine that takes many questions through them.
+
+use std::time::Instant;
+
+use super::encode::{Encoded, Pixels};
+use super::reply::{Reply, Timings, milliseconds};
+use super::residence::LanguageStage;
+use super::score::longest;
+use super::{InstructBlip, MAX_RUN_ROWS};
+use crate::error::{Error, Result};
+use crate::generate::{self, AnswerId, Capacity, GenerateOptions, Limits, MAX_PROMPT_TOKENS, News, Room, Sequence};
+use crate::processor::Prompt;
+
+/// A question whose prompt was read and found to fit, before its pictures were looked at.
+pub(crate) struct Asked {
+    prompt: Prompt,
+    pub wanted: Wanted,
+    /// The room that it takes of the slots.
+    pub room: Room,
+}
+
+/// The kind of result that a question wants.
+pub(crate) enum Wanted {
+    /// Answers.
+    Answers { options: GenerateOptions, limits: Limits },
+    /// The likelihood of the answers that have these tokens.
+    Scores(Vec<Vec<u32>>),
+}
+
+/// A question that has slots.
+pub(crate) struct Seat {
+    pub id: AnswerId,
+    prompt_tokens: usize,
+    timings: Timings,
+    started: Instant,
+}
+
+impl InstructBlip {
+    /// Makes slots for as many answers at once, with pages for `tokens` tokens of each, prompts included.
+    pub(crate) fn make_slots(&mut self, slots: u32, tokens: u32) -> Result<()> {
+        if !(1..=MAX_RUN_ROWS as u32).contains(&slots) {
+            return Err(Error::request(format!("{slots} slots; from 1 to {MAX_RUN_ROWS} are possible")));
+        }
+        if self.residence.offload {
+            let problem = "a model whose stages take turns on the GPU (offload) cannot answer many questions at once";
+            return Err(Error::request(problem));
+        }
+        let context = self.config.text.max_positions().unwrap_or(MAX_PROMPT_TOKENS);
+        let encoder = self.shapes.language.is_encoder_decoder();
+        let pages = slots.saturating_mul(tokens.clamp(1, context));
+        let need = Capacity {
+            rows: slots,
+            positions: context,
+            pages: pages.saturating_add(1),
+            encoded: if encoder { context } else { 1 },
+            encoded_pages: if encoder { pages } else { 1 },
+        };
+        let stage = self.language.as_mut().expect("it stays where stages take no turns");
+        stage.make_slots(&self.device, need)
+    }
+
+    /// Reads a question's prompt, and refuses what can be refused before its pictures are looked at.
+    pub(crate) fn take_question(
+        &self,
+        (prompt, qformer_prompt): (&str, Option<&str>),
+        pictures: usize,
+        options: &GenerateOptions,
+        choices: &[String],
+    ) -> Result<Asked> {
+        let prompt = self.prompt_of(prompt, qformer_prompt, pictures)?;
+        let tokens = prompt.input_ids.len();
+        let (wanted, room) = match choices {
+            [] => {
+                options.check()?;
+                let limits = self.limits(&prompt, options)?;
+                let room = self.room(tokens, options, &limits);
+                (Wanted::Answers { options: options.clone(), limits }, room)
+            }
+            choices => {
+                let choices = self.choices(&choices.iter().map(String::as_str).collect::<Vec<_>>())?;
+                let longest = longest(&choices);
+                generate::check_fits(tokens + longest, self.config.text.max_positions())?;
+                let room = Room::of(&self.shapes.language, tokens as u32, 1, longest as u32);
+                // Their keys and values take pages; no step has rows for them.
+                (Wanted::Scores(choices), Room { slots: 0, ..room })
+            }
+        };
+        match self.language.as_ref().is_some_and(|stage| stage.can_hold(&room)) {
+            true => Ok(Asked { prompt, wanted, room }),
+            false => Err(Error::request(format!(
+                "the answer may take {} slots and {} tokens, prompt included, which is more than all of the slots have; \
+                 ask for fewer tokens, answers or beams, or make more slots",
+                room.slots, room.pages
+            ))),
+        }
+    }
+
+    /// Tells whether there is this room among the slots now.
+    pub(crate) fn has_room(&self, room: &Room) -> bool {
+        self.language.as_ref().is_some_and(|stage| stage.has_room(room))
+    }
+
+    /// Slots that somebody has.
+    pub(crate) fn slots_taken(&self) -> u32 {
+        self.language.as_ref().map_or(0, LanguageStage::slots_taken)
+    }
+
+    /// Takes the pictures and prompt of a question through vision tower and Q-Former.
+    pub(crate) fn look(&mut self, pixels: &Pixels, asked: Asked) -> Result<(Encoded, Wanted)> {
+        Ok((self.encode_pixels(pixels, asked.prompt, &[])?, asked.wanted))
+    }
+
+    /// Gives slots to a question that was looked at, for which there is room, and takes its prompt through the language
+    /// model.
+    pub(crate) fn seat(&mut self, encoded: &Encoded, options: &GenerateOptions, limits: Limits) -> Result<Seat> {
+        let started = Instant::now();
+        let prompted = self.prompted(encoded, options);
+        let (language, slots) = self.language_stage();
+        let id = slots.join(language, &prompted, options, limits)?;
+        let timings = Timings { prefill: milliseconds(started), ..encoded.timings };
+        Ok(Seat { id, prompt_tokens: encoded.prompt.input_ids.len(), timings, started: Instant::now() })
+    }
+
+    /// Takes every seated question one token further.
+    pub(crate) fn step(&mut self) -> Result<Vec<News>> {
+        self.language_stage().1.step()
+    }
+
+    /// Takes a question's slots away.
+    pub(crate) fn unseat(&mut self, seat: &Seat) {
+        self.language_stage().1.leave(seat.id);
+    }
+
+    /// The reply to a question whose sequences are finished.
+    pub(crate) fn reply_to(&self, seat: &Seat, sequences: Vec<Sequence>) -> Reply {
+        let timings = Timings { decode: milliseconds(seat.started), ..seat.timings };
+        let texts = sequences.into_iter().map(|sequence| self.text_of(sequence)).collect();
+        Reply::new(texts, seat.prompt_tokens, timings)
+    }
+}

@@ -1,0 +1,137 @@
+//! One model for everybody who asks.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use instructblip::engine::{Event, Outcome, Pending, Picture, Request};
+use instructblip::{Device, Engine, EngineOptions, Error, GenerateOptions, Image, InstructBlip, Question};
+
+use crate::support::{self, golden};
+
+const QUESTIONS: [&str; 4] =
+    ["What color is the large shape?", "How many shapes are there?", "Describe the image.", "Is there a circle?"];
+
+fn picture(i: usize) -> std::path::PathBuf {
+    let mut all: Vec<_> = std::fs::read_dir(golden::golden_image(""))
+        .expect("pictures")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "png"))
+        .collect();
+    all.sort();
+    all[i % all.len()].clone()
+}
+
+fn engine(device: &Device, options: &EngineOptions) -> Engine {
+    Engine::start(InstructBlip::embedded(device).expect("a model"), options).expect("an engine")
+}
+
+fn request(i: usize, options: &GenerateOptions) -> Request {
+    Request::new(Picture::File(picture(i)), QUESTIONS[i % 4], options.clone())
+}
+
+fn text(outcome: Outcome) -> String {
+    match outcome {
+        Outcome::Reply(reply) => reply.text,
+        Outcome::Scores(_) => panic!("scores without choices"),
+    }
+}
+
+/// Answers, streamed text and scores are those that the model gives when it is asked alone.
+#[test]
+fn engines_answer_as_models_do() {
+    let Some(device) = support::device() else { return };
+    let engine = engine(&device, &EngineOptions::default());
+    let greedy = GenerateOptions::up_to(24);
+    let drawn = GenerateOptions { do_sample: true, seed: 7, ..greedy.clone() };
+    let beams = GenerateOptions { num_beams: 3, ..greedy.clone() };
+    let options = [&greedy, &drawn, &beams];
+    let pending: Vec<Pending> = (0..24).map(|i| engine.submit(request(i, options[i % 3]))).collect();
+    let choices = ["red", "green", "blue"].map(String::from);
+    let scored = engine.submit(Request { choices: choices.to_vec(), ..request(0, &greedy) });
+    let found: Vec<(String, String)> = pending
+        .into_iter()
+        .map(|pending| {
+            let mut streamed = String::new();
+            for event in pending {
+                match event.expect("an answer") {
+                    Event::Text(piece) => streamed += &piece,
+                    Event::Done(outcome) => return (streamed.trim().to_string(), text(outcome)),
+                }
+            }
+            panic!("no result")
+        })
+        .collect();
+    let Outcome::Scores(scores) = scored.wait().expect("scores") else { panic!("no scores") };
+    let counters = engine.counters();
+    assert_eq!((counters.finished, counters.failed, counters.pending, counters.slots_taken), (25, 0, 0, 0));
+    let mut model = engine.finish().expect("the model");
+    for (i, (streamed, whole)) in found.iter().enumerate() {
+        let image = Image::open(picture(i)).expect("a picture");
+        let alone = model.ask(&image, QUESTIONS[i % 4], options[i % 3]).expect("an answer");
+        assert_eq!(*whole, alone.text, "question {i}");
+        assert_eq!(*streamed, if i % 3 == 2 { "" } else { &alone.text }, "question {i}");
+    }
+    let image = Image::open(picture(0)).expect("a picture");
+    let alone = model.score(&Question::new(&image, QUESTIONS[0]), &["red", "green", "blue"]).expect("scores");
+    assert_eq!(scores, alone);
+}
+
+/// A fault of one request is told to it alone.
+#[test]
+fn a_bad_request_is_its_own_fault() {
+    let Some(device) = support::device() else { return };
+    let engine = engine(&device, &EngineOptions { slots: 2, tokens: 200, ..EngineOptions::default() });
+    let greedy = GenerateOptions::up_to(8);
+    let bytes = |bytes: &[u8]| Picture::Bytes { name: "upload".into(), bytes: Arc::from(bytes) };
+    let bad = [
+        Request::new(Picture::File("no such picture.png".into()), "What?", greedy.clone()),
+        Request::new(bytes(b"not a picture"), "What?", greedy.clone()),
+        Request { pictures: Vec::new(), ..request(0, &greedy) },
+        Request { pictures: vec![Picture::File(picture(0)), Picture::File(picture(1))], ..request(0, &greedy) },
+        request(0, &GenerateOptions { temperature: 0.0, ..greedy.clone() }),
+        request(0, &GenerateOptions { num_beams: 3, ..greedy.clone() }),
+        Request { prompt: "word ".repeat(2000), ..request(0, &greedy) },
+        Request { choices: vec![String::new()], ..request(0, &greedy) },
+    ];
+    let count = bad.len() as u64;
+    let pending: Vec<Pending> = bad.into_iter().map(|request| engine.submit(request)).collect();
+    let good = engine.submit(request(0, &greedy));
+    for (i, pending) in pending.into_iter().enumerate() {
+        let error = pending.wait().expect_err("a refusal");
+        let by_caller = matches!(
+            error,
+            Error::Request { .. } | Error::Image { .. } | Error::Io { .. } | Error::PromptTooLong { .. }
+        );
+        assert!(by_caller, "request {i}: {error:?}");
+    }
+    assert!(!text(good.wait().expect("an answer")).is_empty());
+    assert_eq!((engine.counters().failed, engine.counters().finished), (count, 1));
+}
+
+/// Requests that are cancelled free their slots, whether they wait or are being answered.
+#[test]
+fn cancelled_requests_leave() {
+    let Some(device) = support::device() else { return };
+    let engine = engine(&device, &EngineOptions { slots: 2, queue: 8, ..EngineOptions::default() });
+    let long = GenerateOptions { min_new_tokens: 200, ..GenerateOptions::up_to(200) };
+    let mut answered = engine.submit(request(0, &long));
+    assert!(matches!(answered.next(), Some(Ok(Event::Text(_)))), "an answer that has begun");
+    let others: Vec<Pending> = (1..8).map(|i| engine.submit(request(i, &long))).collect();
+    let full = engine.try_submit(request(8, &long)).expect_err("a full queue");
+    assert_eq!(full.prompt, QUESTIONS[0]);
+    let canceller = answered.canceller();
+    std::thread::spawn(move || canceller.cancel()).join().expect("a thread");
+    let last = answered.find(Result::is_err);
+    assert!(matches!(last, Some(Err(Error::Cancelled))), "{last:?}");
+    drop(others);
+    let short = GenerateOptions::up_to(4);
+    assert!(!text(engine.submit(request(0, &short)).wait().expect("an answer")).is_empty());
+    let counters = engine.counters();
+    assert_eq!((counters.cancelled, counters.finished, counters.failed), (8, 1, 0));
+    assert!(counters.steps < 400, "{} steps for answers that nobody waits for", counters.steps);
+    // An engine that is dropped tells those who wait.
+    let mut pending = engine.submit(request(0, &long));
+    assert!(pending.next_within(Duration::from_secs(60)).is_some());
+    drop(engine);
+    assert!(matches!(pending.find(Result::is_err), Some(Err(Error::Cancelled))));
+}
