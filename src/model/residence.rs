@@ -1,6 +1,6 @@
 //! The weights that are on the device: all of them, or, where there is no room for that, those of one stage at a time.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use super::{InstructBlip, Parts};
 use crate::config::Config;
@@ -22,6 +22,8 @@ pub(super) struct VisionStage {
     pub pixels: Tensor,
     pub output: VisionOutput,
     pub plan: Plan,
+    /// The pixels that the output is of.
+    seen: Mutex<Vec<f32>>,
 }
 
 /// The stage that answers: the language model, and the slots that were used last.
@@ -82,21 +84,30 @@ impl Residence {
 impl VisionStage {
     fn new(device: &Device, vision: Vision, qformer: QFormer, side: u32) -> Result<VisionStage> {
         let (pixels, output, plan) = vision_plan(device, &vision, side)?;
-        Ok(VisionStage { vision, qformer, pixels, output, plan })
+        Ok(VisionStage { vision, qformer, pixels, output, plan, seen: Mutex::default() })
     }
 
     /// Makes the stage one for pictures of `side` pixels.
     pub fn resize(&mut self, device: &Device, side: u32) -> Result<()> {
         self.vision.interpolate_positions(device, side)?;
         (self.pixels, self.output, self.plan) = vision_plan(device, &self.vision, side)?;
+        self.seen = Mutex::default();
         Ok(())
     }
 
-    /// Runs the vision tower over a picture's pixels, and waits for its output.
+    /// Runs the vision tower over a picture's pixels, and waits for its output; not again over those of the last call:
+    /// questions about one picture often follow each other.
     pub fn run(&self, device: &Device, pixels: &[f32]) -> Result<()> {
+        let mut seen = self.seen.lock().expect("no panic while it is held");
+        if *seen == pixels {
+            return Ok(());
+        }
+        seen.clear();
         device.write(&self.pixels, pixels);
         self.plan.submit()?;
-        device.wait()
+        device.wait()?;
+        seen.extend_from_slice(pixels);
+        Ok(())
     }
 }
 
