@@ -162,6 +162,13 @@ pub enum Error {
         /// refusal.
         again: bool,
     },
+    /// Another process works at a file.
+    InUse {
+        /// The file.
+        path: PathBuf,
+        /// The process, in words.
+        holder: String,
+    },
     /// A file could not be read or written.
     Io {
         /// The file.
@@ -281,6 +288,7 @@ impl fmt::Display for Fault<'_> {
             Error::Cancelled => f.write_str("stopped before it was done"),
             Error::Request { problem } => write!(f, "{problem}"),
             Error::Download { what, problem, .. } => write!(f, "{what}: {problem}"),
+            Error::InUse { path, holder } => write!(f, "{} is in use by {holder}", path.display()),
             Error::Io { path, source } => write!(f, "{}: {source}", path.display()),
         }
     }

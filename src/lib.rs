@@ -30,8 +30,9 @@
 //! ```
 //!
 //! [`shapes`] has the published configurations by name, and `synthesize` writes checkpoints of them with random weights.
-//! Beside the way stands `hub` (feature `hub`): it fetches checkpoints into the cache that the hub's own tools share, and
-//! gives a directory like any other. Below all lies [`hash`]: one checksum for files, names and seeds.
+//! Beside the way stand `hub` (feature `hub`): it fetches checkpoints into the cache that the hub's own tools share, and
+//! gives a directory like any other, and `jobs` (feature `jobs`): it asks whatever answers, row after row, so that none is
+//! lost or doubled. Below all lies [`hash`]: one checksum for files, names and seeds.
 //!
 //! [`model`] is the only room that knows every stage; the program in `src/bin` uses the public API only. The table of
 //! who may use whom is `tests/library/rooms.rs`; that of the runtime's floors, `tests/library/floors.rs`.
@@ -173,6 +174,8 @@ pub mod generate;
 pub mod hash;
 #[cfg(feature = "hub")]
 pub mod hub;
+#[cfg(feature = "jobs")]
+pub mod jobs;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod language;

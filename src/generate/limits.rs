@@ -2,10 +2,13 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 /// The reason why generation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum FinishReason {
     /// The model produced an end-of-text token.
     Eos,
@@ -13,6 +16,17 @@ pub enum FinishReason {
     Stop,
     /// The most tokens asked for, or the end of the context, was reached.
     Length,
+}
+
+impl FinishReason {
+    /// The reason as a word: `eos`, `stop`, `length`.
+    pub fn name(self) -> &'static str {
+        match self {
+            FinishReason::Eos => "eos",
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
+        }
+    }
 }
 
 /// A function that says whether the text of new tokens has a stop string.

@@ -1,10 +1,14 @@
 //! The options of the reference's `generate`, under its names, checked.
 
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
+
 use crate::error::{Error, Result};
 
 /// The options of generation. Names, meanings and defaults are those of transformers, except that the default length is
-/// 256 new tokens and not 20.
-#[derive(Clone, Debug, PartialEq)]
+/// 256 new tokens and not 20. As JSON they are an object of those names; what is left out has its default.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct GenerateOptions {
     /// Most tokens to generate; the end-of-text token counts. Wins over `max_length`.
     pub max_new_tokens: Option<u32>,
@@ -52,6 +56,7 @@ pub struct GenerateOptions {
     /// Ends the answer once its text has one of these.
     pub stop_strings: Vec<String>,
     /// End-of-text ids instead of the checkpoint's.
+    #[serde(rename = "eos_token_id", deserialize_with = "one_or_several")]
     pub eos_token_ids: Option<Vec<u32>>,
 }
 
@@ -65,6 +70,43 @@ pub enum EarlyStopping {
     True,
     /// The search ends when no beam can become better, whatever its length.
     Never,
+}
+
+/// `false`, `true` or `"never"`, as the reference has it.
+impl Serialize for EarlyStopping {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            EarlyStopping::False => serializer.serialize_bool(false),
+            EarlyStopping::True => serializer.serialize_bool(true),
+            EarlyStopping::Never => serializer.serialize_str("never"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for EarlyStopping {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<EarlyStopping, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Bool(false) => Ok(EarlyStopping::False),
+            Value::Bool(true) => Ok(EarlyStopping::True),
+            Value::String(word) if word == "never" => Ok(EarlyStopping::Never),
+            other => Err(serde::de::Error::custom(format!("{other} is not true, false or \"never\""))),
+        }
+    }
+}
+
+/// An id, or a list of them.
+fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<u32>>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Ids {
+        One(u32),
+        Several(Vec<u32>),
+    }
+    let ids = Option::<Ids>::deserialize(deserializer)?;
+    Ok(ids.map(|ids| match ids {
+        Ids::One(id) => vec![id],
+        Ids::Several(ids) => ids,
+    }))
 }
 
 impl Default for GenerateOptions {
@@ -135,6 +177,30 @@ impl GenerateOptions {
             ))),
             (None, None) => Ok(DEFAULT_NEW_TOKENS),
         }
+    }
+
+    /// These options with some others instead, given as JSON; `null` stands for the default.
+    ///
+    /// # Errors
+    /// [`Error::Request`] naming the option that there is not, that has a value of another kind, or one out of range.
+    pub fn with_params(&self, params: &Map<String, Value>) -> Result<GenerateOptions> {
+        let failed = |error: serde_json::Error| Error::request(format!("params: {error}"));
+        let mut all = serde_json::to_value(self).map_err(failed)?;
+        for (name, value) in params {
+            // One after another, as the errors of a whole object do not say which value they are about.
+            if !(value.is_null() && all.get(name).is_some()) {
+                let one = Value::Object(Map::from_iter([(name.clone(), value.clone())]));
+                GenerateOptions::deserialize(one)
+                    .map_err(|error| Error::request(format!("params: {name}: {error}")))?;
+            }
+            match (value, &mut all) {
+                (Value::Null, Value::Object(all)) => drop(all.remove(name)),
+                (value, all) => all[name] = value.clone(),
+            }
+        }
+        let options = GenerateOptions::deserialize(all).map_err(failed)?;
+        options.check()?;
+        Ok(options)
     }
 
     /// Refuses values out of range and options that contradict each other.

@@ -10,6 +10,7 @@ const ROOMS: [(&str, &[&str]); 19] = [
     ("shapes", &["config"]),
     ("checkpoint", &["error"]),
     ("embedded", &["checkpoint"]),
+    ("jobs", &["error", "hash", "generate"]),
     ("hub", &["error", "checkpoint", "config", "processor"]),
     ("processor", &["error", "config", "checkpoint"]),
     ("runtime", &["error", "hash"]),

@@ -6,7 +6,8 @@ use crate::common::{Adapter, Common, Gpu, Notes};
 #[cfg(feature = "embedded-model")]
 use crate::synthesize;
 use crate::{
-    ask, bench, caption, demo, devices, doctor, embed, eval, forward, manual, plan, quantize, score, selftest, tune,
+    ask, batch, bench, caption, demo, devices, doctor, embed, eval, forward, manual, plan, quantize, score, selftest,
+    tune, worker,
 };
 #[cfg(feature = "hub")]
 use crate::{models, pull};
@@ -30,8 +31,9 @@ pub struct Arguments {
     pub command: Command,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 done, 2 usage, 3 model or input refused (or skipped, among many), 4 no usable GPU, 5 out of GPU memory, \
-                          6 GPU lost, 7 a kernel computes wrong results here or does not end, 75 the network or a server failed, try again, \
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 some rows of `batch` have no answer, 2 usage, 3 model or input refused (or skipped, among many), 4 no usable GPU, 5 out of GPU memory, \
+                          6 GPU lost, 7 a kernel computes wrong results here or does not end, 75 the network or a server failed, a disk is full, an output is in use, or \
+                          `batch` was asked to stop: try again, 130 a second signal, \
                           101 a mistake in this program, 1 anything else.\n\
                           WGPU_BACKEND (vulkan, metal, dx12, gl) and WGPU_ADAPTER_NAME choose the GPU as --adapter does.\n\
                           INSTRUCTBLIP_CACHE is the folder that compiled kernels are kept in; `off` keeps none.";
@@ -52,6 +54,13 @@ pub enum Command {
     /// An answer is exact if it is one of the given ones but for capitals, punctuation, articles and number words. VQA's
     /// accuracy asks how many of ten people agree; with fewer than ten answers it is the same as exact.
     Eval(eval::Eval),
+    /// Answer many rows, each once whatever happens: taken up again where it was left, in parts on several machines
+    Batch(batch::Batch),
+    /// Answer rows on standard input, a line each on standard output, for programs that drive many of these
+    ///
+    /// A row is what `batch` takes, and so is its answer. {"event": "ready"} on standard error says that the model is loaded;
+    /// {"ping": 1} is answered. Ends with its input.
+    Worker(worker::Worker),
     /// Run the model once and write every stage's tensors to a safetensors file
     Forward(forward::Forward),
     /// Say what a model takes of a GPU's memory, part by part, and how it takes less; no GPU is needed
@@ -124,6 +133,8 @@ impl Command {
             Command::Score(score) => &score.gpu,
             Command::Embed(embed) => &embed.gpu,
             Command::Eval(eval) => &eval.gpu,
+            Command::Batch(batch) => &batch.gpu,
+            Command::Worker(worker) => &worker.gpu,
             Command::Forward(forward) => &forward.gpu,
             Command::Doctor(doctor) => &doctor.gpu,
             Command::Selftest(selftest) => &selftest.gpu,

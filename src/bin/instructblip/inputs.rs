@@ -124,7 +124,7 @@ impl Skipped {
 
 /// The files that an argument names. Patterns are for Windows, whose shells leave them to programs; elsewhere what arrives
 /// here is a pattern in quotes, which may stand for more names than a command line holds.
-fn expand(argument: &Path, recursive: bool) -> Vec<instructblip::Result<PathBuf>> {
+pub fn expand(argument: &Path, recursive: bool) -> Vec<instructblip::Result<PathBuf>> {
     if argument.is_dir() {
         return in_folder(argument, recursive);
     }
@@ -198,7 +198,8 @@ fn in_folder(folder: &Path, recursive: bool) -> Vec<instructblip::Result<PathBuf
     found
 }
 
-fn is_named_as_picture(path: &Path) -> bool {
+/// True if a file's name ends as those of pictures do.
+pub fn is_named_as_picture(path: &Path) -> bool {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
     EXTENSIONS.iter().any(|known| known.eq_ignore_ascii_case(extension))
 }

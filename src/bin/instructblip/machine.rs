@@ -50,6 +50,11 @@ impl Machine {
     }
 }
 
+/// The name of this machine among others, for locks that machines share.
+pub fn host() -> String {
+    System::host_name().unwrap_or_else(|| "unnamed".into())
+}
+
 /// Memory that programs may still take.
 pub fn available_bytes() -> Option<u64> {
     let mut system = System::new();

@@ -2,6 +2,7 @@
 
 mod ask;
 mod attention;
+mod batch;
 mod bench;
 mod caption;
 mod command;
@@ -32,12 +33,14 @@ mod quantize;
 mod score;
 mod selftest;
 mod session;
+mod signals;
 #[cfg(feature = "embedded-model")]
 mod synthesize;
 mod tune;
 mod tuned;
 mod usage;
 mod wording;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -61,6 +64,8 @@ fn main() -> ExitCode {
         Command::Score(score) => score::run(common, score),
         Command::Embed(embed) => embed::run(common, embed),
         Command::Eval(eval) => eval::run(common, eval),
+        Command::Batch(batch) => batch::run(common, batch),
+        Command::Worker(worker) => worker::run(common, worker),
         Command::Forward(forward) => forward::run(common, forward),
         Command::Plan(plan) => plan::run(plan),
         Command::Quantize(quantize) => quantize::run(common, quantize),
@@ -98,18 +103,27 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
+/// True if there is no room, which may change.
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
 /// 2 usage (clap), 3 model or input refused, 4 no usable GPU, 5 out of memory, 6 device lost, 7 wrong kernels,
 /// 75 try again later (as EX_TEMPFAIL of sysexits.h), 1 anything else.
 fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<selftest::Failed>() || error.is::<bench::Refused>() {
         return 7;
     }
+    if let Some(ended) = error.downcast_ref::<batch::Ended>() {
+        return ended.code;
+    }
     match error.downcast_ref::<Error>() {
         Some(Error::NoAdapter { .. }) => 4,
         Some(Error::OutOfMemory { .. } | Error::DoesNotFit { .. } | Error::OverBudget { .. }) => 5,
         Some(Error::DeviceLost { .. }) => 6,
         Some(Error::Incorrect { .. }) => 7,
-        Some(Error::Download { again: true, .. }) => 75,
+        Some(Error::Download { again: true, .. } | Error::InUse { .. }) => 75,
+        Some(Error::Io { source, .. }) if is_full(source) => 75,
         Some(
             Error::Download { again: false, .. }
             | Error::Kernel { .. }

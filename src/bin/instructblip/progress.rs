@@ -29,6 +29,7 @@ pub struct Counted {
     /// Work without an end has no lines.
     total: Option<u64>,
     done: u64,
+    begun: Instant,
     last: Instant,
     said: bool,
 }
@@ -50,13 +51,26 @@ impl Counted {
         self.done = done;
         let total = self.total.filter(|_| now.duration_since(self.last) > EVERY)?;
         (self.last, self.said) = (now, true);
-        Some(format!("{done} of {total} {}", self.what))
+        let rate = done as f64 / now.duration_since(self.begun).as_secs_f64();
+        let left = total.saturating_sub(done) as f64 / rate;
+        let left = if left.is_finite() { format!(", {rate:.1}/s, {} left", span(left)) } else { String::new() };
+        Some(format!("{done} of {total} {}{left}", self.what))
     }
 
     /// The line that ends what was begun.
     fn last_line(&self) -> Option<String> {
         let total = self.total.filter(|total| self.said && self.done == *total)?;
         Some(format!("{total} of {total} {}", self.what))
+    }
+}
+
+/// A time as people say it: `40 s`, `12 min`, `3 h 20 min`.
+fn span(seconds: f64) -> String {
+    let minutes = (seconds / 60.0).round() as u64;
+    match minutes {
+        _ if seconds < 100.0 => format!("{seconds:.0} s"),
+        0..100 => format!("{minutes} min"),
+        _ => format!("{} h {} min", minutes / 60, minutes % 60),
     }
 }
 
@@ -82,10 +96,17 @@ impl Progress {
             return Progress::Quiet;
         }
         if !std::io::stderr().is_terminal() {
-            return Progress::CountedLines(Counted { what, total, done: 0, last: Instant::now(), said: false });
+            return Progress::CountedLines(Counted {
+                what,
+                total,
+                done: 0,
+                begun: Instant::now(),
+                last: Instant::now(),
+                said: false,
+            });
         }
         let (bar, template) = match total {
-            Some(total) => (ProgressBar::new(total), "{msg} {bar:30} {pos}/{len} {eta} left"),
+            Some(total) => (ProgressBar::new(total), "{msg} {bar:30} {pos}/{len} {per_sec}, {eta} left"),
             None => (ProgressBar::new_spinner(), "{spinner} {pos} {msg} {elapsed}"),
         };
         let bar = bar.with_message(what);
@@ -164,11 +185,11 @@ mod tests {
     fn counts_in_lines_are_rare_and_end_whole() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        let counted = |total| Counted { what: "questions", total, done: 0, last: start, said: false };
+        let counted = |total| Counted { what: "questions", total, done: 0, begun: start, last: start, said: false };
         let mut short = counted(Some(9));
         assert_eq!((short.line(4, after(20)), short.line(9, after(25)), short.last_line()), (None, None, None));
         let mut long = counted(Some(9));
-        assert_eq!(long.line(4, after(31)).as_deref(), Some("4 of 9 questions"));
+        assert_eq!(long.line(4, after(31)).as_deref(), Some("4 of 9 questions, 0.1/s, 39 s left"));
         assert_eq!((long.line(8, after(50)), long.last_line()), (None, None), "it may have failed");
         assert_eq!((long.line(9, after(55)), long.last_line().as_deref()), (None, Some("9 of 9 questions")));
         assert_eq!(counted(None).line(4, after(99)), None);

@@ -12,7 +12,7 @@ use instructblip::runtime::{AdapterClass, CustomKernel, Forms};
 #[cfg(feature = "hub")]
 use instructblip::shapes::Shape;
 use instructblip::weights::LoadReport;
-use instructblip::{Checkpoint, Device, DeviceOptions, Error, FinishReason, GenerateOptions, InstructBlip, Reply};
+use instructblip::{Checkpoint, Device, DeviceOptions, Error, GenerateOptions, InstructBlip, Reply};
 use serde_json::json;
 
 use crate::common::Common;
@@ -225,7 +225,7 @@ pub fn reply_json(reply: &Reply, model: &InstructBlip) -> serde_json::Value {
         .sequences
         .iter()
         .map(|s| {
-            let finish_reason = reason(s.finish_reason);
+            let finish_reason = s.finish_reason.name();
             json!({"text": s.text, "token_ids": s.token_ids, "score": s.score, "finish_reason": finish_reason})
         })
         .collect();
@@ -233,7 +233,7 @@ pub fn reply_json(reply: &Reply, model: &InstructBlip) -> serde_json::Value {
     json!({
         "text": reply.text,
         "token_ids": reply.token_ids,
-        "finish_reason": reason(reply.finish_reason),
+        "finish_reason": reply.finish_reason.name(),
         "sequences": sequences,
         "prompt_tokens": reply.prompt_tokens,
         "model": model.name(),
@@ -243,14 +243,6 @@ pub fn reply_json(reply: &Reply, model: &InstructBlip) -> serde_json::Value {
         },
         "tokens_per_second": tokens_per_second(reply),
     })
-}
-
-fn reason(reason: FinishReason) -> &'static str {
-    match reason {
-        FinishReason::Eos => "eos",
-        FinishReason::Stop => "stop",
-        FinishReason::Length => "length",
-    }
 }
 
 /// Speed of the decode steps; the first token is the prompt's. `None` when there was no step.

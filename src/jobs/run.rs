@@ -1,0 +1,349 @@
+//! The run of a job: rows out, answers in, lines to the disk.
+
+use std::io::ErrorKind;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use super::disk::{Written, beside};
+use super::job::Job;
+use super::journal::Journal;
+use super::ledger::{Mend, State};
+use super::line::{Line, VERSION};
+use super::manifest::Manifest;
+use super::row::{Id, Question, Row};
+use super::status::{Counts, Status};
+use super::{Answered, Answerer, Apart, Failure};
+use crate::error::{Bytes, Error, Result};
+
+/// Lines, and the time, after which lines are brought to the disk.
+const SYNC: (u64, Duration) = (256, Duration::from_secs(5));
+/// The time after which somebody looks up from waiting.
+const LOOK_UP: Duration = Duration::from_millis(100);
+/// Deaths over one row after which it is not asked any more.
+const DEATHS: u32 = 2;
+
+/// What became of a job.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How far it is.
+    pub counts: Counts,
+    /// True if every row has a line.
+    pub complete: bool,
+    /// The failure that stopped it before that, if one did.
+    pub stopped: Option<Failure>,
+    /// Captions that were beside their pictures already and were left as they are.
+    pub kept: u64,
+}
+
+/// A row that is being asked.
+struct Ticket {
+    id: Id,
+    key: u64,
+    image_bytes: Option<u64>,
+    sidecar: Option<PathBuf>,
+}
+
+/// The way back of an answer; one that is dropped says so.
+struct Reply {
+    ticket: Option<Ticket>,
+    to: Sender<(Ticket, Answered)>,
+}
+
+impl Reply {
+    fn send(mut self, answered: Answered) {
+        if let Some(ticket) = self.ticket.take() {
+            // Nobody listens after a failure.
+            let _ = self.to.send((ticket, answered));
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            let failure = Failure::stopping("dropped", "the question was dropped without an answer");
+            let _ = self.to.send((ticket, Err(failure)));
+        }
+    }
+}
+
+/// A job that runs.
+pub struct Run<'a, 'j> {
+    job: &'a Job<'j>,
+    stop: &'a AtomicBool,
+    report: &'a mut dyn FnMut(&Counts),
+    file: Written,
+    /// Bytes of whole lines in the file.
+    whole: u64,
+    journal: Journal,
+    status: Status<'a>,
+    counts: Counts,
+    /// Lines that are not on the disk for sure, and since when there may be some.
+    unsynced: (u64, Instant),
+    in_flight: usize,
+    stopped: Option<Failure>,
+    kept: u64,
+}
+
+impl<'a, 'j> Run<'a, 'j> {
+    /// Mends the output and begins the files beside it.
+    pub fn begin(job: &'a Job<'j>, stop: &'a AtomicBool, report: &'a mut dyn FnMut(&Counts)) -> Result<Run<'a, 'j>> {
+        let (setup, disk) = (&job.setup, &job.setup.disk);
+        let output = &setup.output;
+        disk.remove(&beside(output, ".done"))?;
+        match job.ledger.mend {
+            // Before the manifest, so that no lines are taken for another model's.
+            _ if setup.force && output.exists() => disk.cut(output, 0)?,
+            _ if setup.force => {}
+            Mend::Nothing => {}
+            Mend::Cut(bytes) => disk.cut(output, bytes)?,
+            Mend::Rewrite => job.ledger.rewrite(disk, output)?,
+        }
+        let counts = job.counts();
+        disk.replace(&beside(output, ".manifest.json"), &manifest(job, &counts).to_bytes())?;
+        let mut status = Status::new(setup.status.as_deref(), &setup.host);
+        status.write(disk, "running", &counts)?;
+        let file = disk.append(output)?;
+        let whole = file.file().metadata().map_err(|error| Error::io(output, error))?.len();
+        Ok(Run {
+            journal: Journal::begin(disk, output, &job.suspects)?,
+            unsynced: (0, Instant::now()),
+            in_flight: 0,
+            stopped: None,
+            kept: 0,
+            job,
+            stop,
+            report,
+            file,
+            whole,
+            status,
+            counts,
+        })
+    }
+
+    /// Asks the suspects one by one in a process of their own, which may end over them without harm.
+    pub fn apart(&mut self, apart: &mut dyn Apart) -> Result<()> {
+        if self.job.suspects.is_empty() {
+            return Ok(());
+        }
+        let setup = &self.job.setup;
+        let is_suspect = |hash| self.job.suspects.contains(&hash);
+        setup.input.each(setup.defaults, &|id| is_suspect(id.hash()), &mut |row| {
+            if self.is_over() {
+                return Ok(ControlFlow::Break(()));
+            }
+            if !is_suspect(row.id.hash()) {
+                return Ok(ControlFlow::Continue(()));
+            }
+            let (ticket, question) = self.ticket(row);
+            let answered = match question {
+                Ok(question) => ask_apart(apart, question),
+                Err(failure) => Err(failure),
+            };
+            self.settle(ticket, answered)?;
+            Ok(ControlFlow::Continue(()))
+        })
+    }
+
+    /// Asks all other rows, several at once.
+    pub fn together(&mut self, answerer: &dyn Answerer) -> Result<()> {
+        let (to, answers) = mpsc::channel();
+        let setup = &self.job.setup;
+        let asked = setup.input.each(setup.defaults, &|id| self.job.is_open(id.hash()), &mut |row| {
+            while self.in_flight >= setup.in_flight && !self.is_over() {
+                self.wait(&answers)?;
+            }
+            while let Ok((ticket, answered)) = answers.try_recv() {
+                self.in_flight -= 1;
+                self.settle(ticket, answered)?;
+            }
+            if self.is_over() {
+                return Ok(ControlFlow::Break(()));
+            }
+            let hash = row.id.hash();
+            if self.job.is_open(hash) {
+                let (ticket, question) = self.ticket(row);
+                match question {
+                    Ok(question) => {
+                        self.journal.asked(hash)?;
+                        self.in_flight += 1;
+                        let reply = Reply { ticket: Some(ticket), to: to.clone() };
+                        answerer.answer(question, Box::new(move |answered| reply.send(answered)));
+                    }
+                    Err(failure) => self.settle(ticket, Err(failure))?,
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        });
+        // What was asked is waited for.
+        asked?;
+        while self.in_flight > 0 {
+            self.wait(&answers)?;
+        }
+        Ok(())
+    }
+
+    /// Waits for an answer, for a moment.
+    fn wait(&mut self, answers: &Receiver<(Ticket, Answered)>) -> Result<()> {
+        match answers.recv_timeout(LOOK_UP) {
+            Ok((ticket, answered)) => {
+                self.in_flight -= 1;
+                self.settle(ticket, answered)
+            }
+            Err(RecvTimeoutError::Timeout) => self.keep_up(),
+            Err(RecvTimeoutError::Disconnected) => unreachable!("this end has a sender, too"),
+        }
+    }
+
+    /// True if nothing more is to be asked.
+    fn is_over(&self) -> bool {
+        self.stopped.is_some() || self.stop.load(Ordering::Relaxed)
+    }
+
+    fn ticket(&self, row: Row) -> (Ticket, std::result::Result<Question, Failure>) {
+        let ending = self.job.setup.sidecar.as_deref();
+        let sidecar = ending.and_then(|ending| Some(row.file()?.with_extension(ending)));
+        let image_bytes = row.image_bytes();
+        let question = row.asked.and_then(|asked| asked.into_question(&row.id));
+        (Ticket { key: row.key, image_bytes, sidecar, id: row.id }, question)
+    }
+
+    /// Writes down what became of a row.
+    fn settle(&mut self, ticket: Ticket, answered: Answered) -> Result<()> {
+        if let Err(failure) = &answered {
+            if failure.stop {
+                self.stopped.get_or_insert(failure.clone());
+                return Ok(());
+            }
+            self.counts.last_error = Some(format!("{}: {}", ticket.id, failure.message));
+        }
+        let Ticket { id, key, image_bytes, sidecar } = ticket;
+        let line = Line::new(id, answered, &self.job.setup.identity.model);
+        let line = Line { key: Some(format!("{key:016x}")), image_bytes, ..line };
+        if let (Some(path), Some(text)) = (sidecar, &line.text) {
+            self.caption(path, text)?;
+        }
+        let text = line.to_text();
+        self.file.add(text.as_bytes())?;
+        self.whole += text.len() as u64;
+        self.unsynced.0 += 1;
+        self.counts.now += 1;
+        if line.ok {
+            self.counts.ok += 1
+        } else {
+            self.counts.failed += 1
+        }
+        (self.report)(&self.counts);
+        self.keep_up()
+    }
+
+    /// Writes a caption beside its picture, and never over another one that is not ours.
+    fn caption(&mut self, path: PathBuf, text: &str) -> Result<()> {
+        let (setup, caption) = (&self.job.setup, format!("{text}\n"));
+        match std::fs::read(&path) {
+            Ok(there) if there == caption.as_bytes() => Ok(()),
+            Ok(_) if !setup.force => {
+                self.kept += 1;
+                Ok(())
+            }
+            _ => setup.disk.replace(&path, caption.as_bytes()),
+        }
+    }
+
+    /// Brings lines to the disk and tells how far the job is, where it is time to.
+    fn keep_up(&mut self) -> Result<()> {
+        let (lines, since) = self.unsynced;
+        if lines >= SYNC.0 || (lines > 0 && since.elapsed() >= SYNC.1) {
+            self.file.sync()?;
+            self.unsynced = (0, Instant::now());
+        }
+        self.status.tell(&self.job.setup.disk, "running", &self.counts);
+        Ok(())
+    }
+
+    /// Ends the run: a manifest with its counts and, if every row has a line, the mark that says so, last.
+    pub fn conclude(mut self, ran: Result<()>) -> Result<Outcome> {
+        let setup = &self.job.setup;
+        let (disk, output) = (&setup.disk, &setup.output);
+        if let Err(error) = ran {
+            // Half a line would be cut next time, too.
+            let _ = std::fs::OpenOptions::new().write(true).open(output).and_then(|file| file.set_len(self.whole));
+            // The process lives: no row has ended it.
+            let _ = self.journal.end();
+            return Err(self.job.with_need(error, self.counts.left()));
+        }
+        let complete = self.counts.left() == 0;
+        let manifest = Manifest { complete, ..manifest(self.job, &self.counts) };
+        let concluded = self.file.sync().and_then(|()| {
+            disk.replace(&beside(output, ".manifest.json"), &manifest.to_bytes())?;
+            self.journal.end()?;
+            self.status.write(disk, if complete { "done" } else { "stopped" }, &self.counts)?;
+            let done = serde_json::json!({
+                "rows": self.counts.rows, "ok": self.counts.ok, "failed": self.counts.failed, "v": VERSION,
+            });
+            match complete {
+                true => disk.replace(&beside(output, ".done"), format!("{done}\n").as_bytes()),
+                false => Ok(()),
+            }
+        });
+        concluded.map_err(|error| self.job.with_need(error, self.counts.left()))?;
+        Ok(Outcome { complete, stopped: self.stopped, kept: self.kept, counts: self.counts })
+    }
+}
+
+impl Job<'_> {
+    fn is_open(&self, hash: u64) -> bool {
+        self.ledger.rows.get(&hash) == Some(&State::Open) && !self.suspects.contains(&hash)
+    }
+
+    /// An error that says how much room is needed, where there is none.
+    fn with_need(&self, error: Error, rows: u64) -> Error {
+        match error {
+            Error::Io { path, source }
+                if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+            {
+                let need = Bytes(self.bytes_needed() / self.ledger.open.max(1) * rows + 65_536);
+                let words = format!(
+                    "no space is left; the {rows} rows that are left need about {need}. Make room and start the same again: \
+                     it goes on where it stopped"
+                );
+                Error::Io { path, source: std::io::Error::new(source.kind(), words) }
+            }
+            error => error,
+        }
+    }
+}
+
+/// Asks a question that may end the process that answers.
+fn ask_apart(apart: &mut dyn Apart, question: Question) -> Answered {
+    for _ in 0..DEATHS {
+        match apart.ask(question.clone()) {
+            Ok(Some(answered)) => return answered,
+            Ok(None) => {}
+            Err(failure) => return Err(failure),
+        }
+    }
+    let problem = format!("the process ended {DEATHS} times over this row, and is not risked again");
+    Err(Failure::new("crashed", problem))
+}
+
+fn manifest(job: &Job<'_>, counts: &Counts) -> Manifest {
+    let (setup, defaults) = (&job.setup, job.setup.defaults);
+    Manifest {
+        identity: setup.identity.clone(),
+        shard: setup.shard,
+        defaults: serde_json::json!({
+            "prompt": defaults.prompt, "qformer_prompt": defaults.qformer_prompt, "choices": defaults.choices,
+            "params": defaults.options,
+        }),
+        input_rows: job.input_rows(),
+        rows: counts.rows,
+        ok: counts.ok,
+        failed: counts.failed,
+        complete: false,
+        v: VERSION,
+    }
+}

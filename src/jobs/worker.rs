@@ -1,0 +1,185 @@
+//! Rows over pipes: lines in, a line out for each, in the order in which answers come.
+
+use std::io::{self, BufReader, Read, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::line::Line;
+use super::row::{Defaults, Id, Row};
+use super::source::{Lines, place};
+use super::{Answered, Answerer, Failure};
+
+/// The time after which the end of the service is looked for.
+const LOOK_UP: Duration = Duration::from_millis(100);
+/// Longest line that is looked at for a ping.
+const PING: usize = 256;
+
+/// A service for rows.
+pub struct Service<'a> {
+    /// What rows do not say.
+    pub defaults: &'a Defaults,
+    /// The folder that paths begin at.
+    pub folder: &'a Path,
+    /// The model's fingerprint.
+    pub model: &'a str,
+    /// Rows that are read before the first of them is answered.
+    pub in_flight: usize,
+    /// Ends the service once it is set: what was read is answered.
+    pub stop: &'a AtomicBool,
+}
+
+/// News for the one that serves.
+enum Event {
+    Line(Vec<u8>, String),
+    Answered(Id, Answered),
+    End,
+    Broken(io::Error),
+}
+
+/// Room for rows: reading waits for it.
+struct Room(Mutex<usize>, Condvar);
+
+impl Room {
+    fn take(&self) {
+        let free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.1.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
+        *free -= 1;
+    }
+
+    fn give(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.1.notify_one();
+    }
+}
+
+/// A row on its way; one whose answer is dropped says so.
+struct Reply {
+    id: Option<Id>,
+    to: Sender<Event>,
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Some(id) = self.id.take() {
+            let failure = Failure::stopping("dropped", "the question was dropped without an answer");
+            let _ = self.to.send(Event::Answered(id, Err(failure)));
+        }
+    }
+}
+
+/// Answers the rows of `input` on `output`, a line each, written out at once. Bad rows get a line that says so;
+/// `{"ping": 1}` gets `{"pong": 1}`. Ends with the input; the failure that ended it before is given back.
+///
+/// # Errors
+/// The error of an output that cannot be written to.
+pub fn serve(
+    service: &Service<'_>,
+    answerer: &dyn Answerer,
+    input: impl Read + Send + 'static,
+    output: &mut dyn Write,
+) -> io::Result<Option<Failure>> {
+    let (to, events) = mpsc::channel();
+    let room = Arc::new(Room(Mutex::new(service.in_flight.max(1)), Condvar::new()));
+    let (reader, free) = (to.clone(), room.clone());
+    std::thread::spawn(move || read(input, &reader, &free));
+    let (mut in_flight, mut stopped, mut ended) = (0_usize, None, false);
+    while !ended || in_flight > 0 {
+        let event = match events.recv_timeout(LOOK_UP) {
+            Ok(event) => event,
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                ended |= service.stop.load(Ordering::Relaxed);
+                continue;
+            }
+        };
+        ended |= service.stop.load(Ordering::Relaxed);
+        match event {
+            Event::Line(..) if ended => room.give(),
+            Event::Line(line, place) => match pong(&line) {
+                Some(pong) => {
+                    write(output, &pong)?;
+                    room.give();
+                }
+                None => {
+                    in_flight += 1;
+                    ask(service, answerer, &line, &place, &to);
+                }
+            },
+            Event::Answered(id, answered) => {
+                in_flight -= 1;
+                room.give();
+                if let Some(failure) = answered.as_ref().err().filter(|failure| failure.stop) {
+                    stopped.get_or_insert(failure.clone());
+                    ended = true;
+                }
+                write(output, &Line::new(id, answered, service.model).to_text())?;
+            }
+            Event::End => ended = true,
+            Event::Broken(error) => {
+                stopped.get_or_insert(Failure::stopping("io", format!("standard input: {error}")));
+                ended = true;
+            }
+        }
+    }
+    Ok(stopped)
+}
+
+/// Reads lines as long as there is room for them.
+fn read(input: impl Read, to: &Sender<Event>, room: &Room) {
+    let mut lines = Lines::new(BufReader::with_capacity(1 << 16, input));
+    loop {
+        room.take();
+        let (number, line) = match lines.next() {
+            Ok(Some((number, line))) => (number, line.map(<[u8]>::to_vec)),
+            Ok(None) => break,
+            Err(error) => return drop(to.send(Event::Broken(error))),
+        };
+        match line {
+            Ok(line) if line.trim_ascii().is_empty() => room.give(),
+            line => drop(to.send(Event::Line(line.unwrap_or_default(), place(number)))),
+        }
+    }
+    let _ = to.send(Event::End);
+}
+
+fn ask(service: &Service<'_>, answerer: &dyn Answerer, line: &[u8], place: &str, to: &Sender<Event>) {
+    let Row { id, asked, .. } = Row::parse(line, place, service.folder, service.defaults);
+    let mut reply = Reply { id: Some(id.clone()), to: to.clone() };
+    match asked.and_then(|asked| asked.into_question(&id)) {
+        Ok(question) => answerer.answer(
+            question,
+            Box::new(move |answered| {
+                if let Some(id) = reply.id.take() {
+                    let _ = reply.to.send(Event::Answered(id, answered));
+                }
+            }),
+        ),
+        Err(failure) => {
+            reply.id = None;
+            let _ = to.send(Event::Answered(id, Err(failure)));
+        }
+    }
+}
+
+/// The answer to a ping, if the line is one.
+fn pong(line: &[u8]) -> Option<String> {
+    if line.len() > PING {
+        return None;
+    }
+    match serde_json::from_slice(line) {
+        Ok(Value::Object(fields)) if fields.len() == 1 => {
+            Some(format!("{}\n", serde_json::json!({"pong": fields.get("ping")?})))
+        }
+        _ => None,
+    }
+}
+
+/// Writes a line, and everything of it at once.
+fn write(output: &mut dyn Write, line: &str) -> io::Result<()> {
+    output.write_all(line.as_bytes())?;
+    output.flush()
+}
