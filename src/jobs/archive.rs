@@ -9,8 +9,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 use tar::Entry;
 
-use super::row::{Defaults, Given, Id, Row};
-use super::source::Each;
+use super::row::{Defaults, Each, Given, Id, Row};
 use crate::error::{Error, Result};
 
 /// Ends of the names of pictures.

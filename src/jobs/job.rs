@@ -1,48 +1,14 @@
 //! A job: what it is to do is known, and refused where it cannot be, before anything is written.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 
-use super::disk::Disk;
 use super::journal;
 use super::ledger::{Ledger, State};
 use super::lock::Lock;
-use super::manifest::{Identity, Manifest, Shard};
-use super::row::Defaults;
-use super::run::{Outcome, Run};
-use super::source::Input;
+use super::manifest::Manifest;
+use super::setup::Setup;
 use super::status::Counts;
-use super::{Answerer, Apart};
 use crate::error::{Error, Result};
-
-/// Everything that a job is told.
-pub struct Setup<'a> {
-    /// The rows.
-    pub input: &'a Input,
-    /// What rows do not say.
-    pub defaults: &'a Defaults,
-    /// The file of lines.
-    pub output: PathBuf,
-    /// The rows of it that are this job's.
-    pub shard: Shard,
-    /// What all answers depend on.
-    pub identity: Identity,
-    /// Asks every row, whatever the output has.
-    pub force: bool,
-    /// Asks rows again that have no answer.
-    pub retry_failed: bool,
-    /// The ending of files beside the pictures that get the answers.
-    pub sidecar: Option<String>,
-    /// A file that says how far the job is.
-    pub status: Option<PathBuf>,
-    /// Rows that are asked at once.
-    pub in_flight: usize,
-    /// The name of this machine.
-    pub host: String,
-    /// The way to the disk.
-    pub disk: Disk,
-}
 
 /// A job that holds its output and knows what is left to do.
 pub struct Job<'a> {
@@ -84,7 +50,7 @@ impl<'a> Job<'a> {
         Ok(Job { setup, ledger, suspects, _lock: lock })
     }
 
-    /// How far the job is before it runs.
+    /// The state of the job before it runs.
     pub fn counts(&self) -> Counts {
         let Ledger { ok, failed, open, .. } = self.ledger;
         Counts { rows: ok + failed + open, ok, failed, now: 0, begun: std::time::Instant::now(), last_error: None }
@@ -100,21 +66,5 @@ impl<'a> Job<'a> {
         let line = if self.ledger.line_bytes == 0 { USUAL_LINE } else { self.ledger.line_bytes };
         let sidecar = if self.setup.sidecar.is_some() { BLOCK } else { 0 };
         self.ledger.open * (line + sidecar)
-    }
-
-    /// Asks what is left. `report` hears of every line; once `stop` is set, nothing more is asked.
-    ///
-    /// # Errors
-    /// [`Error::Io`] for what cannot be written; lines that were written stay.
-    pub fn run(
-        self,
-        answerer: &dyn Answerer,
-        apart: &mut dyn Apart,
-        stop: &AtomicBool,
-        report: &mut dyn FnMut(&Counts),
-    ) -> Result<Outcome> {
-        let mut run = Run::begin(&self, stop, report)?;
-        let ran = run.apart(apart).and_then(|()| run.together(answerer));
-        run.conclude(ran)
     }
 }

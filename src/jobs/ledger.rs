@@ -11,8 +11,8 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::disk::Disk;
-use super::job::Setup;
 use super::row::{Id, Row};
+use super::setup::Setup;
 use crate::error::{Error, Result};
 
 /// Doubled ids that are told by name.
@@ -21,11 +21,11 @@ const TOLD: usize = 5;
 /// The state of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// In another shard.
+    /// A row of another shard.
     Elsewhere,
-    /// The output has its line.
+    /// A row whose line the output has.
     Done,
-    /// To be asked.
+    /// A row that is to be asked.
     Open,
 }
 
@@ -38,7 +38,7 @@ pub struct Ledger {
     pub ok: u64,
     pub failed: u64,
     pub open: u64,
-    /// What has to be done to the output before lines are added.
+    /// The repair of the output before lines are added.
     pub mend: Mend,
     /// Bytes of a line as the output has them so far.
     pub line_bytes: u64,
@@ -56,7 +56,7 @@ pub enum Mend {
     Rewrite,
 }
 
-/// What a line says of its row.
+/// The words of a line about its row.
 struct Known {
     key: u64,
     image_bytes: Option<u64>,

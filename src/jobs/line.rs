@@ -81,7 +81,7 @@ pub struct Line {
     pub ms: Map<String, Value>,
 }
 
-/// Where the times begin in a line. No text holds this: quotes in texts are escaped.
+/// The beginning of the times in a line. No text holds this: quotes in texts are escaped.
 const TIMES: &str = ",\"ms\":{";
 
 impl Line {

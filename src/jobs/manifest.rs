@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::disk::beside;
 use crate::error::{Error, Result};
 
-/// What all answers of an output depend on.
+/// Everything that all answers of an output depend on.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Identity {
     /// The model's fingerprint.

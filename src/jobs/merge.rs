@@ -33,7 +33,7 @@ pub struct Merge<'a> {
     pub disk: Disk,
 }
 
-/// What a merge found.
+/// The findings of a merge.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
     /// Rows of the input.

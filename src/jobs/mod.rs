@@ -24,18 +24,20 @@ mod manifest;
 mod merge;
 mod row;
 mod run;
+mod setup;
 mod source;
 mod status;
 mod worker;
 
 pub use disk::{Disk, Operation};
-pub use job::{Job, Setup};
+pub use job::Job;
 pub use line::{Finding, Line, Score, VERSION};
 pub use lock::STALE_AFTER;
 pub use manifest::{Identity, Shard};
 pub use merge::{Merge, Merged, merge};
 pub use row::{Defaults, Id, Picture, Question, Worded, Wording};
 pub use run::Outcome;
+pub use setup::Setup;
 pub use source::Input;
 pub use status::Counts;
 pub use worker::{Service, serve};
@@ -51,7 +53,7 @@ pub trait Answerer {
     fn answer(&self, question: Question, done: Done);
 }
 
-/// What hears of the answer to a question.
+/// The one that hears of the answer to a question.
 pub type Done = Box<dyn FnOnce(Answered) + Send>;
 
 /// An answer, or the reason why there is none.

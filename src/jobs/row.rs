@@ -1,5 +1,6 @@
 //! A row of input: its id, its pictures, and what is asked about them.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -75,7 +76,7 @@ pub enum Picture {
     },
 }
 
-/// What rows do not say themselves.
+/// The parts that rows do not say themselves.
 #[derive(Default)]
 pub struct Defaults {
     /// The text of rows without a prompt.
@@ -86,7 +87,7 @@ pub struct Defaults {
     pub choices: Vec<String>,
     /// Options that rows change by their `params`.
     pub options: GenerateOptions,
-    /// What makes a prompt of a row's text and choices, if it is more than the text.
+    /// The function that makes a prompt of a row's text and choices, if it is more than the text.
     pub wording: Option<Wording>,
 }
 
@@ -105,11 +106,14 @@ pub struct Worded {
 pub struct Row {
     /// The id.
     pub id: Id,
-    /// What is asked.
+    /// The question, or the reason why it is none.
     pub asked: std::result::Result<Asked, Failure>,
     /// A hash of everything written in the row that its answer depends on.
     pub key: u64,
 }
+
+/// A function of a row that says whether to go on.
+pub type Each<'a> = &'a mut dyn FnMut(Row) -> Result<ControlFlow<()>>;
 
 /// The contents of a good row.
 pub struct Asked {
@@ -309,5 +313,96 @@ fn pictures(fields: &Map<String, Value>, folder: &Path) -> std::result::Result<V
         (Some(one), None) if !one.is_null() => Ok(vec![given(one)?]),
         (None, Some(_)) => Err("\"images\" is not a list".into()),
         _ => Err("lacks \"image\"".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: [&str; 4] = [
+        r#"{"id": 7, "image": "a/b.png", "prompt": "What is \u00e4 there?", "params": {"num_beams": 5, "seed": 3}}"#,
+        r#"{"image": {"bytes_b64": "aGVsbG8="}, "choices": ["yes", "no"], "qformer_prompt": null}"#,
+        r#"{"id": "x", "images": ["data:image/png;base64,aGVsbG8=", "c.jpg"], "params": {"early_stopping": "never"}}"#,
+        r#"{"image": "d.webp", "params": {"eos_token_id": [1, 2], "top_p": 0.5, "min_p": null}}"#,
+    ];
+
+    #[test]
+    fn rows_are_read_as_they_are_meant() {
+        let defaults = Defaults { prompt: "usual".into(), ..Defaults::default() };
+        let row = |line: &str| Row::parse(line.as_bytes(), "line 1", Path::new("in"), &defaults);
+        let rows = GOOD.map(row);
+        let ids: Vec<String> = rows.iter().map(|row| row.id.to_string()).collect();
+        assert_eq!(ids, ["7", "\"line 1\"", "\"x\"", "\"d.webp\""]);
+        let questions = rows.map(|row| row.asked.and_then(|asked| asked.into_question(&row.id)).expect("a question"));
+        assert_eq!(questions[0].pictures, [Picture::File("in/a/b.png".into())]);
+        assert_eq!((questions[0].prompt.as_str(), questions[1].prompt.as_str()), ("What is ä there?", "usual"));
+        assert_eq!((questions[0].options.num_beams, questions[0].options.seed), (5, 3));
+        assert_eq!(questions[1].choices, ["yes", "no"]);
+        assert!(matches!(&questions[2].pictures[0], Picture::Bytes { bytes, .. } if bytes == b"hello"));
+        assert_eq!((&questions[3].options.eos_token_ids, questions[3].options.top_p), (&Some(vec![1, 2]), 0.5));
+        // A question goes to another process and is the same there.
+        for question in questions {
+            let again =
+                Row::parse(question.to_row(1).expect("UTF-8").as_bytes(), "", Path::new(""), &Defaults::default());
+            let again = again.asked.and_then(|asked| asked.into_question(&again.id)).expect("a question");
+            assert_eq!(
+                (again.prompt, again.choices, again.options),
+                (question.prompt, question.choices, question.options)
+            );
+        }
+    }
+
+    #[test]
+    fn bad_rows_say_what_is_bad() {
+        let defaults = Defaults::default();
+        for (line, part) in [
+            ("[1]", "not a JSON object"),
+            ("", "not a JSON object"),
+            (r#"{"id": 1.5, "image": "a"}"#, "\"id\" is neither"),
+            (r#"{"prompt": "a"}"#, "lacks \"image\""),
+            (r#"{"image": "a", "images": []}"#, "both"),
+            (r#"{"images": []}"#, "lacks \"image\""),
+            (r#"{"image": 7}"#, "no path"),
+            (r#"{"image": "https://a/b.png"}"#, "network"),
+            (r#"{"image": "data:image/png,abc"}"#, "without base64"),
+            (r#"{"image": "a", "prompt": 7}"#, "\"prompt\" is not a text"),
+            (r#"{"image": "a", "choices": "yes"}"#, "\"choices\""),
+            (r#"{"image": "a", "params": {"temperature": "hot"}}"#, "params: temperature: invalid type"),
+            (r#"{"image": "a", "params": {"beams": null}}"#, "params: beams: unknown field"),
+            (r#"{"image": "a", "params": {"early_stopping": "yes"}}"#, "early_stopping"),
+            (r#"{"image": "a", "params": {"num_beams": 0}}"#, "num_beams is 0"),
+        ] {
+            let row = Row::parse(line.as_bytes(), "line 1", Path::new(""), &defaults);
+            let failure = row.asked.err().unwrap_or_else(|| panic!("{line} is fine"));
+            assert!(failure.message.contains(part) && failure.code == "row", "{line}: {failure:?}");
+        }
+    }
+
+    /// Any bytes are a row or a bad one, and its id is one that a line can have.
+    #[test]
+    fn mutated_rows_are_rows() {
+        let mut random = fastrand::Rng::with_seed(16);
+        let defaults = Defaults::default();
+        let mut good = 0;
+        for _ in 0..100_000 {
+            let mut line = GOOD[random.usize(..GOOD.len())].as_bytes().to_vec();
+            for _ in 0..random.usize(1..4) {
+                let at = random.usize(..line.len());
+                match random.u8(..5) {
+                    0 => line[at] = random.u8(..),
+                    1 if line.len() > 1 => drop(line.remove(at)),
+                    2 => line.insert(at, b"{}[]\",:0\\\xff"[random.usize(..10)]),
+                    3 => line.truncate(at.max(1)),
+                    _ => line.extend_from_within(at..),
+                }
+            }
+            let row = Row::parse(&line, "line 1", Path::new(""), &defaults);
+            assert_ne!(row.id.hash(), 0);
+            let asked = row.asked.and_then(|asked| asked.into_question(&row.id));
+            good += u32::from(asked.is_ok());
+            assert!(asked.is_ok_and(|asked| !asked.pictures.is_empty()) || !row.id.to_string().is_empty());
+        }
+        assert!((1_000..99_000).contains(&good), "{good} good rows");
     }
 }

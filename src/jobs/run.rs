@@ -25,10 +25,10 @@ const LOOK_UP: Duration = Duration::from_millis(100);
 /// Deaths over one row after which it is not asked any more.
 const DEATHS: u32 = 2;
 
-/// What became of a job.
+/// The end of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// How far it is.
+    /// The state of the job.
     pub counts: Counts,
     /// True if every row has a line.
     pub complete: bool,
@@ -295,6 +295,22 @@ impl<'a, 'j> Run<'a, 'j> {
 }
 
 impl Job<'_> {
+    /// Asks what is left. `report` hears of every line; once `stop` is set, nothing more is asked.
+    ///
+    /// # Errors
+    /// [`Error::Io`] for what cannot be written; lines that were written stay.
+    pub fn run(
+        self,
+        answerer: &dyn Answerer,
+        apart: &mut dyn Apart,
+        stop: &AtomicBool,
+        report: &mut dyn FnMut(&Counts),
+    ) -> Result<Outcome> {
+        let mut run = Run::begin(&self, stop, report)?;
+        let ran = run.apart(apart).and_then(|()| run.together(answerer));
+        run.conclude(ran)
+    }
+
     fn is_open(&self, hash: u64) -> bool {
         self.ledger.rows.get(&hash) == Some(&State::Open) && !self.suspects.contains(&hash)
     }

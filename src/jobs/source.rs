@@ -1,12 +1,11 @@
-//! Where rows come from: a file of lines, pictures, archives. Each can be gone through again, and none is held in memory.
+//! Sources of rows: a file of lines, pictures, archives. Each can be gone through again, and none is held in memory.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::archive;
-use super::row::{Defaults, Id, Row};
+use super::row::{Defaults, Each, Id, Row};
 use crate::error::{Error, Result};
 
 /// Longest line: a picture of 96 MB in base64.
@@ -27,9 +26,6 @@ pub enum Input {
     /// Archives in the layout of WebDataset.
     Archives(Vec<PathBuf>),
 }
-
-/// What to do with a row: go on, or end.
-pub type Each<'a> = &'a mut dyn FnMut(Row) -> Result<ControlFlow<()>>;
 
 impl Input {
     /// Goes through the rows in order. Pictures inside of an archive are read where `wanted` says so of their row.

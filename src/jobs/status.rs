@@ -1,4 +1,4 @@
-//! How far a job is.
+//! The state of a job, and the file that tells it.
 
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
@@ -10,7 +10,7 @@ use super::disk::Disk;
 /// The time between two status files.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How far a job is.
+/// The state of a job.
 #[derive(Clone, Debug)]
 pub struct Counts {
     /// Rows of the shard.
@@ -21,7 +21,7 @@ pub struct Counts {
     pub failed: u64,
     /// Rows that this run has finished.
     pub now: u64,
-    /// When this run began to ask.
+    /// The time at which this run began.
     pub begun: Instant,
     /// The last failure in words, with the row's id.
     pub last_error: Option<String>,

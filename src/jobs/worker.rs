@@ -21,7 +21,7 @@ const PING: usize = 256;
 
 /// A service for rows.
 pub struct Service<'a> {
-    /// What rows do not say.
+    /// The parts that rows do not say.
     pub defaults: &'a Defaults,
     /// The folder that paths begin at.
     pub folder: &'a Path,

@@ -14,6 +14,8 @@ mod floors;
 #[cfg(feature = "embedded-model")]
 mod generate;
 mod isa;
+#[cfg(feature = "jobs")]
+mod jobs;
 mod lab;
 #[cfg(feature = "embedded-model")]
 mod loading;

@@ -1,4 +1,4 @@
-//! What rows are asked that do not say it themselves: options that `batch` and `worker` share.
+//! Options for rows that do not say what they ask, which `batch` and `worker` share.
 
 use std::path::Path;
 
@@ -29,7 +29,7 @@ pub struct Asking {
 }
 
 impl Asking {
-    /// What rows are completed with.
+    /// The parts that rows are completed with.
     ///
     /// # Errors
     /// Those of the model's configuration, and options out of range.

@@ -1,10 +1,10 @@
-//! What the answers of a job depend on, in a form that is the same on every machine.
+//! The identity of a job: what its answers depend on, in a form that is the same on every machine.
 
 use anyhow::Result;
 use instructblip::jobs::Identity;
 use instructblip::weights::Formats;
 use instructblip::{Checkpoint, Error};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::files::read_text;
@@ -52,11 +52,6 @@ pub fn identity(model: &Model) -> Result<Identity> {
         settings,
         program: concat!("instructblip ", env!("CARGO_PKG_VERSION")).into(),
     })
-}
-
-/// The manifest's view of a model, for whoever asks what it was.
-pub fn as_json(identity: &Identity) -> Value {
-    json!({"model": identity.model, "name": identity.name, "settings": identity.settings})
 }
 
 /// A hash of a checkpoint that is had in a moment: of its configuration and tokenizers whole, and of its weights their

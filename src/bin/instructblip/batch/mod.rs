@@ -7,6 +7,7 @@ mod ended;
 mod identity;
 mod inputs;
 mod merge;
+mod serve;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -20,9 +21,10 @@ pub use answering::Answering;
 use apart::{Process, SERVE};
 pub use asking::Asking;
 pub use ended::Ended;
-pub use identity::{as_json, identity};
+use identity::identity;
 use inputs::Spooled;
 use merge::Merge;
+pub use serve::serve_rows;
 
 use crate::common::{Common, Gpu};
 use crate::files::check_target;
@@ -31,7 +33,6 @@ use crate::options::Model;
 use crate::progress::{Progress, say};
 use crate::session::{load_model, workload};
 use crate::signals::asked_to_end;
-use crate::worker::serve_rows;
 
 /// An example of a row.
 const EXAMPLE: &str = r#"{"id": 7, "image": "photos/a.jpg", "prompt": "What is unusual?", "params": {"num_beams": 5}}"#;
@@ -75,7 +76,7 @@ pub struct Batch {
     pub gpu: Gpu,
 }
 
-/// What there is to do with the outputs of a job.
+/// The things to do with the outputs of a job.
 #[derive(Debug, Subcommand)]
 pub enum After {
     /// Prove that every row has one line, and write all of them to one file in the order of the input
