@@ -1,17 +1,25 @@
 # Everything a person runs here. On Windows and macOS use the cargo commands after the arrows.
 
 # Wayland's library complains where this is not set, as in containers. The program sees to that itself.
-test test-drivers shaders bench: export XDG_RUNTIME_DIR ?= /tmp
+test test-jobs test-drivers shaders bench: export XDG_RUNTIME_DIR ?= /tmp
 # Whoever builds once gains nothing by what makes the next build short; `cargo test` still does it.
-test test-drivers shaders: export CARGO_INCREMENTAL ?= 0
+test test-jobs test-ray test-drivers shaders: export CARGO_INCREMENTAL ?= 0
 
-.PHONY: demo test test-drivers shaders check bench isa isa-check vulkan
+.PHONY: demo test test-jobs test-ray test-drivers shaders check bench isa isa-check vulkan
 
 demo: vulkan      ## answer questions about the bundled pictures   -> cargo run --release -- demo
 	cargo run --release -- demo
 
 test: vulkan      ## build and run every test                      -> cargo test
 	cargo test
+
+test-jobs: vulkan ## jobs killed a thousand times, and large ones: minutes
+	cargo test --test library jobs:: -- --include-ignored --nocapture
+	cargo test --test program jobs:: -- --include-ignored --nocapture
+
+test-ray: vulkan  ## the driver for Ray, in an environment of its own under target
+	cargo build --release
+	integrations/ray/test.sh target/release/instructblip
 
 test-drivers: vulkan ## what shows that kernels are right, on each Vulkan driver for the CPU that can be had (Linux)
 	MISSING=1 tools/drivers/fetch.sh mesa swiftshader

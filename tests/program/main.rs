@@ -10,4 +10,5 @@ mod commands;
 mod forms;
 #[cfg(feature = "hub")]
 mod hub;
+mod jobs;
 mod watch;

@@ -1,6 +1,6 @@
 //! `instructblip worker`: rows on standard input, answers on standard output.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::Args;
@@ -13,8 +13,8 @@ use crate::options::Model;
 #[derive(Args, Debug)]
 pub struct Worker {
     /// Folder that relative paths of pictures begin at
-    #[arg(long, value_name = "DIR", default_value = "")]
-    pub folder: PathBuf,
+    #[arg(long, value_name = "DIR")]
+    pub folder: Option<PathBuf>,
     #[command(flatten)]
     pub asking: Asking,
     #[command(flatten)]
@@ -25,5 +25,11 @@ pub struct Worker {
 
 pub fn run(common: &Common, worker: &Worker) -> Result<()> {
     let defaults = worker.asking.defaults(&worker.model)?;
-    serve_rows(common, &worker.model, &defaults, &worker.folder, worker.asking.inflight)
+    serve_rows(
+        common,
+        &worker.model,
+        &defaults,
+        worker.folder.as_deref().unwrap_or(Path::new("")),
+        worker.asking.inflight,
+    )
 }
