@@ -43,7 +43,10 @@ fn main() -> anyhow::Result<()> {
         anyhow::ensure!(reply.text == alone.text, "another answer: {:?}, {:?}", reply.text, alone.text);
     }
     let together_per_s = rate(&count, started);
-    println!("{alone_per_s:.1} tokens/s one after another, {together_per_s:.1} together: {:.2}x", together_per_s / alone_per_s);
+    println!(
+        "{alone_per_s:.1} tokens/s one after another, {together_per_s:.1} together: {:.2}x",
+        together_per_s / alone_per_s
+    );
     Ok(())
 }
 

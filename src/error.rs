@@ -273,7 +273,6 @@ impl fmt::Display for Fault<'_> {
                 "the {stage} gave values that are not finite, so there is no answer: its weights are damaged or beyond \
                  what 32-bit floats can add up"
             ),
-            Error::Incorrect { what, problem } => write!(f, "{what}: {problem}"),
             Error::Image { name, problem } => write!(f, "{name}: {problem}"),
             Error::ImageTooLarge { name, width, height, max_pixels } => {
                 let pixels = u64::from(*width) * u64::from(*height);
@@ -286,8 +285,8 @@ impl fmt::Display for Fault<'_> {
                 )
             }
             Error::Cancelled => f.write_str("stopped before it was done"),
-            Error::Request { problem } => write!(f, "{problem}"),
-            Error::Download { what, problem, .. } => write!(f, "{what}: {problem}"),
+            Error::Request { problem } => f.write_str(problem),
+            Error::Download { what, problem, .. } | Error::Incorrect { what, problem } => write!(f, "{what}: {problem}"),
             Error::InUse { path, holder } => write!(f, "{} is in use by {holder}", path.display()),
             Error::Io { path, source } => write!(f, "{}: {source}", path.display()),
         }

@@ -1,11 +1,10 @@
 //! A request on its way through an engine, and the place that it takes in the queue.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::Tally;
-use super::request::{Event, Outcome};
+use super::request::{Event, Listener, Outcome};
 use crate::error::{Error, Result};
 
 /// The places of an engine's queue: as many requests as it may have taken and not answered.
@@ -52,38 +51,53 @@ impl Drop for Place {
     }
 }
 
-/// The address that the events of a request go to.
-#[derive(Debug)]
+/// Whoever asked.
 pub(super) struct Caller {
-    pub events: Sender<Result<Event>>,
-    pub cancelled: Arc<AtomicBool>,
-    pub place: Place,
-    pub tally: Arc<Tally>,
+    /// Nothing, once the result was told.
+    listener: Option<Listener>,
+    cancelled: Arc<AtomicBool>,
+    place: Option<Place>,
+    tally: Arc<Tally>,
 }
 
 impl Caller {
+    pub fn new(listener: Listener, cancelled: Arc<AtomicBool>, place: Place, tally: Arc<Tally>) -> Caller {
+        Caller { listener: Some(listener), cancelled, place: Some(place), tally }
+    }
+
     /// Says whether nobody wants the answer any more.
     pub fn has_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
 
     /// Tells a piece of the answer.
-    pub fn tell(&self, text: String) {
-        if !text.is_empty() {
-            // Whoever has gone has cancelled.
-            let _ = self.events.send(Ok(Event::Text(text)));
+    pub fn tell(&mut self, text: String) {
+        if let (false, Some(listener)) = (text.is_empty(), &mut self.listener) {
+            listener(Ok(Event::Text(text)));
         }
     }
 
     /// Tells the result. It is counted, and the place is free, before it is known.
-    pub fn finish(self, result: Result<Outcome>) {
+    pub fn finish(mut self, result: Result<Outcome>) {
+        self.end(result);
+    }
+
+    fn end(&mut self, result: Result<Outcome>) {
+        let Some(mut listener) = self.listener.take() else { return };
         let counter = match &result {
             Ok(_) => &self.tally.finished,
             Err(Error::Cancelled) => &self.tally.cancelled,
             Err(_) => &self.tally.failed,
         };
         counter.fetch_add(1, Ordering::Relaxed);
-        drop(self.place);
-        let _ = self.events.send(result.map(Event::Done));
+        self.place = None;
+        listener(result.map(Event::Done));
+    }
+}
+
+/// A request that is dropped on its way, with the engine, has a result, too.
+impl Drop for Caller {
+    fn drop(&mut self) {
+        self.end(Err(Error::Cancelled));
     }
 }

@@ -17,7 +17,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-pub use request::{Canceller, Event, Outcome, Pending, Picture, Request};
+pub use request::{Canceller, Event, Listener, Outcome, Pending, Picture, ReadPicture, Request};
 
 use crate::error::{Error, Result};
 use crate::model::InstructBlip;
@@ -130,7 +130,7 @@ impl Engine {
     /// Asks a question; waits while the queue is full.
     pub fn submit(&self, request: Request) -> Pending {
         let place = self.places.wait();
-        self.send(request, place)
+        self.send_pending(request, place)
     }
 
     /// Asks a question, unless the queue is full: then the request comes back.
@@ -139,20 +139,32 @@ impl Engine {
     /// The request.
     pub fn try_submit(&self, request: Request) -> Result<Pending, Box<Request>> {
         match self.places.take() {
-            Some(place) => Ok(self.send(request, place)),
+            Some(place) => Ok(self.send_pending(request, place)),
             None => Err(Box::new(request)),
         }
     }
 
-    fn send(&self, request: Request, place: job::Place) -> Pending {
-        let (events, receiver) = channel();
+    /// Asks a question whose events a function hears; waits while the queue is full.
+    pub fn submit_to(&self, request: Request, listener: Listener) -> Canceller {
+        let place = self.places.wait();
+        self.send(request, place, listener)
+    }
+
+    fn send_pending(&self, request: Request, place: job::Place) -> Pending {
+        let (to, events) = channel();
+        // Whoever has gone has cancelled.
+        let canceller = self.send(request, place, Box::new(move |event| drop(to.send(event))));
+        Pending { events, canceller, ended: false }
+    }
+
+    fn send(&self, request: Request, place: job::Place, listener: Listener) -> Canceller {
         let cancelled = Arc::new(AtomicBool::new(false));
-        let caller = Caller { events, cancelled: cancelled.clone(), place, tally: self.tally.clone() };
+        let caller = Caller::new(listener, cancelled.clone(), place, self.tally.clone());
         if let Some(unread) = self.unread.lock().expect("no panic while it is held").as_ref() {
-            // Where nobody receives it any more it is dropped, and whoever waits for its events is told.
+            // Where nobody receives it any more it is dropped, and whoever asked is told.
             let _ = unread.send(Unread { request, caller });
         }
-        Pending { events: receiver, cancelled, ended: false }
+        Canceller(cancelled)
     }
 
     /// The engine's numbers at this moment.

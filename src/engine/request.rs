@@ -11,8 +11,11 @@ use crate::generate::GenerateOptions;
 use crate::model::{Reply, Score};
 use crate::processor::{Image, ImageOptions};
 
+/// A function that reads a picture.
+pub type ReadPicture = Arc<dyn Fn() -> Result<Image> + Send + Sync>;
+
 /// A picture, or where it is. It is read and resized by threads of the engine while the GPU works for others.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Picture {
     /// A picture in memory.
     Image(Image),
@@ -25,6 +28,19 @@ pub enum Picture {
     },
     /// An image file.
     File(PathBuf),
+    /// Whatever a function reads, which one of those threads calls.
+    Read(ReadPicture),
+}
+
+impl std::fmt::Debug for Picture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Picture::Image(image) => image.fmt(f),
+            Picture::Bytes { name, bytes } => write!(f, "{name:?} of {} bytes", bytes.len()),
+            Picture::File(path) => path.fmt(f),
+            Picture::Read(_) => f.write_str("a function"),
+        }
+    }
 }
 
 impl Picture {
@@ -34,9 +50,14 @@ impl Picture {
             Picture::Image(image) => Ok(image),
             Picture::Bytes { name, bytes } => Image::decode_with(&name, &bytes, options),
             Picture::File(path) => Image::open_with(path, options),
+            Picture::Read(read) => read(),
         }
     }
 }
+
+/// A function that hears the events of a request, on threads of the engine, which wait for it. The last is
+/// [`Event::Done`] or an error.
+pub type Listener = Box<dyn FnMut(Result<Event>) + Send>;
 
 /// A question to an engine.
 #[derive(Clone, Debug)]
@@ -84,13 +105,13 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Pending {
     pub(super) events: Receiver<Result<Event>>,
-    pub(super) cancelled: Arc<AtomicBool>,
+    pub(super) canceller: Canceller,
     pub(super) ended: bool,
 }
 
 /// A handle that cancels a request from anywhere.
 #[derive(Clone, Debug)]
-pub struct Canceller(Arc<AtomicBool>);
+pub struct Canceller(pub(super) Arc<AtomicBool>);
 
 impl Canceller {
     /// Ends the request before the engine's next step: [`Error::Cancelled`] is its result, unless it has one.
@@ -102,7 +123,7 @@ impl Canceller {
 impl Pending {
     /// A handle that cancels the request.
     pub fn canceller(&self) -> Canceller {
-        Canceller(self.cancelled.clone())
+        self.canceller.clone()
     }
 
     /// Waits for the result, and drops what comes before it.
@@ -153,6 +174,6 @@ impl Iterator for Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.cancelled.store(true, Ordering::Relaxed);
+        self.canceller.cancel();
     }
 }

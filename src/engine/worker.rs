@@ -134,33 +134,63 @@ impl Worker {
         }
     }
 
-    /// Seats those that wait longest, as long as there is room.
+    /// Seats those that wait longest, as many as there is room for: one after the other, or, where vision and language take
+    /// turns on the device, once all seats are free.
     fn seat(&mut self) -> Result<()> {
-        while self.waiting.front().is_some_and(|waiting| self.model.has_room(&waiting.asked.room)) {
-            let Waiting { asked, pixels, caller } = self.waiting.pop_front().expect("looked at above");
-            match self.look_and_seat(&pixels, asked) {
-                Ok(Ok(seat)) => {
-                    let decoder = self.tokenizers.stream();
-                    self.seated.insert(seat.id, Seated { seat, caller, decoder });
-                }
-                Ok(Err(outcome)) => self.end(caller, Ok(outcome)),
-                Err(e @ Error::NotFinite { .. }) => self.end(caller, Err(e)),
-                Err(e) => {
-                    let others = same(&e);
-                    self.end(caller, Err(e));
-                    return Err(others);
+        let turns = self.model.takes_turns();
+        if turns && !self.seated.is_empty() {
+            return Ok(());
+        }
+        loop {
+            let rooms = |count| self.waiting.iter().take(count).map(|waiting| &waiting.asked.room);
+            let most = if turns { self.waiting.len() } else { self.waiting.len().min(1) };
+            let Some(count) = (1..=most).rev().find(|&count| self.model.have_room(rooms(count))) else { return Ok(()) };
+            let chosen: Vec<Waiting> = self.waiting.drain(..count).collect();
+            let mut looked = Vec::new();
+            for Waiting { asked, pixels, caller } in chosen {
+                if let Some((looked_at, caller)) = self.own_fault(caller, |model| model.look(&pixels, asked))? {
+                    looked.push((looked_at, caller));
                 }
             }
+            for ((encoded, wanted), caller) in looked {
+                match wanted {
+                    Wanted::Answers { options, limits } => {
+                        let seated = self.own_fault(caller, |model| model.seat(&encoded, &options, limits))?;
+                        let decoder = self.tokenizers.stream();
+                        self.seated.extend(seated.map(|(seat, caller)| (seat.id, Seated { seat, caller, decoder })));
+                    }
+                    Wanted::Scores(choices) => {
+                        if let Some((scores, caller)) =
+                            self.own_fault(caller, |model| model.score_answers(&encoded, choices))?
+                        {
+                            self.end(caller, Ok(Outcome::Scores(scores)));
+                        }
+                    }
+                }
+            }
+            if turns {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
-    /// Takes a question to its slots, or, where scores are wanted, to the end.
-    fn look_and_seat(&mut self, pixels: &Pixels, asked: Asked) -> Result<Result<Seat, Outcome>> {
-        let (encoded, wanted) = self.model.look(pixels, asked)?;
-        match wanted {
-            Wanted::Answers { options, limits } => self.model.seat(&encoded, &options, limits).map(Ok),
-            Wanted::Scores(choices) => Ok(Err(Outcome::Scores(self.model.score_encoded(&encoded, choices)?))),
+    /// Does a request's work. What is its own fault ends it alone; any other is everybody's.
+    fn own_fault<T>(
+        &mut self,
+        caller: Caller,
+        work: impl FnOnce(&mut InstructBlip) -> Result<T>,
+    ) -> Result<Option<(T, Caller)>> {
+        match work(&mut self.model) {
+            Ok(done) => Ok(Some((done, caller))),
+            Err(e @ Error::NotFinite { .. }) => {
+                self.end(caller, Err(e));
+                Ok(None)
+            }
+            Err(e) => {
+                let others = same(&e);
+                self.end(caller, Err(e));
+                Err(others)
+            }
         }
     }
 
@@ -181,7 +211,7 @@ impl Worker {
             seated.caller.tell(seated.decoder.push(token));
         }
         let Some(sequences) = news.finished else { return };
-        let Seated { seat, caller, decoder } = self.seated.remove(&news.id).expect("found above");
+        let Seated { seat, mut caller, decoder } = self.seated.remove(&news.id).expect("found above");
         caller.tell(decoder.finish());
         let tokens: usize = sequences.iter().map(|sequence| sequence.token_ids.len()).sum();
         self.tally.tokens.fetch_add(tokens as u64, Ordering::Relaxed);

@@ -51,6 +51,10 @@ pub trait Answerer {
     ///
     /// A `done` that is dropped without being called counts as a failure that stops the job.
     fn answer(&self, question: Question, done: Done);
+
+    /// Looks after what it is made of. It is called many times a second by whoever asks and waits, for answerers that have no
+    /// thread of their own for that.
+    fn tend(&self) {}
 }
 
 /// The one that hears of the answer to a question.

@@ -154,7 +154,7 @@ impl<'a, 'j> Run<'a, 'j> {
         let setup = &self.job.setup;
         let asked = setup.input.each(setup.defaults, &|id| self.job.is_open(id.hash()), &mut |row| {
             while self.in_flight >= setup.in_flight && !self.is_over() {
-                self.wait(&answers)?;
+                self.wait(answerer, &answers)?;
             }
             while let Ok((ticket, answered)) = answers.try_recv() {
                 self.in_flight -= 1;
@@ -181,13 +181,14 @@ impl<'a, 'j> Run<'a, 'j> {
         // What was asked is waited for.
         asked?;
         while self.in_flight > 0 {
-            self.wait(&answers)?;
+            self.wait(answerer, &answers)?;
         }
         Ok(())
     }
 
     /// Waits for an answer, for a moment.
-    fn wait(&mut self, answers: &Receiver<(Ticket, Answered)>) -> Result<()> {
+    fn wait(&mut self, answerer: &dyn Answerer, answers: &Receiver<(Ticket, Answered)>) -> Result<()> {
+        answerer.tend();
         match answers.recv_timeout(LOOK_UP) {
             Ok((ticket, answered)) => {
                 self.in_flight -= 1;

@@ -89,6 +89,7 @@ pub fn serve(
     std::thread::spawn(move || read(input, &reader, &free));
     let (mut in_flight, mut stopped, mut ended) = (0_usize, None, false);
     while !ended || in_flight > 0 {
+        answerer.tend();
         let event = match events.recv_timeout(LOOK_UP) {
             Ok(event) => event,
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {

@@ -138,6 +138,7 @@ impl InstructBlip {
             residence,
             vision: Some(vision),
             language,
+            slots: None,
             memory,
             side: None,
             stop,

@@ -26,6 +26,7 @@ pub(crate) use serve::{Asked, Seat, Wanted};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::generate::Capacity;
 use crate::language::Language;
 use crate::processor::{Image, PassOrder, Processor};
 use crate::qformer::QFormer;
@@ -109,6 +110,8 @@ pub struct InstructBlip {
     residence: Residence,
     vision: Option<VisionStage>,
     language: Option<LanguageStage>,
+    /// The slots that an engine asked for.
+    slots: Option<Capacity>,
     memory: MemoryPlan,
     /// Pixels of a picture's side, where it is not the checkpoint's.
     side: Option<u32>,

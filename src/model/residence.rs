@@ -135,8 +135,8 @@ impl InstructBlip {
         Ok(())
     }
 
-    /// Brings the language model onto the device, unless it is there, with slots for answers that take these rooms.
-    pub(super) fn bring_language(&mut self, rooms: &[Room]) -> Result<()> {
+    /// Brings the language model onto the device, unless it is there.
+    fn bring_weights(&mut self) -> Result<&mut LanguageStage> {
         if self.residence.offload {
             self.vision = None; // its weights make room
             self.device.trim()?;
@@ -144,12 +144,27 @@ impl InstructBlip {
         if self.language.is_none() {
             self.language = Some(self.residence.load_language(&self.device, &mut |_| {})?.0);
         }
-        let stage = self.language.as_mut().expect("loaded just now");
-        let need = Capacity::of(rooms);
-        if stage.slots.as_ref().is_none_or(|slots| !slots.session().capacity().holds(&need)) {
-            stage.make_slots(&self.device, need)?;
+        Ok(self.language.as_mut().expect("loaded just now"))
+    }
+
+    /// Brings the language model onto the device with slots for answers that take these rooms.
+    pub(super) fn bring_language(&mut self, rooms: &[Room]) -> Result<()> {
+        let (need, device) = (Capacity::of(rooms), self.device.clone());
+        let stage = self.bring_weights()?;
+        match stage.slots.as_ref().is_some_and(|slots| slots.session().capacity().holds(&need)) {
+            true => Ok(()),
+            false => stage.make_slots(&device, need),
         }
-        Ok(())
+    }
+
+    /// Brings the language model onto the device with the slots that an engine asked for.
+    pub(super) fn bring_slots(&mut self) -> Result<()> {
+        let (need, device) = (self.slots.expect("an engine asks for slots first"), self.device.clone());
+        let stage = self.bring_weights()?;
+        match stage.slots {
+            Some(_) => Ok(()),
+            None => stage.make_slots(&device, need),
+        }
     }
 
     /// The stage that [`InstructBlip::bring_vision`] brought.
@@ -179,11 +194,6 @@ impl LanguageStage {
     /// Tells whether the slots have this room now.
     pub fn has_room(&self, room: &Room) -> bool {
         self.slots.as_ref().is_some_and(|slots| slots.have(room))
-    }
-
-    /// Tells whether the slots have this room while nobody has any.
-    pub fn can_hold(&self, room: &Room) -> bool {
-        self.slots.as_ref().is_some_and(|slots| slots.session().capacity().can_hold(room))
     }
 
     /// The model and its slots.

@@ -56,7 +56,7 @@ impl InstructBlip {
     }
 
     /// Scores answers to an encoded question, for which there is room among the slots.
-    pub(crate) fn score_encoded(&mut self, encoded: &Encoded, choices: Vec<Vec<u32>>) -> Result<Vec<Score>> {
+    pub(super) fn score_encoded(&mut self, encoded: &Encoded, choices: Vec<Vec<u32>>) -> Result<Vec<Score>> {
         let (language, slots) = self.language_stage();
         let (tokens, longest) = (encoded.prompt.input_ids.len() as u32, longest(&choices) as u32);
         let (placed, new) = slots.lend(language, tokens, longest);

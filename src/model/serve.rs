@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::encode::{Encoded, Pixels};
 use super::reply::{Reply, Timings, milliseconds};
 use super::residence::LanguageStage;
-use super::score::longest;
+use super::score::{Score, longest};
 use super::{InstructBlip, MAX_RUN_ROWS};
 use crate::error::{Error, Result};
 use crate::generate::{self, AnswerId, Capacity, GenerateOptions, Limits, MAX_PROMPT_TOKENS, News, Room, Sequence};
@@ -36,14 +36,11 @@ pub(crate) struct Seat {
 }
 
 impl InstructBlip {
-    /// Makes slots for as many answers at once, with pages for `tokens` tokens of each, prompts included.
+    /// Makes slots for as many answers at once, with pages for `tokens` tokens of each, prompts included. Where stages take
+    /// turns on the device they are made anew for every turn of the language model.
     pub(crate) fn make_slots(&mut self, slots: u32, tokens: u32) -> Result<()> {
         if !(1..=MAX_RUN_ROWS as u32).contains(&slots) {
             return Err(Error::request(format!("{slots} slots; from 1 to {MAX_RUN_ROWS} are possible")));
-        }
-        if self.residence.offload {
-            let problem = "a model whose stages take turns on the GPU (offload) cannot answer many questions at once";
-            return Err(Error::request(problem));
         }
         let context = self.config.text.max_positions().unwrap_or(MAX_PROMPT_TOKENS);
         let encoder = self.shapes.language.is_encoder_decoder();
@@ -55,8 +52,17 @@ impl InstructBlip {
             encoded: if encoder { context } else { 1 },
             encoded_pages: if encoder { pages } else { 1 },
         };
-        let stage = self.language.as_mut().expect("it stays where stages take no turns");
-        stage.make_slots(&self.device, need)
+        self.slots = Some(need);
+        match &mut self.language {
+            Some(stage) => stage.make_slots(&self.device, need),
+            None => Ok(()),
+        }
+    }
+
+    /// Tells whether vision and language take turns on the device, so that all questions of a turn are looked at before the
+    /// first is answered.
+    pub(crate) fn takes_turns(&self) -> bool {
+        self.residence.offload
     }
 
     /// Reads a question's prompt, and refuses what can be refused before its pictures are looked at.
@@ -85,7 +91,7 @@ impl InstructBlip {
                 (Wanted::Scores(choices), Room { slots: 0, ..room })
             }
         };
-        match self.language.as_ref().is_some_and(|stage| stage.can_hold(&room)) {
+        match self.slots.as_ref().is_some_and(|slots| slots.can_hold(&room)) {
             true => Ok(Asked { prompt, wanted, room }),
             false => Err(Error::request(format!(
                 "the answer may take {} slots and {} tokens, prompt included, which is more than all of the slots have; \
@@ -95,9 +101,13 @@ impl InstructBlip {
         }
     }
 
-    /// Tells whether there is this room among the slots now.
-    pub(crate) fn has_room(&self, room: &Room) -> bool {
-        self.language.as_ref().is_some_and(|stage| stage.has_room(room))
+    /// Tells whether all of these have room among the slots now.
+    pub(crate) fn have_room<'a>(&self, rooms: impl Iterator<Item = &'a Room>) -> bool {
+        let room = Room::of_all(rooms);
+        match (&self.language, &self.slots) {
+            (Some(stage), _) => stage.has_room(&room),
+            (None, slots) => slots.as_ref().is_some_and(|slots| slots.can_hold(&room)),
+        }
     }
 
     /// Slots that somebody has.
@@ -114,11 +124,18 @@ impl InstructBlip {
     /// model.
     pub(crate) fn seat(&mut self, encoded: &Encoded, options: &GenerateOptions, limits: Limits) -> Result<Seat> {
         let started = Instant::now();
+        self.bring_slots()?;
         let prompted = self.prompted(encoded, options);
         let (language, slots) = self.language_stage();
         let id = slots.join(language, &prompted, options, limits)?;
         let timings = Timings { prefill: milliseconds(started), ..encoded.timings };
         Ok(Seat { id, prompt_tokens: encoded.prompt.input_ids.len(), timings, started: Instant::now() })
+    }
+
+    /// Scores answers to a question that was looked at, for which there is room.
+    pub(crate) fn score_answers(&mut self, encoded: &Encoded, choices: Vec<Vec<u32>>) -> Result<Vec<Score>> {
+        self.bring_slots()?;
+        self.score_encoded(encoded, choices)
     }
 
     /// Takes every seated question one token further.

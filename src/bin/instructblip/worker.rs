@@ -25,11 +25,6 @@ pub struct Worker {
 
 pub fn run(common: &Common, worker: &Worker) -> Result<()> {
     let defaults = worker.asking.defaults(&worker.model)?;
-    serve_rows(
-        common,
-        &worker.model,
-        &defaults,
-        worker.folder.as_deref().unwrap_or(Path::new("")),
-        worker.asking.inflight,
-    )
+    let folder = worker.folder.as_deref().unwrap_or(Path::new(""));
+    serve_rows(common, &worker.model, &worker.asking, &defaults, folder)
 }

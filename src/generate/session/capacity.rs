@@ -16,6 +16,17 @@ pub struct Room {
 }
 
 impl Room {
+    /// The room for all of these side by side.
+    pub fn of_all<'a>(rooms: impl Iterator<Item = &'a Room>) -> Room {
+        let nothing = Room { slots: 0, positions: 0, pages: 0, encoded: 0 };
+        rooms.fold(nothing, |all, room| Room {
+            slots: all.slots.saturating_add(room.slots),
+            positions: all.positions.max(room.positions),
+            pages: all.pages.saturating_add(room.pages),
+            encoded: all.encoded.saturating_add(room.encoded),
+        })
+    }
+
     /// The room for answers of at most `new_tokens` tokens in `rows` rows, after a prompt of `tokens` tokens.
     pub fn of(language: &Language, tokens: u32, rows: u32, new_tokens: u32) -> Room {
         let own = language.decoder_length(tokens);
@@ -76,7 +87,6 @@ impl Capacity {
         self.rows >= room.slots
             && self.positions >= room.positions
             && self.lent_pages() >= room.pages
-            && self.encoded >= room.encoded
             && self.encoded_pages >= room.encoded
     }
 

@@ -1,89 +1,213 @@
-//! A model that answers the rows of a job, one after another.
+//! An engine that answers the rows of a job. One whose GPU was lost is begun again, and asked again what it had not
+//! answered.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::Read;
 use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use instructblip::jobs::{Answered, Answerer, Done, Failure, Finding, Picture, Question, Score};
+use anyhow::Result;
+use instructblip::engine::{self, Event, Outcome, Request};
+use instructblip::jobs::{Answerer, Done, Failure, Finding, Picture, Question, Score};
 use instructblip::model::Timings;
 use instructblip::processor::{ImageOptions, MAX_FILE_BYTES};
-use instructblip::{Error, Image, InstructBlip};
+use instructblip::{Engine, EngineOptions, Error, Image, InstructBlip, Reply};
 use sha2::{Digest, Sha256};
 
+use super::Asking;
+use crate::common::Common;
 use crate::files::check_source;
+use crate::options::Model;
 use crate::pictures::PictureOptions;
+use crate::progress::say;
+use crate::session::{load_model, workload};
 use crate::wording::of_library;
 
-/// A model that answers one question at a time.
-pub struct Answering {
-    model: RefCell<InstructBlip>,
+/// Times that a GPU may be lost.
+const MOST_LOSSES: u32 = 3;
+
+/// An engine, and what it takes to begin it again.
+pub struct Answering<'a> {
+    common: &'a Common,
+    model: &'a Model,
+    asking: &'a Asking,
     images: ImageOptions,
+    engine: RefCell<Option<Engine>>,
+    /// The names of the model and of its device.
+    names: RefCell<(String, String)>,
+    losses: Cell<u32>,
+    /// The questions that were under way when a GPU was lost.
+    lost: (Sender<Lost>, Receiver<Lost>),
 }
 
-impl Answering {
-    /// A model that reads pictures with these options.
-    pub fn new(model: InstructBlip, pictures: &PictureOptions) -> Answering {
-        let PictureOptions { max_pixels, exif_rotate } = *pictures;
-        Answering { model: RefCell::new(model), images: ImageOptions { max_pixels, exif_rotate } }
+/// A question that has no answer because a GPU was lost.
+struct Lost {
+    question: Question,
+    done: Done,
+    error: Error,
+    /// The engine that it was asked, by the losses before.
+    losses: u32,
+}
+
+impl<'a> Answering<'a> {
+    /// Loads the model that `model` names, and begins an engine with the slots that `asking` names.
+    ///
+    /// # Errors
+    /// Whatever goes wrong with either.
+    pub fn open(common: &'a Common, model: &'a Model, asking: &'a Asking) -> Result<Answering<'a>> {
+        let PictureOptions { max_pixels, exif_rotate } = model.picture_options;
+        let images = ImageOptions { max_pixels, exif_rotate };
+        let (names, losses) = (RefCell::default(), Cell::new(0));
+        let answering =
+            Answering { common, model, asking, images, engine: RefCell::default(), names, losses, lost: channel() };
+        answering.begin()?;
+        Ok(answering)
     }
 
-    fn find(&self, question: &Question) -> instructblip::Result<Finding> {
-        let started = std::time::Instant::now();
-        let (mut images, mut image_sha256) = (Vec::new(), Vec::new());
-        for picture in &question.pictures {
-            let (name, bytes) = match picture {
+    /// Loads the model and begins an engine.
+    fn begin(&self) -> Result<()> {
+        let (options, slots) = (self.asking.generation.options(), self.asking.slots);
+        let most = workload(&options, (slots / options.rows()).max(1), 1);
+        let loaded = load_model(self.common, self.model, most)?;
+        *self.names.borrow_mut() = (loaded.name().into(), loaded.device().name().into());
+        let tokens = tokens_of(&loaded, most.prompt_tokens, most.new_tokens);
+        let queue = self.asking.inflight as usize;
+        let options = EngineOptions { slots, tokens, queue, pictures: self.images, ..EngineOptions::default() };
+        *self.engine.borrow_mut() = Some(Engine::start(loaded, &options)?);
+        Ok(())
+    }
+
+    /// The model and its device in words.
+    pub fn name(&self) -> String {
+        let (model, device) = &*self.names.borrow();
+        format!("{model} on {device}")
+    }
+
+    /// The device in words.
+    pub fn device(&self) -> String {
+        self.names.borrow().1.clone()
+    }
+
+    /// Asks the engine that there is.
+    fn ask(&self, question: Question, done: Done) {
+        let engine = self.engine.borrow();
+        let Some(engine) = engine.as_ref() else {
+            return done(Err(Failure::stopping("device_lost", "the GPU was lost")));
+        };
+        let (request, hashes) = request(&question, self.images);
+        let (losses, lost) = (self.losses.get(), self.lost.0.clone());
+        let mut asked = Some((question, done));
+        engine.submit_to(
+            request,
+            Box::new(move |event| {
+                let result = match event {
+                    Ok(Event::Text(_)) => return,
+                    Ok(Event::Done(outcome)) => Ok(outcome),
+                    Err(error) => Err(error),
+                };
+                let Some((question, done)) = asked.take() else { return };
+                match result {
+                    Ok(outcome) => done(Ok(finding(&question, outcome, &hashes))),
+                    // Whoever looks after the engine asks it again, or says that this is the end.
+                    Err(error @ (Error::DeviceLost { .. } | Error::Cancelled)) => {
+                        let _ = lost.send(Lost { question, done, error, losses });
+                    }
+                    Err(error) => done(Err(failure(&error))),
+                }
+            }),
+        );
+    }
+
+    /// Asks again what was under way when the GPU was lost.
+    fn ask_again(&self, Lost { question, done, error, losses }: Lost) {
+        if losses == self.losses.get() {
+            // The old engine's memory goes before the new one's comes; what it still had is told to be cancelled.
+            drop(self.engine.borrow_mut().take());
+            self.losses.set(losses + 1);
+            if self.losses.get() <= MOST_LOSSES {
+                say(&format!("{}; beginning again ({} of {MOST_LOSSES})", of_library(&error), self.losses.get()));
+                if let Err(problem) = self.begin() {
+                    say(&format!("the model cannot be loaded again: {problem}"));
+                }
+            }
+        }
+        match self.engine.borrow().is_some() {
+            true => self.ask(question, done),
+            false => done(Err(failure(&error))),
+        }
+    }
+}
+
+impl Answerer for Answering<'_> {
+    fn answer(&self, question: Question, done: Done) {
+        self.tend();
+        self.ask(question, done);
+    }
+
+    fn tend(&self) {
+        while let Ok(lost) = self.lost.1.try_recv() {
+            self.ask_again(lost);
+        }
+    }
+}
+
+/// Tokens of an answer with its prompt, the places of a picture included.
+fn tokens_of(model: &InstructBlip, prompt: u32, new: u32) -> u32 {
+    prompt.saturating_add(model.config().num_query_tokens).saturating_add(new)
+}
+
+/// The hashes of a question's pictures, as they are read.
+type Hashes = Arc<Mutex<Vec<String>>>;
+
+/// A question as an engine takes it: pictures are read, and hashed, by its threads.
+fn request(question: &Question, images: ImageOptions) -> (Request, Hashes) {
+    let hashes = Hashes::new(Mutex::new(vec![String::new(); question.pictures.len()]));
+    let picture = |(i, picture): (usize, &Picture)| {
+        let (hashes, picture) = (hashes.clone(), picture.clone());
+        engine::Picture::Read(Arc::new(move || {
+            let (name, bytes) = match &picture {
                 Picture::File(path) => (path.display().to_string(), &read(path)?),
                 Picture::Bytes { name, bytes } => (name.clone(), bytes),
             };
-            images.push(Image::decode_with(&name, bytes, &self.images)?);
-            image_sha256.push(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect());
-        }
-        let decode_ms = started.elapsed().as_secs_f64() * 1e3;
-        let asked = instructblip::Question {
-            images: &images,
-            prompt: &question.prompt,
-            qformer_prompt: question.qformer_prompt.as_deref(),
-        };
-        let mut model = self.model.borrow_mut();
-        if !question.choices.is_empty() {
-            let choices: Vec<&str> = question.choices.iter().map(String::as_str).collect();
-            let scores = model.score(&asked, &choices)?;
-            let ms = started.elapsed().as_secs_f64() * 1e3;
-            return Ok(of_scores(question, &scores, image_sha256, ms));
-        }
-        let reply = model.answer(&[asked], &question.options, &mut |_| {})?.swap_remove(0);
-        let Timings { load: _, image, vision, qformer, prefill, decode } = reply.timings;
-        let ms = [
-            ("image", decode_ms + image),
-            ("vision", vision),
-            ("qformer", qformer),
-            ("prefill", prefill),
-            ("decode", decode),
-        ];
-        Ok(Finding {
-            text: reply.text,
-            tokens: reply.token_ids.len() as u32,
-            finish: Some(reply.finish_reason),
-            scores: None,
-            image_sha256,
-            ms: ms.map(|(stage, ms)| (stage.into(), ms)).to_vec(),
-        })
+            let hash = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+            hashes.lock().unwrap_or_else(PoisonError::into_inner)[i] = hash;
+            Image::decode_with(&name, bytes, &images)
+        }))
+    };
+    let request = Request {
+        pictures: question.pictures.iter().enumerate().map(picture).collect(),
+        prompt: question.prompt.clone(),
+        qformer_prompt: question.qformer_prompt.clone(),
+        options: question.options.clone(),
+        choices: question.choices.clone(),
+    };
+    (request, hashes)
+}
+
+/// The result of a question.
+fn finding(question: &Question, outcome: Outcome, hashes: &Hashes) -> Finding {
+    let image_sha256 = hashes.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match outcome {
+        Outcome::Reply(reply) => of_reply(*reply, image_sha256),
+        Outcome::Scores(scores) => of_scores(question, &scores, image_sha256),
     }
 }
 
-impl Answerer for Answering {
-    fn answer(&self, question: Question, done: Done) {
-        let answered: Answered = self.find(&question).map_err(|error| failure(&error));
-        done(answered);
+fn of_reply(reply: Reply, image_sha256: Vec<String>) -> Finding {
+    let Timings { load: _, image, vision, qformer, prefill, decode } = reply.timings;
+    let ms = [("image", image), ("vision", vision), ("qformer", qformer), ("prefill", prefill), ("decode", decode)];
+    Finding {
+        text: reply.text,
+        tokens: reply.token_ids.len() as u32,
+        finish: Some(reply.finish_reason),
+        scores: None,
+        image_sha256,
+        ms: ms.map(|(stage, ms)| (stage.into(), ms)).to_vec(),
     }
 }
 
-fn of_scores(
-    question: &Question,
-    scores: &[instructblip::model::Score],
-    image_sha256: Vec<String>,
-    ms: f64,
-) -> Finding {
+fn of_scores(question: &Question, scores: &[instructblip::model::Score], image_sha256: Vec<String>) -> Finding {
     let all = question.choices.iter().zip(scores);
     // The first of those that are alike.
     let best = all.clone().reduce(|best, one| if one.1.mean > best.1.mean { one } else { best });
@@ -93,7 +217,7 @@ fn of_scores(
         finish: None,
         scores: Some(all.map(|(choice, s)| Score { choice: choice.clone(), mean: s.mean, sum: s.sum }).collect()),
         image_sha256,
-        ms: vec![("score".into(), ms)],
+        ms: Vec::new(),
     }
 }
 
@@ -120,7 +244,7 @@ pub fn failure(error: &Error) -> Failure {
         Error::OutOfMemory { .. } | Error::DoesNotFit { .. } | Error::OverBudget { .. } => {
             Failure::stopping("out_of_memory", message)
         }
-        Error::DeviceLost { .. } => Failure::stopping("device_lost", message),
+        Error::DeviceLost { .. } | Error::Cancelled => Failure::stopping("device_lost", message),
         _ => Failure::stopping("failed", message),
     }
 }

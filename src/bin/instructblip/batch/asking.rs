@@ -24,6 +24,10 @@ pub struct Asking {
     /// Rows that are asked or read ahead at once
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub inflight: u32,
+    /// Answers, or beams of one, that are made side by side. Answers may depend on it where two words are nearly equally
+    /// likely, so a job keeps to it
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub slots: u32,
     #[command(flatten)]
     pub generation: Generation,
 }

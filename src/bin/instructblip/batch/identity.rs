@@ -17,8 +17,8 @@ const SAMPLES: (u64, usize) = (64, 4096);
 /// Bytes at the beginning of a file of weights that are looked at: its names and shapes.
 const HEAD: usize = 1 << 16;
 
-/// The model and the settings that `model` asks for.
-pub fn identity(model: &Model) -> Result<Identity> {
+/// The model and the settings that `model` asks for, for answers made in as many slots.
+pub fn identity(model: &Model, slots: u32) -> Result<Identity> {
     // Taken apart, so that an option that is added has to be thought of here.
     let Model { model: name, lora, resize, image_size, special_tokens, picture_options, weights, overrides } = model;
     // How large a picture may be decides whether there is an answer, not which.
@@ -31,6 +31,7 @@ pub fn identity(model: &Model) -> Result<Identity> {
     if let Some(adapter) = adapter {
         settings.insert("lora".into(), fingerprint(&adapter)?.into());
     }
+    settings.insert("slots".into(), slots.into());
     let Formats { vision, qformer, language } = weights.formats();
     for (part, format) in [("vision_weights", vision), ("qformer_weights", qformer), ("language_weights", language)] {
         settings.extend(format.map(|format| (part.to_string(), Value::from(format.name()))));

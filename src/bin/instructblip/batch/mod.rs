@@ -31,7 +31,6 @@ use crate::files::check_target;
 use crate::machine::{free_bytes, host};
 use crate::options::Model;
 use crate::progress::{Progress, say};
-use crate::session::{load_model, workload};
 use crate::signals::asked_to_end;
 
 /// An example of a row.
@@ -102,7 +101,7 @@ pub fn run(common: &Common, batch: &Batch) -> Result<()> {
         return merge::run(common, merge);
     }
     if std::env::var_os(SERVE).is_some() {
-        return serve_rows(common, &batch.model, &Defaults::default(), Path::new(""), 1);
+        return serve_rows(common, &batch.model, &batch.asking, &Defaults::default(), Path::new(""));
     }
     let output = output(batch)?;
     let defaults = batch.asking.defaults(&batch.model)?;
@@ -120,7 +119,7 @@ pub fn run(common: &Common, batch: &Batch) -> Result<()> {
         defaults: &defaults,
         output: output.clone(),
         shard: batch.shard.unwrap_or_default(),
-        identity: identity(&batch.model)?,
+        identity: identity(&batch.model, batch.asking.slots)?,
         force: batch.force,
         retry_failed: batch.retry_failed,
         sidecar: batch.sidecar.clone(),
@@ -130,7 +129,7 @@ pub fn run(common: &Common, batch: &Batch) -> Result<()> {
         disk: Disk::default(),
     })?;
     check_room(&job, &output)?;
-    do_job(common, batch, &defaults, job)
+    do_job(common, batch, job)
 }
 
 /// The file of answers.
@@ -159,7 +158,7 @@ fn check_room(job: &Job<'_>, output: &Path) -> Result<()> {
     }
 }
 
-fn do_job(common: &Common, batch: &Batch, defaults: &Defaults, job: Job<'_>) -> Result<()> {
+fn do_job(common: &Common, batch: &Batch, job: Job<'_>) -> Result<()> {
     let before = job.counts();
     if !common.quiet && before.ok + before.failed > 0 {
         let done = before.ok + before.failed;
@@ -172,9 +171,7 @@ fn do_job(common: &Common, batch: &Batch, defaults: &Defaults, job: Job<'_>) -> 
         return verdict(common, &outcome);
     }
     let stop = asked_to_end()?;
-    let model = load_model(common, &batch.model, workload(&defaults.options, 1, 1))?;
-    let last = format!("{} on {}", model.name(), model.device().name());
-    let answering = Answering::new(model, &batch.model.picture_options);
+    let answering = Answering::open(common, &batch.model, &batch.asking)?;
     let mut progress = Progress::counting(common.quiet, "rows", Some(before.left()));
     let (mut apart, mut told) = (Process::default(), before.failed);
     let outcome = job.run(&answering, &mut apart, &stop, &mut |counts| {
@@ -188,7 +185,7 @@ fn do_job(common: &Common, batch: &Batch, defaults: &Defaults, job: Job<'_>) -> 
         let (rows, seconds) = (outcome.counts.now, outcome.counts.begun.elapsed().as_secs_f64());
         let rows = if rows == 1 { "1 row".into() } else { format!("{rows} rows") };
         let rate = outcome.counts.rate().map_or(String::new(), |rate| format!(", {rate:.1}/s"));
-        say(&common.paint(&format!("{rows} in {seconds:.1} s{rate}; {last}"), "2"));
+        say(&common.paint(&format!("{rows} in {seconds:.1} s{rate}; {}", answering.name()), "2"));
     }
     if stop.load(Ordering::Relaxed) && !outcome.complete {
         let left = outcome.counts.left();

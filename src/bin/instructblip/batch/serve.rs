@@ -8,26 +8,26 @@ use instructblip::jobs::{Defaults, Service, VERSION, serve};
 use serde_json::json;
 
 use super::answering::Answering;
+use super::asking::Asking;
 use super::ended::Ended;
 use super::identity::identity;
 use crate::common::Common;
 use crate::options::Model;
 use crate::progress::say;
-use crate::session::{load_model, workload};
 use crate::signals::asked_to_end;
 
 /// Loads the model, says so, and answers rows until there are no more.
-pub fn serve_rows(common: &Common, model: &Model, defaults: &Defaults, folder: &Path, in_flight: u32) -> Result<()> {
+pub fn serve_rows(common: &Common, model: &Model, asking: &Asking, defaults: &Defaults, folder: &Path) -> Result<()> {
     let stop = asked_to_end()?;
-    let identity = identity(model)?;
-    let loaded = load_model(common, model, workload(&defaults.options, 1, 1))?;
+    let identity = identity(model, asking.slots)?;
+    let answering = Answering::open(common, model, asking)?;
     let ready = json!({
         "event": "ready", "model": identity.model, "name": identity.name, "settings": identity.settings,
-        "device": loaded.device().name(), "v": VERSION,
+        "device": answering.device(), "v": VERSION,
     });
-    let answering = Answering::new(loaded, &model.picture_options);
     say(&ready.to_string());
-    let service = Service { defaults, folder, model: &identity.model, in_flight: in_flight as usize, stop: &stop };
+    let service =
+        Service { defaults, folder, model: &identity.model, in_flight: asking.inflight as usize, stop: &stop };
     let stopped = serve(&service, &answering, std::io::stdin(), &mut std::io::stdout().lock())?;
     if let Some(failure) = stopped {
         return Err(Ended::by(&failure, "").into());
