@@ -305,14 +305,15 @@ fn pictures(fields: &Map<String, Value>, folder: &Path) -> std::result::Result<V
         },
         _ => Err("\"image\" is no path, no data URI and no {\"bytes_b64\": …}".into()),
     };
-    match (fields.get("image"), fields.get("images")) {
+    let field = |name: &str| fields.get(name).filter(|value| !value.is_null());
+    match (field("image"), field("images")) {
         (Some(_), Some(_)) => Err("has both \"image\" and \"images\"".into()),
         (Some(Value::Array(several)), None) | (None, Some(Value::Array(several))) => {
             several.iter().map(given).collect()
         }
-        (Some(one), None) if !one.is_null() => Ok(vec![given(one)?]),
+        (Some(one), None) => Ok(vec![given(one)?]),
         (None, Some(_)) => Err("\"images\" is not a list".into()),
-        _ => Err("lacks \"image\"".into()),
+        (None, None) => Err("lacks \"image\"".into()),
     }
 }
 
