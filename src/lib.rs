@@ -44,17 +44,18 @@
 //! replay both plans one after another and put their rows side by side.
 //!
 //! **One token.** [`generate::Session`] holds the cache and the plan of a decode step. A prompt is recorded (embeddings,
-//! features put in their places, every block of [`language`], the last row's logits) and submitted. From there, two
-//! ways: greedily, the largest logit's index is the first token and stays in a buffer on the device, each following
-//! token is one replay of the decode plan, which reads that buffer, the cache and a 16-byte [`runtime::Step`] and writes
-//! the buffer again, and the host reads a token back while the next step already runs; with sampling, penalties or
-//! beams, logits come to the host, where `generate/processors.rs` changes them in the reference's order, `beam.rs`
-//! keeps the searches, and the chosen tokens go back. [`processor::StreamDecoder`] turns ids into text without
-//! splitting a character.
+//! features put in their places, every block of [`language`], the last row's logits) and submitted; the first token is
+//! chosen from its logits on the host. From there, two ways: greedily, a step leaves its likeliest token in a buffer on the
+//! device, each following token is one replay of the decode plan, which reads that buffer and the cache and writes the
+//! buffer again, and the host reads tokens back while the next step already runs; with sampling, penalties or beams, logits
+//! come to the host, where `generate/processors.rs` changes them in the reference's order, `beam.rs` keeps the searches, and
+//! the chosen tokens go back. [`processor::StreamDecoder`] turns ids into text without splitting a character.
 //!
-//! **Many rows.** Beams and the questions of a batch are rows of one step. The cache is a store of pages, one position
-//! of one sequence each, and a table that says which page holds position s of row r: rows share their prompt's pages,
-//! and a beam that takes another's place copies a row of the table, never keys or values.
+//! **Many answers.** [`generate::Slots`] lends a session's rows, its slots, to answers, and its pages. A page is one position
+//! of one sequence, and a table says which page holds position s of row r: rows share their prompt's pages, and a beam that
+//! takes another's place copies a row of the table, never keys or values. Answers join and leave between steps, each with
+//! its own options; the plan stays the same, so nobody's logits depend on who else is there. An [`Engine`] gives a model a
+//! thread, and reads pictures on others; [`jobs`] are files of questions for it that survive whatever ends the process.
 //!
 //! **Three languages.** [`language::Language`] is LLaMA, OPT or T5; each file is what sets its family apart, the ops are
 //! shared. T5's encoder runs with the prompt, the keys and values of its output are stored once per prompt, and its
@@ -77,7 +78,7 @@
 //! | tap | an op's output that is kept and read back, asked for by its label |
 //! | page | the keys and values of one position of one sequence in the cache |
 //! | place | how far a row is past the step's position, and its sequence ([`runtime::Rows`]) |
-//! | row | one of the things an op works on side by side; in a decode step, a sequence |
+//! | row | one of the things an op works on side by side; in a decode step, a sequence; in a job, a question |
 //! | step | one replay of the decode plan, and the 16 bytes that tell it where it is ([`runtime::Step`]) |
 //!
 //! # Record once, replay many
