@@ -4,16 +4,26 @@
 // x       [m, k]       f16 as shared/halves.wgsl says, eight to an element
 // w       [n, k]       as shared/matrix_f16.wgsl, matrix_q8.wgsl or matrix_q4.wgsl declare it
 // scales  [n, ...]     f16, two to an element, of q8 and q4; bound to x and not read where weights are f16
-// bias    [n]          f32; bound to x and not read when BIAS is false
-// shares  [tiles, SPLITS, ROWS COLUMNS] words of f32: sums of shares of k, in an order of this kernel's own
-// arrivals [tiles]     workgroups that have written their share; zeros before and after
+// bias    [n]          f32; bound to x and not read when BIAS is false; [2, n] with NORMED
+// shares  [tiles, SPLITS, ROWS COLUMNS] words of f32: sums of shares of k, in an order of this kernel's own; with AHEAD
+//                      behind them [tiles, ROWS, 2]: sums of a tile's rows, and of their squares
+// arrivals [tiles]     workgroups that have written their share; with AHEAD behind them [rows of tiles]: tiles that are
+//                      done; zeros before and after
 // y       [m, stride]  f32, or f16 as x with HALVED
+// norm    f32          with NORMED x and what lies behind it, four to an element; with AHEAD gains [n]; else not read
+// ahead   [m, n]       f16 as x, and [m, 4] f32 behind them: mean, scale and no more of each row; written with AHEAD
 //
 // Grid: x = tiles of COLUMNS weight rows, y = tiles of ROWS rows of x, z = SPLITS shares of p.steps steps of k.
 // Workgroup memory: BUFFERS x (ROWS + COLUMNS) x 80 bytes, and EDGE x EDGE x 4 bytes for each subgroup: 48 KiB at 128 x
 // 128 with two buffers and EDGE 16. WG is one subgroup for each block; subgroups are of one size, all full.
 // Limits: n, k, x_offset, column0 % 8 == 0; y_stride, y_offset % 4 == 0; k % 32 == 0 with WHOLE and for q8 and q4.
+// NORMED: x_offset = 0, not GATED. AHEAD: y_offset, column0 = 0, y_stride = n; neither GATED nor HALVED.
 // Numerics: x / 16, kept within range, and weights after scaling are rounded to f16; sums in f32, shares in order.
+// LayerNorm between two layers: W norm(y) + b = scale (W (gains∘y) - mean W gains) + W shift + b, scale = 1 / deviation.
+// So the layer before (AHEAD) leaves gains∘y, and mean and scale of each row; the one after (NORMED) multiplies the one
+// and ends with the others; its `bias` is W shift + b, then W gains. What is rounded to f16 is gains∘y, and not a norm's
+// output: that adds sqrt(1 + (mean / deviation)²) times as much to the sums, and more where gains∘y is mostly below 2⁻⁶,
+// which in f16 has fewer bits. By way of squares scale is off by (mean / deviation)² 2⁻²⁴, which is less.
 // Why: each subgroup owns a block of STRIPS x EDGE rows and 32 columns. While it multiplies a step of 32 values of k, all
 // values of the next one are on their way into registers; a second buffer saves a barrier in each step. Tile rows have 8
 // values of padding, so that they begin in different banks. Skinny layers have too few tiles to fill a GPU: workgroups
@@ -27,12 +37,15 @@ struct Params {
     y_stride: u32,
     column0: u32,
     steps: u32,
+    eps: f32,
 }
 
 override BIAS: bool = false;
 override ADD: bool = false;
 override GATED: bool = false;
 override HALVED: bool = false;
+override NORMED: bool = false;
+override AHEAD: bool = false;
 override WHOLE: bool = true;
 override SPLITS: u32 = 1u;
 override ROWS: u32 = 64u;
@@ -61,7 +74,9 @@ override W_LOADS: u32 = (COLUMNS * EIGHTS + WG - 1u) / WG;
 @group(0) @binding(4) var<storage, read_write> shares: array<atomic<u32>>;
 @group(0) @binding(5) var<storage, read_write> arrivals: array<atomic<u32>>;
 @group(0) @binding(6) var<storage, read_write> y: array<vec2<u32>>;
-@group(0) @binding(7) var<uniform> p: Params;
+@group(0) @binding(7) var<storage, read> norm: array<vec4<f32>>;
+@group(0) @binding(8) var<storage, read_write> ahead: array<vec2<u32>>;
+@group(0) @binding(9) var<uniform> p: Params;
 
 // The strips of a block, of which STRIPS are used.
 struct Sums {
@@ -200,7 +215,8 @@ fn main(
     let own = lane / LANES;
     let row = group.y * ROWS + own / ACROSS * BLOCK_ROWS;
     let column = group.x * COLUMNS + own % ACROSS * 32u;
-    let place = Place(row, column, group.y * groups.x + group.x, group.z, own, lane % LANES);
+    let tiles = groups.x * groups.y;
+    let place = Place(row, column, group.y * groups.x + group.x, tiles, group.z, own, lane % LANES);
     let to = block * EDGE * EDGE;
     hand_on_strip(place, 0u, sums.s0, to);
     hand_on_strip(place, 1u, sums.s1, to);
@@ -210,7 +226,13 @@ fn main(
     if STRIPS > 3u {
         hand_on_strip(place, 3u, sums.s3, to);
     }
+    if SPLITS > 1u && !is_last(place.tile, SPLITS, lane) {
+        return;
+    }
     if SPLITS > 1u {
-        join(place, lane == 0u);
+        join(place);
+    }
+    if AHEAD && is_last(tiles + group.y, groups.x, lane) {
+        join_rows(group.y, groups, lane);
     }
 }

@@ -98,9 +98,10 @@ impl Vision {
             r.copy(&mut x, &self.positions);
             r.linear_add(&mut x.slice_rows(1, patches.rows()), &patches, &self.patch_embedding);
             for (i, block) in self.blocks.iter().enumerate() {
+                let next = self.blocks.get(i + 1).map(|next| &next.norm1);
                 r.scope(format!("encoder.layers.{i}"), |r| {
                     self_attention(r, block, self.heads, &mut x);
-                    mlp(r, block, self.activation, &mut x);
+                    mlp(r, block, self.activation, &mut x, next);
                 });
             }
             let last_hidden_state = r.layer_norm(&x, &self.post_layernorm); // [N, D]
@@ -114,26 +115,29 @@ impl Vision {
 fn self_attention(r: &mut Recorder, w: &Block, heads: Heads, x: &mut Tensor) {
     let qkv = r.norm_linear(x, &w.norm1, &w.qkv); // [N, 3D]
     let a = r.attention(&qkv, heads, Mask::None); // [N, D]
-    r.linear_add(x, &a, &w.projection); // x += a Wᵀ + b
+    r.linear_add_before(x, &a, &w.projection, Some(&w.norm2)); // x += a Wᵀ + b
 }
 
-fn mlp(r: &mut Recorder, w: &Block, activation: Activation, x: &mut Tensor) {
+fn mlp(r: &mut Recorder, w: &Block, activation: Activation, x: &mut Tensor, next: Option<&Norm>) {
     let f = r.norm_linear_act(x, &w.norm2, &w.fc1, activation); // [N, F]
-    r.linear_add(x, &f, &w.fc2); // x += f Wᵀ + b
+    r.linear_add_before(x, &f, &w.fc2, next); // x += f Wᵀ + b
 }
 
 impl Block {
     fn load(w: &mut Loader<'_>, config: &VisionConfig, i: u32) -> Result<Block> {
         let (d, f, eps) = (config.hidden_size, config.intermediate_size, config.layer_norm_eps);
         let name = |part: &str| format!("vision_model.encoder.layers.{i}.{part}");
-        Ok(Block {
+        let mut block = Block {
             norm1: w.layer_norm(&name("layer_norm1"), d, eps)?,
             qkv: w.linear(&name("self_attn.qkv"), 3 * d, d, config.qkv_bias)?,
             projection: w.linear(&name("self_attn.projection"), d, d, true)?,
             norm2: w.layer_norm(&name("layer_norm2"), d, eps)?,
             fc1: w.linear(&name("mlp.fc1"), f, d, true)?,
             fc2: w.linear(&name("mlp.fc2"), d, f, true)?,
-        })
+        };
+        w.fold(&mut block.norm1, &block.qkv)?;
+        w.fold(&mut block.norm2, &block.fc1)?;
+        Ok(block)
     }
 }
 

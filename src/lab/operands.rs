@@ -164,8 +164,20 @@ impl<'a> Operands<'a> {
     pub fn norm(&mut self, d: u32, eps: f32, has_bias: bool) -> Result<Known<Norm>> {
         let (gains, shift) = (self.normals(d), self.normals(d));
         let bias = if has_bias { Some(self.tensor(1, d, &shift)?) } else { None };
-        let operand = Norm { label: "lab".into(), weight: self.tensor(1, d, &gains)?, bias, eps };
+        let operand = Norm { label: "lab".into(), weight: self.tensor(1, d, &gains)?, bias, eps, folded: None };
         Ok(Known { operand, weights: wide(&gains), bias: wide(&shift) })
+    }
+
+    /// Folds a LayerNorm into the layer that follows it.
+    pub fn fold(&mut self, norm: Norm, layer: &Linear) -> Result<Norm> {
+        let n = layer.weight.rows;
+        let norm = Norm { folded: Some(self.tensor(2, n, &vec![0.0; 2 * n as usize])?), ..norm };
+        if let Some(device) = self.device {
+            let mut r = Recorder::new(self.caps);
+            r.fold(&norm, layer);
+            r.finish(device)?.submit()?;
+        }
+        Ok(norm)
     }
 
     /// A cache that holds `keys` and `values`, both `[len, heads, dim]`, and garbage on its other pages.

@@ -186,7 +186,7 @@ pub struct Tuning {
     /// Most rows of x that go through `linear_vec`, up to 8; more go through tiles.
     pub vec_rows: u32,
     /// True if `linear_vec` does an RMSNorm before and a rotation and store after it on the way, which reads the gains
-    /// once for every workgroup and saves dispatches.
+    /// once for every workgroup and saves dispatches; and if layers by matrices do the LayerNorms between them.
     pub fuse_norm: bool,
     /// Workgroups that share the keys of one head in a step of decoding.
     pub decode_splits: u32,

@@ -130,6 +130,18 @@ impl Dispatch {
     }
 }
 
+/// A LayerNorm between two layers by matrices, begun by the one before.
+pub(super) struct Ahead {
+    /// The norm's label.
+    pub norm: String,
+    /// The scratch slot of what goes through it.
+    pub slot: Option<usize>,
+    /// Its gains times that as halves, and behind them eight more for each row.
+    pub rows: Tensor,
+    /// Dispatches up to the one that made them: they hold until the next.
+    pub dispatches: usize,
+}
+
 /// Collects the dispatches of one pass through a model part.
 pub struct Recorder {
     caps: Caps,
@@ -137,6 +149,7 @@ pub struct Recorder {
     pub(super) slots: Vec<(Arc<Slot>, u64)>,
     pub(super) scope_ends: Vec<usize>,
     pub(super) tapped: Vec<(String, Tensor)>,
+    pub(super) ahead: Option<Ahead>,
     scope: Vec<String>,
     wanted: BTreeSet<String>,
 }
@@ -150,6 +163,7 @@ impl Recorder {
             slots: Vec::new(),
             scope_ends: Vec::new(),
             tapped: Vec::new(),
+            ahead: None,
             scope: Vec::new(),
             wanted: BTreeSet::new(),
         }

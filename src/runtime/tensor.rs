@@ -225,4 +225,6 @@ pub struct Norm {
     pub bias: Option<Tensor>,
     /// The number added to the variance (or mean square) before the square root.
     pub eps: f32,
+    /// `[2, out]` of the layer that follows: `W shift + b` and `W gains`, by which its kernel can end a LayerNorm.
+    pub folded: Option<Tensor>,
 }

@@ -15,6 +15,7 @@
 mod adapter;
 pub mod convert;
 mod files;
+mod fold;
 mod lora;
 mod pack;
 mod placement;
@@ -123,6 +124,8 @@ pub struct Loader<'a> {
     streaming: Option<Streaming>,
     loaded: Loaded,
     missing: Vec<String>,
+    /// Norms whose sums over the layers that follow them are still to be made.
+    folds: Vec<(Norm, Linear)>,
     pending_bytes: u64,
     seed: u32,
     started: Instant,
@@ -151,6 +154,7 @@ impl<'a> Loader<'a> {
             streaming: None,
             loaded: Loaded::default(),
             missing: Vec::new(),
+            folds: Vec::new(),
             pending_bytes: 0,
             seed: 0,
             started: Instant::now(),
@@ -243,6 +247,7 @@ impl<'a> Loader<'a> {
                 self.take_note(done?);
             }
         }
+        self.make_folds()?;
         self.device.map_or(Ok(()), Device::flush)?;
         self.loaded.report.time = self.started.elapsed();
         Ok(self.loaded)
@@ -325,7 +330,8 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// As [`Loader::tensor`].
     pub fn rms_norm(&mut self, name: &str, d: u32, eps: f32) -> Result<Norm> {
-        Ok(Norm { label: name.into(), weight: self.tensor(&format!("{name}.weight"), &[d])?, bias: None, eps })
+        let weight = self.tensor(&format!("{name}.weight"), &[d])?;
+        Ok(Norm { label: name.into(), weight, bias: None, eps, folded: None })
     }
 
     /// A linear layer `name.weight [rows, cols]`, with `name.bias [rows]` if `bias`, in the part's format.

@@ -240,21 +240,21 @@ fn synthetic_weights_are_spread_over_their_range() {
 /// A layer and a norm that are on no device.
 fn unbacked(n: u32, k: u32, format: WeightFormat, binding_bytes: u64) -> (Linear, Norm) {
     let weight = Matrix::unbacked("layer", n, k, format, binding_bytes);
-    let norm = Norm { label: "norm".into(), weight: Tensor::unbacked(1, k), bias: None, eps: 1e-5 };
+    let norm = Norm { label: "norm".into(), weight: Tensor::unbacked(1, k), bias: None, eps: 1e-5, folded: None };
     (Linear { weight, bias: None }, norm)
 }
+
+const MATRIX: Caps = Caps {
+    matrix: Some(MatrixSize::Sixteen),
+    subgroup_size: Some(32),
+    max_workgroup_bytes: 48 << 10,
+    ..Caps::PORTABLE
+};
 
 /// One for the layer; one that fits ragged inputs; one that makes halves of inputs for matrices; one for each further part
 /// of weights over the binding limit; and a norm goes into vectors only, or makes halves itself.
 #[test]
 fn layers_are_as_few_dispatches_as_can_be() {
-    let lanes = Some(32);
-    let matrix = Caps {
-        matrix: Some(MatrixSize::Sixteen),
-        subgroup_size: lanes,
-        max_workgroup_bytes: 48 << 10,
-        ..Caps::PORTABLE
-    };
     let fused = |form| {
         let tuning = Tuning { fuse_norm: true, ..Caps::PORTABLE.tuning };
         Caps { tuning, preferred: Some(form), ..Caps::PORTABLE }
@@ -262,9 +262,9 @@ fn layers_are_as_few_dispatches_as_can_be() {
     for (caps, (m, n, k), binding_bytes, plain, normed) in [
         (Caps::PORTABLE, (1, 37, 96), 1 << 30, 1, 1),
         (Caps::PORTABLE, (33, 65, 101), 1 << 30, 2, 3),
-        (matrix, (33, 72, 1544), 1 << 30, 2, 2),
-        (matrix, (40, 32, 1049), 1 << 30, 3, 4),
-        (matrix, (33, 65, 512), 1 << 30, 1, 2),
+        (MATRIX, (33, 72, 1544), 1 << 30, 2, 2),
+        (MATRIX, (40, 32, 1049), 1 << 30, 3, 4),
+        (MATRIX, (33, 65, 512), 1 << 30, 1, 2),
         (fused("linear_vec"), (5, 65, 160), 1 << 30, 1, 1),
         (fused("linear_vec"), (5, 65, 101), 1 << 30, 2, 3),
         (fused("linear_tile"), (5, 65, 160), 1 << 30, 1, 2),
@@ -280,6 +280,44 @@ fn layers_are_as_few_dispatches_as_can_be() {
         };
         let found = (count(&|r| drop(r.linear(&x, &layer))), count(&|r| drop(r.norm_linear(&x, &norm, &layer))));
         assert_eq!(found, (plain, normed), "{m}x{n}x{k} on {caps:?}");
+    }
+}
+
+/// A LayerNorm between two layers by matrices is a part of both, where it can be, nobody asked for what it gives, and
+/// nothing comes between.
+#[test]
+fn a_norm_between_layers_by_matrices_is_no_dispatch() {
+    let norms = |caps, rows, binding_bytes, is_folded: bool, taps: &[String], comes_between: bool| {
+        let (first, _) = unbacked(128, 96, WeightFormat::F16, binding_bytes);
+        let (second, norm) = unbacked(72, 128, WeightFormat::F16, 1 << 30);
+        let folded = is_folded.then(|| Tensor::unbacked(2, 72));
+        let norm = Norm { bias: Some(Tensor::unbacked(1, 128)), folded, ..norm };
+        let mut r = Recorder::new(caps).with_taps(taps);
+        let (mut y, x) = (r.empty(rows, 128), r.empty(rows, 96));
+        r.linear_add_before(&mut y, &x, &first, Some(&norm));
+        if comes_between {
+            r.add(&mut y, &Tensor::unbacked(rows, 128));
+        }
+        r.norm_linear(&y, &norm, &second);
+        r.dispatches().iter().filter(|dispatch| dispatch.kernel.name == "norm").count()
+    };
+    let (most, tapped) = (1 << 30, ["norm".to_string()]);
+    assert_eq!(norms(MATRIX, 33, most, true, &[], false), 0);
+    assert_eq!(norms(MATRIX, 33, most, true, &["layer".to_string()], false), 0);
+    let custom = CustomKernel::of("argmax", "argmax.wgsl", include_str!("../../shaders/argmax.wgsl")).expect("ours");
+    let with_custom = Caps { custom: custom.leak(), ..MATRIX };
+    let apart = Caps { tuning: Tuning { fuse_norm: false, ..MATRIX.tuning }, ..MATRIX };
+    for (why, count) in [
+        ("no matrices", norms(Caps::PORTABLE, 33, most, true, &[], false)),
+        ("norms by themselves", norms(apart, 33, most, true, &[], false)),
+        ("a custom kernel", norms(with_custom, 33, most, true, &[], false)),
+        ("few rows", norms(MATRIX, 9, most, true, &[], false)),
+        ("weights in parts", norms(MATRIX, 33, 16 << 10, true, &[], false)),
+        ("no sums", norms(MATRIX, 33, most, false, &[], false)),
+        ("a tap", norms(MATRIX, 33, most, true, &tapped, false)),
+        ("something between", norms(MATRIX, 33, most, true, &[], true)),
+    ] {
+        assert_eq!(count, 1, "{why}");
     }
 }
 

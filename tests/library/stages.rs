@@ -7,7 +7,7 @@ use crate::support::golden::{
 };
 use crate::support::models::load;
 use instructblip::model::{ForwardOptions, NamedTensor};
-use instructblip::runtime::{AdapterClass, Caps, Forms, KvFormat};
+use instructblip::runtime::{AdapterClass, Caps, Forms, KvFormat, Tuning};
 use instructblip::{Device, DeviceOptions, GenerateOptions, Image, InstructBlip, Question};
 
 /// The stages in the order that they are computed.
@@ -139,9 +139,14 @@ fn tiny_checkpoints_match_transformers_by_matrices() {
     };
     for kernel in ["linear", "attention"] {
         let form = format!("{kernel}_matrix{}", matrix.edge());
-        let options = DeviceOptions { forms: Forms::Named(form.clone()), ..Default::default() };
+        let forms = Forms::Named(form.clone());
+        // Norms between layers by matrices as on a GPU.
+        let tuning = Some(Tuning { fuse_norm: true, ..device.caps().tuning });
+        let options = DeviceOptions { forms, tuning, ..Default::default() };
         let device = support::device_with(&options).expect("it was there before");
         check_checkpoints(&device, &format!("by {form}"), |name| SOME.contains(&name));
+        #[cfg(feature = "embedded-model")]
+        check_embedded(&device);
     }
 }
 
@@ -178,8 +183,13 @@ fn check_taps(device: &Device) {
 #[test]
 fn embedded_model_matches_transformers() {
     let Some(device) = support::shared_device() else { return };
+    check_embedded(&device);
+}
+
+#[cfg(feature = "embedded-model")]
+fn check_embedded(device: &Device) {
     let golden = Golden::read(&tests_folder().join("shapes/golden.safetensors"));
-    let mut model = InstructBlip::embedded(&device).expect("the embedded model");
+    let mut model = InstructBlip::embedded(device).expect("the embedded model");
     let names = [
         ("vision_last_hidden_state", "vision.last_hidden_state"),
         ("vision_pooler_output", "vision.pooler_output"),
@@ -195,7 +205,7 @@ fn embedded_model_matches_transformers() {
         for (ours_name, name) in names {
             let tensor = ours.iter().find(|t| t.name == ours_name).expect("a stage");
             let want = golden.tensor(&format!("{case}.{name}"));
-            check_stage(&format!("embedded, case {case}"), tensor, want, support::stage_bound(&device));
+            check_stage(&format!("embedded, case {case}"), tensor, want, support::stage_bound(device));
         }
         let reply = model.ask(&image, about("prompt"), &GenerateOptions::default()).expect("an answer");
         assert_eq!(reply.token_ids, golden.ids(&format!("{case}.greedy_ids")));

@@ -217,7 +217,7 @@ pub(super) fn fusing_norms(caps: Caps) -> Caps {
 }
 
 /// `x Wᵀ + b` over inputs `[_, k]`, which kernels by matrices divide by 16 and round to f16, with the weights.
-fn product(rounds: bool, x: &[f64], weights: &[f64], bias: &[f64], k: u32) -> Vec<f64> {
+pub(super) fn product(rounds: bool, x: &[f64], weights: &[f64], bias: &[f64], k: u32) -> Vec<f64> {
     let rounded = |values: &[f64], scale| if rounds { halves(values, scale) } else { values.to_vec() };
     let (k, x, weights) = (k as usize, rounded(x, 16.0), rounded(weights, 1.0));
     oracle::linear::linear(&x, &weights, bias, x.len() / k, weights.len() / k, k)
@@ -248,16 +248,8 @@ fn by_every_form(format: WeightFormat) -> Vec<Case> {
 fn by_every_tile() -> Vec<Case> {
     const TILES: [(u32, u32); 6] = [(32, 128), (64, 64), (64, 128), (96, 64), (96, 128), (128, 128)];
     let gelu = Kind::Activated(Activation::Gelu);
-    let tiled = |(rows, columns): (u32, u32), kib: u32, (kind, format), (m, n, k): Shape| {
-        let tuned = move |caps: Caps| {
-            let tuning = Tuning { matrix_rows: rows, matrix_columns: columns, ..caps.tuning };
-            Caps { tuning, max_workgroup_bytes: kib << 10, ..caps }
-        };
-        let case = layer(Ragged, kind, format, (m, n, k)).with_caps(tuned);
-        // A device gives no more than it has.
-        let case = case.only(move |caps| caps.matrix.is_some() && caps.max_workgroup_bytes >= kib << 10);
-        case.with(&format!("in tiles of {rows}x{columns} and {kib} KiB"))
-    };
+    let tiled =
+        |tile, kib, (kind, format), (m, n, k): Shape| in_tiles(layer(Ragged, kind, format, (m, n, k)), tile, kib);
     let each = TILES.into_iter().flat_map(|tile| {
         let (whole, ragged) = (tile.0, tile.0 + 29);
         [
@@ -274,6 +266,17 @@ fn by_every_tile() -> Vec<Case> {
         tiled(one, 32, (Kind::Normed, WeightFormat::Q8), (93, 136, 32)),
     ];
     each.chain(more).collect()
+}
+
+/// A case in tiles of this many rows and columns, where that much workgroup memory can be had.
+pub(super) fn in_tiles(case: Case, (rows, columns): (u32, u32), kib: u32) -> Case {
+    let tuned = move |caps: Caps| {
+        let tuning = Tuning { matrix_rows: rows, matrix_columns: columns, ..caps.tuning };
+        Caps { tuning, max_workgroup_bytes: kib << 10, ..caps }
+    };
+    // A device gives no more than it has.
+    let can_run = move |caps: &Caps| caps.matrix.is_some() && caps.max_workgroup_bytes >= kib << 10;
+    case.with_caps(tuned).only(can_run).with(&format!("in tiles of {rows}x{columns} and {kib} KiB"))
 }
 
 /// A product added into some rows of a larger tensor, which keeps the others.

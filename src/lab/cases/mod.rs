@@ -1,6 +1,7 @@
 //! The cases: one table for each family of ops, which self-test, tests and benchmarks share.
 
 mod attention;
+mod between;
 mod cache;
 pub mod linear;
 mod rows;
@@ -10,7 +11,10 @@ use super::oracle::wide;
 
 /// Every case. The quick ones of a kernel come first.
 pub fn all() -> Vec<Case> {
-    [linear::cases(), attention::cases(), cache::cases(), rows::cases()].into_iter().flatten().collect()
+    [linear::cases(), between::cases(), attention::cases(), cache::cases(), rows::cases()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The cases of runs of one depth.

@@ -163,6 +163,14 @@ pub fn choose(shape: Shape, caps: &Caps) -> Form {
     }
 }
 
+/// Rows of a picture, about.
+const MANY_ROWS: u32 = 256;
+
+/// Says whether layers over many rows multiply matrices.
+pub fn multiplies_matrices(caps: &Caps) -> bool {
+    reads_halves(MANY_ROWS, caps)
+}
+
 /// Says whether layers over `m` rows read halves, whatever made them.
 pub fn reads_halves(m: u32, caps: &Caps) -> bool {
     // As small as may be: of its shape rows alone decide.

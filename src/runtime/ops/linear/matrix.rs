@@ -16,6 +16,7 @@ pub(super) struct Params {
     pub y_stride: u32,
     pub column0: u32,
     pub steps: u32,
+    pub eps: f32,
 }
 
 /// Rows from which matrices pay: of fewer, most of a matrix would be padding.

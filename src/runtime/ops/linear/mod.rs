@@ -1,5 +1,6 @@
 //! Linear layers `y = act(x Wᵀ + b)` and their fusions. [`choose`] says which form of the kernel runs.
 
+mod ahead;
 mod forms;
 mod matrix;
 
@@ -9,7 +10,7 @@ use super::Activation;
 use crate::runtime::recorder::{Dispatch, Recorder};
 use crate::runtime::tensor::{Linear, MatrixPart, Norm, Tensor};
 
-pub use forms::{Algorithm, Form, Shape, choose, forms, reads_halves};
+pub use forms::{Algorithm, Form, Shape, choose, forms, multiplies_matrices, reads_halves};
 pub use matrix::Blocks;
 
 /// `Params` of `shaders/shared/linear.wgsl`.
@@ -37,13 +38,24 @@ struct Epilogue {
     gated: bool,
 }
 
+/// The part of a norm that a layer does.
+#[derive(Clone, Copy)]
+enum Norms<'a> {
+    None,
+    /// An RMSNorm of what it reads.
+    Whole(&'a Norm),
+    /// The rest of a LayerNorm that the layer before began.
+    Rest(&'a Norm),
+    /// The beginning of the LayerNorm that follows: rows for [`Norms::Rest`].
+    Ahead(&'a Norm, &'a Tensor),
+}
+
 /// One layer over some rows, in the form that was chosen for them.
 struct Product<'a> {
     form: Form,
     /// Rows as wide as the weight's are in memory, of halves where the form takes them.
     x: &'a Tensor,
-    /// The RMSNorm that the rows go through on the way.
-    norm: Option<&'a Norm>,
+    norms: Norms<'a>,
     layer: &'a Linear,
     epilogue: Epilogue,
 }
@@ -75,12 +87,14 @@ impl Recorder {
         let mut y = self.outputs(form, x.rows(), layer, epilogue);
         // The kernel does an RMSNorm of what it reads as a whole, and the gains are no part of a larger tensor.
         let fits = norm.bias.is_none() && layer.weight.cols == layer.weight.padded_cols();
-        if self.caps().tuning.fuse_norm && form.algorithm.norms() && fits && !self.is_tapped(&norm.label) {
-            self.launch_linear(&mut y, x, Some(norm), layer, epilogue);
+        if let Some(begun) = self.begun_ahead(x, norm, form) {
+            self.launch_linear(&mut y, &begun, Norms::Rest(norm), layer, epilogue);
+        } else if self.caps().tuning.fuse_norm && form.algorithm.norms() && fits && !self.is_tapped(&norm.label) {
+            self.launch_linear(&mut y, x, Norms::Whole(norm), layer, epilogue);
         } else {
             let mut h = self.operand(form, x.rows(), x.cols());
             self.launch_norm(&mut h, x, norm);
-            self.launch_linear(&mut y, &h, None, layer, epilogue);
+            self.launch_linear(&mut y, &h, Norms::None, layer, epilogue);
         }
         y
     }
@@ -109,7 +123,7 @@ impl Recorder {
 
     /// `y += x Wᵀ + b`: the residual connection.
     pub fn linear_add(&mut self, y: &mut Tensor, x: &Tensor, layer: &Linear) {
-        self.launch_linear(y, x, None, layer, Epilogue { add: true, ..Default::default() });
+        self.launch_linear(y, x, Norms::None, layer, Epilogue { add: true, ..Default::default() });
     }
 
     /// `act(x Wgᵀ) * (x Wuᵀ)`: `[M, K] -> [M, F]`, rows of gate and up alternating in the `[2F, K]` weight.
@@ -125,12 +139,12 @@ impl Recorder {
     fn finished(&mut self, x: &Tensor, layer: &Linear, epilogue: Epilogue) -> Tensor {
         let form = choose(Shape::of(x.rows(), layer), self.caps());
         let mut y = self.outputs(form, x.rows(), layer, epilogue);
-        self.launch_linear(&mut y, x, None, layer, epilogue);
+        self.launch_linear(&mut y, x, Norms::None, layer, epilogue);
         y
     }
 
-    /// One dispatch for each part of the weight. With a norm the rows of `x` go through it on the way.
-    fn launch_linear(&mut self, y: &mut Tensor, x: &Tensor, norm: Option<&Norm>, layer: &Linear, epilogue: Epilogue) {
+    /// One dispatch for each part of the weight.
+    fn launch_linear(&mut self, y: &mut Tensor, x: &Tensor, norms: Norms<'_>, layer: &Linear, epilogue: Epilogue) {
         let (w, label) = (&layer.weight, &layer.weight.label);
         let outputs = if epilogue.gated { w.rows / 2 } else { w.rows };
         // Rows of patches come as wide as the weight's are in memory; others are made so.
@@ -141,7 +155,7 @@ impl Recorder {
         let x = if form.algorithm.takes_halves() { x.clone() } else { self.widened(x) };
         let x = self.fit_columns(&x, x.cols(), k);
         let x = &if form.algorithm.takes_halves() { self.halved(&x) } else { x };
-        let product = Product { form, x, norm, layer, epilogue };
+        let product = Product { form, x, norms, layer, epilogue };
         for part in &w.parts {
             self.launch_part(y, &product, part);
         }
@@ -162,12 +176,20 @@ impl Recorder {
         let fits = [y.offset, y.cols()].iter().all(|place| place.is_multiple_of(4)) && x.offset.is_multiple_of(8);
         assert!(fits, "{}: where rows start", product.layer.weight.label);
         let grid = [part.rows.div_ceil(form.columns), x.rows().div_ceil(form.rows)];
-        let (splits, steps) = matrix::shares(grid[0] * grid[1], x.cols(), &self.caps().tuning);
-        // The kernel binds them in any case.
-        let shares = match splits {
-            1 => self.empty(1, 4),
-            _ => self.empty(grid[0] * grid[1] * splits, form.rows * form.columns),
+        let tiles = grid[0] * grid[1];
+        let (splits, steps) = matrix::shares(tiles, x.cols(), &self.caps().tuning);
+        let shared = if splits > 1 { tiles * splits * form.rows * form.columns } else { 0 };
+        // What a variant does not read is bound to another input, what it does not write to something small.
+        let bias = product.layer.bias.as_ref().unwrap_or(x);
+        let (bias, norm, ahead, eps) = match product.norms {
+            Norms::Rest(norm) => (norm.folded.as_ref().expect("it was begun for that"), x, None, norm.eps),
+            Norms::Ahead(norm, rows) => (bias, &norm.weight, Some(rows), norm.eps),
+            Norms::None | Norms::Whole(_) => (bias, x, None, 0.0),
         };
+        let (ends, begins) = (matches!(product.norms, Norms::Rest(_)), ahead.is_some());
+        let (rows, joined) = if begins { (2 * tiles * form.rows, grid[1]) } else { (0, 0) };
+        let shares = self.empty(1, (shared + rows).max(4));
+        let ahead = &ahead.map_or_else(|| self.empty(1, 4), Tensor::clone);
         let params = matrix::Params {
             m: x.rows(),
             n: part.rows,
@@ -177,16 +199,18 @@ impl Recorder {
             y_stride: y.cols(),
             column0: part.first_row,
             steps,
+            eps,
         };
         let (packed, scales) = (part.packed(), part.scales());
         product
             .begun(part)
             .sizes([("SPLITS", splits), ("HALVED", y.is_half().into())])
+            .sizes([("NORMED", ends.into()), ("AHEAD", begins.into())])
             .constant("WHOLE", x.cols().is_multiple_of(matrix::DEPTH))
-            .binds([x, &packed, scales.as_ref().unwrap_or(x), product.layer.bias.as_ref().unwrap_or(x)])
+            .binds([x, &packed, scales.as_ref().unwrap_or(x), bias])
             .writes([&shares])
-            .counts_arrivals(grid[0] * grid[1])
-            .binds([y])
+            .counts_arrivals(tiles + joined)
+            .binds([y, norm, ahead])
             .params(&params)
             .grid([grid[0], grid[1], splits])
     }
@@ -195,7 +219,8 @@ impl Recorder {
 impl Product<'_> {
     /// All rows by `part`, whose columns of `y` are made.
     fn part(&self, y: &Tensor, part: &MatrixPart) -> Dispatch {
-        let Product { form, x, norm, layer, .. } = self;
+        let Product { form, x, layer, .. } = self;
+        let norm = self.norm();
         let params = Params {
             m: x.rows(),
             n: part.rows,
@@ -221,16 +246,24 @@ impl Product<'_> {
     fn begun(&self, part: &MatrixPart) -> Dispatch {
         let w = &self.layer.weight;
         Dispatch::new(self.form.kernel, &w.label)
-            .sizes(self.form.sizes(self.norm.is_some()))
+            .sizes(self.form.sizes(self.norm().is_some()))
             .sizes(self.finish())
             .flops(2 * u64::from(self.x.rows()) * u64::from(part.rows) * u64::from(self.x.cols()))
             .needs(w.streamed.clone())
     }
 
+    /// The RMSNorm that rows go through on the way.
+    fn norm(&self) -> Option<&Norm> {
+        match self.norms {
+            Norms::Whole(norm) => Some(norm),
+            Norms::None | Norms::Rest(_) | Norms::Ahead(..) => None,
+        }
+    }
+
     /// The constants that say what becomes of the sums.
     fn finish(&self) -> [(&'static str, u32); 4] {
         let Epilogue { activation, add, gated } = self.epilogue;
-        let bias = self.layer.bias.is_some();
+        let bias = self.layer.bias.is_some() || matches!(self.norms, Norms::Rest(_));
         [("ACT", activation as u32), ("BIAS", bias.into()), ("ADD", add.into()), ("GATED", gated.into())]
     }
 }
