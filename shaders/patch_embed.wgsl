@@ -1,9 +1,11 @@
-// The patches of an image as rows: out[(y, x), (c, ky, kx)] = pixels[c, y * P + ky, x * P + kx], zeros after 3 P².
+// The patches of an image as rows: out[1 + (y, x), (c, ky, kx)] = pixels[c, y * P + ky, x * P + kx], zeros after 3 P² and
+// in the first row, which is the class token's.
 //
 // pixels [3, height, width]                 f32
-// out    [height / P * (width / P), k]      f32, k = 3 P² rounded up to a multiple of 8
+// out    [1 + height / P * (width / P), k]  f32, or f16 as shared/halves.wgsl says with HALVED, two to an element;
+//                                           k = 3 P² rounded up to a multiple of 8
 //
-// Grid: x = groups of 64 columns, y = patches, row by row.
+// Grid: x = groups of 64 pairs of columns, y = rows.
 // Workgroup memory: none.
 // Why: a convolution whose stride is its kernel is a linear layer over these rows. Pixels that do not fill a patch
 // at the right and lower edge are dropped, as the convolution does.
@@ -14,24 +16,36 @@ struct Params {
     k: u32,
 }
 
+override HALVED: bool = false;
+
 @group(0) @binding(0) var<storage, read> pixels: array<f32>;
-@group(0) @binding(1) var<storage, read_write> out: array<f32>;
+@group(0) @binding(1) var<storage, read_write> out: array<u32>;
 @group(0) @binding(2) var<uniform> p: Params;
+
+fn value(row: u32, column: u32) -> f32 {
+    let area = p.side * p.side;
+    let channel = column / area;
+    if row == 0u || channel >= 3u {
+        return 0.0;
+    }
+    let across = p.width / p.side;
+    let y = (row - 1u) / across * p.side + column % area / p.side;
+    let x = (row - 1u) % across * p.side + column % p.side;
+    return pixels[(channel * p.height + y) * p.width + x];
+}
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let column = group.x * 64u + lane;
+    let column = 2u * (group.x * 64u + lane);
     if column >= p.k {
         return;
     }
-    let area = p.side * p.side;
-    let channel = column / area;
-    var value = 0.0;
-    if channel < 3u {
-        let across = p.width / p.side;
-        let y = group.y / across * p.side + column % area / p.side;
-        let x = group.y % across * p.side + column % p.side;
-        value = pixels[(channel * p.height + y) * p.width + x];
+    let at = group.y * p.k + column;
+    let pair = vec2<f32>(value(group.y, column), value(group.y, column + 1u));
+    if HALVED {
+        out[at / 2u] = to_halves(pair);
+    } else {
+        out[at] = bitcast<u32>(pair.x);
+        out[at + 1u] = bitcast<u32>(pair.y);
     }
-    out[group.y * p.k + column] = value;
 }

@@ -20,7 +20,7 @@ pub struct Vision {
     heads: Heads,
     activation: Activation,
     patch_embedding: Linear,
-    /// `[N, D]`; the class embedding is already added to row 0.
+    /// `[N, D]`; the class embedding is already added to row 0, the convolution's bias to the others.
     positions: Tensor,
     /// Positions for pictures of the size the model was trained with.
     trained_positions: Tensor,
@@ -57,7 +57,9 @@ impl Vision {
         let class = w.host_values(&format!("{embeddings}.class_embedding"), &[1, 1, d])?;
         let n = config.num_positions();
         let mut positions = w.host_values(&format!("{embeddings}.position_embedding"), &[1, n, d])?;
-        positions.iter_mut().zip(&class).for_each(|(position, class)| *position += class);
+        let bias = w.host_values(&format!("{embeddings}.patch_embedding.bias"), &[d])?;
+        let added = class.iter().chain(bias.iter().cycle());
+        positions.iter_mut().zip(added).for_each(|(position, more)| *position += more);
         let positions = w.upload("positions", n, d, || positions)?;
         Ok(Vision {
             patch_size: config.patch_size,
@@ -93,10 +95,11 @@ impl Vision {
     /// Records the whole tower over `pixels [3 S, S]`.
     pub fn record(&self, r: &mut Recorder, pixels: &Tensor) -> VisionOutput {
         r.scope("vision_model", |r| {
-            let patches = r.patches(pixels, self.patch_size); // [N - 1, 3 P²]
+            let patches = r.patches(pixels, self.patch_size); // [N, 3 P²]
             let mut x = r.empty(self.positions.rows(), self.positions.cols()); // [N, D]
             r.copy(&mut x, &self.positions);
-            r.linear_add(&mut x.slice_rows(1, patches.rows()), &patches, &self.patch_embedding);
+            let first = self.blocks.first().map(|first| &first.norm1);
+            r.linear_add_before(&mut x, &patches, &self.patch_embedding, first); // x += patches Wᵀ
             for (i, block) in self.blocks.iter().enumerate() {
                 let next = self.blocks.get(i + 1).map(|next| &next.norm1);
                 r.scope(format!("encoder.layers.{i}"), |r| {

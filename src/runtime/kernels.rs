@@ -157,7 +157,7 @@ kernels! {
     POSITIONS = "positions" "positions" [] Nothing;
     EMBED = "embed" "embed" [] Nothing;
     PUT_ROWS = "put_rows" "put_rows" [] Nothing;
-    PATCH_EMBED = "patch_embed" "patch_embed" [] Nothing;
+    PATCH_EMBED = "patch_embed" "patch_embed" ["half_words", "halves"] Nothing;
     ELEMENTWISE = "elementwise" "elementwise" [] Nothing;
     FIT_COLUMNS = "fit_columns" "fit_columns" [] Nothing;
     ARGMAX = "argmax" "argmax" [] Nothing;

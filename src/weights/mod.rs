@@ -402,7 +402,8 @@ impl<'a> Loader<'a> {
         Ok(Linear { weight, bias })
     }
 
-    /// A convolution whose stride is its kernel, as a linear layer over flattened patches: `[rows, c, p, p]`.
+    /// A convolution whose stride is its kernel, as a linear layer over flattened patches, without its bias:
+    /// `[rows, c, p, p]`.
     ///
     /// # Errors
     /// As [`Loader::linear`].
@@ -410,8 +411,7 @@ impl<'a> Loader<'a> {
         let weight = format!("{name}.weight");
         let matrix = self.matrix(Role::Kept, name, &weight, rows, 3 * patch * patch)?;
         self.rows_into(&matrix, vec![weight], &[rows, 3, patch, patch], 0)?;
-        let bias = Some(self.tensor(&format!("{name}.bias"), &[rows])?);
-        Ok(Linear { weight: matrix, bias })
+        Ok(Linear { weight: matrix, bias: None })
     }
 
     /// An embedding table `name.weight [rows, cols]`.

@@ -306,7 +306,8 @@ fn patches(depth: Depth, (height, width, side): (u32, u32, u32)) -> Case {
         let size = (height as usize, width as usize);
         Ok(setup.gives(move || oracle::patch_embed::patches(&wide(&pixels), size, side as usize)).moving(moved))
     });
-    case.within(0.0).at(depth)
+    // Where they are made as halves, those below the least normal one lose a bit.
+    case.within(1e-7).at(depth)
 }
 
 fn argmax(depth: Depth, (rows, n): (u32, u32)) -> Case {

@@ -2,6 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
+use super::linear::reads_halves;
 use crate::runtime::kernels;
 use crate::runtime::recorder::{Dispatch, Recorder};
 use crate::runtime::tensor::Tensor;
@@ -17,19 +18,21 @@ struct Params {
 }
 
 impl Recorder {
-    /// Pixels `[3 * height, width]` `-> [(height / P)(width / P), 3 P²]`, columns padded with zeros to a multiple
-    /// of 8. A patch is ordered channel, y, x, as the convolution's weight is.
+    /// Pixels `[3 * height, width]` `-> [1 + (height / P)(width / P), 3 P²]`, columns padded with zeros to a multiple
+    /// of 8. A patch is ordered channel, y, x, as the convolution's weight is; zeros in front of them are the class token's.
     pub fn patches(&mut self, pixels: &Tensor, patch: u32) -> Tensor {
         let (height, width) = (pixels.rows() / 3, pixels.cols());
         assert_eq!((pixels.rows() % 3, pixels.offset), (0, 0), "patches: three planes");
         let k = (3 * patch * patch).next_multiple_of(8);
-        let out = self.empty((height / patch) * (width / patch), k);
+        let rows = 1 + (height / patch) * (width / patch);
+        let out = if reads_halves(rows, self.caps()) { self.empty_halves(rows, k) } else { self.empty(rows, k) };
         let label = self.label("patches");
         let dispatch = Dispatch::new(&kernels::PATCH_EMBED, &label)
+            .constant("HALVED", out.is_half())
             .reads([pixels])
-            .writes([&out])
+            .binds([&out])
             .params(&Params { height, width, side: patch, k })
-            .grid([k.div_ceil(64), out.rows(), 1]);
+            .grid([k.div_ceil(128), rows, 1]);
         self.push(dispatch);
         self.tap(&label, &out);
         out
