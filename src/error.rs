@@ -286,7 +286,9 @@ impl fmt::Display for Fault<'_> {
             }
             Error::Cancelled => f.write_str("stopped before it was done"),
             Error::Request { problem } => f.write_str(problem),
-            Error::Download { what, problem, .. } | Error::Incorrect { what, problem } => write!(f, "{what}: {problem}"),
+            Error::Download { what, problem, .. } | Error::Incorrect { what, problem } => {
+                write!(f, "{what}: {problem}")
+            }
             Error::InUse { path, holder } => write!(f, "{} is in use by {holder}", path.display()),
             Error::Io { path, source } => write!(f, "{}: {source}", path.display()),
         }

@@ -75,8 +75,8 @@ def main():
     assert failed == ["row 1234"], f"failed: {failed}"
     workers = len(list(folder.glob("pid-*")))
     assert workers >= 4, f"{workers} workers only: none was killed in time"
-    print(f"{rows} rows by 2 actors in {time.time() - start:.0f} s, a worker killed after {killed:.0f} s and one twice by a "
-          f"row ({workers} workers in all): none missing or doubled, 1 marked failed")
+    print(f"{rows} rows by 2 actors in {time.time() - start:.0f} s, a worker killed after {killed:.0f} s and three by "
+          f"one row ({workers} workers in all): none missing or doubled, 1 marked failed")
 
     # The other ways in and out: Parquet with bytes, and a folder of pictures.
     import pyarrow

@@ -57,6 +57,16 @@ pub trait Answerer {
     fn tend(&self) {}
 }
 
+impl<A: Answerer + ?Sized> Answerer for &A {
+    fn answer(&self, question: Question, done: Done) {
+        (**self).answer(question, done);
+    }
+
+    fn tend(&self) {
+        (**self).tend();
+    }
+}
+
 /// The one that hears of the answer to a question.
 pub type Done = Box<dyn FnOnce(Answered) + Send>;
 
@@ -70,6 +80,9 @@ pub trait Apart {
     /// # Errors
     /// The failure of a process that cannot be begun, which stops the job.
     fn ask(&mut self, question: Question) -> Result<Option<Answered>, Failure>;
+
+    /// Ends the process; there is nothing more to ask.
+    fn end(&mut self) {}
 }
 
 /// The reason why a question has no answer.

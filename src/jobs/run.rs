@@ -296,20 +296,42 @@ impl<'a, 'j> Run<'a, 'j> {
 }
 
 impl Job<'_> {
-    /// Asks what is left. `report` hears of every line; once `stop` is set, nothing more is asked.
+    /// Asks what is left: suspects apart, then all others by what `answerer` makes. It is called when nothing runs apart any
+    /// more, as there may be room for one model only, and not at all if nothing is left. `report` hears of every line; once
+    /// `stop` is set, nothing more is asked.
     ///
     /// # Errors
-    /// [`Error::Io`] for what cannot be written; lines that were written stay.
-    pub fn run(
+    /// [`Error::Io`] for what cannot be written; lines that were written stay. The error of `answerer`.
+    pub fn run<A: Answerer, E: From<Error>>(
         self,
-        answerer: &dyn Answerer,
+        answerer: impl FnOnce() -> Result<A, E>,
         apart: &mut dyn Apart,
         stop: &AtomicBool,
         report: &mut dyn FnMut(&Counts),
-    ) -> Result<Outcome> {
+    ) -> Result<Outcome, E> {
+        if self.suspects.is_empty() && self.ledger.open > 0 {
+            // Before anything is written: there may be none.
+            let answerer = answerer()?;
+            let mut run = Run::begin(&self, stop, report)?;
+            let ran = run.together(&answerer);
+            return Ok(run.conclude(ran)?);
+        }
         let mut run = Run::begin(&self, stop, report)?;
-        let ran = run.apart(apart).and_then(|()| run.together(answerer));
-        run.conclude(ran)
+        let ran = run.apart(apart);
+        apart.end();
+        if ran.is_err() || run.is_over() || run.counts.left() == 0 {
+            return Ok(run.conclude(ran)?);
+        }
+        match answerer() {
+            Ok(answerer) => {
+                let ran = run.together(&answerer);
+                Ok(run.conclude(ran)?)
+            }
+            Err(error) => {
+                run.conclude(Ok(()))?;
+                Err(error)
+            }
+        }
     }
 
     fn is_open(&self, hash: u64) -> bool {

@@ -83,6 +83,9 @@ pub struct Lines<R> {
     number: u64,
 }
 
+/// A line with its number.
+pub type Numbered<'a> = (u64, Result<&'a [u8], TooLong>);
+
 /// A line that is longer than rows may be; it was skipped.
 pub struct TooLong;
 
@@ -93,7 +96,7 @@ impl<R: BufRead> Lines<R> {
     }
 
     /// The next line without its end, with its number from 1; `None` after the last.
-    pub fn next(&mut self) -> io::Result<Option<(u64, Result<&[u8], TooLong>)>> {
+    pub fn next(&mut self) -> io::Result<Option<Numbered<'_>>> {
         self.line.clear();
         let mut long = false;
         loop {
@@ -121,7 +124,7 @@ impl<R: BufRead> Lines<R> {
         }
     }
 
-    fn last(&mut self, long: bool) -> (u64, Result<&[u8], TooLong>) {
+    fn last(&mut self, long: bool) -> Numbered<'_> {
         self.number += 1;
         let mark: &[u8] = b"\xef\xbb\xbf";
         // Some programs begin UTF-8 with a mark.

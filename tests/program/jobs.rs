@@ -183,6 +183,25 @@ fn a_worker_answers_while_its_input_is_open() {
 }
 
 #[test]
+fn rows_in_work_when_the_process_died_are_asked_apart() {
+    if support::device().is_none() {
+        return;
+    }
+    let job = Job::new(6);
+    // As a process that was killed leaves it.
+    let suspect = instructblip::jobs::Id::Number(3).hash();
+    std::fs::write(job.path("out.jsonl.journal"), format!("{suspect:016x}\n00")).expect("written");
+    let (code, stderr) = ended(job.start(&[]));
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(!Path::new(&job.path("out.jsonl.journal")).exists());
+    let lines = job.read("out.jsonl");
+    assert!(lines.starts_with("{\"id\":3,") && lines.lines().count() == 6, "{lines}");
+    let other = Job::new(6);
+    assert_eq!(ended(other.start(&[])).0, Some(0));
+    assert_eq!(job.merged("out.jsonl"), other.merged("out.jsonl"));
+}
+
+#[test]
 fn what_is_no_job_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = |name: &str| folder.path().join(name).display().to_string();

@@ -80,7 +80,7 @@ impl Bench {
     pub fn run_by(&self, wanted: &Wanted, answerer: &StandIn) -> instructblip::Result<Outcome> {
         let input = self.input();
         let job = Job::open(self.setup(&input, wanted))?;
-        job.run(answerer, &mut Never, &AtomicBool::new(false), &mut |_: &Counts| {})
+        job.run(|| Ok(answerer), &mut Never, &AtomicBool::new(false), &mut |_: &Counts| {})
     }
 
     /// The merged file of these outputs, which have every row once.

@@ -145,7 +145,7 @@ fn a_job_that_is_stopped_keeps_what_it_has() {
     let input = bench.input();
     let (stop, wanted) = (AtomicBool::new(false), Wanted { status: true, ..Wanted::default() });
     let job = Job::open(bench.setup(&input, &wanted)).expect("a job");
-    let outcome = job.run(&StandIn::new(100), &mut Never, &stop, &mut |counts| {
+    let outcome = job.run(|| Ok::<_, Error>(StandIn::new(100)), &mut Never, &stop, &mut |counts| {
         stop.store(counts.now >= 10, std::sync::atomic::Ordering::Relaxed);
     });
     let outcome = outcome.expect("an outcome");
@@ -189,7 +189,9 @@ fn archives_have_a_row_for_each_name() {
     archive.into_inner().expect("an archive");
     let input = Input::Archives(vec![bench.path("a.tar")]);
     let job = Job::open(bench.setup(&input, &Wanted::default())).expect("a job");
-    let outcome = job.run(&StandIn::new(0), &mut Never, &AtomicBool::new(false), &mut |_| {}).expect("an outcome");
+    let outcome = job
+        .run(|| Ok::<_, Error>(StandIn::new(0)), &mut Never, &AtomicBool::new(false), &mut |_| {})
+        .expect("an outcome");
     assert_eq!((outcome.counts.ok, outcome.counts.failed), (2, 1));
     let merged = super::merged(&input, vec![bench.path("out.jsonl")], &bench.path("merged.jsonl"));
     let rows: Vec<Value> = merged.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();

@@ -8,12 +8,12 @@ use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use instructblip::FinishReason;
 use instructblip::hash::fnv1a;
 use instructblip::jobs::{
     Answered, Answerer, Apart, Defaults, Disk, Done, Failure, Finding, Identity, Job, Line, Question, Service, Setup,
     Shard, serve,
 };
+use instructblip::{Error, FinishReason};
 use serde_json::{Value, json};
 
 use super::lines;
@@ -162,7 +162,8 @@ fn process() {
     let mut process = Process::default();
     let apart: &mut dyn Apart = if job["process"] == true { &mut process } else { &mut Never };
     let job = Job::open(setup).expect("a job");
-    let outcome = job.run(&answerer, apart, &AtomicBool::new(false), &mut |_| {}).expect("an outcome");
+    let outcome =
+        job.run(|| Ok::<_, Error>(&answerer), apart, &AtomicBool::new(false), &mut |_| {}).expect("an outcome");
     // Linux' own count of the most memory this process had.
     let most = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let most = most.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default().to_string();

@@ -37,14 +37,6 @@ impl Process {
             _ => Err(std::io::Error::other("it has no pipes")),
         }
     }
-
-    /// Ends the process once it has nothing more to do.
-    pub fn end(&mut self) {
-        if let Some(Running { mut child, to, .. }) = self.running.take() {
-            drop(to);
-            let _ = child.wait();
-        }
-    }
 }
 
 impl Apart for Process {
@@ -72,6 +64,13 @@ impl Apart for Process {
                 Err(Failure::stopping(&format!("exit_{code}"), "the process for suspect rows could not go on"))
             }
             None => Ok(None),
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(Running { mut child, to, .. }) = self.running.take() {
+            drop(to);
+            let _ = child.wait();
         }
     }
 }

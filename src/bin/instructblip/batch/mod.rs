@@ -164,28 +164,29 @@ fn do_job(common: &Common, batch: &Batch, job: Job<'_>) -> Result<()> {
         let done = before.ok + before.failed;
         say(&format!("{done} of {} rows are in the output already; --force asks again", before.rows));
     }
-    if before.left() == 0 {
-        // Nothing is loaded for nothing; files beside the output are brought up to date.
-        let nobody = Nobody;
-        let outcome = job.run(&nobody, &mut Process::default(), &Default::default(), &mut |_| {})?;
-        return verdict(common, &outcome);
-    }
     let stop = asked_to_end()?;
-    let answering = Answering::open(common, &batch.model, &batch.asking)?;
-    let mut progress = Progress::counting(common.quiet, "rows", Some(before.left()));
-    let (mut apart, mut told) = (Process::default(), before.failed);
-    let outcome = job.run(&answering, &mut apart, &stop, &mut |counts| {
-        tell_failure(common, &progress, counts, &mut told, before.failed);
+    let mut last = String::new();
+    let load = || {
+        let answering = Answering::open(common, &batch.model, &batch.asking)?;
+        last = format!("; {}", answering.name());
+        Ok(answering)
+    };
+    // Begun with the first row: loading is not counted.
+    let mut progress = None;
+    let mut told = before.failed;
+    let outcome: Result<Outcome> = job.run(load, &mut Process::default(), &stop, &mut |counts| {
+        let left = Some(before.left());
+        let progress = progress.get_or_insert_with(|| Progress::counting(common.quiet, "rows", left));
+        tell_failure(common, progress, counts, &mut told, before.failed);
         progress.count(counts.now);
     });
-    apart.end();
-    progress.clear();
+    progress.iter().for_each(Progress::clear);
     let outcome = outcome?;
-    if !common.quiet {
+    if !common.quiet && outcome.counts.now > 0 {
         let (rows, seconds) = (outcome.counts.now, outcome.counts.begun.elapsed().as_secs_f64());
         let rows = if rows == 1 { "1 row".into() } else { format!("{rows} rows") };
         let rate = outcome.counts.rate().map_or(String::new(), |rate| format!(", {rate:.1}/s"));
-        say(&common.paint(&format!("{rows} in {seconds:.1} s{rate}; {}", answering.name()), "2"));
+        say(&common.paint(&format!("{rows} in {seconds:.1} s{rate}{last}"), "2"));
     }
     if stop.load(Ordering::Relaxed) && !outcome.complete {
         let left = outcome.counts.left();
@@ -226,11 +227,4 @@ fn verdict(common: &Common, outcome: &Outcome) -> Result<()> {
         0 => Ok(()),
         failed => Err(Ended::new(1, format!("{failed} of {} rows have no answer", counts.rows)).into()),
     }
-}
-
-/// An answerer of nothing.
-struct Nobody;
-
-impl instructblip::jobs::Answerer for Nobody {
-    fn answer(&self, _: instructblip::jobs::Question, _: instructblip::jobs::Done) {}
 }

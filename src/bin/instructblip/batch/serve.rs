@@ -8,6 +8,7 @@ use instructblip::jobs::{Defaults, Service, VERSION, serve};
 use serde_json::json;
 
 use super::answering::Answering;
+use super::apart::SERVE;
 use super::asking::Asking;
 use super::ended::Ended;
 use super::identity::identity;
@@ -25,7 +26,10 @@ pub fn serve_rows(common: &Common, model: &Model, asking: &Asking, defaults: &De
         "event": "ready", "model": identity.model, "name": identity.name, "settings": identity.settings,
         "device": answering.device(), "v": VERSION,
     });
-    say(&ready.to_string());
+    // A parent is not told, and its user has nothing to do with it.
+    if std::env::var_os(SERVE).is_none() {
+        say(&ready.to_string());
+    }
     let service =
         Service { defaults, folder, model: &identity.model, in_flight: asking.inflight as usize, stop: &stop };
     let stopped = serve(&service, &answering, std::io::stdin(), &mut std::io::stdout().lock())?;
