@@ -13,6 +13,9 @@ use crate::error::Result;
 use crate::generate::GenerateOptions;
 use crate::hash::fnv1a;
 
+/// Longest line: a picture of 96 MB in base64.
+pub const MAX_LINE_BYTES: usize = 128 << 20;
+
 /// A row's id, as it was given: a text or a whole number.
 #[derive(Clone, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 #[serde(untagged)]
@@ -163,6 +166,12 @@ impl Row {
             Ok(asked) => Row { id, key: asked.key(), asked: Ok(asked) },
             Err(problem) => bad(id, problem),
         }
+    }
+
+    /// The row of a line that is too long to be read.
+    pub fn too_long(place: &str) -> Row {
+        let problem = format!("has more than {MAX_LINE_BYTES} bytes");
+        Row { id: Id::Text(place.into()), asked: Err(Failure::new("row", problem)), key: 0 }
     }
 
     /// The row of a picture file.

@@ -5,11 +5,8 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use super::archive;
-use super::row::{Defaults, Each, Id, Row};
+use super::row::{Defaults, Each, Id, MAX_LINE_BYTES, Row};
 use crate::error::{Error, Result};
-
-/// Longest line: a picture of 96 MB in base64.
-const MAX_LINE_BYTES: usize = 128 << 20;
 
 /// The rows of a job.
 #[derive(Clone, Debug)]
@@ -62,7 +59,7 @@ fn each_line(path: &Path, folder: &Path, defaults: &Defaults, each: Each<'_>) ->
         let row = match line {
             Ok(line) if line.trim_ascii().is_empty() => continue,
             Ok(line) => Row::parse(line, &place(number), folder, defaults),
-            Err(TooLong) => Row::parse(b"", &place(number), folder, defaults),
+            Err(TooLong) => Row::too_long(&place(number)),
         };
         if each(row)?.is_break() {
             break;

@@ -35,7 +35,8 @@ pub struct Service<'a> {
 
 /// News for the one that serves.
 enum Event {
-    Line(Vec<u8>, String),
+    /// A line, none if it is too long, and its name.
+    Line(Option<Vec<u8>>, String),
     Answered(Id, Answered),
     End,
     Broken(io::Error),
@@ -100,14 +101,18 @@ pub fn serve(
         ended |= service.stop.load(Ordering::Relaxed);
         match event {
             Event::Line(..) if ended => room.give(),
-            Event::Line(line, place) => match pong(&line) {
+            Event::Line(line, place) => match line.as_deref().and_then(pong) {
                 Some(pong) => {
                     write(output, &pong)?;
                     room.give();
                 }
                 None => {
                     in_flight += 1;
-                    ask(service, answerer, &line, &place, &to);
+                    let row = match &line {
+                        Some(line) => Row::parse(line, &place, service.folder, service.defaults),
+                        None => Row::too_long(&place),
+                    };
+                    ask(answerer, row, &to);
                 }
             },
             Event::Answered(id, answered) => {
@@ -141,14 +146,14 @@ fn read(input: impl Read, to: &Sender<Event>, room: &Room) {
         };
         match line {
             Ok(line) if line.trim_ascii().is_empty() => room.give(),
-            line => drop(to.send(Event::Line(line.unwrap_or_default(), place(number)))),
+            line => drop(to.send(Event::Line(line.ok(), place(number)))),
         }
     }
     let _ = to.send(Event::End);
 }
 
-fn ask(service: &Service<'_>, answerer: &dyn Answerer, line: &[u8], place: &str, to: &Sender<Event>) {
-    let Row { id, asked, .. } = Row::parse(line, place, service.folder, service.defaults);
+fn ask(answerer: &dyn Answerer, row: Row, to: &Sender<Event>) {
+    let Row { id, asked, .. } = row;
     let mut reply = Reply { id: Some(id.clone()), to: to.clone() };
     match asked.and_then(|asked| asked.into_question(&id)) {
         Ok(question) => answerer.answer(

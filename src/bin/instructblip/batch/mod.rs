@@ -61,7 +61,8 @@ pub struct Batch {
     /// Ask rows again that have no answer and would stay so
     #[arg(long)]
     pub retry_failed: bool,
-    /// Write each answer beside its picture, too, in a file of this ending; one that is there already stays, but for --force
+    /// Write each answer beside its picture, too, in a file of this ending; one that is there already stays, but for --force, and
+    /// answers that the output has already get none
     #[arg(long, value_name = "txt", value_parser = ending)]
     pub sidecar: Option<String>,
     /// File that says how far the job is, as JSON, replaced every second
