@@ -239,12 +239,10 @@ impl fmt::Display for Fault<'_> {
                 let (need, have) = (Bytes(*need_bytes), Bytes(*budget_bytes));
                 write!(f, "{what} needs {need} on the device ({parts}), may take {have}")
             }
-            Error::OutOfMemory { what, need_bytes } => {
-                write!(
-                    f,
-                    "out of GPU memory: {what} needs {need_bytes} more bytes; close other programs or use a smaller model"
-                )
-            }
+            Error::OutOfMemory { what, need_bytes } => write!(
+                f,
+                "out of GPU memory: {what} needs {need_bytes} more bytes; close other programs or use a smaller model"
+            ),
             Error::DeviceLost { reason } => write!(f, "the GPU was lost ({reason}); start again"),
             Error::Gpu { what, problem } => write!(f, "{what} was refused by the graphics driver: {problem}"),
             Error::Kernel { file, line, problem, excerpt } => {
@@ -278,12 +276,10 @@ impl fmt::Display for Fault<'_> {
                 let pixels = u64::from(*width) * u64::from(*height);
                 write!(f, "{name}: the picture has {pixels} pixels ({width}x{height}); the limit is {max_pixels}")
             }
-            Error::PromptTooLong { what, need, have } => {
-                write!(
-                    f,
-                    "the prompt is too long: {what} has room for {have} tokens, this needs {need}; shorten the prompt"
-                )
-            }
+            Error::PromptTooLong { what, need, have } => write!(
+                f,
+                "the prompt is too long: {what} has room for {have} tokens, this needs {need}; shorten the prompt"
+            ),
             Error::Cancelled => f.write_str("stopped before it was done"),
             Error::Request { problem } => f.write_str(problem),
             Error::Download { what, problem, .. } | Error::Incorrect { what, problem } => {

@@ -186,6 +186,14 @@ impl Slots {
         self.take_back(&seated.placed, &seated.new);
     }
 
+    /// Takes everybody's slots and pages away, and forgets what there was to tell.
+    pub fn clear(&mut self) {
+        while let Some(id) = self.seated.last().map(|seated| seated.id) {
+            self.leave(id);
+        }
+        self.news.clear();
+    }
+
     /// Lends the pages for a prompt of `tokens` tokens and, of the decoder's, `new` more, of which there must be as many.
     pub fn lend(&mut self, language: &Language, tokens: u32, new: u32) -> (Placed, Vec<u32>) {
         let (own, encoded) = (language.decoder_length(tokens), language.encoder_length(tokens));

@@ -151,9 +151,12 @@ impl InstructBlip {
     pub(super) fn bring_language(&mut self, rooms: &[Room]) -> Result<()> {
         let (need, device) = (Capacity::of(rooms), self.device.clone());
         let stage = self.bring_weights()?;
-        match stage.slots.as_ref().is_some_and(|slots| slots.session().capacity().holds(&need)) {
-            true => Ok(()),
-            false => stage.make_slots(&device, need),
+        match stage.slots.as_mut().filter(|slots| slots.session().capacity().holds(&need)) {
+            Some(slots) => {
+                slots.clear(); // of what an earlier request left that failed
+                Ok(())
+            }
+            None => stage.make_slots(&device, need),
         }
     }
 
