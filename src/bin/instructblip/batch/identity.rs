@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use crate::files::read_text;
-use crate::options::{Model, Resize};
+use crate::options::{Model, Resize, Weights};
 use crate::pictures::PictureOptions;
 use crate::session::{Chosen, chosen, embedded, named};
 
@@ -36,7 +36,11 @@ pub fn identity(model: &Model, slots: u32) -> Result<Identity> {
     for (part, format) in [("vision_weights", vision), ("qformer_weights", qformer), ("language_weights", language)] {
         settings.extend(format.map(|format| (part.to_string(), Value::from(format.name()))));
     }
+    // As it is asked for: where it is not, kinds of devices differ, and so may answers where two tokens are about as likely.
+    let Weights { kv_cache, budget: _, offload: _, no_mmap: _, .. } = weights;
+    let kv_cache = kv_cache.map(|format| format.name().into());
     let others = [
+        ("kv_cache", kv_cache),
         ("resize", (*resize == Resize::Pillow13).then(|| "pillow13".into())),
         ("image_size", image_size.map(Value::from)),
         ("special_tokens", special_tokens.then_some(Value::Bool(true))),
