@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use instructblip::config::Config;
-use instructblip::generate::session::{Capacity, SessionPlan};
+use instructblip::generate::session::{Capacity, Room, SessionPlan};
 use instructblip::hash::fnv1a;
 use instructblip::model::Parts;
 use instructblip::runtime::kernels::Kernel;
@@ -56,7 +56,7 @@ pub fn of(caps: Caps) -> Result<BTreeMap<String, Variant>> {
             take(of("qformer"), &r);
             for rows in ROWS {
                 for tokens in PROMPTS {
-                    let need = Capacity::of(&parts.language, &[tokens], rows, 256);
+                    let need = Capacity::of(&[Room::of(&parts.language, tokens, rows, 256)]);
                     let plan = SessionPlan::new(caps, &parts.language, need, tokens, config.num_query_tokens);
                     take(of(&format!("prompt of {tokens}")), &plan.prefill);
                     take(of(&format!("step of {rows}")), &plan.decode);
