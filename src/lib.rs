@@ -74,7 +74,8 @@
 //! | case, depth | an op at one shape with its right values, and the first kind of run that has it ([`lab`]) |
 //! | variant | a way to run a case in a benchmark: `auto`, `portable`, a form, `custom` |
 //! | recording, plan | dispatches as plain data, and what a device made of them, to be replayed ([`runtime::Plan`]) |
-//! | slot | a buffer of a recording's scratch, which one tensor after another takes |
+//! | scratch buffer | memory of a recording, which one tensor after another takes |
+//! | slot | a row of a session's step, lent to an answer while it is made ([`generate::Slots`]) |
 //! | tap | an op's output that is kept and read back, asked for by its label |
 //! | page | the keys and values of one position of one sequence in the cache |
 //! | place | how far a row is past the step's position, and its sequence ([`runtime::Rows`]) |
@@ -91,8 +92,8 @@
 //! the kernels' parameters, written once per plan into one uniform buffer, so a plan needs no feature beyond WebGPU's
 //! own.
 //!
-//! Scratch memory is ownership: a slot that only the recorder holds is free, and the next op may take it. Weights,
-//! cache and the outputs one stage hands to the next are device tensors. All plans draw their slots from one pool.
+//! Scratch memory is ownership: a buffer that only the recorder holds is free, and the next op may take it. Weights,
+//! cache and the outputs one stage hands to the next are device tensors. All plans draw their buffers from one pool.
 //!
 //! # Weights and memory
 //!

@@ -92,6 +92,8 @@ pub struct Engine {
     messages: Sender<Message>,
     places: Arc<Places>,
     tally: Arc<Tally>,
+    /// Nobody wants answers any more.
+    closing: Arc<AtomicBool>,
     readers: Vec<JoinHandle<()>>,
     worker: Option<JoinHandle<InstructBlip>>,
 }
@@ -105,13 +107,14 @@ impl Engine {
         model.make_slots(options.slots, options.tokens)?;
         let (messages, inbox) = channel();
         let (unread, to_read) = channel();
-        let ready = messages.clone();
+        let (ready, closing) = (messages.clone(), Arc::new(AtomicBool::new(false)));
         let failed = |e: std::io::Error| Error::Io { path: "a thread".into(), source: e };
         let readers = pictures::start(
             options.picture_threads.max(1),
             model.processor().image(),
             options.pictures,
             to_read,
+            &closing,
             move |job| drop(ready.send(Message::Ready(Box::new(job)))),
         );
         let tally = Arc::new(Tally::default());
@@ -122,6 +125,7 @@ impl Engine {
             messages,
             places: Places::new(options.queue.max(1)),
             tally,
+            closing,
             readers: readers.map_err(failed)?,
             worker: Some(worker.map_err(failed)?),
         })
@@ -207,6 +211,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         if self.worker.is_some() {
+            self.closing.store(true, Ordering::Relaxed);
             let _ = self.messages.send(Message::Cancel);
             let _ = self.close(Message::Finish);
         }

@@ -1,6 +1,7 @@
 //! Threads that read pictures and make their pixels while the GPU works for others.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -27,22 +28,25 @@ pub(super) struct Ready {
     pub caller: Caller,
 }
 
-/// Starts threads that make what comes from `unread` ready. They end when nothing can come any more.
+/// Starts threads that make what comes from `unread` ready, unless the engine is `closing`. They end when nothing can come
+/// any more.
 pub(super) fn start(
     threads: usize,
     processor: &ImageProcessor,
     options: ImageOptions,
     unread: Receiver<Unread>,
+    closing: &Arc<AtomicBool>,
     ready: impl Fn(Ready) + Clone + Send + 'static,
 ) -> std::io::Result<Vec<JoinHandle<()>>> {
     let unread = Arc::new(Mutex::new(unread));
     let start = |i: usize| {
         let (unread, ready, processor) = (unread.clone(), ready.clone(), processor.clone());
+        let closing = closing.clone();
         let work = move || {
             loop {
                 let next = unread.lock().expect("no panic while it is held").recv();
                 let Ok(Unread { mut request, caller }) = next else { break };
-                if caller.has_cancelled() {
+                if caller.has_cancelled() || closing.load(Ordering::Relaxed) {
                     caller.finish(Err(Error::Cancelled));
                     continue;
                 }

@@ -110,8 +110,8 @@ pub struct DryPool {
 }
 
 impl DryPool {
-    /// The buffers for slots of these sizes.
-    pub fn take(&mut self, slots: &[u64]) -> Vec<u64> {
+    /// The buffers for scratch buffers of these sizes.
+    pub fn take(&mut self, sizes: &[u64]) -> Vec<u64> {
         let mut take = |&bytes: &u64| match best_fit(self.free.iter().copied(), bytes) {
             Some(i) => self.free.swap_remove(i),
             None => {
@@ -119,7 +119,7 @@ impl DryPool {
                 whole(bytes)
             }
         };
-        slots.iter().map(&mut take).collect()
+        sizes.iter().map(&mut take).collect()
     }
 
     /// Takes buffers back.

@@ -50,9 +50,9 @@ impl Gpu {
 /// Remembers the first thing that goes wrong: the ones after it are consequences.
 fn watch_faults(device: &wgpu::Device) -> Arc<Mutex<Option<Error>>> {
     let fault = Arc::new(Mutex::new(None));
-    let remember = |slot: &Mutex<Option<Error>>, error: Error| {
-        if let Ok(mut slot) = slot.lock() {
-            slot.get_or_insert(error);
+    let remember = |first: &Mutex<Option<Error>>, error: Error| {
+        if let Ok(mut first) = first.lock() {
+            first.get_or_insert(error);
         }
     };
     let lost = fault.clone();

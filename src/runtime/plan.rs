@@ -75,7 +75,7 @@ pub struct Plan {
     device: Device,
     pub(super) launches: Vec<Launch>,
     segments: Vec<Segment>,
-    slots: Vec<Arc<Buffer>>,
+    scratch: Vec<Arc<Buffer>>,
     _params: Buffer,
     step: Buffer,
     _arrivals: Option<Buffer>,
@@ -89,7 +89,7 @@ impl Plan {
         let take = |(_, bytes): &(_, u64)| {
             device.inner.pool.take(*bytes, || device.storage_buffer(Category::Scratch, "scratch", *bytes))
         };
-        let slots: Vec<Arc<Buffer>> = recording.slots.iter().map(take).collect::<Result<_>>()?;
+        let scratch: Vec<Arc<Buffer>> = recording.buffers.iter().map(take).collect::<Result<_>>()?;
         let uniform = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
         let step = device.buffer(Category::Io, "step", 16, uniform)?;
         // New buffers are zero.
@@ -105,14 +105,14 @@ impl Plan {
             bytes[..dispatch.params.len()].copy_from_slice(&dispatch.params);
         }
         device.inner.gpu.queue.write_buffer(params.gpu()?, 0, &packed);
-        let builder = Builder { device, slots: &slots, step: &step, arrivals: arrivals.as_ref(), params: &params };
+        let builder = Builder { device, scratch: &scratch, step: &step, arrivals: arrivals.as_ref(), params: &params };
         let variants: Vec<_> = recording.dispatches.iter().map(|d| (d.kernel, d.constants.as_slice())).collect();
         let compiled = device.inner.pipelines.get(&device.inner.gpu, &device.caps(), &variants)?;
         let launches = recording.dispatches.iter().zip(compiled).enumerate();
         let launch = |(i, (dispatch, pipeline))| builder.launch(dispatch, pipeline, i as u64 * stride);
         let launches = launches.map(launch).collect::<Result<Vec<_>>>()?;
         let segments = segments(&recording, SUBMIT_FLOPS);
-        let on_device = |(label, tensor): &(String, Tensor)| (label.clone(), resolve(&slots, tensor));
+        let on_device = |(label, tensor): &(String, Tensor)| (label.clone(), resolve(&scratch, tensor));
         let tapped = recording.tapped.iter().map(on_device).collect();
         device.check()?;
         Ok(Plan {
@@ -125,7 +125,7 @@ impl Plan {
             tokens: None,
             readback: Mutex::new(Readback { staging: Vec::new(), submitted: Default::default(), next: 0 }),
             tapped,
-            slots,
+            scratch,
         })
     }
 
@@ -144,7 +144,7 @@ impl Plan {
 
     /// A tensor of the recording as a device tensor, valid while the plan lives or the handle is kept.
     pub fn output(&self, tensor: &Tensor) -> Tensor {
-        resolve(&self.slots, tensor)
+        resolve(&self.scratch, tensor)
     }
 
     /// The tensors whose labels were asked for, with their labels.
@@ -176,19 +176,19 @@ impl Plan {
             self.launches[start..*end].iter().for_each(|launch| launch.encode(&mut pass));
             drop(pass);
             let last = i + 1 == self.segments.len();
-            let slot = readback.next;
+            let turn = readback.next;
             if let (Some(tokens), true) = (&self.tokens, last) {
                 assert!(readback.submitted.len() < READBACKS, "read tokens before submitting a third step");
                 let Storage::Device(source) = &tokens.storage else { unreachable!("outputs are device tensors") };
                 let bytes = 4 * u64::from(tokens.len());
-                encoder.copy_buffer_to_buffer(source.gpu()?, 0, readback.staging[slot].gpu()?, 0, bytes);
+                encoder.copy_buffer_to_buffer(source.gpu()?, 0, readback.staging[turn].gpu()?, 0, bytes);
             }
             let submission = self.device.inner.gpu.queue.submit([encoder.finish()]);
             if let (Some(tokens), true) = (&self.tokens, last) {
                 let bytes = 4 * u64::from(tokens.len());
-                readback.staging[slot].gpu()?.slice(..bytes).map_async(wgpu::MapMode::Read, |_| {});
-                readback.submitted.push_back((slot, submission));
-                readback.next = (slot + 1) % READBACKS;
+                readback.staging[turn].gpu()?.slice(..bytes).map_async(wgpu::MapMode::Read, |_| {});
+                readback.submitted.push_back((turn, submission));
+                readback.next = (turn + 1) % READBACKS;
             }
             start = *end;
         }
@@ -202,9 +202,9 @@ impl Plan {
     pub fn read_tokens(&self) -> Result<Vec<u32>> {
         let bytes = self.tokens.as_ref().map_or(0, |tokens| 4 * u64::from(tokens.len()));
         let mut readback = self.readback.lock().expect("no panic while it is held");
-        let (slot, submission) = readback.submitted.pop_front().expect("tokens are read once per submit");
+        let (turn, submission) = readback.submitted.pop_front().expect("tokens are read once per submit");
         self.device.inner.gpu.wait(Some(submission), None)?;
-        let staging = readback.staging[slot].gpu()?;
+        let staging = readback.staging[turn].gpu()?;
         let view = staging.slice(..bytes).get_mapped_range();
         let view = view.map_err(|e| Error::Gpu { what: "reading tokens".into(), problem: e.to_string() })?;
         let tokens = bytemuck::pod_collect_to_vec(&view[..]);
@@ -248,7 +248,7 @@ impl Drop for Plan {
     fn drop(&mut self) {
         self.tapped.clear();
         self.tokens = None;
-        self.device.inner.pool.give_back(self.slots.drain(..));
+        self.device.inner.pool.give_back(self.scratch.drain(..));
     }
 }
 
@@ -302,17 +302,17 @@ fn params_stride(caps: &Caps) -> u64 {
     u64::from(caps.uniform_alignment.max(64))
 }
 
-fn resolve(slots: &[Arc<Buffer>], tensor: &Tensor) -> Tensor {
+fn resolve(scratch: &[Arc<Buffer>], tensor: &Tensor) -> Tensor {
     let mut resolved = tensor.clone();
-    if let Storage::Scratch(slot) = &tensor.storage {
-        resolved.storage = Storage::Device(slots[slot.index].clone());
+    if let Storage::Scratch(buffer) = &tensor.storage {
+        resolved.storage = Storage::Device(scratch[buffer.index].clone());
     }
     resolved
 }
 
 struct Builder<'a> {
     device: &'a Device,
-    slots: &'a [Arc<Buffer>],
+    scratch: &'a [Arc<Buffer>],
     step: &'a Buffer,
     arrivals: Option<&'a Buffer>,
     params: &'a Buffer,
@@ -324,7 +324,7 @@ impl Builder<'_> {
         let mut bytes = 0;
         for binding in &dispatch.bindings {
             let buffer = match binding {
-                Binding::Slot(index) => &self.slots[*index],
+                Binding::Scratch(index) => &self.scratch[*index],
                 Binding::Buffer(buffer) => buffer,
                 Binding::Step => self.step,
                 Binding::Arrivals(_) => self.arrivals.expect("a recording that binds arrivals has some"),

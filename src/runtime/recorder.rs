@@ -1,4 +1,4 @@
-//! Recording: ops write dispatches and scratch slots as plain data. Nothing here touches a device.
+//! Recording: ops write dispatches and scratch buffers as plain data. Nothing here touches a device.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,13 +7,13 @@ use super::buffers::Buffer;
 use super::caps::Caps;
 use super::kernels::Kernel;
 use super::stream::Streamed;
-use super::tensor::{Slot, Storage, Tensor};
+use super::tensor::{ScratchBuffer, Storage, Tensor};
 
 /// The memory that a kernel's binding is filled with: whole storages, since offsets travel in the parameters.
 #[derive(Clone, Debug)]
 pub enum Binding {
-    /// The scratch slot of this index. Not a handle: a dispatch does not keep its slots from being reused.
-    Slot(usize),
+    /// The scratch buffer of this index. Not a handle: a dispatch does not keep its buffers from being reused.
+    Scratch(usize),
     /// A weight, a cache or another stage's output.
     Buffer(Arc<Buffer>),
     /// The plan's [`Step`](super::plan::Step).
@@ -26,7 +26,7 @@ pub enum Binding {
 impl From<&Tensor> for Binding {
     fn from(tensor: &Tensor) -> Self {
         match &tensor.storage {
-            Storage::Scratch(slot) => Binding::Slot(slot.index),
+            Storage::Scratch(buffer) => Binding::Scratch(buffer.index),
             Storage::Device(buffer) => Binding::Buffer(buffer.clone()),
         }
     }
@@ -134,8 +134,8 @@ impl Dispatch {
 pub(super) struct Ahead {
     /// The norm's label.
     pub norm: String,
-    /// The scratch slot of what goes through it.
-    pub slot: Option<usize>,
+    /// The scratch buffer of what goes through it.
+    pub buffer: Option<usize>,
     /// Its gains times that as halves, and behind them eight more for each row.
     pub rows: Tensor,
     /// Dispatches up to the one that made them: they hold until the next.
@@ -146,7 +146,7 @@ pub(super) struct Ahead {
 pub struct Recorder {
     caps: Caps,
     pub(super) dispatches: Vec<Dispatch>,
-    pub(super) slots: Vec<(Arc<Slot>, u64)>,
+    pub(super) buffers: Vec<(Arc<ScratchBuffer>, u64)>,
     pub(super) scope_ends: Vec<usize>,
     pub(super) tapped: Vec<(String, Tensor)>,
     pub(super) ahead: Option<Ahead>,
@@ -160,7 +160,7 @@ impl Recorder {
         Recorder {
             caps,
             dispatches: Vec::new(),
-            slots: Vec::new(),
+            buffers: Vec::new(),
             scope_ends: Vec::new(),
             tapped: Vec::new(),
             ahead: None,
@@ -191,26 +191,26 @@ impl Recorder {
 
     /// An uninitialised scratch tensor. Its memory is free for other ops once the last handle is dropped.
     pub fn empty(&mut self, rows: u32, cols: u32) -> Tensor {
-        Tensor::new(self.slot(4 * u64::from(rows) * u64::from(cols)), rows, cols)
+        Tensor::new(self.buffer(4 * u64::from(rows) * u64::from(cols)), rows, cols)
     }
 
     /// An uninitialised scratch tensor of halves.
     pub(super) fn empty_halves(&mut self, rows: u32, cols: u32) -> Tensor {
-        Tensor::new(self.slot(2 * u64::from(rows) * u64::from(cols)), rows, cols).of_halves()
+        Tensor::new(self.buffer(2 * u64::from(rows) * u64::from(cols)), rows, cols).of_halves()
     }
 
-    fn slot(&mut self, bytes: u64) -> Storage {
-        let free = |&i: &usize| Arc::strong_count(&self.slots[i].0) == 1;
-        let free: Vec<usize> = (0..self.slots.len()).filter(free).collect();
-        // The tightest slot that is large enough; else the largest one, grown: no memory exists yet.
-        let tightest = free.iter().filter(|&&i| self.slots[i].1 >= bytes).min_by_key(|&&i| self.slots[i].1);
-        let chosen = tightest.or_else(|| free.iter().max_by_key(|&&i| self.slots[i].1)).copied();
+    fn buffer(&mut self, bytes: u64) -> Storage {
+        let free = |&i: &usize| Arc::strong_count(&self.buffers[i].0) == 1;
+        let free: Vec<usize> = (0..self.buffers.len()).filter(free).collect();
+        // The tightest buffer that is large enough; else the largest one, grown: no memory exists yet.
+        let tightest = free.iter().filter(|&&i| self.buffers[i].1 >= bytes).min_by_key(|&&i| self.buffers[i].1);
+        let chosen = tightest.or_else(|| free.iter().max_by_key(|&&i| self.buffers[i].1)).copied();
         let index = chosen.unwrap_or_else(|| {
-            self.slots.push((Arc::new(Slot { index: self.slots.len() }), 0));
-            self.slots.len() - 1
+            self.buffers.push((Arc::new(ScratchBuffer { index: self.buffers.len() }), 0));
+            self.buffers.len() - 1
         });
-        self.slots[index].1 = self.slots[index].1.max(bytes);
-        Storage::Scratch(self.slots[index].0.clone())
+        self.buffers[index].1 = self.buffers[index].1.max(bytes);
+        Storage::Scratch(self.buffers[index].0.clone())
     }
 
     /// The label of an op without a weight: the scopes and `op`.
@@ -265,20 +265,20 @@ impl Recorder {
         &self.dispatches
     }
 
-    /// Scratch slots so far and their bytes in all.
+    /// Scratch buffers so far and their bytes in all.
     pub fn scratch(&self) -> (usize, u64) {
-        (self.slots.len(), self.slots.iter().map(|s| s.1).sum())
+        (self.buffers.len(), self.buffers.iter().map(|s| s.1).sum())
     }
 
-    /// Bytes of each scratch slot so far.
-    pub fn slot_bytes(&self) -> Vec<u64> {
-        self.slots.iter().map(|s| s.1).collect()
+    /// Bytes of each scratch buffer so far.
+    pub fn scratch_bytes(&self) -> Vec<u64> {
+        self.buffers.iter().map(|s| s.1).collect()
     }
 
-    /// The scratch slot a tensor lies in.
-    pub fn slot_of(&self, tensor: &Tensor) -> Option<usize> {
+    /// The scratch buffer that a tensor lies in.
+    pub fn scratch_of(&self, tensor: &Tensor) -> Option<usize> {
         match &tensor.storage {
-            Storage::Scratch(slot) => Some(slot.index),
+            Storage::Scratch(buffer) => Some(buffer.index),
             Storage::Device(_) => None,
         }
     }
@@ -293,7 +293,7 @@ impl Recorder {
         let bindings = self.dispatches.iter().flat_map(|dispatch| &dispatch.bindings);
         let counts = bindings.filter_map(|binding| match binding {
             Binding::Arrivals(count) => Some(u64::from(*count)),
-            Binding::Slot(_) | Binding::Buffer(_) | Binding::Step => None,
+            Binding::Scratch(_) | Binding::Buffer(_) | Binding::Step => None,
         });
         4 * counts.max().unwrap_or(0)
     }

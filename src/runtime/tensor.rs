@@ -9,13 +9,13 @@ use crate::error::Result;
 
 /// One scratch buffer of a recording. It is free again when only the recorder holds it.
 #[derive(Debug)]
-pub struct Slot {
+pub struct ScratchBuffer {
     pub(super) index: usize,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Storage {
-    Scratch(Arc<Slot>),
+    Scratch(Arc<ScratchBuffer>),
     Device(Arc<Buffer>),
 }
 

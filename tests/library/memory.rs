@@ -41,7 +41,7 @@ fn every_published_shape_is_planned_within_webgpus_default_bindings() {
                 for binding in &dispatch.bindings {
                     let bytes = match binding {
                         Binding::Buffer(buffer) => buffer.bytes(),
-                        Binding::Slot(slot) => r.slot_bytes()[*slot],
+                        Binding::Scratch(buffer) => r.scratch_bytes()[*buffer],
                         Binding::Step => 16,
                         Binding::Arrivals(count) => 4 * u64::from(*count),
                     };

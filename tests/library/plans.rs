@@ -1,4 +1,4 @@
-//! The recordings of real configurations, without a device: every dispatch, scratch slots and bytes, against
+//! The recordings of real configurations, without a device: every dispatch, scratch buffers and bytes, against
 //! `tests/golden/plans/*.txt`. `UPDATE_PLANS=1 cargo test --test library plans` writes the files anew.
 
 use std::path::{Path, PathBuf};
@@ -52,10 +52,10 @@ fn decode(caps: Caps, (_, parts): &(Config, Parts)) -> Recorder {
 }
 
 fn check(name: &str, recording: &Recorder) {
-    let (slots, bytes) = recording.scratch();
+    let (buffers, bytes) = recording.scratch();
     let gflop = recording.flops() as f64 / 1e9;
     let text = format!(
-        "{} dispatches, {slots} scratch slots of {bytes} bytes in all, {gflop:.3} GFLOP\n{}",
+        "{} dispatches, {buffers} scratch buffers of {bytes} bytes in all, {gflop:.3} GFLOP\n{}",
         recording.len(),
         recording.listing()
     );

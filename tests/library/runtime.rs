@@ -1,4 +1,4 @@
-//! The runtime's mechanics: slots, taps, replays, tokens in flight, memory counters.
+//! The runtime's mechanics: scratch buffers, taps, replays, tokens in flight, memory counters.
 
 use crate::support;
 use std::sync::{Arc, Mutex};
@@ -36,7 +36,7 @@ fn a_slot_is_free_once_its_tensor_is_dropped() {
     let b = r.empty(2, 8);
     assert_eq!(r.scratch(), (2, 192));
     drop(a);
-    let c = r.empty(8, 8); // takes the free slot and grows it
+    let c = r.empty(8, 8); // takes the free buffer and grows it
     assert_eq!(r.scratch(), (2, 320));
     drop((b, c));
     let _d = r.empty(2, 8); // takes the tighter of two
@@ -140,7 +140,7 @@ fn a_dropped_plan_gives_its_scratch_to_the_next_but_not_what_is_still_read() {
     drop(plan);
     let scratch = device.counters().bytes(Category::Scratch);
     let (again, plan) = record();
-    // One slot came back from the pool, the kept one did not.
+    // One buffer came back from the pool, the kept one did not.
     assert_eq!(device.counters().bytes(Category::Scratch), scratch + 256);
     drop(plan);
     assert_eq!(device.read::<f32>(&kept).expect("kept"), [4.0; 64]);

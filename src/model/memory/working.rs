@@ -42,7 +42,7 @@ struct Recordings {
     pixel_bytes: u64,
     vision: Recorder,
     qformer: Recorder,
-    /// The slots of the Q-Former's outputs, which are kept while the question is answered.
+    /// The scratch buffers of the Q-Former's outputs, which are kept while the question is answered.
     outputs: [Option<usize>; 2],
     session: SessionPlan,
 }
@@ -115,7 +115,7 @@ impl Recordings {
         let words = Some(&words).filter(|_| config.qformer_reads_text());
         let image = Tensor::unbacked(seen.rows(), seen.cols());
         let looked = parts.qformer.record(&mut qformer, &image, words, Mask::None);
-        let outputs = [&looked.last_hidden_state, &looked.language_model_inputs].map(|t| qformer.slot_of(t));
+        let outputs = [&looked.last_hidden_state, &looked.language_model_inputs].map(|t| qformer.scratch_of(t));
         let need = Capacity::of(&vec![Room::of(&parts.language, tokens, rows, new_tokens); batch as usize]);
         let session = SessionPlan::new(*caps, &parts.language, need, tokens, features).with_largest(CANDIDATES);
         Recordings { pixel_bytes: pixels.buffer_bytes(), vision, qformer, outputs, session }
@@ -123,18 +123,18 @@ impl Recordings {
 
     /// Scratch memory for two runs of `batch` questions each, one after the other.
     fn scratch(&self, batch: u32) -> Scratch {
-        let (decode, prefill) = (self.session.decode.slot_bytes(), self.session.prefill.slot_bytes());
+        let (decode, prefill) = (self.session.decode.scratch_bytes(), self.session.prefill.scratch_bytes());
         let mut pool = DryPool::default();
-        pool.take(&self.vision.slot_bytes());
+        pool.take(&self.vision.scratch_bytes());
         let (mut vision_stage, mut first) = (0, 0);
         let mut held = Vec::new();
         for question in 0..2 * batch {
             if question == batch {
                 pool.free(std::mem::take(&mut held)); // with what was asked first
             }
-            let slots = pool.take(&self.qformer.slot_bytes());
+            let buffers = pool.take(&self.qformer.scratch_bytes());
             let (kept, free): (Vec<_>, Vec<_>) =
-                slots.into_iter().enumerate().partition(|(i, _)| self.outputs.contains(&Some(*i)));
+                buffers.into_iter().enumerate().partition(|(i, _)| self.outputs.contains(&Some(*i)));
             pool.give_back(free.into_iter().map(|(_, bytes)| bytes));
             held.extend(kept.into_iter().map(|(_, bytes)| bytes));
             if question + 1 == batch {

@@ -15,7 +15,7 @@ impl Recorder {
         let more = (8 * y.rows()).div_ceil(y.cols());
         let rows = self.empty_halves(y.rows() + more, y.cols()).slice_rows(0, y.rows());
         self.launch_linear(y, x, Norms::Ahead(norm, &rows), layer, epilogue);
-        self.ahead = Some(Ahead { norm: norm.label.clone(), slot: self.slot_of(y), rows, dispatches: self.len() });
+        self.ahead = Some(Ahead { norm: norm.label.clone(), buffer: self.scratch_of(y), rows, dispatches: self.len() });
     }
 
     fn can_begin(&self, y: &Tensor, layer: &Linear, norm: &Norm) -> bool {
@@ -36,9 +36,9 @@ impl Recorder {
 
     /// The rows that the last dispatch made of `x`, if it began `norm` for a layer in this form.
     pub(super) fn begun_ahead(&mut self, x: &Tensor, norm: &Norm, form: Form) -> Option<Tensor> {
-        let Ahead { norm: label, slot, rows, dispatches } = self.ahead.take()?;
+        let Ahead { norm: label, buffer, rows, dispatches } = self.ahead.take()?;
         let is_next = (dispatches, label == norm.label) == (self.len(), true);
-        let is_x = slot.is_some() && slot == self.slot_of(x) && (x.rows(), x.offset) == (rows.rows(), 0);
+        let is_x = buffer.is_some() && buffer == self.scratch_of(x) && (x.rows(), x.offset) == (rows.rows(), 0);
         (is_next && is_x && form.algorithm.takes_halves()).then_some(rows)
     }
 
