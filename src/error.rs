@@ -6,6 +6,11 @@ use std::path::PathBuf;
 /// A `Result` whose error is [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// Tells whether an error is that of a full disk, which may change.
+pub fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
 /// The failure of a call, with the numbers and names needed to act on it.
 ///
 /// Match on variants, never on message text.

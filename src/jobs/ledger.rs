@@ -3,16 +3,17 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::fs::File;
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
 
 use serde::Deserialize;
 
 use super::disk::Disk;
+use super::line::each_line;
 use super::row::{Id, Row};
 use super::setup::Setup;
+use super::told::Told;
 use crate::error::{Error, Result};
 
 /// Doubled ids that are told by name.
@@ -82,16 +83,11 @@ impl Ledger {
     pub fn survey(setup: &Setup<'_>) -> Result<Ledger> {
         let mut ledger = Ledger::default();
         let mut known = if setup.force { HashMap::new() } else { ledger.read(&setup.output)? };
-        let (mut doubled, mut names) = (0_u64, Vec::new());
+        let mut doubled = Told::default();
         setup.input.each(setup.defaults, &|_| false, &mut |row| {
             let hash = row.id.hash();
             match ledger.rows.entry(hash) {
-                Entry::Occupied(_) => {
-                    doubled += 1;
-                    if names.len() < TOLD {
-                        names.push(row.id.to_string());
-                    }
-                }
+                Entry::Occupied(_) => doubled.add(&row.id, TOLD),
                 Entry::Vacant(place) => {
                     place.insert(match setup.shard.has(hash) {
                         true => State::Open,
@@ -102,12 +98,10 @@ impl Ledger {
             }
             Ok(ControlFlow::Continue(()))
         })?;
-        match doubled {
+        match doubled.count {
             0 => Ok(ledger),
-            _ => Err(Error::request(format!(
-                "{doubled} rows have the id of an earlier one ({}{}); give each an \"id\" of its own",
-                names.join(", "),
-                if doubled > TOLD as u64 { ", …" } else { "" }
+            count => Err(Error::request(format!(
+                "{count} rows have the id of an earlier one ({doubled}); give each an \"id\" of its own"
             ))),
         }
     }
@@ -143,27 +137,13 @@ impl Ledger {
     /// The lines of the output, by the hash of their ids.
     fn read(&mut self, output: &Path) -> Result<HashMap<u64, Known>> {
         let mut known = HashMap::new();
-        let file = match File::open(output) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(known),
-            Err(error) => return Err(Error::io(output, error)),
-        };
-        let (mut reader, mut line, mut whole, mut lines) = (BufReader::new(file), Vec::new(), 0, 0);
-        loop {
-            line.clear();
-            let read = reader.read_until(b'\n', &mut line).map_err(|error| Error::io(output, error))?;
-            if !line.ends_with(b"\n") {
-                if read > 0 && self.mend == Mend::Nothing {
-                    self.mend = Mend::Cut(whole);
-                }
-                self.line_bytes = whole / std::cmp::max(lines, 1);
-                return Ok(known);
-            }
-            whole += read as u64;
+        let (mut whole, mut lines) = (0, 0);
+        let torn = each_line(output, |line| {
+            whole += line.len() as u64;
             lines += 1;
-            let Some((hash, brief)) = brief(&line) else {
+            let Some((hash, brief)) = brief(line) else {
                 self.mend = Mend::Rewrite;
-                continue;
+                return Ok(());
             };
             let key = brief.key.and_then(|key| u64::from_str_radix(&key, 16).ok()).unwrap_or(0);
             let retry = brief.retry.unwrap_or(false);
@@ -173,25 +153,28 @@ impl Ledger {
                     place.insert(Known { key, image_bytes: brief.image_bytes, ok: brief.ok, retry });
                 }
             }
+            Ok(())
+        });
+        match torn {
+            Ok(torn) if torn > 0 && self.mend == Mend::Nothing => self.mend = Mend::Cut(whole),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io(output, error)),
+            Ok(_) | Err(_) => {}
         }
+        self.line_bytes = whole / std::cmp::max(lines, 1);
+        Ok(known)
     }
 
     /// Writes the output without what is not to stay: of a row only the first line, and none if it is asked again. Lines of
     /// rows that the input no longer has stay.
     pub fn rewrite(&self, disk: &Disk, output: &Path) -> Result<()> {
-        let mut reader = BufReader::new(File::open(output).map_err(|error| Error::io(output, error))?);
         let mut kept = std::collections::HashSet::new();
         disk.rewrite(output, |out: &mut dyn Write| {
-            let mut line = Vec::new();
-            while reader.read_until(b'\n', &mut line)? > 0 && line.ends_with(b"\n") {
-                let stays = brief(&line)
+            let copied = each_line(output, |line| {
+                let stays = brief(line)
                     .is_some_and(|(hash, _)| self.rows.get(&hash) != Some(&State::Open) && kept.insert(hash));
-                if stays {
-                    out.write_all(&line)?;
-                }
-                line.clear();
-            }
-            Ok(())
+                if stays { out.write_all(line) } else { Ok(()) }
+            });
+            copied.map(drop)
         })
     }
 }

@@ -1,5 +1,9 @@
 //! Lines of output: one JSON object for each row.
 
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -148,6 +152,19 @@ impl Line {
         let mut text = serde_json::to_string(self).expect("no map with other keys than texts");
         text.push('\n');
         text
+    }
+}
+
+/// Goes through the whole lines of an output, with their ends. Gives the bytes of a torn one behind them.
+pub fn each_line(output: &Path, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<u64> {
+    let (mut reader, mut line) = (BufReader::new(File::open(output)?), Vec::new());
+    loop {
+        line.clear();
+        reader.read_until(b'\n', &mut line)?;
+        if !line.ends_with(b"\n") {
+            return Ok(line.len() as u64);
+        }
+        each(&line)?;
     }
 }
 

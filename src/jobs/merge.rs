@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::disk::Disk;
-use super::line::without_times;
+use super::line::{each_line, without_times};
 use super::manifest::Manifest;
 use super::row::{Defaults, Id};
 use super::source::Input;
+use super::told::Told;
 use crate::error::{Error, Result};
 
 /// Ids that are told by name.
@@ -50,24 +51,6 @@ pub struct Merged {
     pub unknown: u64,
     /// Lines that are none.
     pub damaged: u64,
-}
-
-/// A number of rows, with the ids of the first of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
-    /// The number.
-    pub count: u64,
-    /// The ids.
-    pub first: Vec<String>,
-}
-
-impl Told {
-    fn add(&mut self, id: &Id) {
-        self.count += 1;
-        if self.first.len() < TOLD {
-            self.first.push(id.to_string());
-        }
-    }
 }
 
 impl Merged {
@@ -109,7 +92,7 @@ pub fn merge(merge: &Merge<'_>) -> Result<Merged> {
         match places.get(&row.id.hash()) {
             Some(Place { ok: true, .. }) => merged.ok += 1,
             Some(_) => merged.failed += 1,
-            None => merged.missing.add(&row.id),
+            None => merged.missing.add(&row.id, TOLD),
         }
         Ok(ControlFlow::Continue(()))
     })?;
@@ -137,21 +120,19 @@ fn same_origin(parts: &[PathBuf]) -> Result<()> {
 
 /// Notes where each line of an output begins. A torn one at the end is none.
 fn index(path: &Path, part: u32, places: &mut HashMap<u64, Place>, merged: &mut Merged) -> Result<()> {
-    let failed = |error| Error::io(path, error);
-    let mut reader = BufReader::new(File::open(path).map_err(failed)?);
-    let (mut line, mut offset) = (Vec::new(), 0);
-    while reader.read_until(b'\n', &mut line).map_err(failed)? > 0 && line.ends_with(b"\n") {
-        match serde_json::from_slice(&line) {
+    let mut offset = 0;
+    let read = each_line(path, |line| {
+        match serde_json::from_slice(line) {
             Ok(Brief { id, ok }) => match places.entry(id.hash()) {
-                Entry::Occupied(_) => merged.doubled.add(&id),
+                Entry::Occupied(_) => merged.doubled.add(&id, TOLD),
                 Entry::Vacant(place) => drop(place.insert(Place { part, offset, ok })),
             },
             Err(_) => merged.damaged += 1,
         }
         offset += line.len() as u64;
-        line.clear();
-    }
-    Ok(())
+        Ok(())
+    });
+    read.map(drop).map_err(|error| Error::io(path, error))
 }
 
 fn write(merge: &Merge<'_>, output: &Path, places: &HashMap<u64, Place>) -> Result<()> {

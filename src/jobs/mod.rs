@@ -22,11 +22,13 @@ mod line;
 mod lock;
 mod manifest;
 mod merge;
+mod reply;
 mod row;
 mod run;
 mod setup;
 mod source;
 mod status;
+mod told;
 mod worker;
 
 pub use disk::{Disk, Operation};
@@ -40,6 +42,7 @@ pub use run::Outcome;
 pub use setup::Setup;
 pub use source::Input;
 pub use status::Counts;
+pub use told::Told;
 pub use worker::{Service, serve};
 
 use serde::{Deserialize, Serialize};

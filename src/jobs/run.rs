@@ -1,10 +1,9 @@
 //! The run of a job: rows out, answers in, lines to the disk.
 
-use std::io::ErrorKind;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use super::disk::{Written, beside};
@@ -13,15 +12,14 @@ use super::journal::Journal;
 use super::ledger::{Mend, State};
 use super::line::{Line, VERSION};
 use super::manifest::Manifest;
+use super::reply::{LOOK_UP, reply};
 use super::row::{Id, Question, Row};
 use super::status::{Counts, Status};
 use super::{Answered, Answerer, Apart, Failure};
-use crate::error::{Bytes, Error, Result};
+use crate::error::{Bytes, Error, Result, is_full};
 
 /// Lines, and the time, after which lines are brought to the disk.
 const SYNC: (u64, Duration) = (256, Duration::from_secs(5));
-/// The time after which somebody looks up from waiting.
-const LOOK_UP: Duration = Duration::from_millis(100);
 /// Deaths over one row after which it is not asked any more.
 const DEATHS: u32 = 2;
 
@@ -44,30 +42,6 @@ struct Ticket {
     key: u64,
     image_bytes: Option<u64>,
     sidecar: Option<PathBuf>,
-}
-
-/// The way back of an answer; one that is dropped says so.
-struct Reply {
-    ticket: Option<Ticket>,
-    to: Sender<(Ticket, Answered)>,
-}
-
-impl Reply {
-    fn send(mut self, answered: Answered) {
-        if let Some(ticket) = self.ticket.take() {
-            // Nobody listens after a failure.
-            let _ = self.to.send((ticket, answered));
-        }
-    }
-}
-
-impl Drop for Reply {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            let failure = Failure::stopping("dropped", "the question was dropped without an answer");
-            let _ = self.to.send((ticket, Err(failure)));
-        }
-    }
 }
 
 /// A job that runs.
@@ -170,8 +144,9 @@ impl<'a, 'j> Run<'a, 'j> {
                     Ok(question) => {
                         self.journal.asked(hash)?;
                         self.in_flight += 1;
-                        let reply = Reply { ticket: Some(ticket), to: to.clone() };
-                        answerer.answer(question, Box::new(move |answered| reply.send(answered)));
+                        let to = to.clone();
+                        // Nobody listens after a failure.
+                        answerer.answer(question, reply(move |answered| drop(to.send((ticket, answered)))));
                     }
                     Err(failure) => self.settle(ticket, Err(failure))?,
                 }
@@ -341,9 +316,7 @@ impl Job<'_> {
     /// An error that says how much room is needed, where there is none.
     fn with_need(&self, error: Error, rows: u64) -> Error {
         match error {
-            Error::Io { path, source }
-                if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
-            {
+            Error::Io { path, source } if is_full(&source) => {
                 let need = Bytes(self.bytes_needed() / self.ledger.open.max(1) * rows + 65_536);
                 let words = format!(
                     "no space is left; the {rows} rows that are left need about {need}. Make room and start the same again: \

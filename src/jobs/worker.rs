@@ -5,17 +5,15 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
 
 use serde_json::Value;
 
 use super::line::Line;
+use super::reply::{LOOK_UP, reply};
 use super::row::{Defaults, Id, Row};
 use super::source::{Lines, place};
 use super::{Answered, Answerer, Failure};
 
-/// The time after which the end of the service is looked for.
-const LOOK_UP: Duration = Duration::from_millis(100);
 /// Longest line that is looked at for a ping.
 const PING: usize = 256;
 
@@ -55,21 +53,6 @@ impl Room {
     fn give(&self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.1.notify_one();
-    }
-}
-
-/// A row on its way; one whose answer is dropped says so.
-struct Reply {
-    id: Option<Id>,
-    to: Sender<Event>,
-}
-
-impl Drop for Reply {
-    fn drop(&mut self) {
-        if let Some(id) = self.id.take() {
-            let failure = Failure::stopping("dropped", "the question was dropped without an answer");
-            let _ = self.to.send(Event::Answered(id, Err(failure)));
-        }
     }
 }
 
@@ -154,20 +137,12 @@ fn read(input: impl Read, to: &Sender<Event>, room: &Room) {
 
 fn ask(answerer: &dyn Answerer, row: Row, to: &Sender<Event>) {
     let Row { id, asked, .. } = row;
-    let mut reply = Reply { id: Some(id.clone()), to: to.clone() };
-    match asked.and_then(|asked| asked.into_question(&id)) {
-        Ok(question) => answerer.answer(
-            question,
-            Box::new(move |answered| {
-                if let Some(id) = reply.id.take() {
-                    let _ = reply.to.send(Event::Answered(id, answered));
-                }
-            }),
-        ),
-        Err(failure) => {
-            reply.id = None;
-            let _ = to.send(Event::Answered(id, Err(failure)));
-        }
+    let question = asked.and_then(|asked| asked.into_question(&id));
+    let to = to.clone();
+    let reply = reply(move |answered| drop(to.send(Event::Answered(id, answered))));
+    match question {
+        Ok(question) => answerer.answer(question, reply),
+        Err(failure) => reply(Err(failure)),
     }
 }
 

@@ -103,11 +103,6 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// True if there is no room, which may change.
-fn is_full(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
-}
-
 /// 2 usage (clap), 3 model or input refused, 4 no usable GPU, 5 out of memory, 6 device lost, 7 wrong kernels,
 /// 75 try again later (as EX_TEMPFAIL of sysexits.h), 1 anything else.
 fn exit_code(error: &anyhow::Error) -> u8 {
@@ -123,7 +118,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(Error::DeviceLost { .. }) => 6,
         Some(Error::Incorrect { .. }) => 7,
         Some(Error::Download { again: true, .. } | Error::InUse { .. }) => 75,
-        Some(Error::Io { source, .. }) if is_full(source) => 75,
+        Some(Error::Io { source, .. }) if instructblip::error::is_full(source) => 75,
         Some(
             Error::Download { again: false, .. }
             | Error::Kernel { .. }

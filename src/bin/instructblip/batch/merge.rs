@@ -83,8 +83,7 @@ fn report(common: &Common, merged: &Merged) -> Result<()> {
     let Merged { rows, ok, failed, missing, doubled, unknown, damaged } = merged;
     for (what, told) in [("missing", missing), ("doubled", doubled)] {
         if told.count > 0 {
-            let more = if told.count > told.first.len() as u64 { ", …" } else { "" };
-            say(&format!("{what}: {} ({}{more})", told.count, told.first.join(", ")));
+            say(&format!("{what}: {} ({told})", told.count));
         }
     }
     let others =

@@ -41,7 +41,7 @@ const EXAMPLE: &str = r#"{"id": 7, "image": "photos/a.jpg", "prompt": "What is u
 #[command(after_help = format!("A row of a JSONL file is, for example:\n  {EXAMPLE}"))]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Batch {
-    /// What to do with the outputs of a job.
+    /// The command for outputs of jobs that have run.
     #[command(subcommand)]
     pub after: Option<After>,
     /// The rows: a JSONL file or - for standard input; a folder, with those in it; picture files or patterns of their names
