@@ -47,7 +47,8 @@ pub(super) struct Worker {
     waiting: VecDeque<Waiting>,
     seated: HashMap<AnswerId, Seated>,
     finishing: bool,
-    cancelling: bool,
+    /// The error that everything that waits or comes ends with.
+    fault: Option<Error>,
     tally: Arc<Tally>,
 }
 
@@ -60,7 +61,7 @@ impl Worker {
             waiting: VecDeque::new(),
             seated: HashMap::new(),
             finishing: false,
-            cancelling: false,
+            fault: None,
             tally,
         }
     }
@@ -68,14 +69,11 @@ impl Worker {
     /// Works until everything is answered and nothing can come any more. After a failure of the device everything that
     /// waits fails, too, and so does what comes.
     pub fn run(mut self) -> InstructBlip {
-        let mut fault: Option<Error> = None;
         loop {
             self.receive();
-            if self.cancelling {
-                self.end_all(&Error::Cancelled);
-            }
-            if let Some(fault) = &fault {
-                self.end_all(fault);
+            if let Some(fault) = self.fault.take() {
+                self.end_all(&fault);
+                self.fault = Some(fault);
             }
             self.tally.slots_taken.store(self.model.slots_taken().into(), Ordering::Relaxed);
             if self.finishing && self.waiting.is_empty() && self.seated.is_empty() {
@@ -83,8 +81,7 @@ impl Worker {
             }
             self.drop_cancelled();
             if let Err(e) = self.seat().and_then(|()| self.step()) {
-                self.end_all(&e);
-                fault = Some(e);
+                self.fault = Some(e);
             }
         }
     }
@@ -99,7 +96,7 @@ impl Worker {
             };
             match message {
                 Ok(Message::Ready(ready)) => self.take(*ready),
-                Ok(Message::Cancel) => self.cancelling = true,
+                Ok(Message::Cancel) => self.fault = Some(Error::Cancelled),
                 Ok(Message::Finish) | Err(TryRecvError::Disconnected) => {
                     self.finishing = true;
                     return;

@@ -94,10 +94,7 @@ impl InstructBlip {
         let more = (decoder_ids.len() as u32).max(1);
         self.bring_language(&[Room::of(&self.shapes.language, rows as u32, 1, more)])?;
         let (language, slots) = self.language_stage();
-        let mut placed = Placed::first(language, rows as u32);
-        if !decoder_ids.is_empty() {
-            placed.own = (0..more).collect();
-        }
+        let placed = Placed::first(language, rows as u32, &decoder_ids);
         let logit_rows = if decoder_ids.is_empty() { rows as u32 } else { decoder_ids.len() as u32 };
         let request = Request { rows: logit_rows, decoder_ids: &decoder_ids, taps };
         let pass = slots.session().prefill(language, &encoded.inputs(), &placed, request)?;

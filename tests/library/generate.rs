@@ -334,7 +334,7 @@ fn prefill_and_decode_equal_one_long_prefill() {
     let upload = |ids: &[u32]| device.tensor(Category::Io, "ids", 1, ids.len() as u32, ids).expect("a tensor");
     let forward = |session: &Session, ids: &Tensor| {
         let inputs = PromptInputs { ids, features: &features, placeholders: &places };
-        let placed = Placed::first(language, ids.len());
+        let placed = Placed::first(language, ids.len(), &[]);
         let request = Request { rows: ids.len(), ..Request::default() };
         let pass = session.prefill(language, &inputs, &placed, request).expect("a recording");
         pass.submit().expect("a forward pass");

@@ -63,6 +63,11 @@ pub fn check_source(path: &Path) -> instructblip::Result<()> {
     }
 }
 
+/// Bytes in hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The lines of a text file, without the mark some programs begin UTF-8 with. What ends lines may be left at their ends.
 ///
 /// # Errors

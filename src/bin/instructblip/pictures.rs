@@ -23,12 +23,17 @@ pub struct PictureOptions {
 }
 
 impl PictureOptions {
+    /// The library's options.
+    pub fn options(&self) -> ImageOptions {
+        ImageOptions { max_pixels: self.max_pixels, exif_rotate: self.exif_rotate }
+    }
+
     /// Reads a picture from a file, or from standard input when the path is `-`; tells of one that is not upright.
     ///
     /// # Errors
     /// [`Error::Image`], [`Error::Io`].
     pub fn read(&self, common: &Common, path: &Path) -> Result<Image> {
-        let options = ImageOptions { max_pixels: self.max_pixels, exif_rotate: self.exif_rotate };
+        let options = self.options();
         let image = if path == Path::new("-") {
             let mut bytes = Vec::new();
             std::io::stdin()

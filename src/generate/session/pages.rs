@@ -12,9 +12,11 @@ pub struct Placed {
 }
 
 impl Placed {
-    /// The first pages, for a prompt of `tokens` tokens that has a session for itself.
-    pub fn first(language: &Language, tokens: u32) -> Placed {
-        let (own, encoded) = (language.decoder_length(tokens), language.encoder_length(tokens));
+    /// The first pages, for a prompt of `tokens` tokens that has a session for itself; T5's decoder reads `decoder_ids`, or
+    /// its start token if there are none.
+    pub fn first(language: &Language, tokens: u32, decoder_ids: &[u32]) -> Placed {
+        let encoded = language.encoder_length(tokens);
+        let own = if decoder_ids.is_empty() { language.decoder_length(tokens) } else { decoder_ids.len() as u32 };
         Placed { own: (0..own).collect(), encoded: (0..encoded).collect() }
     }
 

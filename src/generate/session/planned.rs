@@ -34,7 +34,7 @@ impl SessionPlan {
             features: &Tensor::unbacked(features, language.width()),
             placeholders: &Tensor::unbacked(1, features),
         };
-        let placed = Placed::first(language, tokens);
+        let placed = Placed::first(language, tokens, &[]);
         let prefill = tables.record_prompt(&allocator, language, &inputs, &placed, Request::last_row()).expect(FREE);
         let prefill = prefill.recorder;
         let io_bytes = allocator.io_bytes() + decode.io_bytes() + prefill.io_bytes();

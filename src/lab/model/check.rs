@@ -57,10 +57,7 @@ pub fn decoding(device: &Device, language: &Language, features: &Tensor, prompt:
     let rows = if decoder_ids.is_empty() { whole.len() } else { decoder_ids.len() };
     let ids = device.tensor(Category::Io, "ids", 1, whole.len() as u32, &whole)?;
     let inputs = PromptInputs { ids: &ids, ..prompt.inputs(features) };
-    let mut placed = Placed::first(language, ids.len());
-    if !decoder_ids.is_empty() {
-        placed.own = (0..decoder_ids.len() as u32).collect();
-    }
+    let placed = Placed::first(language, ids.len(), &decoder_ids);
     let request = Request { rows: rows as u32, decoder_ids: &decoder_ids, ..Request::default() };
     let pass = slots.session().prefill(language, &inputs, &placed, request)?;
     pass.submit()?;

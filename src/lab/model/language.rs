@@ -34,7 +34,7 @@ impl Timer<'_> {
     pub fn prefill(&self, features: &Tensor, prompt: &Prompt, labels: bool) -> Result<(PrefillRow, Vec<LabelRow>)> {
         let tokens = prompt.len();
         let session = Session::new(self.device, self.language, Capacity::of(&[Room::of(self.language, tokens, 1, 1)]))?;
-        let placed = Placed::first(self.language, tokens);
+        let placed = Placed::first(self.language, tokens, &[]);
         let request = Request::last_row();
         let once = || {
             milliseconds(|| {

@@ -17,9 +17,8 @@ use sha2::{Digest, Sha256};
 
 use super::Asking;
 use crate::common::Common;
-use crate::files::check_source;
+use crate::files::{check_source, hex};
 use crate::options::Model;
-use crate::pictures::PictureOptions;
 use crate::progress::say;
 use crate::session::{load_model, workload};
 use crate::wording::of_library;
@@ -43,7 +42,7 @@ pub struct Answering<'a> {
 
 /// A question that has no answer because a GPU was lost.
 struct Lost {
-    question: Question,
+    question: Arc<Question>,
     done: Done,
     error: Error,
     /// The engine that it was asked, by the losses before.
@@ -56,8 +55,7 @@ impl<'a> Answering<'a> {
     /// # Errors
     /// Whatever goes wrong with either.
     pub fn open(common: &'a Common, model: &'a Model, asking: &'a Asking) -> Result<Answering<'a>> {
-        let PictureOptions { max_pixels, exif_rotate } = model.picture_options;
-        let images = ImageOptions { max_pixels, exif_rotate };
+        let images = model.picture_options.options();
         let (names, losses) = (RefCell::default(), Cell::new(0));
         let answering =
             Answering { common, model, asking, images, engine: RefCell::default(), names, losses, lost: channel() };
@@ -90,7 +88,7 @@ impl<'a> Answering<'a> {
     }
 
     /// Asks the engine that there is.
-    fn ask(&self, question: Question, done: Done) {
+    fn ask(&self, question: Arc<Question>, done: Done) {
         let engine = self.engine.borrow();
         let Some(engine) = engine.as_ref() else {
             return done(Err(Failure::stopping("device_lost", "the GPU was lost")));
@@ -142,7 +140,7 @@ impl<'a> Answering<'a> {
 impl Answerer for Answering<'_> {
     fn answer(&self, question: Question, done: Done) {
         self.tend();
-        self.ask(question, done);
+        self.ask(Arc::new(question), done);
     }
 
     fn tend(&self) {
@@ -161,22 +159,21 @@ fn tokens_of(model: &InstructBlip, prompt: u32, new: u32) -> u32 {
 type Hashes = Arc<Mutex<Vec<String>>>;
 
 /// A question as an engine takes it: pictures are read, and hashed, by its threads.
-fn request(question: &Question, images: ImageOptions) -> (Request, Hashes) {
+fn request(question: &Arc<Question>, images: ImageOptions) -> (Request, Hashes) {
     let hashes = Hashes::new(Mutex::new(vec![String::new(); question.pictures.len()]));
-    let picture = |(i, picture): (usize, &Picture)| {
-        let (hashes, picture) = (hashes.clone(), picture.clone());
+    let picture = |i: usize| {
+        let (hashes, question) = (hashes.clone(), question.clone());
         engine::Picture::Read(Arc::new(move || {
-            let (name, bytes) = match &picture {
+            let (name, bytes) = match &question.pictures[i] {
                 Picture::File(path) => (path.display().to_string(), &read(path)?),
                 Picture::Bytes { name, bytes } => (name.clone(), bytes),
             };
-            let hash = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-            hashes.lock().unwrap_or_else(PoisonError::into_inner)[i] = hash;
+            hashes.lock().unwrap_or_else(PoisonError::into_inner)[i] = hex(&Sha256::digest(bytes));
             Image::decode_with(&name, bytes, &images)
         }))
     };
     let request = Request {
-        pictures: question.pictures.iter().enumerate().map(picture).collect(),
+        pictures: (0..question.pictures.len()).map(picture).collect(),
         prompt: question.prompt.clone(),
         qformer_prompt: question.qformer_prompt.clone(),
         options: question.options.clone(),

@@ -7,7 +7,7 @@ use instructblip::{Checkpoint, Error};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::files::read_text;
+use crate::files::{hex, read_text};
 use crate::options::{Model, Resize, Weights};
 use crate::pictures::PictureOptions;
 use crate::session::{Chosen, chosen, embedded, named};
@@ -104,8 +104,4 @@ fn weights(checkpoint: &Checkpoint) -> Result<Vec<String>> {
     names.retain(|name| name.ends_with(".safetensors"));
     names.sort();
     Ok(names)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::questions::Row;
-use crate::files::{check_source, read_lines, unwritable};
+use crate::files::{check_source, hex, read_lines, unwritable};
 
 /// Fields that are ours. Everything else in a line is its question's own.
 pub const FIELDS: [&str; 4] = ["image_sha256", "asked", "prediction", "settings"];
@@ -142,7 +142,7 @@ impl Contents {
                 n => hasher.update(&buffer[..n]),
             }
         }
-        let hash: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex(&hasher.finalize());
         self.0.insert(path.into(), hash.clone());
         Ok(hash)
     }
