@@ -3,8 +3,7 @@
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender, SyncSender};
 
 use serde_json::Value;
 
@@ -40,22 +39,6 @@ enum Event {
     Broken(io::Error),
 }
 
-/// Room for rows: reading waits for it.
-struct Room(Mutex<usize>, Condvar);
-
-impl Room {
-    fn take(&self) {
-        let free = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut free = self.1.wait_while(free, |free| *free == 0).unwrap_or_else(PoisonError::into_inner);
-        *free -= 1;
-    }
-
-    fn give(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        self.1.notify_one();
-    }
-}
-
 /// Answers the rows of `input` on `output`, a line each, written out at once. Bad rows get a line that says so;
 /// `{"ping": 1}` gets `{"pong": 1}`. Ends with the input; the failure that ended it before is given back.
 ///
@@ -68,9 +51,10 @@ pub fn serve(
     output: &mut dyn Write,
 ) -> io::Result<Option<Failure>> {
     let (to, events) = mpsc::channel();
-    let room = Arc::new(Room(Mutex::new(service.in_flight.max(1)), Condvar::new()));
-    let (reader, free) = (to.clone(), room.clone());
-    std::thread::spawn(move || read(input, &reader, &free));
+    // As much as has been read and not been answered: reading waits for room in it.
+    let (taken, room) = mpsc::sync_channel(service.in_flight.max(1));
+    let reader = to.clone();
+    std::thread::spawn(move || read(input, &reader, &taken));
     let (mut in_flight, mut stopped, mut ended) = (0_usize, None, false);
     while !ended || in_flight > 0 {
         answerer.tend();
@@ -83,11 +67,11 @@ pub fn serve(
         };
         ended |= service.stop.load(Ordering::Relaxed);
         match event {
-            Event::Line(..) if ended => room.give(),
+            Event::Line(..) if ended => give(&room),
             Event::Line(line, place) => match line.as_deref().and_then(pong) {
                 Some(pong) => {
                     write(output, &pong)?;
-                    room.give();
+                    give(&room);
                 }
                 None => {
                     in_flight += 1;
@@ -100,7 +84,7 @@ pub fn serve(
             },
             Event::Answered(id, answered) => {
                 in_flight -= 1;
-                room.give();
+                give(&room);
                 if let Some(failure) = answered.as_ref().err().filter(|failure| failure.stop) {
                     stopped.get_or_insert(failure.clone());
                     ended = true;
@@ -117,18 +101,28 @@ pub fn serve(
     Ok(stopped)
 }
 
+/// Makes room for a line in the place of one that was read.
+fn give(room: &Receiver<()>) {
+    let _ = room.try_recv();
+}
+
 /// Reads lines as long as there is room for them.
-fn read(input: impl Read, to: &Sender<Event>, room: &Room) {
+fn read(input: impl Read, to: &Sender<Event>, taken: &SyncSender<()>) {
     let mut lines = Lines::new(BufReader::with_capacity(1 << 16, input));
+    let mut has_room = false;
     loop {
-        room.take();
+        // Nobody makes room any more where the service has ended.
+        if !has_room && taken.send(()).is_err() {
+            return;
+        }
+        has_room = false;
         let (number, line) = match lines.next() {
             Ok(Some((number, line))) => (number, line.map(<[u8]>::to_vec)),
             Ok(None) => break,
             Err(error) => return drop(to.send(Event::Broken(error))),
         };
         match line {
-            Ok(line) if line.trim_ascii().is_empty() => room.give(),
+            Ok(line) if line.trim_ascii().is_empty() => has_room = true,
             line => drop(to.send(Event::Line(line.ok(), place(number)))),
         }
     }
