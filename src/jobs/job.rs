@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::journal;
-use super::ledger::{Ledger, State};
+use super::ledger::Ledger;
 use super::lock::Lock;
 use super::manifest::Manifest;
 use super::setup::Setup;
@@ -46,7 +46,7 @@ impl<'a> Job<'a> {
         }
         let ledger = Ledger::survey(&setup)?;
         let mut suspects = if setup.force { HashSet::new() } else { journal::left_behind(&setup.output)? };
-        suspects.retain(|hash| ledger.rows.get(hash) == Some(&State::Open));
+        suspects.retain(|&hash| ledger.is_open(hash));
         Ok(Job { setup, ledger, suspects, _lock: lock })
     }
 
@@ -56,15 +56,17 @@ impl<'a> Job<'a> {
         Counts { rows: ok + failed + open, ok, failed, now: 0, begun: std::time::Instant::now(), last_error: None }
     }
 
-    /// Rows of the whole input.
-    pub fn input_rows(&self) -> u64 {
-        self.ledger.rows.len() as u64
-    }
-
     /// About the bytes that the rows that are left will take on the disk.
     pub fn bytes_needed(&self) -> u64 {
-        let line = if self.ledger.line_bytes == 0 { USUAL_LINE } else { self.ledger.line_bytes };
+        self.bytes_for(self.ledger.open)
+    }
+
+    /// About the bytes that so many rows will take, and all of them once more while they are put in order.
+    pub(super) fn bytes_for(&self, rows: u64) -> u64 {
+        let Ledger { line_bytes, ok, failed, open, .. } = self.ledger;
+        let line = if line_bytes == 0 { USUAL_LINE } else { line_bytes };
         let sidecar = if self.setup.sidecar.is_some() { BLOCK } else { 0 };
-        self.ledger.open * (line + sidecar)
+        let copy = if self.setup.ordered { (ok + failed + open) * line } else { 0 };
+        rows * (line + sidecar) + copy
     }
 }

@@ -1,40 +1,40 @@
-//! The ledger of a job: which rows there are, and which of them the output has already. Of a row it keeps a hash, so that
-//! it stays small.
+//! The ledger of a job: which rows there are, and which of them the output has already. Of a row it keeps a hash, and where
+//! its line is if it has one, so that it stays small.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::io::{ErrorKind, Write};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::PathBuf;
 
 use serde::Deserialize;
 
 use super::disk::Disk;
+use super::index::{Index, Outputs};
 use super::line::each_line;
+use super::manifest::Shard;
 use super::row::{Id, Row};
 use super::setup::Setup;
-use super::told::Told;
+use super::told::Doubled;
 use crate::error::{Error, Result};
 
 /// Doubled ids that are told by name.
 const TOLD: usize = 5;
 
-/// The state of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// A row of another shard.
-    Elsewhere,
-    /// A row whose line the output has.
-    Done,
-    /// A row that is to be asked.
-    Open,
-}
+/// The mark of a line whose row is in the input.
+const WANTED: u64 = 1;
+/// The mark of a line that stays the answer of its row.
+const STANDS: u64 = 2;
 
 /// The rows of a job and what the output has of them.
 #[derive(Default)]
 pub struct Ledger {
-    /// Every row of the input, by the hash of its id.
-    pub rows: HashMap<u64, State>,
+    output: PathBuf,
+    shard: Shard,
+    /// The lines that the output has.
+    lines: Index,
+    /// The hashes of rows without a line, in order.
+    unknown: Vec<u64>,
+    /// Rows of the whole input.
+    pub rows: u64,
     /// Rows of the shard that have an answer, that have none and stay so, and that are to be asked.
     pub ok: u64,
     pub failed: u64,
@@ -57,14 +57,6 @@ pub enum Mend {
     Rewrite,
 }
 
-/// The words of a line about its row.
-struct Known {
-    key: u64,
-    image_bytes: Option<u64>,
-    ok: bool,
-    retry: bool,
-}
-
 /// The fields of a line that the ledger reads.
 #[derive(Deserialize)]
 struct Brief {
@@ -81,97 +73,103 @@ impl Ledger {
     /// # Errors
     /// [`Error::Request`] for ids that several rows have, [`Error::Io`].
     pub fn survey(setup: &Setup<'_>) -> Result<Ledger> {
-        let mut ledger = Ledger::default();
-        let mut known = if setup.force { HashMap::new() } else { ledger.read(&setup.output)? };
-        let mut doubled = Told::default();
+        let mut ledger = Ledger { output: setup.output.clone(), shard: setup.shard, ..Ledger::default() };
+        let outputs = [setup.output.clone()];
+        let mut known = match !setup.force && ledger.read()? {
+            true => Some(Outputs::open(&outputs)?),
+            false => None,
+        };
+        let mut doubled = Vec::new();
         setup.input.each(setup.defaults, &|_| false, &mut |row| {
-            let hash = row.id.hash();
-            match ledger.rows.entry(hash) {
-                Entry::Occupied(_) => doubled.add(&row.id, TOLD),
-                Entry::Vacant(place) => {
-                    place.insert(match setup.shard.has(hash) {
-                        true => State::Open,
-                        false => State::Elsewhere,
-                    });
-                    ledger.look(&row, hash, known.remove(&hash), setup.retry_failed);
+            ledger.rows += 1;
+            let (hash, is_own) = (row.id.hash(), setup.shard.has(row.id.hash()));
+            match (ledger.lines.find(hash), &mut known) {
+                (Some(line), Some(known)) => {
+                    if ledger.lines.has(line, WANTED) {
+                        doubled.push(hash);
+                    } else if is_own {
+                        let brief = brief(known.line(ledger.lines.offset(line))?);
+                        ledger.look(&row, line, brief, setup.retry_failed);
+                    }
+                    ledger.lines.mark(line, WANTED);
+                }
+                _ => {
+                    ledger.unknown.push(hash);
+                    ledger.open += u64::from(is_own);
                 }
             }
             Ok(ControlFlow::Continue(()))
         })?;
-        match doubled.count {
-            0 => Ok(ledger),
-            count => Err(Error::request(format!(
-                "{count} rows have the id of an earlier one ({doubled}); give each an \"id\" of its own"
-            ))),
-        }
+        ledger.unknown.sort_unstable();
+        doubled.extend(ledger.unknown.windows(2).filter(|two| two[0] == two[1]).map(|two| two[0]));
+        if doubled.is_empty() { Ok(ledger) } else { Err(several(setup, doubled)) }
     }
 
-    /// Decides what becomes of a row that is in the input for the first time.
-    fn look(&mut self, row: &Row, hash: u64, known: Option<Known>, retry_failed: bool) {
-        if self.rows.get(&hash) != Some(&State::Open) {
-            return;
-        }
-        let stands = known.as_ref().is_some_and(|known| {
+    /// Decides what becomes of a row that has a line.
+    fn look(&mut self, row: &Row, line: usize, known: Option<Brief>, retry_failed: bool) {
+        let stands = known.filter(|known| {
             // A picture that is gone, or not there yet, is no reason to throw its answer away.
             let same_size = || match (known.image_bytes, row.image_bytes()) {
                 (Some(then), Some(now)) => then == now,
                 _ => true,
             };
-            let is_final = known.ok || !(known.retry || retry_failed);
-            is_final && known.key == row.key && same_size()
+            let key = known.key.as_ref().and_then(|key| u64::from_str_radix(key, 16).ok());
+            let is_final = known.ok || !(known.retry.unwrap_or(false) || retry_failed);
+            is_final && key.unwrap_or(0) == row.key && same_size()
         });
-        match known {
-            Some(known) if stands => {
-                self.rows.insert(hash, State::Done);
+        match stands {
+            Some(known) => {
+                self.lines.mark(line, STANDS);
                 if known.ok { self.ok += 1 } else { self.failed += 1 }
             }
-            known => {
+            None => {
                 self.open += 1;
-                if known.is_some() {
-                    self.mend = Mend::Rewrite;
-                }
+                self.mend = Mend::Rewrite;
             }
         }
     }
 
-    /// The lines of the output, by the hash of their ids.
-    fn read(&mut self, output: &Path) -> Result<HashMap<u64, Known>> {
-        let mut known = HashMap::new();
+    /// True if the row of this hash is to be asked.
+    pub fn is_open(&self, hash: u64) -> bool {
+        self.shard.has(hash)
+            && match self.lines.find(hash) {
+                Some(line) => self.lines.has(line, WANTED) && !self.lines.has(line, STANDS),
+                None => self.unknown.binary_search(&hash).is_ok(),
+            }
+    }
+
+    /// Finds the lines of the output; false if there is none.
+    fn read(&mut self) -> Result<bool> {
         let (mut whole, mut lines) = (0, 0);
-        let torn = each_line(output, |line| {
-            whole += line.len() as u64;
+        let torn = each_line(&self.output, |offset, line| {
+            whole = offset + line.len() as u64;
             lines += 1;
-            let Some((hash, brief)) = brief(line) else {
-                self.mend = Mend::Rewrite;
-                return Ok(());
-            };
-            let key = brief.key.and_then(|key| u64::from_str_radix(&key, 16).ok()).unwrap_or(0);
-            let retry = brief.retry.unwrap_or(false);
-            match known.entry(hash) {
-                Entry::Occupied(_) => self.mend = Mend::Rewrite,
-                Entry::Vacant(place) => {
-                    place.insert(Known { key, image_bytes: brief.image_bytes, ok: brief.ok, retry });
-                }
+            match brief(line) {
+                Some(brief) => self.lines.add(brief.id.hash(), offset, 0),
+                None => self.mend = Mend::Rewrite,
             }
             Ok(())
         });
+        if !self.lines.sort().is_empty() {
+            self.mend = Mend::Rewrite;
+        }
         match torn {
             Ok(torn) if torn > 0 && self.mend == Mend::Nothing => self.mend = Mend::Cut(whole),
-            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io(output, error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(Error::io(&self.output, error)),
             Ok(_) | Err(_) => {}
         }
         self.line_bytes = whole / std::cmp::max(lines, 1);
-        Ok(known)
+        Ok(lines > 0)
     }
 
     /// Writes the output without what is not to stay: of a row only the first line, and none if it is asked again. Lines of
     /// rows that the input no longer has stay.
-    pub fn rewrite(&self, disk: &Disk, output: &Path) -> Result<()> {
-        let mut kept = std::collections::HashSet::new();
-        disk.rewrite(output, |out: &mut dyn Write| {
-            let copied = each_line(output, |line| {
-                let stays = brief(line)
-                    .is_some_and(|(hash, _)| self.rows.get(&hash) != Some(&State::Open) && kept.insert(hash));
+    pub fn rewrite(&self, disk: &Disk) -> Result<()> {
+        let is_first = |hash, offset| self.lines.find(hash).is_some_and(|line| self.lines.offset(line) == offset);
+        disk.rewrite(&self.output, |out: &mut dyn Write| {
+            let copied = each_line(&self.output, |offset, line| {
+                let hash = brief(line).map(|brief| brief.id.hash());
+                let stays = hash.is_some_and(|hash| is_first(hash, offset) && !self.is_open(hash));
                 if stays { out.write_all(line) } else { Ok(()) }
             });
             copied.map(drop)
@@ -179,7 +177,20 @@ impl Ledger {
     }
 }
 
-fn brief(line: &[u8]) -> Option<(u64, Brief)> {
-    let brief: Brief = serde_json::from_slice(line).ok()?;
-    Some((brief.id.hash(), brief))
+/// The refusal of ids that several rows have.
+fn several(setup: &Setup<'_>, hashes: Vec<u64>) -> Error {
+    let mut doubled = Doubled::new(hashes, TOLD);
+    let named = setup.input.each(setup.defaults, &|_| false, &mut |row| {
+        doubled.meet(&row.id);
+        Ok(ControlFlow::Continue(()))
+    });
+    let told = doubled.told;
+    named.err().unwrap_or_else(|| {
+        let (count, what) = (told.count, "rows have the id of an earlier one");
+        Error::request(format!("{count} {what} ({told}); give each an \"id\" of its own"))
+    })
+}
+
+fn brief(line: &[u8]) -> Option<Brief> {
+    serde_json::from_slice(line).ok()
 }

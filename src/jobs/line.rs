@@ -155,16 +155,17 @@ impl Line {
     }
 }
 
-/// Goes through the whole lines of an output, with their ends. Gives the bytes of a torn one behind them.
-pub fn each_line(output: &Path, mut each: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<u64> {
-    let (mut reader, mut line) = (BufReader::new(File::open(output)?), Vec::new());
+/// Goes through the whole lines of an output, with their offsets and ends. Gives the bytes of a torn one behind them.
+pub fn each_line(output: &Path, mut each: impl FnMut(u64, &[u8]) -> io::Result<()>) -> io::Result<u64> {
+    let (mut reader, mut line, mut offset) = (BufReader::new(File::open(output)?), Vec::new(), 0);
     loop {
         line.clear();
         reader.read_until(b'\n', &mut line)?;
         if !line.ends_with(b"\n") {
             return Ok(line.len() as u64);
         }
-        each(&line)?;
+        each(offset, &line)?;
+        offset += line.len() as u64;
     }
 }
 

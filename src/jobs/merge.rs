@@ -1,20 +1,18 @@
 //! The outputs of several jobs as one: every row of the input once, in its order, or a list of what is missing or doubled.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Seek, SeekFrom};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::disk::Disk;
+use super::index::{Index, Outputs};
 use super::line::{each_line, without_times};
 use super::manifest::Manifest;
+use super::order::in_order;
 use super::row::{Defaults, Id};
 use super::source::Input;
-use super::told::Told;
+use super::told::{Doubled, Told};
 use crate::error::{Error, Result};
 
 /// Ids that are told by name.
@@ -60,12 +58,8 @@ impl Merged {
     }
 }
 
-/// The place of a line.
-struct Place {
-    part: u32,
-    offset: u64,
-    ok: bool,
-}
+/// The mark of a line with an answer.
+const OK: u64 = 1;
 
 /// The fields of a line that a merge reads.
 #[derive(Deserialize)]
@@ -81,24 +75,20 @@ struct Brief {
 pub fn merge(merge: &Merge<'_>) -> Result<Merged> {
     same_origin(&merge.parts)?;
     let mut merged = Merged::default();
-    let mut places = HashMap::new();
-    for (part, path) in merge.parts.iter().enumerate() {
-        index(path, part as u32, &mut places, &mut merged)?;
-    }
-    let lines = places.len() as u64;
-    let defaults = Defaults::default();
-    merge.input.each(&defaults, &|_| false, &mut |row| {
+    let mut lines = index(&merge.parts, &mut merged)?;
+    merged.doubled = doubled(&merge.parts, lines.sort())?;
+    merge.input.each(&Defaults::default(), &|_| false, &mut |row| {
         merged.rows += 1;
-        match places.get(&row.id.hash()) {
-            Some(Place { ok: true, .. }) => merged.ok += 1,
+        match lines.find(row.id.hash()) {
+            Some(line) if lines.has(line, OK) => merged.ok += 1,
             Some(_) => merged.failed += 1,
             None => merged.missing.add(&row.id, TOLD),
         }
         Ok(ControlFlow::Continue(()))
     })?;
-    merged.unknown = lines.saturating_sub(merged.ok + merged.failed);
+    merged.unknown = (lines.len() as u64).saturating_sub(merged.ok + merged.failed);
     match merge.output.filter(|_| merged.is_whole()) {
-        Some(output) => write(merge, output, &places).map(|()| merged),
+        Some(output) => write(merge, output, &lines).map(|()| merged),
         None => Ok(merged),
     }
 }
@@ -118,49 +108,50 @@ fn same_origin(parts: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-/// Notes where each line of an output begins. A torn one at the end is none.
-fn index(path: &Path, part: u32, places: &mut HashMap<u64, Place>, merged: &mut Merged) -> Result<()> {
-    let mut offset = 0;
-    let read = each_line(path, |line| {
-        match serde_json::from_slice(line) {
-            Ok(Brief { id, ok }) => match places.entry(id.hash()) {
-                Entry::Occupied(_) => merged.doubled.add(&id, TOLD),
-                Entry::Vacant(place) => drop(place.insert(Place { part, offset, ok })),
-            },
-            Err(_) => merged.damaged += 1,
-        }
-        offset += line.len() as u64;
-        Ok(())
-    });
-    read.map(drop).map_err(|error| Error::io(path, error))
+/// Notes where each line of the outputs begins. A torn one at the end is none.
+fn index(parts: &[PathBuf], merged: &mut Merged) -> Result<Index> {
+    let (mut lines, mut begin) = (Index::default(), 0);
+    for part in parts {
+        let mut end = begin;
+        let torn = each_line(part, |offset, line| {
+            end = begin + offset + line.len() as u64;
+            match serde_json::from_slice(line) {
+                Ok(Brief { id, ok }) => lines.add(id.hash(), begin + offset, if ok { OK } else { 0 }),
+                Err(_) => merged.damaged += 1,
+            }
+            Ok(())
+        });
+        begin = end + torn.map_err(|error| Error::io(part, error))?;
+    }
+    Ok(lines)
 }
 
-fn write(merge: &Merge<'_>, output: &Path, places: &HashMap<u64, Place>) -> Result<()> {
-    let open = |path: &PathBuf| File::open(path).map(BufReader::new).map_err(|error| Error::io(path, error));
-    let mut parts = merge.parts.iter().map(open).collect::<Result<Vec<_>>>()?;
-    merge.disk.rewrite(output, |out| {
-        let mut line = String::new();
-        let written = merge.input.each(&Defaults::default(), &|_| false, &mut |row| {
-            if let Some(Place { part, offset, .. }) = places.get(&row.id.hash()) {
-                let (part, path) = (&mut parts[*part as usize], &merge.parts[*part as usize]);
-                line.clear();
-                let failed = |error| Error::io(path, error);
-                // Lines mostly follow each other: what was read ahead stays.
-                let here = part.stream_position().map_err(failed)?;
-                match offset.checked_sub(here) {
-                    Some(ahead) => part.seek_relative(ahead as i64).map_err(failed)?,
-                    None => drop(part.seek(SeekFrom::Start(*offset)).map_err(failed)?),
-                }
-                part.read_line(&mut line).map_err(failed)?;
-                let line = line.trim_end();
-                let line = if merge.times { line.into() } else { without_times(line) };
-                writeln!(out, "{line}").map_err(|error| Error::io(output, error))?;
+/// Names the lines of rows that have one before.
+fn doubled(parts: &[PathBuf], hashes: Vec<u64>) -> Result<Told> {
+    if hashes.is_empty() {
+        return Ok(Told::default());
+    }
+    let mut doubled = Doubled::new(hashes, TOLD);
+    for part in parts {
+        let read = each_line(part, |_, line| {
+            if let Ok(Brief { id, .. }) = serde_json::from_slice(line) {
+                doubled.meet(&id);
             }
-            Ok(ControlFlow::Continue(()))
+            Ok(())
         });
-        written.map_err(|error| match error {
-            Error::Io { source, .. } => source,
-            error => std::io::Error::other(error.to_string()),
-        })
+        read.map_err(|error| Error::io(part, error))?;
+    }
+    Ok(doubled.told)
+}
+
+fn write(merge: &Merge<'_>, output: &Path, lines: &Index) -> Result<()> {
+    let mut outputs = Outputs::open(&merge.parts)?;
+    merge.disk.rewrite(output, |out| {
+        let mut copy = |line: &[u8]| {
+            let line = std::str::from_utf8(line).map_err(std::io::Error::other)?.trim_end();
+            let line = if merge.times { line.into() } else { without_times(line) };
+            writeln!(out, "{line}")
+        };
+        in_order(merge.input, lines, &mut outputs, &mut copy)
     })
 }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! rows      lines, folders, archives -> Row, one after another and never all of them    source, archive, row
-//! survey    ids, the output as it is -> what is to be done                              ledger
+//! survey    ids, the output as it is -> what is to be done                              ledger, index
 //! asking    Row -> Answerer -> Line, a bounded number at a time                         job, worker
 //! files     lines, manifest, lock, journal: each write, sync and rename                 disk, lock, journal, manifest
 //! ```
@@ -15,6 +15,7 @@
 
 mod archive;
 mod disk;
+mod index;
 mod job;
 mod journal;
 mod ledger;
@@ -22,6 +23,7 @@ mod line;
 mod lock;
 mod manifest;
 mod merge;
+mod order;
 mod reply;
 mod row;
 mod run;

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use super::disk::{Written, beside};
 use super::job::Job;
 use super::journal::Journal;
-use super::ledger::{Mend, State};
+use super::ledger::Mend;
 use super::line::{Line, VERSION};
 use super::manifest::Manifest;
+use super::order::order;
 use super::reply::{LOOK_UP, reply};
 use super::row::{Id, Question, Row};
 use super::status::{Counts, Status};
@@ -74,7 +75,7 @@ impl<'a, 'j> Run<'a, 'j> {
             _ if setup.force => {}
             Mend::Nothing => {}
             Mend::Cut(bytes) => disk.cut(output, bytes)?,
-            Mend::Rewrite => job.ledger.rewrite(disk, output)?,
+            Mend::Rewrite => job.ledger.rewrite(disk)?,
         }
         let counts = job.counts();
         disk.replace(&beside(output, ".manifest.json"), &manifest(job, &counts).to_bytes())?;
@@ -253,7 +254,13 @@ impl<'a, 'j> Run<'a, 'j> {
         }
         let complete = self.counts.left() == 0;
         let manifest = Manifest { complete, ..manifest(self.job, &self.counts) };
-        let concluded = self.file.sync().and_then(|()| {
+        let synced = self.file.sync();
+        // The file may get a new content under its name.
+        drop(self.file);
+        let concluded = synced.and_then(|()| {
+            if complete && setup.ordered {
+                order(setup)?;
+            }
             disk.replace(&beside(output, ".manifest.json"), &manifest.to_bytes())?;
             self.journal.end()?;
             self.status.write(disk, if complete { "done" } else { "stopped" }, &self.counts)?;
@@ -310,17 +317,18 @@ impl Job<'_> {
     }
 
     fn is_open(&self, hash: u64) -> bool {
-        self.ledger.rows.get(&hash) == Some(&State::Open) && !self.suspects.contains(&hash)
+        self.ledger.is_open(hash) && !self.suspects.contains(&hash)
     }
 
     /// An error that says how much room is needed, where there is none.
     fn with_need(&self, error: Error, rows: u64) -> Error {
         match error {
             Error::Io { path, source } if is_full(&source) => {
-                let need = Bytes(self.bytes_needed() / self.ledger.open.max(1) * rows + 65_536);
+                let need = Bytes(self.bytes_for(rows) + 65_536);
+                let what =
+                    if rows > 0 { format!("the {rows} rows that are left need") } else { "the end needs".into() };
                 let words = format!(
-                    "no space is left; the {rows} rows that are left need about {need}. Make room and start the same again: \
-                     it goes on where it stopped"
+                    "no space is left; {what} about {need}. Make room and start the same again: it goes on where it stopped"
                 );
                 Error::Io { path, source: std::io::Error::new(source.kind(), words) }
             }
@@ -351,7 +359,7 @@ fn manifest(job: &Job<'_>, counts: &Counts) -> Manifest {
             "prompt": defaults.prompt, "qformer_prompt": defaults.qformer_prompt, "choices": defaults.choices,
             "params": defaults.options,
         }),
-        input_rows: job.input_rows(),
+        input_rows: job.ledger.rows,
         rows: counts.rows,
         ok: counts.ok,
         failed: counts.failed,

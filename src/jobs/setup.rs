@@ -23,6 +23,8 @@ pub struct Setup<'a> {
     pub force: bool,
     /// Asks rows again that have no answer.
     pub retry_failed: bool,
+    /// Puts the lines in the order of the input, once every row has one.
+    pub ordered: bool,
     /// The ending of files beside the pictures that get the answers.
     pub sidecar: Option<String>,
     /// A file that says how far the job is.

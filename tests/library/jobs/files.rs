@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use instructblip::Error;
 use instructblip::jobs::Disk;
 
-use super::{Bench, Wanted, others};
+use super::{Bench, Wanted, ids, others};
 
 /// A disk whose `n`-th operation fails, and with `for_good` all after it; and the count of operations.
 fn failing(n: u64, for_good: bool) -> (Disk, Arc<AtomicU64>) {
@@ -24,7 +24,7 @@ fn failing(n: u64, for_good: bool) -> (Disk, Arc<AtomicU64>) {
 }
 
 /// Has every operation of a job fail in turn: the job ends with an error, and done again it is as if nothing had been.
-fn every_operation_fails_once(prepare: &dyn Fn(&Bench), for_good: bool) -> u64 {
+fn every_operation_fails_once(prepare: &dyn Fn(&Bench), for_good: bool, ordered: bool) -> u64 {
     let whole = Bench::new(10);
     prepare(&whole);
     whole.run(&Wanted::default()).expect("an outcome");
@@ -33,7 +33,7 @@ fn every_operation_fails_once(prepare: &dyn Fn(&Bench), for_good: bool) -> u64 {
         let bench = Bench::new(10);
         prepare(&bench);
         let (disk, count) = failing(n, for_good);
-        let wanted = Wanted { sidecar: Some("txt".into()), status: true, ..Wanted::default() };
+        let wanted = Wanted { sidecar: Some("txt".into()), status: true, ordered, ..Wanted::default() };
         let result = bench.run(&Wanted { disk, ..wanted.clone() });
         if count.load(Ordering::Relaxed) <= n {
             assert!(result.is_ok_and(|outcome| outcome.complete));
@@ -46,6 +46,7 @@ fn every_operation_fails_once(prepare: &dyn Fn(&Bench), for_good: bool) -> u64 {
         let again = bench.run(&wanted).unwrap_or_else(|error| panic!("after operation {n}: {error}"));
         assert!(again.complete && again.counts.failed == 0, "after operation {n}: {again:?}");
         assert_eq!(bench.merged(&["out.jsonl"]), merged, "after operation {n}");
+        assert!(!ordered || ids(&bench.read("out.jsonl")) == ids(&merged), "after operation {n}");
         assert_eq!(bench.read("3.txt").lines().count(), 1, "after operation {n}");
         let rest = others(bench.folder.path(), &["rows.jsonl", "merged.jsonl", "status.json"]);
         let rest: Vec<_> = rest.iter().filter(|name| !name.ends_with(".txt")).collect();
@@ -57,8 +58,8 @@ fn every_operation_fails_once(prepare: &dyn Fn(&Bench), for_good: bool) -> u64 {
 #[test]
 fn every_operation_of_a_job_may_fail() {
     let nothing = |_: &Bench| {};
-    for for_good in [false, true] {
-        let operations = every_operation_fails_once(&nothing, for_good);
+    for (for_good, ordered) in [(false, false), (true, false), (false, true), (true, true)] {
+        let operations = every_operation_fails_once(&nothing, for_good, ordered);
         assert!(operations > 40, "{operations} operations only");
     }
 }
@@ -73,8 +74,8 @@ fn every_operation_of_a_job_that_goes_on_may_fail() {
         let output = bench.read("out.jsonl");
         std::fs::write(bench.path("out.jsonl"), &output[..output.len() - 20]).expect("written");
     };
-    for for_good in [false, true] {
-        assert!(every_operation_fails_once(&torn, for_good) > 30);
+    for (for_good, ordered) in [(false, false), (true, false), (false, true), (true, true)] {
+        assert!(every_operation_fails_once(&torn, for_good, ordered) > 30);
     }
 }
 
@@ -90,6 +91,29 @@ fn a_full_disk_says_what_is_needed() {
         assert!(error.contains(part), "no {part:?} in {error}");
     }
     assert_eq!(bench.read("out.jsonl"), "", "half a line is cut");
+}
+
+#[test]
+fn a_disk_without_room_for_a_second_file_keeps_the_first() {
+    let bench = Bench::new(10);
+    let disk = Disk::with_faults(Arc::new(|operation, path| {
+        let is_copy = operation == instructblip::jobs::Operation::Write && path.ends_with("out.jsonl.unfinished");
+        if is_copy { Err(io::Error::from(io::ErrorKind::StorageFull)) } else { Ok(()) }
+    }));
+    // Out of order by a row that is asked again.
+    bench.run(&Wanted::default()).expect("an outcome");
+    let lines = bench.read("out.jsonl");
+    let (first, rest) = lines.split_once('\n').expect("lines");
+    std::fs::write(bench.path("out.jsonl"), format!("{rest}{first}\n")).expect("written");
+    let ordered = Wanted { ordered: true, ..Wanted::default() };
+    let error = bench.run(&Wanted { disk, ..ordered.clone() }).expect_err("no space").to_string();
+    for part in ["out.jsonl", "no space is left; the end needs about", "kB", "goes on"] {
+        assert!(error.contains(part), "no {part:?} in {error}");
+    }
+    assert_eq!(bench.read("out.jsonl"), format!("{rest}{first}\n"));
+    assert!(!bench.path("out.jsonl.done").exists());
+    assert_eq!(bench.run(&ordered).expect("an outcome").counts.now, 0);
+    assert_eq!(ids(&bench.read("out.jsonl")), ids(&bench.merged(&["out.jsonl"])));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use instructblip::jobs::{Counts, Defaults, Disk, Identity, Input, Job, Merge, Outcome, Setup, Shard, merge};
+use serde_json::Value;
 use stand_in::{Never, StandIn};
 
 /// A job in a folder of its own: rows in `rows.jsonl`, answers in `out.jsonl`.
@@ -24,6 +25,7 @@ pub struct Wanted {
     pub model: String,
     pub force: bool,
     pub retry_failed: bool,
+    pub ordered: bool,
     pub sidecar: Option<String>,
     pub status: bool,
     pub disk: Disk,
@@ -36,6 +38,7 @@ impl Default for Wanted {
             model: "00ff".into(),
             force: false,
             retry_failed: false,
+            ordered: false,
             sidecar: None,
             status: false,
             disk: Disk::default(),
@@ -64,12 +67,26 @@ impl Bench {
     }
 
     pub fn setup<'a>(&'a self, input: &'a Input, wanted: &Wanted) -> Setup<'a> {
-        let Wanted { shard, model, force, retry_failed, sidecar, status, disk } = wanted.clone();
+        let Wanted { shard, model, force, retry_failed, ordered, sidecar, status, disk } = wanted.clone();
         let output = if shard.of > 1 { self.path(&shard.file_name()) } else { self.path("out.jsonl") };
         let status = status.then(|| self.path("status.json"));
         let identity = Identity { model, name: "stand-in".into(), ..Identity::default() };
         let (defaults, host, in_flight) = (&self.defaults, "here".to_string(), 8);
-        Setup { input, defaults, output, shard, identity, force, retry_failed, sidecar, status, in_flight, host, disk }
+        Setup {
+            input,
+            defaults,
+            output,
+            shard,
+            identity,
+            force,
+            retry_failed,
+            ordered,
+            sidecar,
+            status,
+            in_flight,
+            host,
+            disk,
+        }
     }
 
     /// Runs the job as far as it goes.
@@ -103,6 +120,12 @@ pub fn merged(input: &Input, parts: Vec<PathBuf>, output: &Path) -> String {
     let found = found.expect("a merge");
     assert!(found.is_whole() && found.unknown == 0 && found.damaged == 0, "{found:?}");
     std::fs::read_to_string(output).expect("merged")
+}
+
+/// The ids of lines, as they follow each other.
+pub fn ids(lines: &str) -> Vec<String> {
+    let id = |line: &str| serde_json::from_str::<Value>(line).expect("JSON")["id"].to_string();
+    lines.lines().map(id).collect()
 }
 
 /// The names in a folder but for these.

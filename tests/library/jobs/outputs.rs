@@ -8,7 +8,7 @@ use instructblip::jobs::{Defaults, Disk, Input, Job, Merge, Service, Shard, merg
 use serde_json::Value;
 
 use super::stand_in::{Never, StandIn};
-use super::{Bench, Wanted, others};
+use super::{Bench, Wanted, ids, others};
 
 fn shard(index: u32, of: u32) -> Wanted {
     Wanted { shard: Shard { index, of }, ..Wanted::default() }
@@ -125,6 +125,40 @@ fn what_stops_a_job_is_told_before_anything_is_written() {
     let error = bench.run(&Wanted::default()).expect_err("no output of a job").to_string();
     assert!(error.contains("no manifest"), "{error}");
     assert_eq!(others(bench.folder.path(), &["rows.jsonl", "out.jsonl", "out.jsonl.done"]), [""; 0]);
+}
+
+#[test]
+fn lines_come_in_order_where_that_is_asked_for() {
+    let bench = Bench::new(60);
+    let rows = bench.read("rows.jsonl");
+    // The first run leaves gaps: a row that may pass, one that stays without an answer, one that stops it.
+    let broken = rows.replace("what is 7?", "later").replace("what is 9?", "bad").replace("what is 40?", "lost");
+    std::fs::write(bench.path("rows.jsonl"), &broken).expect("written");
+    let (ordered, slow) = (Wanted { ordered: true, ..Wanted::default() }, StandIn::new(3_000));
+    assert!(!bench.run_by(&ordered, &slow).expect("an outcome").complete);
+    std::fs::write(bench.path("rows.jsonl"), broken.replace("lost", "fine")).expect("written");
+    let in_order = |lines: usize| {
+        let found = ids(&bench.read("out.jsonl"));
+        assert_eq!(found, (0..lines).map(|i| format!("\"row {i}\"")).collect::<Vec<_>>());
+    };
+    let outcome = bench.run_by(&ordered, &slow).expect("an outcome");
+    assert_eq!((outcome.complete, outcome.counts.failed), (true, 2));
+    in_order(60);
+    // Rows with other prompts, and rows that failed, are asked again and have their places.
+    std::fs::write(bench.path("rows.jsonl"), &rows).expect("written");
+    let again = Wanted { retry_failed: true, ..ordered.clone() };
+    assert_eq!(bench.run_by(&again, &slow).expect("an outcome").counts.now, 3);
+    in_order(60);
+    // An output in order is not touched; rows that the input has no more keep their lines, behind the others.
+    let modified = || std::fs::metadata(bench.path("out.jsonl")).expect("a file").modified().expect("a time");
+    let before = modified();
+    assert_eq!(bench.run_by(&ordered, &slow).expect("an outcome").counts.now, 0);
+    assert_eq!(before, modified());
+    std::fs::write(bench.path("rows.jsonl"), rows.lines().skip(3).map(|row| format!("{row}\n")).collect::<String>())
+        .expect("written");
+    bench.run_by(&ordered, &slow).expect("an outcome");
+    let moved: Vec<String> = (3..60).chain(0..3).map(|i| format!("\"row {i}\"")).collect();
+    assert_eq!(ids(&bench.read("out.jsonl")), moved);
 }
 
 #[test]

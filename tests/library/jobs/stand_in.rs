@@ -118,8 +118,8 @@ fn this_program() -> Command {
 }
 
 /// A process that runs a job on `rows.jsonl` of a folder.
-pub fn spawn(folder: &std::path::Path, most_us: u64, with_process: bool) -> Child {
-    let job = json!({"folder": folder, "most_us": most_us, "process": with_process});
+pub fn spawn(folder: &std::path::Path, most_us: u64, with_process: bool, ordered: bool) -> Child {
+    let job = json!({"folder": folder, "most_us": most_us, "process": with_process, "ordered": ordered});
     let mut command = this_program();
     let command = command.env(JOB, job.to_string()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.spawn().expect("a process")
@@ -127,7 +127,7 @@ pub fn spawn(folder: &std::path::Path, most_us: u64, with_process: bool) -> Chil
 
 /// Runs a job to its end in a process; gives the exit code, none for one that was ended.
 pub fn run_to_end(folder: &std::path::Path, with_process: bool) -> Option<i32> {
-    spawn(folder, 0, with_process).wait().expect("a process").code()
+    spawn(folder, 0, with_process, false).wait().expect("a process").code()
 }
 
 /// The process of other tests: it does nothing unless they say so.
@@ -152,6 +152,7 @@ fn process() {
         identity: Identity { model: "00ff".into(), name: "stand-in".into(), ..Identity::default() },
         force: false,
         retry_failed: false,
+        ordered: job["ordered"] == true,
         sidecar: None,
         status: None,
         in_flight: 8,

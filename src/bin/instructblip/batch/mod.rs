@@ -61,6 +61,10 @@ pub struct Batch {
     /// Ask rows again that have no answer and would stay so
     #[arg(long)]
     pub retry_failed: bool,
+    /// Put the lines in the order of the input once every row has one, those of earlier runs, too. Until then they come as
+    /// answers do
+    #[arg(long)]
+    pub ordered: bool,
     /// Write each answer beside its picture, too, in a file of this ending; one that is there already stays, but for --force, and
     /// answers that the output has already get none
     #[arg(long, value_name = "txt", value_parser = ending)]
@@ -123,6 +127,7 @@ pub fn run(common: &Common, batch: &Batch) -> Result<()> {
         identity: identity(&batch.model, batch.asking.slots)?,
         force: batch.force,
         retry_failed: batch.retry_failed,
+        ordered: batch.ordered,
         sidecar: batch.sidecar.clone(),
         status: batch.status_file.clone(),
         in_flight: batch.asking.inflight as usize,
