@@ -32,7 +32,8 @@
 //! [`shapes`] has the published configurations by name, and `synthesize` writes checkpoints of them with random weights.
 //! Beside the way stand `hub` (feature `hub`): it fetches checkpoints into the cache that the hub's own tools share, and
 //! gives a directory like any other, and `jobs` (feature `jobs`): it asks whatever answers, row after row, so that none is
-//! lost or doubled. Below all lies [`hash`]: one checksum for files, names and seeds.
+//! lost or doubled. Below all lie [`hash`], one checksum for files, names and seeds, and `quiet`, which makes a refusal of a
+//! panic in foreign code.
 //!
 //! [`model`] is the only room that knows every stage; the program in `src/bin` uses the public API only. The table of
 //! who may use whom is `tests/library/rooms.rs`; that of the runtime's floors, `tests/library/floors.rs`.
@@ -184,6 +185,7 @@ pub mod language;
 pub mod model;
 pub mod processor;
 pub mod qformer;
+mod quiet;
 pub mod runtime;
 pub mod shapes;
 #[cfg(feature = "embedded-model")]

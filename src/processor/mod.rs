@@ -13,7 +13,6 @@ mod orientation;
 mod overlay;
 mod png;
 mod preprocess;
-mod quiet;
 mod resize;
 mod task;
 mod text;

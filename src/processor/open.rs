@@ -6,9 +6,9 @@ use std::path::Path;
 
 use super::decode::{Refusal, decode_as};
 use super::image::Image;
-use super::quiet::without_panics;
 use super::{container, orientation};
 use crate::error::{Error, Result};
+use crate::quiet::without_panics;
 
 /// Largest picture that is decoded unless [`ImageOptions::max_pixels`] says otherwise, in pixels: Pillow's limit.
 pub const MAX_PIXELS: u64 = 178_956_970;

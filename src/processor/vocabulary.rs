@@ -8,8 +8,8 @@ use serde_json::Value;
 use tokenizers::{AddedToken, Tokenizer};
 
 use super::class;
-use super::quiet::without_panics;
 use crate::error::{Error, Result};
+use crate::quiet::without_panics;
 
 /// The prefix of the special pieces in a Unigram vocabulary: a code point that is no character.
 const UNTYPABLE: char = '\u{10FFFF}';

@@ -70,7 +70,7 @@ impl Device {
         let mut encoder = self.inner.gpu.device.create_command_encoder(&Default::default());
         let (source_at, target_at) = (u64::from(from.offset) * 4, u64::from(to.offset) * 4);
         encoder.copy_buffer_to_buffer(source.gpu()?, source_at, target.gpu()?, target_at, u64::from(from.len()) * 4);
-        self.inner.gpu.queue.submit([encoder.finish()]);
+        self.inner.gpu.submit([encoder.finish()]);
         Ok(())
     }
 
@@ -88,7 +88,7 @@ impl Device {
     /// # Errors
     /// Whatever went wrong on the GPU.
     pub fn flush(&self) -> Result<()> {
-        self.inner.gpu.queue.submit([]);
+        self.inner.gpu.submit([]);
         self.wait()
     }
 
@@ -105,7 +105,7 @@ impl Device {
         let mut encoder = self.inner.gpu.device.create_command_encoder(&Default::default());
         let at = u64::from(tensor.offset) * tensor.element_bytes();
         encoder.copy_buffer_to_buffer(buffer.gpu()?, at, staging.gpu()?, 0, bytes);
-        self.inner.gpu.queue.submit([encoder.finish()]);
+        self.inner.gpu.submit([encoder.finish()]);
         if tensor.is_half() {
             let halves: Vec<half::f16> = self.map(&staging, bytes)?;
             let values: Vec<f32> = halves.iter().map(|half| half.to_f32() / HALF_SCALE).collect();
@@ -120,7 +120,7 @@ impl Device {
             return Ok(Vec::new());
         }
         let slice = staging.gpu()?.slice(..bytes);
-        slice.map_async(wgpu::MapMode::Read, |_| {});
+        self.inner.gpu.map(slice, wgpu::MapMode::Read);
         self.wait()?;
         let failed = |e: String| Error::Gpu { what: "reading a result back".into(), problem: first_line(&e) };
         let values = {

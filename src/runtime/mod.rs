@@ -12,6 +12,7 @@ pub mod isa;
 mod kept;
 pub mod kernels;
 mod kv_format;
+mod loss;
 mod matrix_check;
 mod memory;
 mod open;

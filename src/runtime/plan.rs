@@ -183,10 +183,10 @@ impl Plan {
                 let bytes = 4 * u64::from(tokens.len());
                 encoder.copy_buffer_to_buffer(source.gpu()?, 0, readback.staging[turn].gpu()?, 0, bytes);
             }
-            let submission = self.device.inner.gpu.queue.submit([encoder.finish()]);
+            let submission = self.device.inner.gpu.submit([encoder.finish()]);
             if let (Some(tokens), true) = (&self.tokens, last) {
                 let bytes = 4 * u64::from(tokens.len());
-                readback.staging[turn].gpu()?.slice(..bytes).map_async(wgpu::MapMode::Read, |_| {});
+                self.device.inner.gpu.map(readback.staging[turn].gpu()?.slice(..bytes), wgpu::MapMode::Read);
                 readback.submitted.push_back((turn, submission));
                 readback.next = (turn + 1) % READBACKS;
             }

@@ -62,7 +62,7 @@ impl Plan {
             }
             encoder.resolve_query_set(&queries, 0..count, resolved.gpu()?, 0);
             encoder.copy_buffer_to_buffer(resolved.gpu()?, 0, staging.gpu()?, 0, bytes);
-            device.inner.gpu.queue.submit([encoder.finish()]);
+            device.inner.gpu.submit([encoder.finish()]);
             let ticks: Vec<u64> = device.map(&staging, bytes)?;
             let microseconds = f64::from(device.inner.gpu.queue.get_timestamp_period()) / 1000.0;
             timings.extend(batch.iter().zip(ticks.chunks(2)).map(|(launch, t)| Timing {

@@ -167,8 +167,8 @@ impl Uploader {
         if let Some(target) = &part.scales {
             encoder.copy_buffer_to_buffer(gpu, packed, target.gpu()?, scales_at, scales);
         }
-        staging.copied = Some(self.device.inner.gpu.queue.submit([encoder.finish()]));
-        gpu.slice(..).map_async(wgpu::MapMode::Write, |_| {});
+        staging.copied = Some(self.device.inner.gpu.submit([encoder.finish()]));
+        self.device.inner.gpu.map(gpu.slice(..), wgpu::MapMode::Write);
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use crate::rooms::{code, files};
 
 /// The floors of `src/runtime`: each file uses files of lower floors only.
 const RUNTIME: [&[&str]; 11] = [
-    &["counters", "kv_format", "parallel", "robust", "stream", "weight_format"],
+    &["counters", "kv_format", "loss", "parallel", "robust", "stream", "weight_format"],
     &["gpu", "kept", "kernels"],
     &["buffers", "custom"],
     &["caps", "tensor"],

@@ -3,17 +3,18 @@
 use std::path::{Path, PathBuf};
 
 /// Each room and the rooms it may use. `runtime::ops` is a room inside `runtime`.
-const ROOMS: [(&str, &[&str]); 20] = [
+const ROOMS: [(&str, &[&str]); 21] = [
     ("error", &[]),
     ("hash", &[]),
+    ("quiet", &[]),
     ("config", &["error"]),
     ("shapes", &["config"]),
     ("checkpoint", &["error"]),
     ("embedded", &["checkpoint"]),
     ("jobs", &["error", "hash", "generate"]),
     ("hub", &["error", "checkpoint", "config", "processor"]),
-    ("processor", &["error", "config", "checkpoint"]),
-    ("runtime", &["error", "hash"]),
+    ("processor", &["error", "quiet", "config", "checkpoint"]),
+    ("runtime", &["error", "hash", "quiet"]),
     ("weights", &["error", "checkpoint", "runtime"]),
     ("vision", &["error", "config", "weights", "runtime"]),
     ("qformer", &["error", "config", "weights", "runtime"]),

@@ -36,10 +36,15 @@ impl Job {
         std::fs::read_to_string(self.path(name)).unwrap_or_default()
     }
 
-    fn start(&self, flags: &[&str]) -> Child {
+    fn command(&self, flags: &[&str]) -> Command {
         let arguments = ["batch", &self.path("rows.jsonl"), "-o", &self.path("out.jsonl"), "--quiet"];
         let mut command = program();
-        command.args(arguments).args(SHORT).args(flags).stderr(Stdio::piped()).spawn().expect("the program runs")
+        command.args(arguments).args(SHORT).args(flags).stderr(Stdio::piped());
+        command
+    }
+
+    fn start(&self, flags: &[&str]) -> Child {
+        self.command(flags).spawn().expect("the program runs")
     }
 
     fn merged(&self, from: &str) -> String {
@@ -224,6 +229,60 @@ fn what_is_no_job_is_refused() {
         &["no part-"],
     );
     assert!(!Path::new(&path("o.jsonl")).exists() && !Path::new(&path("o.jsonl.lock")).exists());
+}
+
+/// Has a job of ten rows lose every GPU at its n-th operation of a kind: it is begun again, or ends and says so, and what
+/// it leaves is gone on with. False if the job ended before.
+fn is_lost_at(operation: &str, n: usize, wanted: &str) -> bool {
+    let (job, at) = (Job::new(10), format!("{operation} {n}"));
+    let mut command = job.command(&[]);
+    let (code, stderr) = ended(command.env("INSTRUCTBLIP_TEST_LOSE_GPU", &at).spawn().expect("the program runs"));
+    let losses = stderr.matches("the GPU was lost").count();
+    assert!(!stderr.contains("internal error") && losses <= 4, "{at}: {stderr}");
+    // A job whose model was never loaded ends at once.
+    let ends = losses == 4 || (losses == 1 && job.read("out.jsonl").is_empty());
+    assert_eq!(code, Some(if ends { 6 } else { 0 }), "{at}: {stderr}");
+    assert!(!job.read("out.jsonl").contains("\"ok\":false"), "{at}: {}", job.read("out.jsonl"));
+    if code == Some(6) {
+        let (code, stderr) = ended(job.start(&[]));
+        assert_eq!((code, stderr.as_str()), (Some(0), ""), "after {at}");
+    }
+    assert_eq!(job.read("out.jsonl").lines().count(), 10, "{at}");
+    assert!(job.merged("out.jsonl") == wanted, "{at}");
+    losses > 0
+}
+
+/// The output of a job whose GPU stays; none where nothing is to be tested.
+fn whole() -> Option<String> {
+    support::device()?;
+    if !cfg!(debug_assertions) {
+        eprintln!("NOT TESTED: lost GPUs, which builds without debug assertions do not have");
+        return None;
+    }
+    let whole = Job::new(10);
+    assert_eq!(ended(whole.start(&[])).0, Some(0));
+    Some(whole.merged("out.jsonl"))
+}
+
+/// GPUs are lost while the model is loaded, before the first answer, and late: then the last of them does not come so far.
+#[test]
+fn a_gpu_may_be_lost() {
+    let Some(wanted) = whole() else { return };
+    let places = [("submit", 0), ("submit", 8), ("map", 1), ("submit", 55), ("map", 21)];
+    let lost = places.map(|(operation, n)| is_lost_at(operation, n, &wanted));
+    // How many there are depends on which rows share a step.
+    assert_eq!(lost[..3], [true; 3]);
+}
+
+#[test]
+#[ignore = "takes minutes; make test-jobs runs it"]
+fn a_gpu_may_be_lost_anywhere() {
+    let Some(wanted) = whole() else { return };
+    for operation in ["submit", "map"] {
+        let jobs = (0..).take_while(|&n| is_lost_at(operation, n, &wanted)).count();
+        eprintln!("{jobs} jobs lost their GPU at a {operation}");
+        assert!(jobs > 15, "{jobs}");
+    }
 }
 
 #[test]

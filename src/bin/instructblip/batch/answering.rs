@@ -124,7 +124,11 @@ impl<'a> Answering<'a> {
             drop(self.engine.borrow_mut().take());
             self.losses.set(losses + 1);
             if self.losses.get() <= MOST_LOSSES {
-                say(&format!("{}; beginning again ({} of {MOST_LOSSES})", of_library(&error), self.losses.get()));
+                let what = match &error {
+                    Error::DeviceLost { reason } => format!("the GPU was lost ({reason})"),
+                    error => of_library(error),
+                };
+                say(&format!("{what}; beginning again ({} of {MOST_LOSSES})", self.losses.get()));
                 if let Err(problem) = self.begin() {
                     say(&format!("the model cannot be loaded again: {problem}"));
                 }

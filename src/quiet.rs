@@ -1,4 +1,4 @@
-//! Running other people's parsers on other people's files.
+//! Running other people's code where it may panic: parsers on damaged files, the graphics layer on a lost device.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
@@ -9,9 +9,9 @@ thread_local! {
     static QUIET: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs a decoder or a tokenizer; `None` if it panicked, as damaged files have made them do. Nothing is
-/// printed: the panic's text would say more about memory than about the file.
-pub(super) fn without_panics<T>(run: impl FnOnce() -> T) -> Option<T> {
+/// Runs a decoder, a tokenizer or the graphics layer; `None` if it panicked, as damaged files and lost devices have made them
+/// do. Nothing is printed: the panic's text would say more about memory than about the file.
+pub fn without_panics<T>(run: impl FnOnce() -> T) -> Option<T> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let before = panic::take_hook();
