@@ -139,9 +139,11 @@ fn shards_stops_and_one_run_make_the_same_file() {
         let lines = job.read("out.jsonl").lines().count();
         assert!((3..42).contains(&lines), "{lines}");
     }
-    let (code, stderr) = ended(job.start(&[]));
+    let (code, stderr) = ended(job.start(&["--ordered"]));
     assert_eq!(code, Some(0), "{stderr}");
     assert!(job.merged("out.jsonl") == wanted);
+    let id = |line: &str| line.split(',').next().map(String::from);
+    assert!(job.read("out.jsonl").lines().map(id).eq(wanted.lines().map(id)), "{}", job.read("out.jsonl"));
     let is_kept = |line: &&str| !["{\"id\":0,", "{\"id\":1,"].iter().any(|first| line.starts_with(first));
     let less: String = job.read("out.jsonl").lines().filter(is_kept).map(|line| format!("{line}\n")).collect();
     std::fs::write(job.path("less"), less).expect("written");
