@@ -2,9 +2,11 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 
 use clap::Args;
 use clap::builder::FalseyValueParser;
+use instructblip::engine::Picture;
 use instructblip::processor::{ImageOptions, MAX_FILE_BYTES, MAX_PIXELS};
 use instructblip::{Error, Image, Result};
 
@@ -52,5 +54,11 @@ impl PictureOptions {
             ));
         }
         Ok(image)
+    }
+
+    /// A picture that an engine's threads read in the same way.
+    pub fn picture(&self, common: &Common, path: &Path) -> Picture {
+        let (options, common, path) = (self.clone(), common.clone(), path.to_path_buf());
+        Picture::Read(Arc::new(move || options.read(&common, &path)))
     }
 }

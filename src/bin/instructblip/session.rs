@@ -219,8 +219,8 @@ pub fn embedded() -> Result<Checkpoint> {
     anyhow::bail!("this build has no embedded model; give a checkpoint directory with --model")
 }
 
-/// An answer as JSON.
-pub fn reply_json(reply: &Reply, model: &InstructBlip) -> serde_json::Value {
+/// An answer of a model on a device, both in words, as JSON.
+pub fn reply_json(reply: &Reply, model: &str, device: &str) -> serde_json::Value {
     let sequences: Vec<_> = reply
         .sequences
         .iter()
@@ -236,8 +236,8 @@ pub fn reply_json(reply: &Reply, model: &InstructBlip) -> serde_json::Value {
         "finish_reason": reply.finish_reason.name(),
         "sequences": sequences,
         "prompt_tokens": reply.prompt_tokens,
-        "model": model.name(),
-        "device": model.device().name(),
+        "model": model,
+        "device": device,
         "timings_ms": {
             "load": load, "image": image, "vision": vision, "qformer": qformer, "prefill": prefill, "decode": decode,
         },
