@@ -20,7 +20,7 @@ use crate::common::Common;
 use crate::files::{check_source, hex};
 use crate::options::Model;
 use crate::progress::say;
-use crate::session::{load_model, workload};
+use crate::session::load_model;
 use crate::side_by_side::slot_tokens;
 use crate::wording::of_library;
 
@@ -66,13 +66,14 @@ impl<'a> Answering<'a> {
 
     /// Loads the model and begins an engine.
     fn begin(&self) -> Result<()> {
-        let (options, slots) = (self.asking.generation.options(), self.asking.slots);
-        let most = workload(&options, (slots / options.rows()).max(1), 1);
+        let slots = self.asking.slots;
+        let most = slots.workload(&self.asking.generation.options(), usize::MAX, 1);
         let loaded = load_model(self.common, self.model, most)?;
         *self.names.borrow_mut() = (loaded.name().into(), loaded.device().name().into());
         let tokens = slot_tokens(&loaded, &most);
         let queue = self.asking.inflight as usize;
-        let options = EngineOptions { slots, tokens, queue, pictures: self.images, ..EngineOptions::default() };
+        let options =
+            EngineOptions { slots: slots.slots, tokens, queue, pictures: self.images, ..EngineOptions::default() };
         *self.engine.borrow_mut() = Some(Engine::start(loaded, &options)?);
         Ok(())
     }
