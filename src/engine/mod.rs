@@ -102,7 +102,7 @@ impl Engine {
     /// Starts an engine, after its slots' memory was taken.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::DoesNotFit`]; [`Error::Request`] for a model loaded with `offload`, or no slots.
+    /// [`Error::OutOfMemory`], [`Error::DoesNotFit`]; [`Error::Request`] for no slots, or more than 256.
     pub fn start(mut model: InstructBlip, options: &EngineOptions) -> Result<Engine> {
         model.make_slots(options.slots, options.tokens)?;
         let (messages, inbox) = channel();

@@ -156,7 +156,8 @@ impl InstructBlip {
 
     /// Pads the Q-Former's words of a batch on the left, to its longest prompt, as the reference does for checkpoints
     /// whose language model's `tokenizer_config.json` says `"padding_side": "left"` (LLaMA's). It shifts the words'
-    /// positions, so an answer then depends on its batch; by default nothing is padded.
+    /// positions, so an answer then depends on its batch; by default nothing is padded. To an
+    /// [`Engine`](crate::Engine) every question is a batch of its own, which has nothing to pad.
     #[must_use]
     pub fn with_left_padding(mut self, left: bool) -> InstructBlip {
         self.left_padding = left;

@@ -129,7 +129,7 @@ fn answer_aloud(
 fn write_reply(ask: &Ask, model: &InstructBlip, reply: &Reply, ours: Option<&Reply>) -> Result<()> {
     let mut out = std::io::stdout().lock();
     if ask.json {
-        let mut object = reply_json(reply, model);
+        let mut object = reply_json(reply, model.name(), model.device().name());
         if let Some(ours) = ours {
             let (ran, unused): (Vec<_>, Vec<_>) =
                 ask.model.overrides.names().into_iter().partition(|name| model.device().runs_custom(name));

@@ -1,20 +1,21 @@
 //! `instructblip caption`: a line of text for each picture.
 
-use std::io::Write;
-use std::path::Path;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
+use instructblip::engine::Request;
 use instructblip::processor::Task;
-use instructblip::{Error, Question};
 
 use crate::common::{Common, Gpu};
 use crate::generation::Generation;
 use crate::inputs::Pictures;
 use crate::options::Model;
 use crate::progress::Progress;
-use crate::session::{load_model, reply_json, say_last, workload};
+use crate::session::{load_model, reply_json, say_last};
+use crate::side_by_side::{Slots, answer_all};
 
 /// Arguments of `caption`.
 #[derive(Args, Debug)]
@@ -28,6 +29,8 @@ pub struct Caption {
     #[arg(long)]
     pub json: bool,
     #[command(flatten)]
+    pub slots: Slots,
+    #[command(flatten)]
     pub generation: Generation,
     #[command(flatten)]
     pub model: Model,
@@ -39,7 +42,9 @@ pub fn run(common: &Common, caption: &Caption) -> Result<()> {
     let options = caption.generation.options();
     options.check()?;
     let (files, mut skipped) = caption.pictures.files(common)?;
-    let mut model = load_model(common, &caption.model, workload(&options, 1, 1))?;
+    let most = caption.slots.workload(&options, files.len(), 1);
+    let model = load_model(common, &caption.model, most)?;
+    let (name, device) = (model.name().to_string(), model.device().clone());
     let prompt = match &caption.prompt {
         Some(prompt) => prompt.clone(),
         None if model.config().qformer_reads_text() => Task::Caption.prompt("", &[])?,
@@ -48,34 +53,31 @@ pub fn run(common: &Common, caption: &Caption) -> Result<()> {
     };
     let started = Instant::now();
     let mut out = std::io::stdout().lock();
-    let mut done = 0;
-    for path in &files {
-        let image = match caption.model.picture_options.read(common, path) {
-            Ok(image) => image,
-            Err(error) => {
-                skipped.add(error.into(), &Progress::Quiet)?;
-                continue;
-            }
-        };
-        let reply = match model.answer(&[Question::new(&image, &prompt)], &options, &mut |_| {}) {
-            Ok(mut replies) => replies.swap_remove(0),
-            Err(error @ Error::NotFinite { .. }) => {
-                skipped.add(anyhow::Error::from(error).context(path.display().to_string()), &Progress::Quiet)?;
-                continue;
-            }
-            Err(error) => return Err(error.into()),
+    // Lines on a terminal show by themselves how far it is.
+    let unseen = common.quiet || caption.pictures.is_one() || std::io::stdout().is_terminal();
+    let mut progress = Progress::counting(unseen, "pictures", Some(files.len() as u64));
+    let (mut heard, mut done) = (0, 0);
+    let request =
+        |path: &PathBuf| Request::new(caption.model.picture_options.picture(common, path), &prompt, options.clone());
+    let model = answer_all(model, &most, files, request, |path, reply| {
+        heard += 1;
+        progress.count(heard);
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(error) => return skipped.add_picture(&path, error, &progress),
         };
         if caption.json {
-            let mut line = reply_json(&reply, &model);
+            let mut line = reply_json(&reply, &name, device.name());
             line["image"] = path.display().to_string().into();
             writeln!(out, "{line}")?;
         } else {
-            let name = if caption.pictures.is_one() { String::new() } else { format!("{}\t", one_line(path)) };
+            let name = if caption.pictures.is_one() { String::new() } else { format!("{}\t", one_line(&path)) };
             reply.sequences.iter().try_for_each(|sequence| writeln!(out, "{name}{}", sequence.text))?;
         }
-        out.flush()?;
         done += 1;
-    }
+        Ok(out.flush()?)
+    })?;
+    progress.clear();
     caption.model.overrides.tell_unused(common, model.device());
     if !caption.json {
         let pictures = if done == 1 { "picture" } else { "pictures" };

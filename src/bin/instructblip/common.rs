@@ -68,7 +68,7 @@ impl From<Adapter> for Gpu {
 }
 
 /// Options of a command that are not its own.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Common {
     pub adapter: Option<String>,
     pub portable: bool,

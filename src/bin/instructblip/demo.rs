@@ -66,7 +66,9 @@ pub fn run(common: &Common, demo: &Demo) -> Result<()> {
             let reply = model.ask(&image, question, &GenerateOptions::default())?;
             if demo.json {
                 let mut answer = json!({ "image": scene.path, "question": question });
-                if let (Value::Object(answer), Value::Object(reply)) = (&mut answer, reply_json(&reply, &model)) {
+                if let (Value::Object(answer), Value::Object(reply)) =
+                    (&mut answer, reply_json(&reply, model.name(), model.device().name()))
+                {
                     answer.extend(reply);
                 }
                 answers.push(answer);

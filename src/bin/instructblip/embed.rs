@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
-use instructblip::Error;
 use instructblip::model::{NamedTensor, Values, Workload};
 
 use crate::common::{Common, Gpu};
@@ -46,31 +45,24 @@ pub fn run(common: &Common, embed: &Embed) -> Result<()> {
     let mut joined: Vec<NamedTensor> = Vec::new();
     // Of each row, as pictures may be skipped.
     let mut names = Vec::new();
-    for (i, path) in files.iter().enumerate() {
-        let features = embed
-            .model
-            .picture_options
-            .read(common, path)
-            .map(|image| model.features(&image, &embed.prompt, &embed.taps));
-        match features {
-            Err(error) => skipped.add(error.into(), &progress)?,
-            Ok(Err(error @ Error::NotFinite { .. })) => {
-                skipped.add(anyhow::Error::from(error).context(path.display().to_string()), &progress)?;
-            }
-            Ok(features) => {
-                let features = features?;
-                let tensors = [features.image, features.queries, features.projected].into_iter().chain(features.taps);
-                for (at, tensor) in tensors.enumerate() {
-                    match joined.get_mut(at) {
-                        Some(known) => append(known, tensor),
-                        None => joined.push(tensor),
-                    }
-                }
-                names.push(path.display().to_string());
+    let mut done = 0;
+    embed.model.picture_options.read_ahead(common, &files, |path, image| {
+        done += 1;
+        progress.count(done);
+        let features = match image.and_then(|image| model.features(&image, &embed.prompt, &embed.taps)) {
+            Ok(features) => features,
+            Err(error) => return skipped.add_picture(path, error, &progress),
+        };
+        let tensors = [features.image, features.queries, features.projected].into_iter().chain(features.taps);
+        for (at, tensor) in tensors.enumerate() {
+            match joined.get_mut(at) {
+                Some(known) => append(known, tensor),
+                None => joined.push(tensor),
             }
         }
-        progress.count(i as u64 + 1);
-    }
+        names.push(path.display().to_string());
+        Ok(())
+    })?;
     progress.clear();
     if names.is_empty() {
         return skipped.verdict(0);

@@ -89,6 +89,20 @@ impl Skipped {
         Ok(())
     }
 
+    /// Tells of a picture that could not be used.
+    ///
+    /// # Errors
+    /// The problem itself where the run is strict, or where it is not the picture's.
+    pub fn add_picture(&mut self, path: &Path, problem: Error, progress: &Progress) -> Result<()> {
+        match problem {
+            Error::Image { .. } | Error::ImageTooLarge { .. } | Error::Io { .. } => self.add(problem.into(), progress),
+            Error::NotFinite { .. } => {
+                self.add(anyhow::Error::from(problem).context(path.display().to_string()), progress)
+            }
+            other => Err(other.into()),
+        }
+    }
+
     /// The number of them.
     pub fn count(&self) -> usize {
         self.count

@@ -33,6 +33,7 @@ mod quantize;
 mod score;
 mod selftest;
 mod session;
+mod side_by_side;
 mod signals;
 #[cfg(feature = "embedded-model")]
 mod synthesize;

@@ -35,7 +35,7 @@ pub struct Plan {
     /// Beams to search with
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub num_beams: u32,
-    /// Questions asked at once: the slots of `batch` and `worker`
+    /// Questions asked at once: the slots of `batch`, `worker`, `caption` and `eval`
     #[arg(long, visible_alias = "slots", value_name = "N", default_value_t = 1,
           value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub batch: u32,

@@ -106,11 +106,22 @@ pub fn check_order(image: &Path, prompt: &str) -> Result<()> {
 pub fn load_model(common: &Common, model: &Model, workload: Workload) -> Result<InstructBlip> {
     note_demo_model(common, model);
     let custom = model.overrides.custom_kernels()?;
-    let mut loaded = load_with_custom(common, model, workload, custom)?;
+    let loaded = load_with_custom(common, model, workload, custom);
+    let mut loaded = loaded.map_err(|error| about_slots(error, workload))?;
     if model.overrides.any() {
         model.overrides.try_once(&mut loaded)?;
     }
     Ok(loaded)
+}
+
+/// Adds to the refusal of what takes too much memory that fewer slots take less.
+fn about_slots(error: anyhow::Error, most: Workload) -> anyhow::Error {
+    match error.downcast_ref() {
+        Some(Error::OverBudget { .. }) if most.batch > 1 => {
+            error.context(format!("with {} slots (--slots 1 takes less memory)", most.rows * most.batch))
+        }
+        _ => error,
+    }
 }
 
 /// Loads the model the options ask for, with progress, on a device with these custom kernels.
@@ -219,8 +230,8 @@ pub fn embedded() -> Result<Checkpoint> {
     anyhow::bail!("this build has no embedded model; give a checkpoint directory with --model")
 }
 
-/// An answer as JSON.
-pub fn reply_json(reply: &Reply, model: &InstructBlip) -> serde_json::Value {
+/// An answer of a model on a device, both in words, as JSON.
+pub fn reply_json(reply: &Reply, model: &str, device: &str) -> serde_json::Value {
     let sequences: Vec<_> = reply
         .sequences
         .iter()
@@ -236,8 +247,8 @@ pub fn reply_json(reply: &Reply, model: &InstructBlip) -> serde_json::Value {
         "finish_reason": reply.finish_reason.name(),
         "sequences": sequences,
         "prompt_tokens": reply.prompt_tokens,
-        "model": model.name(),
-        "device": model.device().name(),
+        "model": model,
+        "device": device,
         "timings_ms": {
             "load": load, "image": image, "vision": vision, "qformer": qformer, "prefill": prefill, "decode": decode,
         },

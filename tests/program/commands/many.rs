@@ -236,3 +236,55 @@ fn devices_and_pipes_are_no_files_of_questions_or_answers() {
     std::fs::write(path("bad.jsonl"), "{}\nx").expect("written");
     refused(&["eval", &path("bad.jsonl"), "-o", &path("out.jsonl")], 3, &["line 1: lacks", "for example: {\"image\""]);
 }
+
+#[test]
+fn bad_pictures_in_the_middle_leave_the_order_as_it_is() {
+    if support::device().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let names: Vec<String> = (0..8).map(|i| format!("{i:02}.png")).collect();
+    for name in &names {
+        std::fs::copy(sample(name), folder.path().join(name)).expect("copied");
+    }
+    std::fs::write(path("05.png"), "no picture").expect("written");
+    // Answers of several lengths are made side by side; a search with beams takes more slots than there are.
+    let asked = |name: &String| {
+        let question = if name < &"03.png".to_string() { "Please describe the photo in detail." } else { "How many?" };
+        format!("{}\n", serde_json::json!({"image": name, "question": question, "answer": "x"}))
+    };
+    std::fs::write(path("q.jsonl"), names.iter().map(asked).collect::<String>()).expect("written");
+    let good = |until: usize| names[..until].iter().filter(|name| *name != "05.png").cloned().collect::<Vec<_>>();
+    let mut answers = Vec::new();
+    for flags in [&["--slots", "1"][..], &["--slots", "3"], &["--num-beams", "3", "--slots", "2"]] {
+        let (questions, output) = (path("q.jsonl"), path("out.jsonl"));
+        let eval = [&["eval", &questions, "-o", &output, "--force"][..], flags].concat();
+        let written = |name: &str| {
+            let text = std::fs::read_to_string(path(name)).expect("answers");
+            let line = |line: &str| serde_json::from_str::<Value>(line).expect("an object");
+            text.lines()
+                .map(line)
+                .map(|line| (str_of(&line["image"]).to_owned(), str_of(&line["prediction"]).to_owned()))
+                .unzip::<_, _, Vec<_>, Vec<_>>()
+        };
+        refused(&[&eval[..], &["--strict"]].concat(), 3, &["error: ", "line 6: ", "05.png"]);
+        assert_eq!(written("out.jsonl").0, good(5), "those in front of it are written");
+        let run = run(&eval);
+        assert_eq!(run.status.code(), Some(3), "{}", text(&run.stderr));
+        assert!(text(&run.stderr).contains("1 of 8 questions was skipped"), "{}", text(&run.stderr));
+        let (images, predictions) = written("out.jsonl");
+        assert_eq!(images, good(8));
+        answers.push(predictions);
+    }
+    assert_eq!(answers[0], answers[1], "answers do not depend on who else asks");
+
+    let caption = ["caption", &path("*.png"), "-q", "--max-new-tokens", "8", "--slots", "3"];
+    let strict = run(&[&caption[..], &["--strict"]].concat());
+    assert_eq!((strict.status.code(), text(&strict.stdout).lines().count()), (Some(3), 5));
+    let lines = run(&[&caption[..], &["--json"]].concat());
+    let image = |line: &str| serde_json::from_str::<Value>(line).map(|line| str_of(&line["image"]).to_owned());
+    let images: Vec<String> = text(&lines.stdout).lines().map(|line| image(line).expect("an object")).collect();
+    assert_eq!(images, good(8).iter().map(|name| path(name)).collect::<Vec<_>>());
+    refused(&["caption", &path("*.png"), "--budget", "10MB"], 5, &["with 8 slots (--slots 1 takes less memory)"]);
+}

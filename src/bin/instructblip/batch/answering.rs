@@ -12,7 +12,7 @@ use instructblip::engine::{self, Event, Outcome, Request};
 use instructblip::jobs::{Answerer, Done, Failure, Finding, Picture, Question, Score};
 use instructblip::model::Timings;
 use instructblip::processor::{ImageOptions, MAX_FILE_BYTES};
-use instructblip::{Engine, EngineOptions, Error, Image, InstructBlip, Reply};
+use instructblip::{Engine, EngineOptions, Error, Image, Reply};
 use sha2::{Digest, Sha256};
 
 use super::Asking;
@@ -20,7 +20,8 @@ use crate::common::Common;
 use crate::files::{check_source, hex};
 use crate::options::Model;
 use crate::progress::say;
-use crate::session::{load_model, workload};
+use crate::session::load_model;
+use crate::side_by_side::slot_tokens;
 use crate::wording::of_library;
 
 /// Times that a GPU may be lost.
@@ -65,13 +66,14 @@ impl<'a> Answering<'a> {
 
     /// Loads the model and begins an engine.
     fn begin(&self) -> Result<()> {
-        let (options, slots) = (self.asking.generation.options(), self.asking.slots);
-        let most = workload(&options, (slots / options.rows()).max(1), 1);
+        let slots = self.asking.slots;
+        let most = slots.workload(&self.asking.generation.options(), usize::MAX, 1);
         let loaded = load_model(self.common, self.model, most)?;
         *self.names.borrow_mut() = (loaded.name().into(), loaded.device().name().into());
-        let tokens = tokens_of(&loaded, most.prompt_tokens, most.new_tokens);
+        let tokens = slot_tokens(&loaded, &most);
         let queue = self.asking.inflight as usize;
-        let options = EngineOptions { slots, tokens, queue, pictures: self.images, ..EngineOptions::default() };
+        let options =
+            EngineOptions { slots: slots.slots, tokens, queue, pictures: self.images, ..EngineOptions::default() };
         *self.engine.borrow_mut() = Some(Engine::start(loaded, &options)?);
         Ok(())
     }
@@ -152,11 +154,6 @@ impl Answerer for Answering<'_> {
             self.ask_again(lost);
         }
     }
-}
-
-/// Tokens of an answer with its prompt, the places of a picture included.
-fn tokens_of(model: &InstructBlip, prompt: u32, new: u32) -> u32 {
-    prompt.saturating_add(model.config().num_query_tokens).saturating_add(new)
 }
 
 /// The hashes of a question's pictures, as they are read.

@@ -12,6 +12,7 @@ use instructblip::processor::Task;
 use crate::generation::Generation;
 use crate::options::{Model, Wording};
 use crate::session::{Chosen, chosen, embedded};
+use crate::side_by_side::Slots;
 
 /// Options for rows that do not say what is asked.
 #[derive(Args, Debug)]
@@ -24,10 +25,8 @@ pub struct Asking {
     /// Rows that are asked or read ahead at once
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub inflight: u32,
-    /// Answers, or beams of one, that are made side by side. Answers may depend on it where two words are nearly equally
-    /// likely, so a job keeps to it
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
-    pub slots: u32,
+    #[command(flatten)]
+    pub slots: Slots,
     #[command(flatten)]
     pub generation: Generation,
 }

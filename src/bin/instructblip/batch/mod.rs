@@ -124,7 +124,7 @@ pub fn run(common: &Common, batch: &Batch) -> Result<()> {
         defaults: &defaults,
         output: output.clone(),
         shard: batch.shard.unwrap_or_default(),
-        identity: identity(&batch.model, batch.asking.slots)?,
+        identity: identity(&batch.model, batch.asking.slots.slots)?,
         force: batch.force,
         retry_failed: batch.retry_failed,
         ordered: batch.ordered,

@@ -20,7 +20,7 @@ use crate::signals::asked_to_end;
 /// Loads the model, says so, and answers rows until there are no more.
 pub fn serve_rows(common: &Common, model: &Model, asking: &Asking, defaults: &Defaults, folder: &Path) -> Result<()> {
     let stop = asked_to_end()?;
-    let identity = identity(model, asking.slots)?;
+    let identity = identity(model, asking.slots.slots)?;
     let answering = Answering::open(common, model, asking)?;
     let ready = json!({
         "event": "ready", "model": identity.model, "name": identity.name, "settings": identity.settings,

@@ -11,10 +11,11 @@ use std::time::{Instant, SystemTime};
 
 use anyhow::Result;
 use clap::Args;
+use instructblip::engine::Request;
 use instructblip::processor::Task;
 use instructblip::runtime::WeightFormat;
 use instructblip::weights::Formats;
-use instructblip::{Error, GenerateOptions, Image, InstructBlip, Question, Reply};
+use instructblip::{Error, GenerateOptions, Reply};
 use serde_json::{Value, json};
 
 use crate::common::{Common, Gpu};
@@ -24,7 +25,8 @@ use crate::inputs::{Skipped, is_there};
 use crate::options::{Model, Resize, tasks};
 use crate::pictures::PictureOptions;
 use crate::progress::{Progress, say};
-use crate::session::{load_model, named, say_last, workload};
+use crate::session::{load_model, named, say_last};
+use crate::side_by_side::{Slots, answer_all};
 use accuracy::Tally;
 use predictions::{Contents, Key, Known};
 use questions::EXAMPLE;
@@ -44,9 +46,8 @@ pub struct Eval {
     /// File of answers; questions it has already are not asked again
     #[arg(long, short, value_name = "PREDICTIONS.jsonl")]
     pub output: PathBuf,
-    /// Questions asked at once; answers do not depend on it
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub batch_size: u32,
+    #[command(flatten)]
+    pub slots: Slots,
     /// Ask everything again
     #[arg(long)]
     pub force: bool,
@@ -150,26 +151,35 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Asks the model what is not answered yet, a batch at a time.
+    /// Asks the model what is not answered yet.
     fn ask(&mut self, items: &mut [Item]) -> Result<()> {
-        let (common, eval) = (self.common, self.eval);
-        let mut open: Vec<&mut Item> = items.iter_mut().filter(|item| item.answer.is_none()).collect();
+        let (common, eval, options) = (self.common, self.eval, self.options.clone());
+        let open: Vec<&mut Item> = items.iter_mut().filter(|item| item.answer.is_none()).collect();
         let frames = open.iter().map(|item| item.paths.len()).max().unwrap_or(1);
-        let mut model = load_model(common, &eval.model, workload(&self.options, eval.batch_size, frames))?;
+        let most = eval.slots.workload(&options, open.len(), frames);
+        let model = load_model(common, &eval.model, most)?;
         let mut file = predictions::open(&eval.output, eval.force)?;
         if !common.quiet
             && open.iter().any(|item| predictions::FIELDS.iter().any(|name| item.row.fields.contains_key(*name)))
         {
             say(&format!("fields of questions that are called {} are replaced", predictions::FIELDS.join(", ")));
         }
+        let request = |item: &&mut Item| Request {
+            pictures: item.paths.iter().map(|path| eval.model.picture_options.picture(common, path)).collect(),
+            prompt: item.asked.clone(),
+            qformer_prompt: item.row.qformer_prompt.clone(),
+            options: options.clone(),
+            choices: Vec::new(),
+        };
         let started = Instant::now();
         let mut progress = Progress::counting(common.quiet, "questions", Some(open.len() as u64));
         let mut done = 0;
-        for batch in open.chunks_mut(eval.batch_size as usize) {
-            done += batch.len();
-            self.ask_batch(&mut model, batch, &mut file, &progress)?;
-            progress.count(done as u64);
-        }
+        let model = answer_all(model, &most, open, request, |item, reply| {
+            self.keep(item, reply, &mut file, &progress)?;
+            done += 1;
+            progress.count(done);
+            Ok(())
+        })?;
         progress.clear();
         eval.model.overrides.tell_unused(common, model.device());
         let questions = if done == 1 { "question" } else { "questions" };
@@ -177,48 +187,28 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Asks these questions at once, and writes each answer down as soon as it is there.
-    fn ask_batch(
+    /// Writes an answer down, or tells why there is none.
+    ///
+    /// # Errors
+    /// Whatever concerns other questions, too.
+    fn keep(
         &mut self,
-        model: &mut InstructBlip,
-        batch: &mut [&mut Item],
+        item: &mut Item,
+        reply: instructblip::Result<Reply>,
         file: &mut impl Write,
         progress: &Progress,
     ) -> Result<()> {
-        let mut asked = Vec::new();
-        for item in batch {
-            match self.read(item) {
-                Ok((key, images)) => asked.push((item, key, images)),
-                Err(error) => self.skipped.add(about(&item.row, error), progress)?,
+        match reply.and_then(|reply| Ok((item.key(&mut self.contents)?, reply.text))) {
+            Ok((key, text)) => {
+                let line = predictions::line(&item.row, &key, &text, &self.settings);
+                // A whole line at once: what is interrupted here is asked again next time.
+                file.write_all(format!("{line}\n").as_bytes()).map_err(|e| unwritable(&self.eval.output, e))?;
+                item.answer = Some(text);
+                Ok(())
             }
+            Err(error) if is_about_question(&error) => self.skipped.add(about(&item.row, error), progress),
+            Err(error) => Err(error.into()),
         }
-        let questions = asked.iter().map(|(item, key, images)| Question {
-            images,
-            prompt: &key.asked,
-            qformer_prompt: item.row.qformer_prompt.as_deref(),
-        });
-        let questions: Vec<_> = questions.collect();
-        let replies = replies(model, &questions, &self.options)?;
-        for ((item, key, _), reply) in asked.into_iter().zip(replies) {
-            match reply {
-                Ok(reply) => {
-                    let line = predictions::line(&item.row, &key, &reply.text, &self.settings);
-                    // A whole line at once: what is interrupted here is asked again next time.
-                    file.write_all(format!("{line}\n").as_bytes()).map_err(|e| unwritable(&self.eval.output, e))?;
-                    item.answer = Some(reply.text);
-                }
-                Err(error) => self.skipped.add(about(&item.row, error), progress)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// The pictures of a question, and the key that its answer is found by.
-    fn read(&mut self, item: &Item) -> instructblip::Result<(Key, Vec<Image>)> {
-        let pictures = &self.eval.model.picture_options;
-        let images = item.paths.iter().map(|path| pictures.read(self.common, path));
-        let images = images.collect::<instructblip::Result<_>>()?;
-        Ok((item.key(&mut self.contents)?, images))
     }
 
     /// Tells how many answers are right.
@@ -253,20 +243,6 @@ impl Item {
     }
 }
 
-/// A reply to each question, or why there is none. Where one of a batch is bad, each is asked alone, which changes no answer.
-fn replies(
-    model: &mut InstructBlip,
-    questions: &[Question<'_>],
-    options: &GenerateOptions,
-) -> Result<Vec<instructblip::Result<Reply>>> {
-    match (model.answer(questions, options, &mut |_| {}), questions) {
-        (Ok(replies), _) => Ok(replies.into_iter().map(Ok).collect()),
-        (Err(error), _) if !is_about_question(&error) => Err(error.into()),
-        (Err(error), [_]) => Ok(vec![Err(error)]),
-        _ => questions.iter().map(|question| Ok(replies(model, &[*question], options)?.swap_remove(0))).collect(),
-    }
-}
-
 /// Tells errors of one question, after which others may still be answered.
 fn is_about_question(error: &Error) -> bool {
     matches!(
@@ -276,6 +252,7 @@ fn is_about_question(error: &Error) -> bool {
             | Error::Request { .. }
             | Error::Image { .. }
             | Error::ImageTooLarge { .. }
+            | Error::Io { .. }
     )
 }
 
