@@ -2,7 +2,7 @@
 // whose subgroups multiply matrices.
 //
 // Bindings, MODE: those of attention_tile.wgsl; with HALVED out is f16 as shared/halves.wgsl says.
-// Grid: x = groups of 32 rows, y = query heads.
+// Grid: x = groups of 32 rows, y = query heads, z = segments.
 // Workgroup memory: 31,888 bytes with d = 128, 27,280 with 88 and matrices of 16 x 16; 19,088 and 16,784 of 8 x 8.
 // WG is four subgroups; subgroups are of one size, a multiple of 8, all full.
 // Limits: HEAD_DIM = d <= 128; those of attention_tile.wgsl. A row that sees no key at all gives zeros.
@@ -46,9 +46,9 @@ override WG: u32 = 128u;    // four subgroups
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> index: array<u32>;
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
-@group(0) @binding(5) var<uniform> step: Step;
-@group(0) @binding(6) var<storage, read_write> out: array<vec2<u32>>;
-@group(0) @binding(7) var<uniform> p: Params;
+@group(0) @binding(6) var<uniform> step: Step;
+@group(0) @binding(7) var<storage, read_write> out: array<vec2<u32>>;
+@group(0) @binding(8) var<uniform> p: Params;
 
 // Places and strides in workgroup memory count fours.
 override QUADS: u32 = HEAD_DIM / 4u;
@@ -119,7 +119,12 @@ fn main(
     let head = workgroup.y;
     let k0 = p.k_offset + (head / p.group) * p.k_head_stride;
     let v0 = p.v_offset + (head / p.group) * p.v_head_stride;
-    let keys = select(p.s, min(step.len, step.pos + t0 + ROWS), MODE == 2u);
+    let here = segment(workgroup.z);
+    own = here;
+    if t0 >= here.rows.count {
+        return;
+    }
+    let keys = select(here.keys.count, min(step.len, step.pos + t0 + ROWS), MODE == 2u);
     // The first of a subgroup's 16 rows, and which half of keys or channels its matrices have.
     let first_row = block % 2u * BLOCK;
     let half = block / 2u;
@@ -239,8 +244,8 @@ fn main(
             let at = sublane + i;
             let r = first_row + at / 4u;
             let c = (half * BLOCKS + b) * (BLOCK / 4u) + at % 4u;
-            if t0 + r < p.t && c < QUADS {
-                put_quad((t0 + r) * p.out_stride / 4u + head * QUADS + c, four_sums(strip + at) * factors[r]);
+            if t0 + r < here.rows.count && c < QUADS {
+                put_quad(row_in(own.rows, t0 + r) * p.out_stride / 4u + head * QUADS + c, four_sums(strip + at) * factors[r]);
             }
         }
         workgroupBarrier();

@@ -4,11 +4,12 @@
 // k, v  [S, ...]  as shared/kv_f32.wgsl or kv_f16.wgsl have them: head g of key s starts at offset + row(s) * row_stride + g * head_stride
 // index [S]       u32: MODE 1: 0 hides key s; MODE 2: row(s), the page that key s lies on; bound to q otherwise
 // bias  [2M+1, H] f32 by key's minus row's position, which is clamped to -M ..= M = far (BIAS); bound to q otherwise
+// segments        as shared/segments.wgsl has them (MODE 0)
 // step            position of row 0 and number of keys (MODE 2)
 // out   [T, H*d]  f32
 //
-// MODE: 0 all p.s keys, 1 those the mask shows, 2 causal over a cache: row t sees keys 0 ..= step.pos + t.
-// Grid: x = groups of ROWS rows, y = query heads.
+// MODE: 0 all keys of a segment, 1 those the mask shows, 2 causal over a cache: row t sees keys 0 ..= step.pos + t.
+// Grid: x = groups of ROWS rows, y = query heads, z = segments.
 // Workgroup memory: 10,496 bytes with 16 rows, 16,384 with 32.
 // Limits: HEAD_DIM = d <= 256; d and all offsets and strides of q, k, v and out are multiples of 4. A row that sees no
 // key at all gives zeros.
@@ -51,9 +52,9 @@ override MODE: u32 = 0u;
 @group(0) @binding(0) var<storage, read> q: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> index: array<u32>;
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
-@group(0) @binding(5) var<uniform> step: Step;
-@group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>;
-@group(0) @binding(7) var<uniform> p: Params;
+@group(0) @binding(6) var<uniform> step: Step;
+@group(0) @binding(7) var<storage, read_write> out: array<vec4<f32>>;
+@group(0) @binding(8) var<uniform> p: Params;
 
 override QUADS: u32 = HEAD_DIM / 4u;        // elements of 4 channels
 override WIDTH: u32 = 16u * min((HEAD_DIM + 63u) / 64u, 2u);    // quads of a part of values: 16 or 32
@@ -160,9 +161,15 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let tx = lane % LANES;
     let ty = lane / LANES;
     let t = t0 + 4u * ty;
+    let here = segment(workgroup.z);
+    own = here;
+    if t0 >= here.rows.count {
+        return;
+    }
     // Rows past the end repeat the last one; they are not stored.
-    q_row = (p.q_offset + min(t0 + lane / 4u, p.t - 1u) * p.q_stride) / 4u + head * QUADS;
-    let keys = select(p.s, min(step.len, step.pos + t0 + ROWS), MODE == 2u);
+    let row = row_in(here.rows, min(t0 + lane / 4u, here.rows.count - 1u));
+    q_row = (p.q_offset + row * p.q_stride) / 4u + head * QUADS;
+    let keys = select(here.keys.count, min(step.len, step.pos + t0 + ROWS), MODE == 2u);
     let position = select(t, step.pos + t, MODE == 2u);
     var largest = vec4<f32>(HIDDEN);
     var total = vec4<f32>();

@@ -5,11 +5,12 @@
 // k, v  [S, ...]  f32: head g of key s starts at offset + row(s) * row_stride + g * head_stride
 // index [S]       u32: MODE 1: 0 hides key s; MODE 2: row(s), the page that key s lies on; bound to q otherwise
 // bias  [2M+1, H] f32 by key's minus row's position, which is clamped to -M ..= M = far (BIAS); bound to q otherwise
+// segments        as shared/segments.wgsl has them (MODE 0)
 // step            position of row 0 and number of keys (MODE 2)
 // out   [T, H*d]  f32
 //
-// MODE: 0 all p.s keys, 1 those the mask shows, 2 causal over a cache: row t sees keys 0 ..= step.pos + t.
-// Grid: x = groups of 16 rows, y = query heads.
+// MODE: 0 all keys of a segment, 1 those the mask shows, 2 causal over a cache: row t sees keys 0 ..= step.pos + t.
+// Grid: x = groups of 16 rows, y = query heads, z = segments.
 // Workgroup memory: none. One workgroup is one subgroup of 8.
 // Limits: HEAD_DIM = d <= 256; d and all offsets and strides of q, k, v and out are multiples of 8. A row that sees no
 // key at all gives zeros.
@@ -46,9 +47,9 @@ override MODE: u32 = 0u;
 @group(0) @binding(0) var<storage, read> q: array<vec4<u64>>;
 @group(0) @binding(3) var<storage, read> index: array<u32>;
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
-@group(0) @binding(5) var<uniform> step: Step;
-@group(0) @binding(6) var<storage, read_write> out: array<vec4<u64>>;
-@group(0) @binding(7) var<uniform> p: Params;
+@group(0) @binding(6) var<uniform> step: Step;
+@group(0) @binding(7) var<storage, read_write> out: array<vec4<u64>>;
+@group(0) @binding(8) var<uniform> p: Params;
 
 const ROWS: u32 = 16u;
 
@@ -62,6 +63,10 @@ var<private> shrink: array<f32, ROWS>;
 fn index_of(key: vec4<u32>) -> vec4<u32> {
     let i = p.index_offset + key;
     return vec4<u32>(index[i.x], index[i.y], index[i.z], index[i.w]);
+}
+
+fn rows_of(key: vec4<u32>) -> vec4<u32> {
+    return vec4<u32>(row_in(own.keys, key.x), row_in(own.keys, key.y), row_in(own.keys, key.z), row_in(own.keys, key.w));
 }
 
 // The products of two rows, eight apart, with this lane's four keys.
@@ -144,9 +149,9 @@ fn add_values(sums: ptr<function, array<Eight, ROWS>>, first: u32, lane: u32, at
 }
 
 fn put_row(sums: ptr<function, array<Eight, ROWS>>, r: u32, t: u32, head: u32, c: u32) {
-    if t + r < p.t && c < HEAD_DIM / 8u {
+    if t + r < own.rows.count && c < HEAD_DIM / 8u {
         let inverse = select(1.0 / total[r], 0.0, total[r] == 0.0);
-        out[((t + r) * p.out_stride + head * HEAD_DIM) / 8u + c] = packed(scaled((*sums)[r], inverse));
+        out[(row_in(own.rows, t + r) * p.out_stride + head * HEAD_DIM) / 8u + c] = packed(scaled((*sums)[r], inverse));
     }
 }
 
@@ -197,13 +202,19 @@ fn weights_of_four(r: u32, head: u32, d: vec4<i32>, shown: vec4<bool>) {
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocation_id) lane: u32) {
     let t0 = workgroup.x * ROWS;
     let head = workgroup.y;
-    let last = p.t - 1u;
+    own = segment(workgroup.z);
+    if t0 >= own.rows.count {
+        return;
+    }
+    let last = own.rows.count - 1u;
     // Rows past the end repeat the last; they are not stored.
-    let qa = (p.q_offset + min(t0 + lane, last) * p.q_stride + head * HEAD_DIM) / 8u;
-    let qb = (p.q_offset + min(t0 + 8u + lane, last) * p.q_stride + head * HEAD_DIM) / 8u;
+    let ra = row_in(own.rows, min(t0 + lane, last));
+    let rb = row_in(own.rows, min(t0 + 8u + lane, last));
+    let qa = (p.q_offset + ra * p.q_stride + head * HEAD_DIM) / 8u;
+    let qb = (p.q_offset + rb * p.q_stride + head * HEAD_DIM) / 8u;
     let k0 = (p.k_offset + (head / p.group) * p.k_head_stride) / 8u;
     let v0 = (p.v_offset + (head / p.group) * p.v_head_stride) / 8u;
-    var keys = p.s;
+    var keys = own.keys.count;
     var position = i32(t0);
     if MODE == 2u {
         keys = min(step.len, step.pos + t0 + ROWS);
@@ -220,7 +231,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
         let s = start + 4u * lane + vec4<u32>(0u, 1u, 2u, 3u);
         // Keys past the end repeat the last; their weights are 0.
         let key = min(s, vec4<u32>(keys - 1u));
-        var row = key;
+        var row = rows_of(key);
         var shown = s < vec4<u32>(keys);
         if MODE == 1u {
             shown = shown & (index_of(key) != vec4<u32>());

@@ -167,7 +167,7 @@ impl QFormer {
     fn cross_attention(&self, r: &mut Recorder, w: &CrossAttention, x: &mut Tensor, image: &Tensor) -> Tensor {
         let q = r.linear(x, &w.query); // [Q, D]
         let kv = r.linear(image, &w.key_value); // [N, 2D]
-        let a = r.cross_attention(&q, &kv, self.heads); // [Q, D]
+        let a = r.cross_attention(&q, &kv, self.heads, Mask::None); // [Q, D]
         r.linear_add(x, &a, &w.dense); // x += a Wᵀ + b
         r.layer_norm(x, &w.norm) // [Q, D]
     }

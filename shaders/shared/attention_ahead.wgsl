@@ -22,6 +22,9 @@ fn find_keys(start: u32, keys: u32, lane: u32) {
     if MODE == 2u {
         let i = p.index_offset + places;
         places = vec4<u32>(index[i.x], index[i.y], index[i.z], index[i.w]);
+    } else {
+        let rows = vec2<u32>(row_in(own.keys, places.x), row_in(own.keys, places.y));
+        places = vec4<u32>(rows, row_in(own.keys, places.z), row_in(own.keys, places.w));
     }
 }
 
@@ -74,7 +77,7 @@ fn put_queries(t0: u32, head: u32, lane: u32) {
     var values: array<vec4<f32>, 32>;
     for (var i = 0u; i < ROWS * WIDE / WG; i++) {
         // Rows past the end repeat the last one; they are not stored.
-        let row = min(t0 + (lane + i * WG) / WIDE, p.t - 1u);
+        let row = row_in(own.rows, min(t0 + (lane + i * WG) / WIDE, own.rows.count - 1u));
         let c = (lane + i * WG) % WIDE;
         let value = q[(p.q_offset + row * p.q_stride) / 4u + head * QUADS + min(c, QUADS - 1u)];
         values[i] = p.scale * select(vec4<f32>(), value, c < QUADS);

@@ -1,5 +1,5 @@
 // What tiles of attention work with: four vectors at once, each in registers, where keys lie, scores of four rows, and where
-// these rows go. Compiled with shared/attention.wgsl and a kernel's own `p`, `index`, `out` and constants.
+// these rows go. Compiled with shared/attention.wgsl, shared/segments.wgsl and a kernel's own `p`, `index`, `out` and constants.
 struct Four {
     a: vec4<f32>,
     b: vec4<f32>,
@@ -38,7 +38,7 @@ fn rows_of(s: u32, every: u32, keys: u32) -> vec2<u32> {
     if MODE == 2u {
         return vec2<u32>(index[p.index_offset + key.x], index[p.index_offset + key.y]);
     }
-    return key;
+    return vec2<u32>(row_in(own.keys, key.x), row_in(own.keys, key.y));
 }
 
 // The scores of key s for four rows, the first of which is at `position`; HIDDEN where a row does not see it.
@@ -63,8 +63,8 @@ fn weight_of(score: vec4<f32>, largest: vec4<f32>) -> vec4<f32> {
 }
 
 fn put_quad(t: u32, head: u32, c: u32, value: vec4<f32>) {
-    if t < p.t && c < QUADS {
-        out[(t * p.out_stride + head * HEAD_DIM) / 4u + c] = value;
+    if t < own.rows.count && c < QUADS {
+        out[(row_in(own.rows, t) * p.out_stride + head * HEAD_DIM) / 4u + c] = value;
     }
 }
 

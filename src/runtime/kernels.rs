@@ -130,14 +130,15 @@ weight_kernels! {
 }
 
 kv_kernels! {
-    ATTENTION_TILE = "attention_tile" "attention_tile" ["attention", "attention_four"] ["kv_f32", "kv_f16"] Nothing;
+    ATTENTION_TILE = "attention_tile" "attention_tile"
+        ["attention", "segments", "attention_four"] ["kv_f32", "kv_f16"] Nothing;
     ATTENTION_TILE_SOFTWARE = "attention_tile_software" "attention_tile_software"
-        ["wide", "attention_wide"] ["kv_wide_f32", "kv_wide_f16"] Software;
+        ["wide", "segments", "attention_wide"] ["kv_wide_f32", "kv_wide_f16"] Software;
     ATTENTION_MATRIX16 = "attention_matrix16" "attention_matrix"
-        ["attention_matrix16", "half_words", "halves", "attention", "attention_ahead"]
+        ["attention_matrix16", "half_words", "halves", "attention", "segments", "attention_ahead"]
         ["kv_halves_f32", "kv_halves_f16"] Matrices;
     ATTENTION_MATRIX8 = "attention_matrix8" "attention_matrix"
-        ["attention_matrix8", "half_words", "halves", "attention", "attention_ahead"]
+        ["attention_matrix8", "half_words", "halves", "attention", "segments", "attention_ahead"]
         ["kv_halves_f32", "kv_halves_f16"] Matrices;
     ATTENTION_DECODE = "attention_decode" "attention_decode"
         ["attention", "attention_whole"] ["kv_f32", "kv_f16"] Nothing;

@@ -37,7 +37,7 @@ pub use device::Device;
 pub use kv_format::KvFormat;
 pub use open::DeviceOptions;
 pub use ops::Activation;
-pub use ops::attention::{Heads, KvLayer, Mask, Rows};
+pub use ops::attention::{Heads, KvLayer, Mask, Rows, Segment, Segments, Span};
 pub use ops::rope::Rotary;
 pub use pipelines::{CompileHook, Compiling};
 pub use plan::{Plan, Step};

@@ -150,6 +150,7 @@ pub struct Recorder {
     pub(super) scope_ends: Vec<usize>,
     pub(super) tapped: Vec<(String, Tensor)>,
     pub(super) ahead: Option<Ahead>,
+    typical_rows: Option<u32>,
     scope: Vec<String>,
     wanted: BTreeSet<String>,
 }
@@ -164,6 +165,7 @@ impl Recorder {
             scope_ends: Vec::new(),
             tapped: Vec::new(),
             ahead: None,
+            typical_rows: None,
             scope: Vec::new(),
             wanted: BTreeSet::new(),
         }
@@ -187,6 +189,20 @@ impl Recorder {
         self.scope.pop();
         self.scope_ends.push(self.dispatches.len());
         value
+    }
+
+    /// Runs `body` with kernels chosen as for `rows` rows, however many there are: what comes of some rows then has the same
+    /// bits whatever others are with them.
+    pub fn as_for_rows<T>(&mut self, rows: u32, body: impl FnOnce(&mut Recorder) -> T) -> T {
+        let outer = self.typical_rows.replace(rows);
+        let value = body(self);
+        self.typical_rows = outer;
+        value
+    }
+
+    /// The number of rows that kernels are chosen by where there are `rows`.
+    pub(super) fn typical_rows(&self, rows: u32) -> u32 {
+        self.typical_rows.unwrap_or(rows)
     }
 
     /// An uninitialised scratch tensor. Its memory is free for other ops once the last handle is dropped.

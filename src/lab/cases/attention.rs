@@ -4,7 +4,7 @@ use super::{Table, columns, each};
 use crate::lab::case::{Case, Depth, Output, Setup};
 use crate::lab::oracle::attention::{Scores, attention, biased, weights};
 use crate::lab::oracle::{halves, wide};
-use crate::runtime::{Heads, Mask};
+use crate::runtime::{Heads, Mask, Segment, Segments, Span};
 
 use Depth::{Published, Quick, Ragged, Small};
 
@@ -43,6 +43,18 @@ const CROSS: Table<(u32, u32, u32, u32)> = &[
 const BIASED: Table<(u32, u32, u32, u32)> = &[
     (Small, &[(9, 2, 64, 3), (40, 2, 64, 128)]),
     (Ragged, &[(1, 1, 8, 4), (9, 2, 16, 3), (70, 90, 12, 40), (9, 2, 35, 3)]),
+];
+
+/// Heads, channels, rows of each segment that lie in front, and those behind them. The rows in front are of all segments,
+/// one after the other, and so are those behind.
+type Sizes = (u32, u32, u32, &'static [u32]);
+
+#[rustfmt::skip]
+const SEGMENTS: Table<Sizes> = &[
+    (Quick, &[(2, 64, 32, &[7, 0, 12])]),
+    (Small, &[(2, 88, 65, &[0, 0]), (1, 64, 1, &[1])]),
+    (Ragged, &[(3, 20, 16, &[1, 40, 0, 17]), (2, 5, 3, &[2, 1, 70]), (1, 8, 1, &[0, 1, 0]), (65, 4, 33, &[3, 31])]),
+    (Published, &[(16, 88, 257, &[0, 0]), (12, 64, 32, &[9, 12, 5, 14])]),
 ];
 
 /// Keys that rows see.
@@ -87,6 +99,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend(large.map(|(depth, t, d, scale)| large_scores(depth, t, d, scale)));
     cases.extend([(Small, (20, 200, 2, 88)), (Ragged, (1, 150, 2, 64))].map(|(depth, shape)| growing(depth, shape)));
     cases.extend(each(CROSS).map(|(depth, shape)| cross(depth, shape)));
+    cases.extend(each(SEGMENTS).map(|(depth, sizes)| in_segments(depth, sizes)));
+    cases.extend(each(CROSS).map(|(depth, shape)| cross_in_segments(depth, shape)));
     cases.extend(each(BIASED).map(|(depth, shape)| distance_bias(depth, shape)));
     let taps = [(Quick, (32, 257, 2, 64)), (Small, (5, 19, 3, 20)), (Ragged, (5, 19, 3, 5))];
     cases.extend(taps.map(|(depth, shape)| weight_taps(depth, shape)));
@@ -154,7 +168,7 @@ fn growing(depth: Depth, (t, s, h, d): (u32, u32, u32, u32)) -> Case {
                 let [k, v] = [0, 1].map(|part| columns(&kv, 2 * width, part * width, width));
                 rounded(rounds, &wide(&q), &k, &v, (h as usize, h as usize, d as usize))
             };
-            Ok(Setup::new(move |r, _| r.cross_attention(&queries, &keys, heads)).gives_sample(None, values))
+            Ok(Setup::new(move |r, _| r.cross_attention(&queries, &keys, heads, Mask::None)).gives_sample(None, values))
         });
     // Scores in the hundreds carry an f32 rounding of 1e-5 into the exponent.
     case.within(1e-4).at(depth)
@@ -168,12 +182,68 @@ fn cross(depth: Depth, (t, s, h, d): (u32, u32, u32, u32)) -> Case {
             let [k, v] = [0, 1].map(|part| columns(&kv, 2 * width, part * width, width));
             attention(&wide(&q), &k, &v, (h as usize, h as usize, d as usize), |_, _| true)
         };
-        Ok(Setup::new(move |r, _| r.cross_attention(&queries, &keys, Heads::full(h, d))).gives(values))
+        Ok(Setup::new(move |r, _| r.cross_attention(&queries, &keys, Heads::full(h, d), Mask::None)).gives(values))
     });
     case.at(depth)
 }
 
 /// T5's encoder: scores without scale, with a bias by distance that is clamped.
+/// The segments of `sizes`, and of each row the number of its own.
+fn segments_of((_, _, head, tails): Sizes) -> (Vec<Segment>, Vec<usize>) {
+    let count = tails.len() as u32;
+    let mut tail = count * head;
+    let mut owners: Vec<usize> = (0..tails.len()).flat_map(|i| vec![i; head as usize]).collect();
+    let segments = (0..).zip(tails).map(|(i, &more)| {
+        let span = Span::of(i * head, head).and(tail, more);
+        tail += more;
+        owners.extend(vec![i as usize; more as usize]);
+        Segment { rows: span, keys: span }
+    });
+    let segments = segments.collect();
+    (segments, owners)
+}
+
+fn in_segments(depth: Depth, sizes: Sizes) -> Case {
+    let (h, d, head, tails) = sizes;
+    let (segments, owners) = segments_of(sizes);
+    let pairs: u64 = segments.iter().map(|of| u64::from(of.rows.count).pow(2)).sum();
+    let case = Case::new("attention_segments", format!("{head} rows and {tails:?} {h} heads of {d}"), move |o| {
+        let (input, qkv) = o.noise(owners.len() as u32, 3 * h * d)?;
+        let segments = Segments::of(o.ids(&Segments::numbers(&segments))?, &segments);
+        let owners = owners.clone();
+        let values = move || {
+            let [q, k, v] = split(&qkv, h * d);
+            attention(&q, &k, &v, (h as usize, h as usize, d as usize), |row, key| owners[row] == owners[key])
+        };
+        let setup = Setup::new(move |r, _| r.attention(&input, Heads::full(h, d), Mask::Segments(&segments)));
+        Ok(setup.gives(values))
+    });
+    case.costing(4 * pairs * u64::from(h * d)).at(depth)
+}
+
+/// Rows of several questions about pictures, of which the last comes first.
+fn cross_in_segments(depth: Depth, (t, s, h, d): (u32, u32, u32, u32)) -> Case {
+    let (questions, pictures) = (3, 2);
+    let of_picture = move |question: u32| pictures - 1 - question % pictures;
+    let case = Case::new("cross_attention_segments", format!("3 of {t} rows {s} keys {h} heads of {d}"), move |o| {
+        let width = h * d;
+        let ((queries, q), (keys, kv)) = (o.noise(questions * t, width)?, o.noise(pictures * s, 2 * width)?);
+        let segment = |i: u32| Segment { rows: Span::of(i * t, t), keys: Span::of(of_picture(i) * s, s) };
+        let segments: Vec<Segment> = (0..questions).map(segment).collect();
+        let segments = Segments::of(o.ids(&Segments::numbers(&segments))?, &segments);
+        let values = move || {
+            let [k, v] = [0, 1].map(|part| columns(&kv, 2 * width, part * width, width));
+            attention(&wide(&q), &k, &v, (h as usize, h as usize, d as usize), |row, key| {
+                of_picture(row as u32 / t) == key as u32 / s
+            })
+        };
+        let setup =
+            Setup::new(move |r, _| r.cross_attention(&queries, &keys, Heads::full(h, d), Mask::Segments(&segments)));
+        Ok(setup.gives(values))
+    });
+    case.costing(4 * u64::from(questions * t * s) * u64::from(h * d)).at(depth)
+}
+
 fn distance_bias(depth: Depth, (t, h, d, far): (u32, u32, u32, u32)) -> Case {
     let case = Case::new("attention_biased", format!("{t} rows {h} heads of {d} to {far} away"), move |o| {
         let width = h * d;
@@ -204,7 +274,7 @@ fn weight_taps(depth: Depth, (t, s, h, d): (u32, u32, u32, u32)) -> Case {
         let (width, label) = (h * d, "cross_attention.weights");
         let ((queries, q), (keys, kv)) = (o.noise(t, width)?, o.noise(s, 2 * width)?);
         let setup = Setup::of_several(move |r, _| {
-            r.cross_attention(&queries, &keys, Heads::full(h, d));
+            r.cross_attention(&queries, &keys, Heads::full(h, d), Mask::None);
             vec![Output::Tap(label)]
         });
         Ok(setup.judging("attention_weights").tapping(&[label]).gives(move || {

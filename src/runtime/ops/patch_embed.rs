@@ -25,7 +25,11 @@ impl Recorder {
         assert_eq!((pixels.rows() % 3, pixels.offset), (0, 0), "patches: three planes");
         let k = (3 * patch * patch).next_multiple_of(8);
         let rows = 1 + (height / patch) * (width / patch);
-        let out = if reads_halves(rows, self.caps()) { self.empty_halves(rows, k) } else { self.empty(rows, k) };
+        let out = if reads_halves(self.typical_rows(rows), self.caps()) {
+            self.empty_halves(rows, k)
+        } else {
+            self.empty(rows, k)
+        };
         let label = self.label("patches");
         let dispatch = Dispatch::new(&kernels::PATCH_EMBED, &label)
             .constant("HALVED", out.is_half())

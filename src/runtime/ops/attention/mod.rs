@@ -1,4 +1,4 @@
-//! Softmax attention: full, with a key mask, and causal over a paged key and value cache.
+//! Softmax attention: full, with a key mask, in segments, and causal over a paged key and value cache.
 //!
 //! Each public op describes what it wants as an `Attention`; `Recorder::attend` records it in one of two forms, which
 //! `Attention::shares_keys` chooses:
@@ -13,8 +13,11 @@
 //! `weights.rs` has what a tap of `….weights` adds: the weights as a tensor.
 
 mod decode;
+mod segments;
 mod tile;
 mod weights;
+
+pub use segments::{Segment, Segments, Span};
 
 use crate::runtime::caps::Caps;
 use crate::runtime::kernels::Kernel;
@@ -91,6 +94,8 @@ pub enum Mask<'a> {
     None,
     /// The keys whose entry in this `[1, S]` tensor of u32 is not 0.
     Keys(&'a Tensor),
+    /// The keys of its own segment.
+    Segments(&'a Segments),
 }
 
 /// The cached keys and values of one layer, each `[G * capacity, d]`, head after head, in words of one channel or two; d is
@@ -186,11 +191,11 @@ impl Recorder {
     }
 
     /// Attention of `q [T, H d]` over packed `kv [S, 2 H d]`: `-> [T, H d]`.
-    pub fn cross_attention(&mut self, q: &Tensor, kv: &Tensor, heads: Heads) -> Tensor {
+    pub fn cross_attention(&mut self, q: &Tensor, kv: &Tensor, heads: Heads, mask: Mask<'_>) -> Tensor {
         assert_eq!((q.cols(), kv.cols()), (heads.width(), 2 * heads.width()), "cross_attention: widths");
         let (q, kv) = (&self.padded_heads(q, heads), &self.padded_heads(kv, heads));
         let [k, v] = [0, heads.padded().width()].map(|first| Columns { tensor: kv, first });
-        let (q, source) = (Columns::of(q), Source::Packed { k, v, mask: Mask::None });
+        let (q, source) = (Columns::of(q), Source::Packed { k, v, mask });
         self.attend(&Attention { op: "cross_attention", heads, q, source, bias: None })
     }
 
@@ -324,7 +329,7 @@ impl<'a> Attention<'a> {
     /// The kernels' constant MODE: how keys are hidden and found.
     fn mode(&self) -> u32 {
         match self.source {
-            Source::Packed { mask: Mask::None, .. } => 0,
+            Source::Packed { mask: Mask::None | Mask::Segments(_), .. } => 0,
             Source::Packed { mask: Mask::Keys(_), .. } => 1,
             Source::Cached(Cached { causal: true, .. }) => 2,
             Source::Cached(Cached { causal: false, .. }) => 3,
@@ -334,9 +339,17 @@ impl<'a> Attention<'a> {
     /// The tensor by which keys are hidden or found, if there is one.
     fn index(&self) -> Option<&'a Tensor> {
         match self.source {
-            Source::Packed { mask: Mask::None, .. } => None,
+            Source::Packed { mask: Mask::None | Mask::Segments(_), .. } => None,
             Source::Packed { mask: Mask::Keys(mask), .. } => Some(mask),
             Source::Cached(Cached { rows, .. }) => Some(&rows.pages),
+        }
+    }
+
+    /// The segments, if there are several.
+    fn segments(&self) -> Option<&'a Segments> {
+        match self.source {
+            Source::Packed { mask: Mask::Segments(segments), .. } => Some(segments),
+            _ => None,
         }
     }
 

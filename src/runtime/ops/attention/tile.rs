@@ -3,7 +3,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{Attention, HEAD_DIM_STEP, Layout};
+use super::{Attention, HEAD_DIM_STEP, Layout, Segments};
 use crate::runtime::caps::{AdapterClass, Caps, MatrixSize};
 use crate::runtime::kernels::{self, Kernel, Needs};
 use crate::runtime::ops::linear::reads_halves;
@@ -54,9 +54,14 @@ impl Recorder {
         let starts = params.starts();
         assert!(starts.iter().all(|start| start.is_multiple_of(HEAD_DIM_STEP)), "{}: starts {starts:?}", a.op);
         let ((k, v), q) = (a.keys_and_values(), a.q.tensor);
-        let Form { kernel, rows: tile, size } = form(a, self.caps(), &starts);
+        // Whoever else is in the pass, a segment's rows are made in the same form.
+        let typical = self.typical_rows(rows);
+        let Form { kernel, rows: tile, size } = form(a, typical, self.caps(), &starts);
+        let segments = a.segments();
+        let longest = segments.map_or(rows, Segments::longest);
+        let pairs = segments.map_or(u64::from(rows) * u64::from(a.keys()), Segments::pairs);
         // A linear layer is next, unless channels that were added have to go first.
-        let is_next = a.heads == heads && heads.width().is_multiple_of(8) && reads_halves(rows, self.caps());
+        let is_next = a.heads == heads && heads.width().is_multiple_of(8) && reads_halves(typical, self.caps());
         let out = match kernel.needs == Needs::Matrices && is_next {
             true => self.empty_halves(rows, heads.width()),
             false => self.empty(rows, heads.width()),
@@ -64,14 +69,15 @@ impl Recorder {
         let dispatch = Dispatch::new(kernel, label)
             .sizes([("HEAD_DIM", heads.dim), ("MODE", a.mode())])
             .constant("BIAS", a.bias.is_some())
+            .constant("SEGMENTED", segments.is_some())
             .sizes(size)
             .sizes((kernel.needs == Needs::Matrices).then_some(("HALVED", out.is_half().into())))
-            .reads([q, k, v, a.index().unwrap_or(q), a.bias.unwrap_or(q)])
+            .reads([q, k, v, a.index().unwrap_or(q), a.bias.unwrap_or(q), segments.map_or(q, Segments::table)])
             .reads_step()
             .binds([&out])
             .params(&params)
-            .grid([rows.div_ceil(tile), heads.query, 1])
-            .flops(4 * u64::from(rows) * u64::from(a.keys()) * u64::from(heads.width()));
+            .grid([longest.div_ceil(tile), heads.query, segments.map_or(1, Segments::count)])
+            .flops(4 * pairs * u64::from(heads.width()));
         self.push(dispatch);
         out
     }
@@ -84,12 +90,12 @@ struct Form {
     size: Option<(&'static str, u32)>,
 }
 
-/// The form that was asked for if it can run, else the usual one.
-fn form(a: &Attention<'_>, caps: &Caps, starts: &[u32]) -> Form {
-    let (tile, format) = (tile_rows(a.rows(), a.heads.query), a.kv_format() as usize);
+/// The form for so many rows: the one that was asked for if it can run, else the usual one.
+fn form(a: &Attention<'_>, rows: u32, caps: &Caps, starts: &[u32]) -> Form {
+    let (tile, format) = (tile_rows(rows, a.heads.query), a.kv_format() as usize);
     let tile = Form { kernel: &kernels::ATTENTION_TILE[format], rows: tile, size: Some(("ROWS", tile)) };
     let asked = |form: &Form| caps.preferred == Some(form.kernel.form);
-    match matrix_form(a, caps) {
+    match matrix_form(a, rows, caps) {
         // A processor has no faster way to multiply matrices: there they run only where they are asked for.
         Some(matrix) if asked(&matrix) || (caps.class == AdapterClass::Gpu && !asked(&tile)) => matrix,
         _ if a.runs_wide(&[tile.kernel], caps, starts) => {
@@ -100,13 +106,13 @@ fn form(a: &Attention<'_>, caps: &Caps, starts: &[u32]) -> Form {
 }
 
 /// The form by matrices, where it can run.
-fn matrix_form(a: &Attention<'_>, caps: &Caps) -> Option<Form> {
+fn matrix_form(a: &Attention<'_>, rows: u32, caps: &Caps) -> Option<Form> {
     let kernels = match caps.matrix? {
         MatrixSize::Eight => &kernels::ATTENTION_MATRIX8,
         MatrixSize::Sixteen => &kernels::ATTENTION_MATRIX16,
     };
     let kernel = &kernels[a.kv_format() as usize];
-    let fits = a.rows() >= FEWEST_MATRIX_ROWS && a.heads.padded().dim <= MATRIX_HEAD_DIM;
+    let fits = rows >= FEWEST_MATRIX_ROWS && a.heads.padded().dim <= MATRIX_HEAD_DIM;
     let size = Some(("WG", MATRIX_SUBGROUPS * caps.subgroup_size?));
     fits.then_some(Form { kernel, rows: MATRIX_ROWS, size })
 }

@@ -26,11 +26,12 @@ struct Params {
 }
 
 impl Recorder {
-    /// Makes `[H T, S]`, what values are weighed by, where someone asked for it. Over a cache there must be one
-    /// sequence.
+    /// Makes `[H T, S]`, what values are weighed by, where someone asked for it. There must be one segment, and
+    /// over a cache one sequence.
     pub(super) fn tap_weights(&mut self, label: &str, a: &Attention<'_>) {
         let label = format!("{label}.weights");
-        let of_several = matches!(a.source, Source::Cached(Cached { rows, .. }) if rows.pages.rows() > 1);
+        let of_several =
+            a.segments().is_some() || matches!(a.source, Source::Cached(Cached { rows, .. }) if rows.pages.rows() > 1);
         if of_several || !self.is_tapped(&label) {
             return;
         }

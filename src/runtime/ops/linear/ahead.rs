@@ -21,11 +21,12 @@ impl Recorder {
     fn can_begin(&self, y: &Tensor, layer: &Linear, norm: &Norm) -> bool {
         let caps = self.caps();
         let can_end = |folded: &Tensor| {
-            let next = Shape { m: y.rows(), n: folded.cols(), k: y.cols(), format: layer.weight.format };
+            let next =
+                Shape { m: self.typical_rows(y.rows()), n: folded.cols(), k: y.cols(), format: layer.weight.format };
             choose(next, caps).algorithm.takes_halves()
         };
         norm.folded.as_ref().is_some_and(can_end)
-            && choose(Shape::of(y.rows(), layer), caps).algorithm.takes_halves()
+            && self.form_of(y, layer).algorithm.takes_halves()
             && caps.tuning.fuse_norm
             && caps.custom.is_empty()
             && !self.is_tapped(&norm.label)

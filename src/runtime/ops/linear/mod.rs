@@ -83,7 +83,7 @@ impl Recorder {
 
     /// Norms in the same dispatch where that pays and nobody asked for what is between the two.
     fn normed(&mut self, x: &Tensor, norm: &Norm, layer: &Linear, epilogue: Epilogue) -> Tensor {
-        let form = choose(Shape::of(x.rows(), layer), self.caps());
+        let form = self.form_of(x, layer);
         let mut y = self.outputs(form, x.rows(), layer, epilogue);
         // The kernel does an RMSNorm of what it reads as a whole, and the gains are no part of a larger tensor.
         let fits = norm.bias.is_none() && layer.weight.cols == layer.weight.padded_cols();
@@ -97,6 +97,11 @@ impl Recorder {
             self.launch_linear(&mut y, &h, Norms::None, layer, epilogue);
         }
         y
+    }
+
+    /// The form of a layer over `x`.
+    pub(super) fn form_of(&self, x: &Tensor, layer: &Linear) -> Form {
+        choose(Shape::of(self.typical_rows(x.rows()), layer), self.caps())
     }
 
     /// An uninitialised tensor that layers in this form read.
@@ -137,7 +142,7 @@ impl Recorder {
     }
 
     fn finished(&mut self, x: &Tensor, layer: &Linear, epilogue: Epilogue) -> Tensor {
-        let form = choose(Shape::of(x.rows(), layer), self.caps());
+        let form = self.form_of(x, layer);
         let mut y = self.outputs(form, x.rows(), layer, epilogue);
         self.launch_linear(&mut y, x, Norms::None, layer, epilogue);
         y
@@ -151,7 +156,7 @@ impl Recorder {
         let k = w.padded_cols();
         assert!([w.cols, k].contains(&x.cols()), "{label}: {} input columns for {}", x.cols(), w.cols);
         assert_eq!((y.rows(), y.cols()), (x.rows(), outputs), "{label}: output shape");
-        let form = choose(Shape::of(x.rows(), layer), self.caps());
+        let form = self.form_of(x, layer);
         let x = if form.algorithm.takes_halves() { x.clone() } else { self.widened(x) };
         let x = self.fit_columns(&x, x.cols(), k);
         let x = &if form.algorithm.takes_halves() { self.halved(&x) } else { x };
@@ -177,7 +182,8 @@ impl Recorder {
         assert!(fits, "{}: where rows start", product.layer.weight.label);
         let grid = [part.rows.div_ceil(form.columns), x.rows().div_ceil(form.rows)];
         let tiles = grid[0] * grid[1];
-        let (splits, steps) = matrix::shares(tiles, x.cols(), &self.caps().tuning);
+        let typical = grid[0] * self.typical_rows(x.rows()).div_ceil(form.rows);
+        let (splits, steps) = matrix::shares(typical, x.cols(), &self.caps().tuning);
         let shared = if splits > 1 { tiles * splits * form.rows * form.columns } else { 0 };
         // What a variant does not read is bound to another input, what it does not write to something small.
         let bias = product.layer.bias.as_ref().unwrap_or(x);
