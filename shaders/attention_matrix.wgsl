@@ -99,15 +99,6 @@ fn in_block(i: u32) -> u32 {
     return i / ACROSS_BLOCK * (4u * EDGE) + i % ACROSS_BLOCK * (EDGE / 4u);
 }
 
-fn put_quad(i: u32, values: vec4<f32>) {
-    if HALVED {
-        out[i] = vec2<u32>(to_halves(values.xy), to_halves(values.zw));
-    } else {
-        out[2u * i] = bitcast<vec2<u32>>(values.xy);
-        out[2u * i + 1u] = bitcast<vec2<u32>>(values.zw);
-    }
-}
-
 @compute @workgroup_size(WG)
 fn main(
     @builtin(workgroup_id) workgroup: vec3<u32>,
@@ -119,12 +110,15 @@ fn main(
     let head = workgroup.y;
     let k0 = p.k_offset + (head / p.group) * p.k_head_stride;
     let v0 = p.v_offset + (head / p.group) * p.v_head_stride;
-    let here = segment(workgroup.z);
-    own = here;
-    if t0 >= here.rows.count {
+    // Looked up here: of what a function gives it is not known that all invocations have the same.
+    let rows = select(p.t, segments[workgroup.z].rows.count, SEGMENTED);
+    let all = select(p.s, segments[workgroup.z].keys.count, SEGMENTED);
+    own = segment(workgroup.z);
+    if t0 >= rows {
         return;
     }
-    let keys = select(here.keys.count, min(step.len, step.pos + t0 + ROWS), MODE == 2u);
+    let before = select(step.pos, 0u, SEGMENTED);
+    let keys = select(all, min(select(step.len, all, SEGMENTED), before + t0 + ROWS), MODE == 2u);
     // The first of a subgroup's 16 rows, and which half of keys or channels its matrices have.
     let first_row = block % 2u * BLOCK;
     let half = block / 2u;
@@ -132,7 +126,7 @@ fn main(
     // Of scores it has half of these rows, and all keys.
     let row = first_row + half * 8u + sublane / SHARED_BY;
     let part = sublane % SHARED_BY;
-    let position = select(t0 + row, step.pos + t0 + row, MODE == 2u);
+    let position = select(t0 + row, before + t0 + row, MODE == 2u);
     var largest = HIDDEN;
     var total = 0.0;
     var blocks: array<Sum, MOST_SUMS>;
@@ -244,7 +238,7 @@ fn main(
             let at = sublane + i;
             let r = first_row + at / 4u;
             let c = (half * BLOCKS + b) * (BLOCK / 4u) + at % 4u;
-            if t0 + r < here.rows.count && c < QUADS {
+            if t0 + r < rows && c < QUADS {
                 put_quad(row_in(own.rows, t0 + r) * p.out_stride / 4u + head * QUADS + c, four_sums(strip + at) * factors[r]);
             }
         }

@@ -4,11 +4,12 @@
 // k, v  [S, ...]  as shared/kv_f32.wgsl or kv_f16.wgsl have them: head g of key s starts at offset + row(s) * row_stride + g * head_stride
 // index [S]       u32: MODE 1: 0 hides key s; MODE 2: row(s), the page that key s lies on; bound to q otherwise
 // bias  [2M+1, H] f32 by key's minus row's position, which is clamped to -M ..= M = far (BIAS); bound to q otherwise
-// segments        as shared/segments.wgsl has them (MODE 0)
+// segments        as shared/segments.wgsl has them (MODE 0 and 2)
 // step            position of row 0 and number of keys (MODE 2)
 // out   [T, H*d]  f32
 //
-// MODE: 0 all keys of a segment, 1 those the mask shows, 2 causal over a cache: row t sees keys 0 ..= step.pos + t.
+// MODE: 0 all keys of a segment, 1 those the mask shows, 2 causal over a cache: row t sees keys 0 ..= step.pos + t; of
+// several segments each is a prompt from its first position on.
 // Grid: x = groups of ROWS rows, y = query heads, z = segments.
 // Workgroup memory: 10,496 bytes with 16 rows, 16,384 with 32.
 // Limits: HEAD_DIM = d <= 256; d and all offsets and strides of q, k, v and out are multiples of 4. A row that sees no
@@ -161,16 +162,19 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let tx = lane % LANES;
     let ty = lane / LANES;
     let t = t0 + 4u * ty;
-    let here = segment(workgroup.z);
-    own = here;
-    if t0 >= here.rows.count {
+    // Looked up here: of what a function gives it is not known that all invocations have the same.
+    let rows = select(p.t, segments[workgroup.z].rows.count, SEGMENTED);
+    let all = select(p.s, segments[workgroup.z].keys.count, SEGMENTED);
+    own = segment(workgroup.z);
+    if t0 >= rows {
         return;
     }
     // Rows past the end repeat the last one; they are not stored.
-    let row = row_in(here.rows, min(t0 + lane / 4u, here.rows.count - 1u));
+    let row = row_in(own.rows, min(t0 + lane / 4u, rows - 1u));
     q_row = (p.q_offset + row * p.q_stride) / 4u + head * QUADS;
-    let keys = select(here.keys.count, min(step.len, step.pos + t0 + ROWS), MODE == 2u);
-    let position = select(t, step.pos + t, MODE == 2u);
+    let before = select(step.pos, 0u, SEGMENTED);
+    let keys = select(all, min(select(step.len, all, SEGMENTED), before + t0 + ROWS), MODE == 2u);
+    let position = select(t, before + t, MODE == 2u);
     var largest = vec4<f32>(HIDDEN);
     var total = vec4<f32>();
     var sum0 = Four();

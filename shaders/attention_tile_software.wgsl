@@ -5,11 +5,11 @@
 // k, v  [S, ...]  f32: head g of key s starts at offset + row(s) * row_stride + g * head_stride
 // index [S]       u32: MODE 1: 0 hides key s; MODE 2: row(s), the page that key s lies on; bound to q otherwise
 // bias  [2M+1, H] f32 by key's minus row's position, which is clamped to -M ..= M = far (BIAS); bound to q otherwise
-// segments        as shared/segments.wgsl has them (MODE 0)
+// segments        as shared/segments.wgsl has them (MODE 0 and 2)
 // step            position of row 0 and number of keys (MODE 2)
 // out   [T, H*d]  f32
 //
-// MODE: 0 all keys of a segment, 1 those the mask shows, 2 causal over a cache: row t sees keys 0 ..= step.pos + t.
+// MODE: as attention_tile.wgsl has it.
 // Grid: x = groups of 16 rows, y = query heads, z = segments.
 // Workgroup memory: none. One workgroup is one subgroup of 8.
 // Limits: HEAD_DIM = d <= 256; d and all offsets and strides of q, k, v and out are multiples of 8. A row that sees no
@@ -63,10 +63,6 @@ var<private> shrink: array<f32, ROWS>;
 fn index_of(key: vec4<u32>) -> vec4<u32> {
     let i = p.index_offset + key;
     return vec4<u32>(index[i.x], index[i.y], index[i.z], index[i.w]);
-}
-
-fn rows_of(key: vec4<u32>) -> vec4<u32> {
-    return vec4<u32>(row_in(own.keys, key.x), row_in(own.keys, key.y), row_in(own.keys, key.z), row_in(own.keys, key.w));
 }
 
 // The products of two rows, eight apart, with this lane's four keys.
@@ -206,20 +202,15 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
     if t0 >= own.rows.count {
         return;
     }
-    let last = own.rows.count - 1u;
-    // Rows past the end repeat the last; they are not stored.
-    let ra = row_in(own.rows, min(t0 + lane, last));
-    let rb = row_in(own.rows, min(t0 + 8u + lane, last));
-    let qa = (p.q_offset + ra * p.q_stride + head * HEAD_DIM) / 8u;
-    let qb = (p.q_offset + rb * p.q_stride + head * HEAD_DIM) / 8u;
+    let last = own.rows.count - 1u; // Rows past it repeat it; they are not stored.
+    let qa = (p.q_offset + row_in(own.rows, min(t0 + lane, last)) * p.q_stride + head * HEAD_DIM) / 8u;
+    let qb = (p.q_offset + row_in(own.rows, min(t0 + 8u + lane, last)) * p.q_stride + head * HEAD_DIM) / 8u;
     let k0 = (p.k_offset + (head / p.group) * p.k_head_stride) / 8u;
     let v0 = (p.v_offset + (head / p.group) * p.v_head_stride) / 8u;
-    var keys = own.keys.count;
-    var position = i32(t0);
-    if MODE == 2u {
-        keys = min(step.len, step.pos + t0 + ROWS);
-        position += i32(step.pos);
-    }
+    let before = select(step.pos, 0u, SEGMENTED);
+    let there = select(step.len, own.keys.count, SEGMENTED);
+    let keys = select(own.keys.count, min(there, before + t0 + ROWS), MODE == 2u);
+    let position = i32(select(t0, before + t0, MODE == 2u));
     var sum0 = array<Eight, ROWS>();
     var sum1 = array<Eight, ROWS>();
     var sum2 = array<Eight, ROWS>();
@@ -231,13 +222,13 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(subgroup_invocatio
         let s = start + 4u * lane + vec4<u32>(0u, 1u, 2u, 3u);
         // Keys past the end repeat the last; their weights are 0.
         let key = min(s, vec4<u32>(keys - 1u));
-        var row = rows_of(key);
+        var row = rows_in(own.keys, key);
         var shown = s < vec4<u32>(keys);
         if MODE == 1u {
             shown = shown & (index_of(key) != vec4<u32>());
         }
         if MODE == 2u {
-            row = index_of(key);
+            row = index_of(own.keys.first + key);
         }
         add_scores(qa, qb, k0 + row * (p.k_row_stride / 8u), s.x < keys);
         let d = vec4<i32>(s) - position;

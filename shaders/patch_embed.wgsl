@@ -1,11 +1,11 @@
-// The patches of an image as rows: out[1 + (y, x), (c, ky, kx)] = pixels[c, y * P + ky, x * P + kx], zeros after 3 P² and
-// in the first row, which is the class token's.
+// The patches of images as rows: out[b, 1 + (y, x), (c, ky, kx)] = pixels[b, c, y * P + ky, x * P + kx], zeros after 3 P²
+// and in the first row of each, which is the class token's.
 //
-// pixels [3, height, width]                 f32
-// out    [1 + height / P * (width / P), k]  f32, or f16 as shared/halves.wgsl says with HALVED, two to an element;
+// pixels [B, 3, height, width]              f32
+// out    [B (1 + height / P * (width / P)), k]  f32, or f16 as shared/halves.wgsl says with HALVED, two to an element;
 //                                           k = 3 P² rounded up to a multiple of 8
 //
-// Grid: x = groups of 64 pairs of columns, y = rows.
+// Grid: x = groups of 64 pairs of columns, y = rows of an image, z = images.
 // Workgroup memory: none.
 // Why: a convolution whose stride is its kernel is a linear layer over these rows. Pixels that do not fill a patch
 // at the right and lower edge are dropped, as the convolution does.
@@ -22,7 +22,7 @@ override HALVED: bool = false;
 @group(0) @binding(1) var<storage, read_write> out: array<u32>;
 @group(0) @binding(2) var<uniform> p: Params;
 
-fn value(row: u32, column: u32) -> f32 {
+fn value(image: u32, row: u32, column: u32) -> f32 {
     let area = p.side * p.side;
     let channel = column / area;
     if row == 0u || channel >= 3u {
@@ -31,7 +31,7 @@ fn value(row: u32, column: u32) -> f32 {
     let across = p.width / p.side;
     let y = (row - 1u) / across * p.side + column % area / p.side;
     let x = (row - 1u) % across * p.side + column % p.side;
-    return pixels[(channel * p.height + y) * p.width + x];
+    return pixels[((3u * image + channel) * p.height + y) * p.width + x];
 }
 
 @compute @workgroup_size(64)
@@ -40,8 +40,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     if column >= p.k {
         return;
     }
-    let at = group.y * p.k + column;
-    let pair = vec2<f32>(value(group.y, column), value(group.y, column + 1u));
+    let rows = 1u + p.height / p.side * (p.width / p.side);
+    let at = (group.z * rows + group.y) * p.k + column;
+    let pair = vec2<f32>(value(group.z, group.y, column), value(group.z, group.y, column + 1u));
     if HALVED {
         out[at / 2u] = to_halves(pair);
     } else {

@@ -9,7 +9,7 @@
 use crate::config::{QFormerConfig, VisionConfig};
 use crate::error::Result;
 use crate::runtime::ops::Activation;
-use crate::runtime::ops::attention::{Heads, Mask};
+use crate::runtime::ops::attention::{Heads, Mask, Segment, Span};
 use crate::runtime::recorder::Recorder;
 use crate::runtime::{Linear, Matrix, Norm, Tensor};
 use crate::weights::Loader;
@@ -65,11 +65,34 @@ struct FeedForward {
     norm: Norm,
 }
 
-/// The outputs of the Q-Former.
+/// The B instructions of one pass, and what their rows see.
+pub struct Instructions<'a> {
+    /// Words of each, L; zeros where the Q-Former reads none.
+    pub lengths: &'a [u32],
+    /// `[1, ΣL]` of u32: the words, one instruction after the other.
+    pub ids: Option<&'a Tensor>,
+    /// The rows that see each other. Of one instruction all, but for the words that a mask `[1, Q + L]` hides; of several
+    /// those of each.
+    pub own: Mask<'a>,
+    /// The rows of the pictures that queries see: of several instructions those of one picture.
+    pub seen: Mask<'a>,
+    /// Rows of a picture, N.
+    pub patches: u32,
+}
+
+impl<'a> Instructions<'a> {
+    /// One instruction of as many words as there are `ids`, about one picture of `patches` rows.
+    pub fn one(length: &'a [u32; 1], ids: Option<&'a Tensor>, patches: u32) -> Instructions<'a> {
+        Instructions { lengths: length, ids, own: Mask::None, seen: Mask::None, patches }
+    }
+}
+
+/// The outputs of the Q-Former. The queries of all instructions come first, then the words.
+#[derive(Clone)]
 pub struct QFormerOutput {
-    /// `[Q + L, D]`.
+    /// `[B Q + ΣL, D]`.
     pub last_hidden_state: Tensor,
-    /// `[Q, H]`: the query rows in the language model's width, ready to take the placeholders' places.
+    /// `[B Q, H]`: the query rows in the language model's width, ready to take the placeholders' places.
     pub language_model_inputs: Tensor,
 }
 
@@ -118,36 +141,75 @@ impl QFormer {
         self.heads.query
     }
 
-    /// Records the Q-Former over `image [N, D_vision]` and the instruction's `ids [1, L]`, if it reads any.
-    ///
-    /// `mask [1, Q + L]` hides padded words; without it every row sees every other.
-    pub fn record(&self, r: &mut Recorder, image: &Tensor, ids: Option<&Tensor>, mask: Mask<'_>) -> QFormerOutput {
-        r.scope("qformer", |r| {
-            let text = self.words.as_ref().zip(ids);
-            let (q, l) = (self.query_tokens.rows(), text.map_or(0, |(_, ids)| ids.len()));
-            let mut x = r.empty(q + l, self.query_tokens.cols()); // [Q + L, D]
-            r.layer_norm_into(&mut x.slice_rows(0, q), &self.query_tokens, &self.embedding_norm);
-            if let Some((words, ids)) = text {
-                let mut text = r.embed(ids, &words.embeddings); // [L, D]
-                r.add(&mut text, &words.positions.slice_rows(0, l));
-                r.layer_norm_into(&mut x.slice_rows(q, l), &text, &self.embedding_norm);
-            }
-            for (i, layer) in self.layers.iter().enumerate() {
-                x = r.scope(format!("encoder.layer.{i}"), |r| self.layer(r, layer, x, image, mask));
-            }
-            let queries = x.slice_rows(0, q);
-            let language_model_inputs = r.linear(&queries, &self.language_projection); // [Q, H]
-            QFormerOutput { last_hidden_state: x, language_model_inputs }
-        })
+    /// Queries of an instruction, Q.
+    pub fn queries(&self) -> u32 {
+        self.query_tokens.rows()
     }
 
-    fn layer(&self, r: &mut Recorder, w: &Layer, mut x: Tensor, image: &Tensor, mask: Mask<'_>) -> Tensor {
-        let q = self.query_tokens.rows();
-        let a = self.self_attention(r, &w.attention, &mut x, mask); // [Q + L, D]
-        let mut queries = a.slice_rows(0, q); // [Q, D]
-        let mut text = a.slice_rows(q, a.rows() - q); // [L, D]
+    /// The segments of self-attention and of cross-attention, for instructions of these lengths about the pictures of these
+    /// numbers, which have `patches` rows each.
+    pub fn segments(&self, lengths: &[u32], pictures: &[u32], patches: u32) -> [Vec<Segment>; 2] {
+        let q = self.queries();
+        let mut words = q * lengths.len() as u32;
+        let own = (0..).zip(lengths).map(|(i, &length)| {
+            let span = Span::of(i * q, q).and(words, length);
+            words += length;
+            Segment { rows: span, keys: span }
+        });
+        let seen = (0..).zip(pictures);
+        let seen =
+            seen.map(|(i, picture)| Segment { rows: Span::of(i * q, q), keys: Span::of(picture * patches, patches) });
+        [own.collect(), seen.collect()]
+    }
+
+    /// Records the Q-Former over `image [P N, D_vision]`, features of P pictures, and instructions about them. Kernels are
+    /// chosen as for one instruction's queries, whatever its words and whoever is with it.
+    pub fn record(&self, r: &mut Recorder, image: &Tensor, instructions: &Instructions<'_>) -> QFormerOutput {
+        let record = |r: &mut Recorder| {
+            let mut x = self.embed(r, instructions); // [B Q + ΣL, D]
+            for (i, layer) in self.layers.iter().enumerate() {
+                x = r.scope(format!("encoder.layer.{i}"), |r| self.layer(r, layer, x, image, instructions));
+            }
+            let queries = x.slice_rows(0, self.queries() * instructions.lengths.len() as u32);
+            let language_model_inputs = r.linear(&queries, &self.language_projection); // [B Q, H]
+            QFormerOutput { last_hidden_state: x, language_model_inputs }
+        };
+        r.scope("qformer", |r| r.as_for_rows(self.queries(), record))
+    }
+
+    /// Records the Q-Former over the features `[N, D_vision]` of one picture and one instruction's `ids [1, L]`, if it reads
+    /// any.
+    pub fn record_one(&self, r: &mut Recorder, image: &Tensor, ids: Option<&Tensor>) -> QFormerOutput {
+        self.record(r, image, &Instructions::one(&[ids.map_or(0, Tensor::len)], ids, image.rows()))
+    }
+
+    fn embed(&self, r: &mut Recorder, instructions: &Instructions<'_>) -> Tensor {
+        let Instructions { lengths, ids, .. } = instructions;
+        let text = self.words.as_ref().zip(*ids);
+        let (q, all) = (self.queries(), self.queries() * lengths.len() as u32);
+        let x = r.empty(all + text.map_or(0, |(_, ids)| ids.len()), self.query_tokens.cols()); // [B Q + ΣL, D]
+        for first in (0..all).step_by(q as usize) {
+            r.layer_norm_into(&mut x.slice_rows(first, q), &self.query_tokens, &self.embedding_norm);
+        }
+        if let Some((words, ids)) = text {
+            let text = r.embed(ids, &words.embeddings); // [ΣL, D]
+            let mut first = 0;
+            for &length in lengths.iter().filter(|&&length| length > 0) {
+                r.add(&mut text.slice_rows(first, length), &words.positions.slice_rows(0, length));
+                first += length;
+            }
+            r.layer_norm_into(&mut x.slice_rows(all, text.rows()), &text, &self.embedding_norm);
+        }
+        x
+    }
+
+    fn layer(&self, r: &mut Recorder, w: &Layer, mut x: Tensor, image: &Tensor, of: &Instructions<'_>) -> Tensor {
+        let q = self.queries() * of.lengths.len() as u32;
+        let a = self.self_attention(r, &w.attention, &mut x, of.own); // [B Q + ΣL, D]
+        let mut queries = a.slice_rows(0, q); // [B Q, D]
+        let mut text = a.slice_rows(q, a.rows() - q); // [ΣL, D]
         if let Some(cross) = &w.cross_attention {
-            queries = self.cross_attention(r, cross, &mut queries, image); // [Q, D]
+            queries = self.cross_attention(r, cross, &mut queries, image, of); // [B Q, D]
         }
         let out = x; // its values are used up: the next layer's input takes its memory
         self.feed_forward(r, &w.query_ffn, &mut queries, &mut out.slice_rows(0, q));
@@ -158,18 +220,25 @@ impl QFormer {
     }
 
     fn self_attention(&self, r: &mut Recorder, w: &Attention, x: &mut Tensor, mask: Mask<'_>) -> Tensor {
-        let qkv = r.linear(x, &w.qkv); // [Q + L, 3D]
-        let a = r.attention(&qkv, self.heads, mask); // [Q + L, D]
+        let qkv = r.linear(x, &w.qkv); // [B Q + ΣL, 3D]
+        let a = r.attention(&qkv, self.heads, mask); // [B Q + ΣL, D]
         r.linear_add(x, &a, &w.dense); // x += a Wᵀ + b
-        r.layer_norm(x, &w.norm) // [Q + L, D]
+        r.layer_norm(x, &w.norm) // [B Q + ΣL, D]
     }
 
-    fn cross_attention(&self, r: &mut Recorder, w: &CrossAttention, x: &mut Tensor, image: &Tensor) -> Tensor {
-        let q = r.linear(x, &w.query); // [Q, D]
-        let kv = r.linear(image, &w.key_value); // [N, 2D]
-        let a = r.cross_attention(&q, &kv, self.heads, Mask::None); // [Q, D]
+    fn cross_attention(
+        &self,
+        r: &mut Recorder,
+        w: &CrossAttention,
+        x: &mut Tensor,
+        image: &Tensor,
+        of: &Instructions<'_>,
+    ) -> Tensor {
+        let q = r.linear(x, &w.query); // [B Q, D]
+        let kv = r.as_for_rows(of.patches, |r| r.linear(image, &w.key_value)); // [P N, 2D]
+        let a = r.cross_attention(&q, &kv, self.heads, of.seen); // [B Q, D]
         r.linear_add(x, &a, &w.dense); // x += a Wᵀ + b
-        r.layer_norm(x, &w.norm) // [Q, D]
+        r.layer_norm(x, &w.norm) // [B Q, D]
     }
 
     fn feed_forward(&self, r: &mut Recorder, w: &FeedForward, x: &mut Tensor, out: &mut Tensor) {

@@ -8,7 +8,7 @@
 use crate::config::VisionConfig;
 use crate::error::Result;
 use crate::runtime::ops::Activation;
-use crate::runtime::ops::attention::{Heads, Mask};
+use crate::runtime::ops::attention::{Heads, Mask, Segment, Span};
 use crate::runtime::recorder::Recorder;
 use crate::runtime::{Category, Device, Linear, Norm, Tensor};
 use crate::weights::Loader;
@@ -36,14 +36,6 @@ struct Block {
     norm2: Norm,
     fc1: Linear,
     fc2: Linear,
-}
-
-/// The outputs of the vision tower.
-pub struct VisionOutput {
-    /// `[N, D]`: the image features the Q-Former reads; row 0 belongs to the class token.
-    pub last_hidden_state: Tensor,
-    /// `[1, D]`: row 0, normalised once more. Only for comparison with the reference.
-    pub pooler_output: Tensor,
 }
 
 impl Vision {
@@ -92,32 +84,45 @@ impl Vision {
         Ok(())
     }
 
-    /// Records the whole tower over `pixels [3 S, S]`.
-    pub fn record(&self, r: &mut Recorder, pixels: &Tensor) -> VisionOutput {
-        r.scope("vision_model", |r| {
-            let patches = r.patches(pixels, self.patch_size); // [N, 3 P²]
-            let mut x = r.empty(self.positions.rows(), self.positions.cols()); // [N, D]
-            r.copy(&mut x, &self.positions);
+    /// The segments of a pass over `count` pictures.
+    pub fn segments(&self, count: u32) -> Vec<Segment> {
+        let n = self.positions.rows();
+        (0..count).map(|i| Span::of(i * n, n)).map(|span| Segment { rows: span, keys: span }).collect()
+    }
+
+    /// Records the whole tower over the `pixels [3 B S, S]` of B pictures, with `mask` for their segments if there are
+    /// several. Gives the image features `[B N, D]` that the Q-Former reads; the first row of each belongs to the class
+    /// token.
+    pub fn record(&self, r: &mut Recorder, pixels: &Tensor, mask: Mask<'_>) -> Tensor {
+        let (n, count) = (self.positions.rows(), pixels.rows() / (3 * pixels.cols()));
+        let record = |r: &mut Recorder| {
+            let patches = r.patches(pixels, count, self.patch_size); // [B N, 3 P²]
+            let mut x = r.empty(count * n, self.positions.cols()); // [B N, D]
+            (0..count).for_each(|i| r.copy(&mut x.slice_rows(i * n, n), &self.positions));
             let first = self.blocks.first().map(|first| &first.norm1);
             r.linear_add_before(&mut x, &patches, &self.patch_embedding, first); // x += patches Wᵀ
             for (i, block) in self.blocks.iter().enumerate() {
                 let next = self.blocks.get(i + 1).map(|next| &next.norm1);
                 r.scope(format!("encoder.layers.{i}"), |r| {
-                    self_attention(r, block, self.heads, &mut x);
+                    self_attention(r, block, self.heads, mask, &mut x);
                     mlp(r, block, self.activation, &mut x, next);
                 });
             }
-            let last_hidden_state = r.layer_norm(&x, &self.post_layernorm); // [N, D]
-            let class = last_hidden_state.slice_rows(0, 1);
-            let pooler_output = r.layer_norm(&class, &self.post_layernorm); // [1, D]
-            VisionOutput { last_hidden_state, pooler_output }
-        })
+            r.layer_norm(&x, &self.post_layernorm) // [B N, D]
+        };
+        r.scope("vision_model", |r| r.as_for_rows(n, record))
+    }
+
+    /// Records what the reference calls the pooler's output `[1, D]` of a picture's features: its class token, normalised
+    /// once more. Nothing reads it.
+    pub fn record_pooler(&self, r: &mut Recorder, features: &Tensor) -> Tensor {
+        r.scope("vision_model", |r| r.layer_norm(&features.slice_rows(0, 1), &self.post_layernorm))
     }
 }
 
-fn self_attention(r: &mut Recorder, w: &Block, heads: Heads, x: &mut Tensor) {
+fn self_attention(r: &mut Recorder, w: &Block, heads: Heads, mask: Mask<'_>, x: &mut Tensor) {
     let qkv = r.norm_linear(x, &w.norm1, &w.qkv); // [N, 3D]
-    let a = r.attention(&qkv, heads, Mask::None); // [N, D]
+    let a = r.attention(&qkv, heads, mask); // [N, D]
     r.linear_add_before(x, &a, &w.projection, Some(&w.norm2)); // x += a Wᵀ + b
 }
 

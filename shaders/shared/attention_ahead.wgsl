@@ -20,11 +20,10 @@ fn four_keys(s: u32, keys: u32) -> vec4<u32> {
 fn find_keys(start: u32, keys: u32, lane: u32) {
     places = four_keys(start + 4u * (lane / ACROSS), keys);
     if MODE == 2u {
-        let i = p.index_offset + places;
+        let i = p.index_offset + own.keys.first + places;
         places = vec4<u32>(index[i.x], index[i.y], index[i.z], index[i.w]);
     } else {
-        let rows = vec2<u32>(row_in(own.keys, places.x), row_in(own.keys, places.y));
-        places = vec4<u32>(rows, row_in(own.keys, places.z), row_in(own.keys, places.w));
+        places = rows_in(own.keys, places);
     }
 }
 
@@ -84,5 +83,15 @@ fn put_queries(t0: u32, head: u32, lane: u32) {
     }
     for (var i = 0u; i < ROWS * WIDE / WG; i++) {
         put((lane + i * WG) / WIDE * STRIDE + (lane + i * WG) % WIDE, in_range(values[i]));
+    }
+}
+
+// Four channels of the result.
+fn put_quad(i: u32, values: vec4<f32>) {
+    if HALVED {
+        out[i] = vec2<u32>(to_halves(values.xy), to_halves(values.zw));
+    } else {
+        out[2u * i] = bitcast<vec2<u32>>(values.xy);
+        out[2u * i + 1u] = bitcast<vec2<u32>>(values.zw);
     }
 }

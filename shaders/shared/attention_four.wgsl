@@ -36,7 +36,8 @@ fn weighed(rows: Four, w: Four, x: Four) -> Four {
 fn rows_of(s: u32, every: u32, keys: u32) -> vec2<u32> {
     let key = min(vec2<u32>(s, s + every), vec2<u32>(max(keys, 1u) - 1u));
     if MODE == 2u {
-        return vec2<u32>(index[p.index_offset + key.x], index[p.index_offset + key.y]);
+        let i = p.index_offset + own.keys.first + key;
+        return vec2<u32>(index[i.x], index[i.y]);
     }
     return vec2<u32>(row_in(own.keys, key.x), row_in(own.keys, key.y));
 }

@@ -1,8 +1,8 @@
 //! One model for everybody who asks: an engine owns it on a thread of its own, and questions share its steps.
 //!
 //! ```text
-//!  submit ──> queue ──> pictures are read ──> vision, Q-Former, prompt ──> slots: one step for all ──> events
-//!             bounded   some threads          as soon as there are slots   answers join and leave
+//!  submit ──> queue ──> pictures are read ──> vision, Q-Former ──> prompt ──> slots: one step for all ──> events
+//!             bounded   some threads          several in a pass               answers join and leave
 //! ```
 //!
 //! An answer does not depend on who else asks: at the same number of slots its logits have the same bits.
@@ -29,11 +29,14 @@ use worker::{Message, Worker};
 /// The options of an engine.
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Rows of a step: questions answered at once, or beams of one. An answer may depend on it where two tokens are nearly
-    /// equally likely, by rounding.
+    /// Rows of a step: questions answered at once, or beams of one. An answer may depend on it by rounding,
+    /// where two tokens are nearly equally likely: logits differ by at most a ten-thousandth of their range, or two
+    /// thousandths where layers over 16 rows and more multiply matrices of f16.
     pub slots: u32,
     /// Tokens that each slot has memory for, prompt and picture's places included. An answer may take what others leave.
     pub tokens: u32,
+    /// Questions whose pictures are looked at in one pass, at most. No answer depends on it.
+    pub at_once: u32,
     /// Requests that may be taken and not answered: more wait in [`Engine::submit`].
     pub queue: usize,
     /// Threads that read pictures.
@@ -48,12 +51,16 @@ impl Default for EngineOptions {
         EngineOptions {
             slots: 8,
             tokens: 512,
+            at_once: 8,
             queue: 64,
             picture_threads: threads.clamp(1, 4),
             pictures: ImageOptions::default(),
         }
     }
 }
+
+/// Most questions of a pass: of more the GPU takes no less time each.
+const MOST_AT_ONCE: u32 = 32;
 
 /// The numbers of an engine, as its threads count them.
 #[derive(Debug, Default)]
@@ -105,6 +112,8 @@ impl Engine {
     /// [`Error::OutOfMemory`], [`Error::DoesNotFit`]; [`Error::Request`] for no slots, or more than 256.
     pub fn start(mut model: InstructBlip, options: &EngineOptions) -> Result<Engine> {
         model.make_slots(options.slots, options.tokens)?;
+        let at_once = options.at_once.clamp(1, MOST_AT_ONCE);
+        model.look_at_once(at_once)?;
         let (messages, inbox) = channel();
         let (unread, to_read) = channel();
         let (ready, closing) = (messages.clone(), Arc::new(AtomicBool::new(false)));
@@ -118,7 +127,7 @@ impl Engine {
             move |job| drop(ready.send(Message::Ready(Box::new(job)))),
         );
         let tally = Arc::new(Tally::default());
-        let worker = Worker::new(model, inbox, tally.clone());
+        let worker = Worker::new(model, at_once as usize, inbox, tally.clone());
         let worker = std::thread::Builder::new().name("instructblip".into()).spawn(move || worker.run());
         Ok(Engine {
             unread: Mutex::new(Some(unread)),

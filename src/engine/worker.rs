@@ -10,8 +10,8 @@ use super::job::Caller;
 use super::pictures::Ready;
 use super::request::Outcome;
 use crate::error::{Error, Result};
-use crate::generate::{AnswerId, News};
-use crate::model::{Asked, InstructBlip, Pixels, Seat, Wanted};
+use crate::generate::{AnswerId, News, Room};
+use crate::model::{Asked, Encoded, InstructBlip, Pixels, Seat, Wanted};
 use crate::processor::{StreamDecoder, Tokenizers};
 
 /// A message to the thread.
@@ -24,10 +24,18 @@ pub(super) enum Message {
     Cancel,
 }
 
-/// A request that waits for slots.
+/// A request that waits for its pictures to be looked at.
 struct Waiting {
     asked: Asked,
     pixels: Pixels,
+    caller: Caller,
+}
+
+/// A request whose pictures were looked at, and that waits for slots.
+struct Looked {
+    encoded: Encoded,
+    wanted: Wanted,
+    room: Room,
     caller: Caller,
 }
 
@@ -39,12 +47,20 @@ struct Seated {
     decoder: StreamDecoder,
 }
 
+/// Most steps that a question waits for others to be seated with it.
+const PATIENCE: u32 = 4;
+
 /// The thread's state.
 pub(super) struct Worker {
     model: InstructBlip,
     tokenizers: Arc<Tokenizers>,
     inbox: Receiver<Message>,
+    /// Most questions of a pass.
+    at_once: usize,
     waiting: VecDeque<Waiting>,
+    looked: VecDeque<Looked>,
+    /// Steps since an answer was seated.
+    waited: u32,
     seated: HashMap<AnswerId, Seated>,
     finishing: bool,
     /// The error that everything that waits or comes ends with.
@@ -53,12 +69,15 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub fn new(model: InstructBlip, inbox: Receiver<Message>, tally: Arc<Tally>) -> Worker {
+    pub fn new(model: InstructBlip, at_once: usize, inbox: Receiver<Message>, tally: Arc<Tally>) -> Worker {
         Worker {
             tokenizers: model.processor().shared_tokenizers(),
             model,
             inbox,
+            at_once,
             waiting: VecDeque::new(),
+            looked: VecDeque::new(),
+            waited: 0,
             seated: HashMap::new(),
             finishing: false,
             fault: None,
@@ -76,7 +95,7 @@ impl Worker {
                 self.fault = Some(fault);
             }
             self.tally.slots_taken.store(self.model.slots_taken().into(), Ordering::Relaxed);
-            if self.finishing && self.waiting.is_empty() && self.seated.is_empty() {
+            if self.finishing && self.is_idle() {
                 return self.model;
             }
             self.drop_cancelled();
@@ -86,11 +105,14 @@ impl Worker {
         }
     }
 
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.looked.is_empty() && self.seated.is_empty()
+    }
+
     /// Takes what was sent; waits for it where there is nothing else to do.
     fn receive(&mut self) {
         loop {
-            let idle = self.waiting.is_empty() && self.seated.is_empty() && !self.finishing;
-            let message = match idle {
+            let message = match self.is_idle() && !self.finishing {
                 true => self.inbox.recv().map_err(|_| TryRecvError::Disconnected),
                 false => self.inbox.try_recv(),
             };
@@ -118,10 +140,12 @@ impl Worker {
 
     /// Ends the requests that nobody waits for.
     fn drop_cancelled(&mut self) {
-        let (gone, waiting) = self.waiting.drain(..).partition(|waiting| waiting.caller.has_cancelled());
-        self.waiting = waiting;
-        let gone: VecDeque<Waiting> = gone;
-        gone.into_iter().for_each(|waiting| self.end(waiting.caller, Err(Error::Cancelled)));
+        let (gone, waiting): (Vec<Waiting>, _) = self.waiting.drain(..).partition(|of| of.caller.has_cancelled());
+        self.waiting = waiting.into();
+        let (gone_later, looked): (Vec<Looked>, _) = self.looked.drain(..).partition(|of| of.caller.has_cancelled());
+        self.looked = looked.into();
+        let callers = gone.into_iter().map(|of| of.caller).chain(gone_later.into_iter().map(|of| of.caller));
+        callers.for_each(|caller| self.end(caller, Err(Error::Cancelled)));
         let gone: Vec<AnswerId> =
             self.seated.iter().filter(|(_, seated)| seated.caller.has_cancelled()).map(|(id, _)| *id).collect();
         for id in gone {
@@ -131,64 +155,114 @@ impl Worker {
         }
     }
 
-    /// Seats those that wait longest, as many as there is room for: one after the other, or, where vision and language take
-    /// turns on the device, once all seats are free.
+    /// Seats those that wait longest, as many as there is room for, and looks at some more ahead of that: several in one
+    /// pass take less than one after the other. Where vision and language take turns on the device, those of a turn are
+    /// seated once all seats are free.
     fn seat(&mut self) -> Result<()> {
         let turns = self.model.takes_turns();
         if turns && !self.seated.is_empty() {
             return Ok(());
         }
         loop {
-            let rooms = |count| self.waiting.iter().take(count).map(|waiting| &waiting.asked.room);
-            let most = if turns { self.waiting.len() } else { self.waiting.len().min(1) };
-            let Some(count) = (1..=most).rev().find(|&count| self.model.have_room(rooms(count))) else { return Ok(()) };
-            let chosen: Vec<Waiting> = self.waiting.drain(..count).collect();
-            let mut looked = Vec::new();
-            for Waiting { asked, pixels, caller } in chosen {
-                if let Some((looked_at, caller)) = self.own_fault(caller, |model| model.look(&pixels, asked))? {
-                    looked.push((looked_at, caller));
-                }
+            if self.looked.is_empty() {
+                self.look(turns)?;
             }
-            for ((encoded, wanted), caller) in looked {
-                match wanted {
-                    Wanted::Answers { options, limits } => {
-                        let seated = self.own_fault(caller, |model| model.seat(&encoded, &options, limits))?;
-                        let decoder = self.tokenizers.stream();
-                        self.seated.extend(seated.map(|(seat, caller)| (seat.id, Seated { seat, caller, decoder })));
-                    }
-                    Wanted::Scores(choices) => {
-                        if let Some((scores, caller)) =
-                            self.own_fault(caller, |model| model.score_answers(&encoded, choices))?
-                        {
-                            self.end(caller, Ok(Outcome::Scores(scores)));
-                        }
-                    }
-                }
+            let count = self.choose();
+            if count == 0 {
+                return Ok(());
             }
-            if turns {
+            let chosen = self.looked.drain(..count).collect();
+            self.seat_all(chosen)?;
+            self.waited = 0;
+            if turns && self.looked.is_empty() {
                 return Ok(());
             }
         }
     }
 
-    /// Does a request's work. What is its own fault ends it alone; any other is everybody's.
-    fn own_fault<T>(
-        &mut self,
-        caller: Caller,
-        work: impl FnOnce(&mut InstructBlip) -> Result<T>,
-    ) -> Result<Option<(T, Caller)>> {
-        match work(&mut self.model) {
-            Ok(done) => Ok(Some((done, caller))),
-            Err(e @ Error::NotFinite { .. }) => {
-                self.end(caller, Err(e));
-                Ok(None)
-            }
-            Err(e) => {
-                let others = same(&e);
-                self.end(caller, Err(e));
-                Err(others)
+    /// Looks at those that wait longest: as many as a pass takes, or, where stages take turns, as the slots have room for.
+    fn look(&mut self, turns: bool) -> Result<()> {
+        let rooms = |count| self.waiting.iter().take(count).map(|waiting| &waiting.asked.room);
+        let count = match turns {
+            true => (1..=self.waiting.len()).rev().find(|&count| self.model.have_room(rooms(count))).unwrap_or(0),
+            false => self.waiting.len().min(self.at_once),
+        };
+        if count == 0 {
+            return Ok(());
+        }
+        let (mut questions, mut callers) = (Vec::new(), Vec::new());
+        for Waiting { asked, pixels, caller } in self.waiting.drain(..count) {
+            questions.push((pixels, asked));
+            callers.push(caller);
+        }
+        let looked = self.model.look(questions);
+        let looked = self.own_faults(callers, looked)?.into_iter();
+        self.looked.extend(looked.map(|((encoded, wanted, room), caller)| Looked { encoded, wanted, room, caller }));
+        Ok(())
+    }
+
+    /// The number of those looked at that are to be seated now, from the first on: as many as can be in one pass. Where some
+    /// lack room, the others wait a few steps for answers that end soon: a pass for one alone takes nearly as long.
+    fn choose(&self) -> usize {
+        let Some(first) = self.looked.front() else { return 0 };
+        let can_follow = |(count, next): &(usize, &Looked)| {
+            let are_answers = [first, next].iter().all(|of| matches!(of.wanted, Wanted::Answers { .. }));
+            are_answers && self.model.pass_together(&first.encoded, *count, &next.encoded)
+        };
+        let most = 1 + (1..).zip(self.looked.iter().skip(1)).take_while(can_follow).count();
+        let rooms = |count| self.looked.iter().take(count).map(|looked| &looked.room);
+        let count = (1..=most).rev().find(|&count| self.model.have_room(rooms(count))).unwrap_or(0);
+        let waits = count < most && self.waited < PATIENCE && !self.seated.is_empty();
+        if waits { 0 } else { count }
+    }
+
+    /// Takes the prompts of questions through the language model, and gives them slots or scores their answers.
+    fn seat_all(&mut self, chosen: Vec<Looked>) -> Result<()> {
+        let (mut questions, mut callers) = (Vec::new(), Vec::new());
+        for Looked { encoded, wanted, caller, .. } in chosen {
+            match wanted {
+                Wanted::Answers { options, limits } => {
+                    questions.push((encoded, options, limits));
+                    callers.push(caller);
+                }
+                Wanted::Scores(choices) => {
+                    let scores = match self.model.score_answers(&encoded, choices) {
+                        Err(e) if !matches!(e, Error::NotFinite { .. }) => Err(e),
+                        its_own => Ok(vec![its_own]),
+                    };
+                    let scored = self.own_faults(vec![caller], scores)?;
+                    scored.into_iter().for_each(|(scores, caller)| self.end(caller, Ok(Outcome::Scores(scores))));
+                }
             }
         }
+        if questions.is_empty() {
+            return Ok(());
+        }
+        let seats = self.model.seat(&questions);
+        for (seat, caller) in self.own_faults(callers, seats)? {
+            let decoder = self.tokenizers.stream();
+            self.seated.insert(seat.id, Seated { seat, caller, decoder });
+        }
+        Ok(())
+    }
+
+    /// The results of requests, one for each. What is a request's own fault ends it alone; any other is everybody's.
+    fn own_faults<T>(&mut self, callers: Vec<Caller>, results: Result<Vec<Result<T>>>) -> Result<Vec<(T, Caller)>> {
+        let results = match results {
+            Ok(results) => results,
+            Err(e) => {
+                callers.into_iter().for_each(|caller| self.end(caller, Err(same(&e))));
+                return Err(e);
+            }
+        };
+        let mut done = Vec::new();
+        for (result, caller) in results.into_iter().zip(callers) {
+            match result {
+                Ok(result) => done.push((result, caller)),
+                Err(e) => self.end(caller, Err(e)),
+            }
+        }
+        Ok(done)
     }
 
     /// Takes all answers one token further.
@@ -198,6 +272,7 @@ impl Worker {
         }
         let news = self.model.step()?;
         self.tally.steps.fetch_add(1, Ordering::Relaxed);
+        self.waited += 1;
         news.into_iter().for_each(|news| self.tell(news));
         Ok(())
     }
@@ -223,9 +298,9 @@ impl Worker {
             self.model.unseat(&seated.seat);
             self.end(seated.caller, Err(same(error)));
         }
-        for waiting in std::mem::take(&mut self.waiting) {
-            self.end(waiting.caller, Err(same(error)));
-        }
+        let (waiting, looked) = (std::mem::take(&mut self.waiting), std::mem::take(&mut self.looked));
+        let callers = waiting.into_iter().map(|of| of.caller).chain(looked.into_iter().map(|of| of.caller));
+        callers.for_each(|caller| self.end(caller, Err(same(error))));
     }
 
     fn end(&self, caller: Caller, result: Result<Outcome>) {

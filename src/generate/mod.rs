@@ -19,6 +19,6 @@ mod tokens;
 pub use limits::{FinishReason, HasStop, Limits, MAX_PROMPT_TOKENS, check_fits, new_tokens_that_fit};
 pub use options::{EarlyStopping, GenerateOptions};
 pub use row::{Prompted, Sequence};
-pub use session::{Capacity, PromptInputs, Room, Session};
-pub use slots::{AnswerId, News, Slots};
+pub use session::{Capacity, PromptInputs, Room, Session, form_rows};
+pub use slots::{AnswerId, Joining, News, Slots};
 pub use tokens::Tokens;

@@ -8,7 +8,7 @@ use super::session::PromptInputs;
 
 /// A prompt, and the tokens of it that rules which look back see.
 pub struct Prompted<'a> {
-    /// The prompt on the device.
+    /// The ids and features that the model reads.
     pub inputs: PromptInputs<'a>,
     /// The prompt's ids, or T5's start token.
     pub history: Vec<u32>,
@@ -19,7 +19,7 @@ pub struct Prompted<'a> {
 impl Prompted<'_> {
     /// Tokens of the prompt.
     pub(super) fn tokens(&self) -> u32 {
-        self.inputs.ids.len()
+        self.inputs.ids.len() as u32
     }
 
     /// The processors of `options` for answers to this prompt.

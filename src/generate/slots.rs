@@ -11,7 +11,7 @@ use super::limits::Limits;
 use super::options::GenerateOptions;
 use super::row::{Prompted, Sequence};
 use super::scores::{Scores, check_finite};
-use super::session::{Capacity, FreePages, PageTable, Placed, Request, Room, Session};
+use super::session::{Capacity, FreePages, PageTable, Placed, PromptInputs, Room, Session};
 use crate::error::Result;
 use crate::language::Language;
 
@@ -30,6 +30,16 @@ pub struct News {
     pub token: Option<u32>,
     /// The sequences, best first, once all are finished.
     pub finished: Option<Vec<Sequence>>,
+}
+
+/// An answer that is to have slots.
+pub struct Joining<'a> {
+    /// Its prompt.
+    pub prompt: &'a Prompted<'a>,
+    /// Its options.
+    pub options: &'a GenerateOptions,
+    /// Its limits.
+    pub limits: Limits,
 }
 
 /// An answer that has slots.
@@ -133,29 +143,56 @@ impl Slots {
         options: &GenerateOptions,
         limits: Limits,
     ) -> Result<AnswerId> {
-        let room = Room::of(language, prompt.tokens(), options.rows(), limits.max_new_tokens);
-        let (placed, new) = self.lend(language, prompt.tokens(), room.slots * limits.max_new_tokens);
-        let logits = match self.prefill(language, prompt, &placed) {
+        self.join_all(language, &[Joining { prompt, options, limits }])?.swap_remove(0)
+    }
+
+    /// Seats several answers after one pass over their prompts, which must be of one kind (see [`form_rows`]). Each may have
+    /// an error of its own: [`Error::NotFinite`](crate::Error::NotFinite).
+    ///
+    /// # Errors
+    /// Whatever went wrong on the GPU.
+    pub fn join_all(&mut self, language: &Language, joining: &[Joining<'_>]) -> Result<Vec<Result<AnswerId>>> {
+        let lend = |Joining { prompt, options, limits }: &Joining<'_>| {
+            self.lend(language, prompt.tokens(), options.rows() * limits.max_new_tokens)
+        };
+        let lent: Vec<(Placed, Vec<u32>)> = joining.iter().map(lend).collect();
+        let prompts: Vec<_> =
+            joining.iter().zip(&lent).map(|(joining, (placed, _))| (joining.prompt.inputs, placed)).collect();
+        let logits = match self.prefill(language, &prompts) {
             Ok(logits) => logits,
             Err(e) => {
-                self.take_back(&placed, &new);
+                lent.iter().for_each(|(placed, new)| self.take_back(placed, new));
                 return Err(e);
             }
         };
-        let mut slots = self.free.split_off(self.free.len() - room.slots as usize);
+        let rows = logits.chunks(logits.len() / joining.len());
+        let seat = |((joining, (placed, new)), logits): ((&Joining<'_>, _), &[f32])| match check_finite(logits) {
+            Ok(()) => Ok(self.seat(joining, placed, new, logits)),
+            Err(e) => {
+                self.take_back(&placed, &new);
+                Err(e)
+            }
+        };
+        Ok(joining.iter().zip(lent).zip(rows).map(seat).collect())
+    }
+
+    /// Gives an answer its slots, and chooses its first token.
+    fn seat(&mut self, joining: &Joining<'_>, placed: Placed, new: Vec<u32>, logits: &[f32]) -> AnswerId {
+        let Joining { prompt, options, limits } = joining;
+        let mut slots = self.free.split_off(self.free.len() - options.rows() as usize);
         slots.reverse();
         let id = AnswerId(self.next);
         self.next += 1;
         let (table, answering) =
-            (PageTable::new(&placed.own, &new, slots.len()), Answering::new(prompt, options, limits));
+            (PageTable::new(&placed.own, &new, slots.len()), Answering::new(prompt, options, limits.clone()));
         let mut seated = Seated { id, slots, placed, new, table, answering, steps: 0 };
         seated.write_pages(&self.session);
         seated.slots.iter().for_each(|&slot| self.session.write_encoded(slot, &seated.placed.encoded));
-        let next = seated.answering.begin(&logits);
+        let next = seated.answering.begin(logits);
         seated.go_on_with(&self.session, next);
         self.seated.push(seated);
         self.tell(id);
-        Ok(id)
+        id
     }
 
     /// Takes every answer one token further, and gives the news since the last step.
@@ -208,12 +245,11 @@ impl Slots {
         self.encoded_pages.give_back(&placed.encoded);
     }
 
-    /// The logits after a prompt.
-    fn prefill(&self, language: &Language, prompt: &Prompted<'_>, placed: &Placed) -> Result<Vec<f32>> {
-        let prefill = self.session.prefill(language, &prompt.inputs, placed, Request::last_row())?;
+    /// The logits after each prompt.
+    fn prefill(&self, language: &Language, prompts: &[(PromptInputs<'_>, &Placed)]) -> Result<Vec<f32>> {
+        let prefill = self.session.prefill_all(language, prompts)?;
         prefill.submit()?;
-        let logits = self.session.device().read::<f32>(&prefill.logits)?;
-        check_finite(&logits).map(|()| logits)
+        self.session.device().read(&prefill.logits)
     }
 
     /// Has a row that nobody has write where nobody reads.

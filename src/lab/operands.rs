@@ -199,7 +199,7 @@ impl<'a> Operands<'a> {
     pub fn rows(&self, t: u32, pages: &Pages) -> Result<Rows> {
         let places: Vec<u32> = (0..t).flat_map(|i| [i, 0]).collect();
         let table: Vec<u32> = (0..pages.capacity).map(|s| pages.page(s)).collect();
-        Ok(Rows { places: self.table(t, 2, &places)?, pages: self.ids(&table)? })
+        Ok(Rows { places: self.table(t, 2, &places)?, pages: self.ids(&table)?, prompts: None })
     }
 
     /// Records an op, runs it at `step`, and gives its output.

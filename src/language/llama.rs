@@ -4,7 +4,7 @@
 //! channel j with j + d/2, not with j + 1; head_dim may differ from D / H; key-value heads may be fewer than query
 //! heads; the output layer is the embedding only when the file has no other.
 
-use super::{Cached, load_head};
+use super::{Cached, LogitRows, load_head};
 use crate::config::LlamaConfig;
 use crate::error::Result;
 use crate::runtime::ops::Activation;
@@ -81,8 +81,8 @@ impl Llama {
         &self.lm_head
     }
 
-    /// Records all blocks over `x [T, D]`, and the logits of its last `rows` rows.
-    pub fn record(&self, r: &mut Recorder, own: Cached<'_>, mut x: Tensor, rows: u32) -> Tensor {
+    /// Records all blocks over `x [T, D]`, and the logits of the rows that are `wanted`.
+    pub fn record(&self, r: &mut Recorder, own: Cached<'_>, mut x: Tensor, wanted: LogitRows<'_>) -> Tensor {
         let turns = r.turns(&self.angles, own.rows); // [T, 2 + d]
         for (i, block) in self.blocks.iter().enumerate() {
             r.scope(format!("model.layers.{i}"), |r| {
@@ -90,8 +90,8 @@ impl Llama {
                 mlp(r, block, &mut x);
             });
         }
-        let last = x.slice_rows(x.rows() - rows, rows); // [rows, D]
-        r.norm_linear(&last, &self.norm, &self.lm_head) // [rows, V]
+        let last = wanted.of(r, &x); // [rows, D]
+        r.as_for_rows(wanted.count, |r| r.norm_linear(&last, &self.norm, &self.lm_head)) // [rows, V]
     }
 
     fn self_attention(&self, r: &mut Recorder, own: Cached<'_>, i: usize, turns: &Tensor, x: &mut Tensor) {

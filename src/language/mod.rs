@@ -12,7 +12,7 @@ pub use t5::T5;
 
 use crate::config::TextConfig;
 use crate::error::Result;
-use crate::runtime::ops::attention::{Heads, Rows};
+use crate::runtime::ops::attention::{Heads, Mask, Rows};
 use crate::runtime::recorder::Recorder;
 use crate::runtime::{AdapterClass, Caps, KvFormat, Linear, Matrix, Tensor};
 use crate::weights::Loader;
@@ -49,6 +49,30 @@ pub struct Caches<'a> {
     pub own: Cached<'a>,
     /// Keys and values of the encoder's output; decoder-only models have none.
     pub cross: Option<Cached<'a>>,
+}
+
+/// The rows whose logits are wanted: the last `count` of each prompt.
+#[derive(Clone, Copy, Debug)]
+pub struct LogitRows<'a> {
+    /// The rows in front of which prompts end.
+    pub ends: &'a [u32],
+    /// Rows of each.
+    pub count: u32,
+}
+
+impl LogitRows<'_> {
+    /// These rows of `x [T, D]`: `-> [prompts * count, D]`.
+    fn of(&self, r: &mut Recorder, x: &Tensor) -> Tensor {
+        let last = |end: u32| x.slice_rows(end - self.count, self.count);
+        if let [end] = *self.ends {
+            return last(end);
+        }
+        let all = r.empty(self.ends.len() as u32 * self.count, x.cols());
+        for (i, &end) in (0..).zip(self.ends) {
+            r.copy(&mut all.slice_rows(i * self.count, self.count), &last(end));
+        }
+        all
+    }
 }
 
 impl Language {
@@ -180,21 +204,22 @@ impl Language {
         r.embed(ids, self.embedding())
     }
 
-    /// Records the encoder over the prompt's embeddings `x [S, D]`, and its output's keys and values into `cross`,
-    /// where the decoder reads them: `-> [S, D]`. Only a model with an encoder can be asked.
-    pub fn record_encoder(&self, r: &mut Recorder, x: Tensor, cross: Cached<'_>) -> Tensor {
+    /// Records the encoder over the embeddings `x [S, D]` of prompts, of which `mask` tells if there are several, and its
+    /// output's keys and values into `cross`, where the decoder reads them: `-> [S, D]`. Only a model with an encoder can
+    /// be asked.
+    pub fn record_encoder(&self, r: &mut Recorder, x: Tensor, mask: Mask<'_>, cross: Cached<'_>) -> Tensor {
         let Language::T5(m) = self else { panic!("a decoder-only model has no encoder to record") };
-        let encoded = m.record_encoder(r, x); // [S, D]
+        let encoded = m.record_encoder(r, x, mask); // [S, D]
         m.record_cross(r, &encoded, cross);
         encoded
     }
 
-    /// Records all (decoder) blocks over `x [T, D]`, and the logits of its last `rows` rows.
-    pub fn record(&self, r: &mut Recorder, caches: Caches<'_>, x: Tensor, rows: u32) -> Tensor {
+    /// Records all (decoder) blocks over `x [T, D]`, and the logits of the rows that are `wanted`.
+    pub fn record(&self, r: &mut Recorder, caches: Caches<'_>, x: Tensor, wanted: LogitRows<'_>) -> Tensor {
         r.scope("language_model", |r| match self {
-            Language::Llama(m) => m.record(r, caches.own, x, rows),
-            Language::Opt(m) => m.record(r, caches.own, x, rows),
-            Language::T5(m) => m.record_decoder(r, caches, x, rows),
+            Language::Llama(m) => m.record(r, caches.own, x, wanted),
+            Language::Opt(m) => m.record(r, caches.own, x, wanted),
+            Language::T5(m) => m.record_decoder(r, caches, x, wanted),
         })
     }
 }

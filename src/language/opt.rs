@@ -4,7 +4,7 @@
 //! their table; everything has a bias; there is a norm after the last block; the output layer is the embedding;
 //! BLIP-2's answers end at a line break, not at `</s>`.
 
-use super::{Cached, load_head};
+use super::{Cached, LogitRows, load_head};
 use crate::config::OptConfig;
 use crate::error::Result;
 use crate::runtime::ops::Activation;
@@ -91,8 +91,8 @@ impl Opt {
         &self.lm_head
     }
 
-    /// Records all blocks over `x [T, D]`, and the logits of its last `rows` rows.
-    pub fn record(&self, r: &mut Recorder, own: Cached<'_>, mut x: Tensor, rows: u32) -> Tensor {
+    /// Records all blocks over `x [T, D]`, and the logits of the rows that are `wanted`.
+    pub fn record(&self, r: &mut Recorder, own: Cached<'_>, mut x: Tensor, wanted: LogitRows<'_>) -> Tensor {
         r.add_positions(&mut x, &self.embed_positions, own.rows);
         for (i, block) in self.blocks.iter().enumerate() {
             r.scope(format!("model.decoder.layers.{i}"), |r| {
@@ -100,8 +100,8 @@ impl Opt {
                 self.mlp(r, block, &mut x);
             });
         }
-        let last = x.slice_rows(x.rows() - rows, rows); // [rows, D]
-        r.norm_linear(&last, &self.final_layer_norm, &self.lm_head) // [rows, V]
+        let last = wanted.of(r, &x); // [rows, D]
+        r.as_for_rows(wanted.count, |r| r.norm_linear(&last, &self.final_layer_norm, &self.lm_head)) // [rows, V]
     }
 
     fn self_attention(&self, r: &mut Recorder, w: &Block, kv: &KvLayer, rows: &Rows, x: &mut Tensor) {

@@ -6,7 +6,7 @@
 //! activation is `dense_act_fn`; logits are scaled only where they come from the embedding.
 //! The residual stream is f32 throughout, so the sizes that overflow in half precision do not.
 
-use super::{Cached, Caches, load_head};
+use super::{Cached, Caches, LogitRows, load_head};
 use crate::config::T5Config;
 use crate::error::Result;
 use crate::runtime::ops::Activation;
@@ -118,12 +118,13 @@ impl T5 {
         &self.lm_head
     }
 
-    /// Records the encoder over the prompt's embeddings `x [S, D]`: `-> [S, D]`.
-    pub(super) fn record_encoder(&self, r: &mut Recorder, mut x: Tensor) -> Tensor {
+    /// Records the encoder over the embeddings `x [S, D]` of prompts, of which `mask` tells if there are several:
+    /// `-> [S, D]`.
+    pub(super) fn record_encoder(&self, r: &mut Recorder, mut x: Tensor, mask: Mask<'_>) -> Tensor {
         r.scope("language_model.encoder", |r| {
             for (i, block) in self.encoder.blocks.iter().enumerate() {
                 r.scope(format!("block.{i}"), |r| {
-                    self.encoder_attention(r, &block.attention, &mut x);
+                    self.encoder_attention(r, &block.attention, mask, &mut x);
                     self.feed_forward(r, &block.ffn, &mut x);
                 });
             }
@@ -142,8 +143,14 @@ impl T5 {
         });
     }
 
-    /// Records the decoder's blocks over `x [T, D]`, and the logits of its last `rows` rows.
-    pub(super) fn record_decoder(&self, r: &mut Recorder, caches: Caches<'_>, mut x: Tensor, rows: u32) -> Tensor {
+    /// Records the decoder's blocks over `x [T, D]`, and the logits of the rows that are `wanted`.
+    pub(super) fn record_decoder(
+        &self,
+        r: &mut Recorder,
+        caches: Caches<'_>,
+        mut x: Tensor,
+        wanted: LogitRows<'_>,
+    ) -> Tensor {
         let cross = caches.cross.expect("the session of an encoder and decoder has a cross cache");
         r.scope("decoder", |r| {
             for (i, block) in self.decoder.blocks.iter().enumerate() {
@@ -153,18 +160,18 @@ impl T5 {
                     self.feed_forward(r, &block.ffn, &mut x);
                 });
             }
-            let last = x.slice_rows(x.rows() - rows, rows); // [rows, D]
+            let last = wanted.of(r, &x); // [rows, D]
             let mut h = r.rms_norm(&last, &self.decoder.final_layer_norm); // [rows, D]
             if let Some(scale) = self.head_scale {
                 h = r.scaled(&h, scale);
             }
-            r.linear(&h, &self.lm_head) // [rows, V]
+            r.as_for_rows(wanted.count, |r| r.linear(&h, &self.lm_head)) // [rows, V]
         })
     }
 
-    fn encoder_attention(&self, r: &mut Recorder, w: &SelfAttention, x: &mut Tensor) {
+    fn encoder_attention(&self, r: &mut Recorder, w: &SelfAttention, mask: Mask<'_>, x: &mut Tensor) {
         let qkv = r.norm_linear(x, &w.norm, &w.qkv); // [S, 3 H d]
-        let a = r.attention_biased(&qkv, self.heads, Mask::None, Some(&self.encoder.bias)); // [S, H d]
+        let a = r.attention_biased(&qkv, self.heads, mask, Some(&self.encoder.bias)); // [S, H d]
         r.linear_add(x, &a, &w.o); // x += a Wᵀ
     }
 

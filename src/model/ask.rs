@@ -43,7 +43,7 @@ impl InstructBlip {
         let prompt = self.prompt(question)?;
         let prompt_tokens = prompt.input_ids.len();
         let limits = self.limits(&prompt, options)?;
-        let encoded = self.encode(question.images, prompt, &[])?;
+        let encoded = self.encode(question.images, prompt)?;
         let started = Instant::now();
         self.bring_language(&[self.room(prompt_tokens, options, &limits)])?;
         let prompted = self.prompted(&encoded, options);
@@ -98,21 +98,24 @@ impl InstructBlip {
         let room = |(_, prompt, limits): &(_, Prompt, Limits)| self.room(prompt.input_ids.len(), options, limits);
         let rooms: Vec<Room> = asked.iter().map(room).collect();
         let mut timings = Timings { load: self.load_ms, ..Timings::default() };
-        let mut encoded = Vec::new();
-        for (question, prompt, limits) in asked {
-            let one = self.encode(question.images, prompt, &[])?;
+        let (mut questions, mut limits) = (Vec::new(), Vec::new());
+        for (question, prompt, of_question) in asked {
+            questions.push((self.pixels(question.images), prompt));
+            limits.push(of_question);
+        }
+        let encoded = self.encode_all(questions)?.into_iter().collect::<Result<Vec<Encoded>>>()?;
+        for one in &encoded {
             timings.image += one.timings.image;
             timings.vision += one.timings.vision;
             timings.qformer += one.timings.qformer;
-            encoded.push((one, limits));
         }
         let started = Instant::now();
         self.bring_language(&rooms)?;
         let mut places: HashMap<AnswerId, usize> = HashMap::new();
-        for (i, (encoded, limits)) in encoded.iter().enumerate() {
+        for (i, (encoded, limits)) in encoded.iter().zip(limits).enumerate() {
             let prompted = self.prompted(encoded, options);
             let (language, slots) = self.language_stage();
-            places.insert(slots.join(language, &prompted, options, limits.clone())?, i);
+            places.insert(slots.join(language, &prompted, options, limits)?, i);
         }
         timings.prefill = milliseconds(started);
         let mut finished: Vec<Option<Vec<Sequence>>> = vec![None; encoded.len()];
@@ -123,7 +126,7 @@ impl InstructBlip {
             news.into_iter().for_each(|news| finished[places[&news.id]] = news.finished);
         }
         timings.decode = milliseconds(started) - timings.prefill;
-        let reply = |(sequences, (encoded, _)): (Vec<Sequence>, &(Encoded, Limits))| {
+        let reply = |(sequences, encoded): (Vec<Sequence>, &Encoded)| {
             let texts = sequences.into_iter().map(|sequence| self.text_of(sequence)).collect();
             Reply::new(texts, encoded.prompt.input_ids.len(), timings)
         };

@@ -3,15 +3,11 @@
 use std::time::Instant;
 
 use super::InstructBlip;
+use super::look::{Look, Looked, Tapped};
 use super::reply::{Timings, milliseconds};
-use super::residence::VisionStage;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::generate::PromptInputs;
 use crate::processor::{Image, ImageProcessor, Prompt};
-use crate::qformer::QFormerOutput;
-use crate::runtime::ops::attention::Mask;
-use crate::runtime::plan::Plan;
-use crate::runtime::recorder::Recorder;
 use crate::runtime::{Category, Device, Tensor};
 
 /// The pixels of a question's pictures as the vision tower reads them, and how long it took to make them.
@@ -33,14 +29,8 @@ impl Pixels {
 pub(crate) struct Encoded {
     pub prompt: Prompt,
     /// `[frames Q, H]`.
-    pub features: Tensor,
-    /// The Q-Former's output for the last frame.
-    pub qformer: QFormerOutput,
-    /// The outputs of the Q-Former that were asked for by label, for the last frame.
-    pub taps: Vec<(String, Tensor)>,
+    pub features: Vec<f32>,
     pub timings: Timings,
-    ids: Tensor,
-    placeholders: Tensor,
 }
 
 /// The pixels of a question and the outputs of the vision tower and the Q-Former, one frame after the other.
@@ -55,157 +45,129 @@ pub(super) struct Stages {
     pub qformer: Tensor,
 }
 
-/// The plan of the Q-Former over one prompt, for every frame: they look at the same words.
-struct QFormerPlan {
-    plan: Plan,
-    output: QFormerOutput,
-}
-
 impl Encoded {
-    /// The tensors that the language model reads.
+    /// A question of which nothing was looked at yet.
+    fn new(prompt: Prompt, timings: Timings) -> Encoded {
+        Encoded { prompt, features: Vec::new(), timings }
+    }
+
+    /// The inputs that the language model reads.
     pub fn inputs(&self) -> PromptInputs<'_> {
-        PromptInputs { ids: &self.ids, features: &self.features, placeholders: &self.placeholders }
+        PromptInputs { ids: &self.prompt.input_ids, features: &self.features }
+    }
+
+    /// Keeps the features that a pass gave for the next frame.
+    fn keep(&mut self, looked: &Looked, features: &[f32]) {
+        self.features.extend_from_slice(features);
+        // Each has its share of a pass's time.
+        self.timings.vision += looked.ms[0] / looked.len() as f64;
+        self.timings.qformer += looked.ms[1] / looked.len() as f64;
     }
 }
 
 impl Stages {
-    /// Memory for what `frames` frames give.
-    fn new(device: &Device, frames: u32, stage: &VisionStage, qformer: &QFormerOutput) -> Result<Stages> {
-        let memory = |of: &Tensor| device.zeros(Category::Io, "stages", frames * of.rows(), of.cols());
-        Ok(Stages {
-            pixels: Vec::new(),
-            vision: memory(&stage.output.last_hidden_state)?,
-            pooled: memory(&stage.output.pooler_output)?,
-            qformer: memory(&qformer.last_hidden_state)?,
-        })
-    }
-
-    /// Keeps what `frame` gave.
-    fn keep(&self, device: &Device, frame: u32, stage: &VisionStage, qformer: &QFormerOutput) -> Result<()> {
+    /// Adds what a pass over one frame gave.
+    fn keep(&mut self, device: &Device, frame: u32, pixels: &[f32], looked: &Looked, pooled: &Tensor) -> Result<()> {
+        self.pixels.extend(pixels);
         let kept = [
-            (&stage.output.last_hidden_state, &self.vision),
-            (&stage.output.pooler_output, &self.pooled),
-            (&qformer.last_hidden_state, &self.qformer),
+            (&looked.image(0), &self.vision),
+            (pooled, &self.pooled),
+            (&looked.qformer.last_hidden_state, &self.qformer),
         ];
         kept.iter().try_for_each(|(from, to)| device.copy(from, &to.slice_rows(frame * from.rows(), from.rows())))
     }
 }
 
 impl InstructBlip {
-    /// A question's pictures and prompt through vision tower and Q-Former, with the latter's outputs labelled `taps`.
+    /// Takes a question's pictures and prompt through vision tower and Q-Former.
     ///
     /// # Errors
     /// [`Error::NotFinite`], or a failure of the device.
-    pub(super) fn encode(&mut self, images: &[Image], prompt: Prompt, taps: &[String]) -> Result<Encoded> {
+    pub(super) fn encode(&mut self, images: &[Image], prompt: Prompt) -> Result<Encoded> {
         let pixels = self.pixels(images);
-        self.encode_pixels(&pixels, prompt, taps)
+        self.encode_all(vec![(pixels, prompt)])?.swap_remove(0)
     }
 
-    /// Encodes a question of which the pictures' pixels are there.
+    /// Encodes several questions of which the pictures' pixels are there, as many at once as the model was asked to. A
+    /// question may have an error of its own.
     ///
     /// # Errors
-    /// As [`InstructBlip::encode`].
-    pub(super) fn encode_pixels(&mut self, pixels: &Pixels, prompt: Prompt, taps: &[String]) -> Result<Encoded> {
+    /// A failure of the device.
+    pub(crate) fn encode_all(&mut self, questions: Vec<(Pixels, Prompt)>) -> Result<Vec<Result<Encoded>>> {
         self.bring_vision()?;
-        let qformer = self.qformer_plan(&prompt, taps)?;
-        let encoded = self.encode_with(qformer, pixels, prompt, None)?;
-        self.check_finite(&encoded.features)?;
+        let load = self.load_ms;
+        let (device, stage) = (&self.device, self.vision.as_mut().expect("brought just now"));
+        let mut encoded = Vec::new();
+        let mut pixels = Vec::new();
+        for (of_question, prompt) in questions {
+            encoded.push(Ok(Encoded::new(prompt, Timings { load, image: of_question.ms, ..Timings::default() })));
+            pixels.push(of_question);
+        }
+        let frames = pixels.iter().enumerate().flat_map(|(i, pixels)| (0..pixels.frames.len()).map(move |f| (i, f)));
+        let frames: Vec<(usize, usize)> = frames.collect();
+        // Hidden words are hidden by a mask of one question.
+        let hides = encoded.iter().flatten().any(|one| one.prompt.qformer_attention_mask.contains(&0));
+        for pass in frames.chunks(if hides { 1 } else { stage.at_once() }) {
+            let look = |&(i, f): &(usize, usize)| {
+                encoded[i].as_ref().ok().map(|one| Look { pixels: &pixels[i].frames[f], prompt: &one.prompt })
+            };
+            // The frames of a question that failed are not looked at.
+            let pass: Vec<(usize, usize)> = pass.iter().copied().filter(|&(i, _)| encoded[i].is_ok()).collect();
+            let looks: Vec<Look<'_>> = pass.iter().filter_map(look).collect();
+            if looks.is_empty() {
+                continue;
+            }
+            let looked = stage.look(&looks, &[])?;
+            for ((i, _), features) in pass.into_iter().zip(looked.features(device)?) {
+                match (features, &mut encoded[i]) {
+                    (Err(e), _) => encoded[i] = Err(e),
+                    (Ok(features), Ok(one)) => one.keep(&looked, &features),
+                    (Ok(_), Err(_)) => {}
+                }
+            }
+        }
         Ok(encoded)
     }
 
-    /// Encodes a question as [`InstructBlip::encode`] does, and keeps every frame's outputs on the way. Values that are
-    /// no numbers are not refused: they may be what is looked for.
+    /// Encodes a question as [`InstructBlip::encode`] does, keeps every frame's outputs on the way, and those of the last
+    /// with the labels `taps`. Values that are no numbers are not refused: they may be what is looked for.
     pub(super) fn encode_and_keep(
         &mut self,
         images: &[Image],
         prompt: Prompt,
         taps: &[String],
-    ) -> Result<(Encoded, Stages)> {
+    ) -> Result<(Encoded, Stages, Tapped)> {
         let pixels = self.pixels(images);
         self.bring_vision()?;
-        let qformer = self.qformer_plan(&prompt, taps)?;
-        let mut stages = Stages::new(&self.device, images.len() as u32, self.vision_stage(), &qformer.output)?;
-        let encoded = self.encode_with(qformer, &pixels, prompt, Some(&mut stages))?;
-        Ok((encoded, stages))
+        let (device, stage) = (&self.device, self.vision.as_mut().expect("brought just now"));
+        let frames = pixels.frames.len() as u32;
+        let mut encoded = Encoded::new(prompt, Timings::default());
+        let mut stages: Option<Stages> = None;
+        let mut tapped = Vec::new();
+        for (frame, pixels) in (0..).zip(&pixels.frames) {
+            let looked = stage.look(&[Look { pixels, prompt: &encoded.prompt }], taps)?;
+            let pooled = stage.pool(&looked.image(0))?;
+            if stages.is_none() {
+                let memory = |of: &Tensor| device.zeros(Category::Io, "stages", frames * of.rows(), of.cols());
+                stages = Some(Stages {
+                    pixels: Vec::new(),
+                    vision: memory(&looked.image(0))?,
+                    pooled: memory(&pooled)?,
+                    qformer: memory(&looked.qformer.last_hidden_state)?,
+                });
+            }
+            let stages = stages.as_mut().expect("made above");
+            stages.keep(device, frame, pixels, &looked, &pooled)?;
+            encoded.keep(&looked, &device.read(&looked.projected(0))?);
+            tapped = looked.taps;
+        }
+        if let Some(last) = pixels.frames.last() {
+            tapped.extend(stage.tap(last, taps)?);
+        }
+        Ok((encoded, stages.expect("a question has a picture"), tapped))
     }
 
-    fn pixels(&self, images: &[Image]) -> Pixels {
+    pub(super) fn pixels(&self, images: &[Image]) -> Pixels {
         Pixels::of(self.processor.image(), images)
     }
-
-    fn encode_with(
-        &self,
-        qformer: QFormerPlan,
-        pixels: &Pixels,
-        prompt: Prompt,
-        mut stages: Option<&mut Stages>,
-    ) -> Result<Encoded> {
-        let (device, stage) = (&self.device, self.vision_stage());
-        let (queries, width) = (self.config.num_query_tokens, self.config.text.hidden_size());
-        let features = device.zeros(Category::Io, "features", queries * pixels.frames.len() as u32, width)?;
-        let mut timings = Timings { load: self.load_ms, image: pixels.ms, ..Timings::default() };
-        for (frame, pixels) in (0u32..).zip(&pixels.frames) {
-            timed(&mut timings.vision, || stage.run(device, pixels))?;
-            timed(&mut timings.qformer, || {
-                qformer.plan.submit()?;
-                let to = features.slice_rows(frame * queries, queries);
-                device.copy(&qformer.output.language_model_inputs, &to)?;
-                stages.iter().try_for_each(|stages| stages.keep(device, frame, stage, &qformer.output))?;
-                device.wait()
-            })?;
-            stages.iter_mut().for_each(|stages| stages.pixels.extend(pixels));
-        }
-        let row = |label, values: &[u32]| device.tensor(Category::Io, label, 1, values.len() as u32, values);
-        Ok(Encoded {
-            ids: row("input_ids", &prompt.input_ids)?,
-            placeholders: row("placeholders", &(0..features.rows()).collect::<Vec<_>>())?,
-            prompt,
-            features,
-            taps: qformer.plan.taps().to_vec(),
-            qformer: qformer.output,
-            timings,
-        })
-    }
-
-    /// The plan of the Q-Former over a prompt's words and what the vision tower gives, with outputs labelled `taps`.
-    fn qformer_plan(&self, prompt: &Prompt, taps: &[String]) -> Result<QFormerPlan> {
-        let row = |label, values: &[u32]| self.device.tensor(Category::Io, label, 1, values.len() as u32, values);
-        let (words, seen) = (&prompt.qformer_input_ids, &prompt.qformer_attention_mask);
-        let words = if words.is_empty() { None } else { Some(row("qformer_input_ids", words)?) };
-        let mask = match seen.contains(&0) {
-            true => {
-                let queries = vec![1; self.config.num_query_tokens as usize];
-                Some(row("qformer_attention_mask", &[&queries, seen.as_slice()].concat())?)
-            }
-            false => None,
-        };
-        let mask = mask.as_ref().map_or(Mask::None, Mask::Keys);
-        let stage = self.vision_stage();
-        let mut r = Recorder::new(self.device.caps()).with_taps(taps);
-        let recorded = stage.qformer.record(&mut r, &stage.output.last_hidden_state, words.as_ref(), mask);
-        let plan = r.finish(&self.device)?;
-        let output = QFormerOutput {
-            last_hidden_state: plan.output(&recorded.last_hidden_state),
-            language_model_inputs: plan.output(&recorded.language_model_inputs),
-        };
-        Ok(QFormerPlan { plan, output })
-    }
-
-    /// Refuses features that are no numbers, naming the stage they come from.
-    fn check_finite(&self, features: &Tensor) -> Result<()> {
-        let finite = |tensor: &Tensor| Ok(self.device.read::<f32>(tensor)?.iter().all(|v| v.is_finite()));
-        if finite(features)? {
-            return Ok(());
-        }
-        let vision = finite(&self.vision_stage().output.last_hidden_state)?;
-        Err(Error::NotFinite { stage: if vision { "Q-Former" } else { "vision tower" } })
-    }
-}
-
-/// Adds the milliseconds that `body` takes to `total`.
-fn timed<T>(total: &mut f64, body: impl FnOnce() -> Result<T>) -> Result<T> {
-    let started = Instant::now();
-    let value = body()?;
-    *total += milliseconds(started);
-    Ok(value)
 }

@@ -1,6 +1,7 @@
 //! One pass over a question: every stage's tensors, logits, loss, features and attention.
 
 use super::encode::{Encoded, Stages};
+use super::look::{Look, Looked, Tapped};
 use super::{InstructBlip, NamedTensor, Question};
 use crate::error::{Error, Result};
 use crate::generate;
@@ -9,7 +10,6 @@ use crate::generate::processors::log_softmax;
 use crate::generate::session::{Placed, Request};
 use crate::processor::Image;
 use crate::runtime::Tensor;
-use crate::runtime::recorder::Recorder;
 
 /// A label that does not count for the loss.
 pub const IGNORED_LABEL: i64 = -100;
@@ -88,9 +88,7 @@ impl InstructBlip {
         let decoder_ids = self.decoder_ids(options, rows)?;
         generate::check_fits(decoder_ids.len(), self.config.text.max_positions())?;
         let taps = options.taps.as_slice();
-        let (encoded, kept) = self.encode_and_keep(question.images, prompt, taps)?;
-        let mut tapped = encoded.taps.clone();
-        tapped.extend(self.tap_vision(taps)?);
+        let (encoded, kept, mut tapped) = self.encode_and_keep(question.images, prompt, taps)?;
         let more = (decoder_ids.len() as u32).max(1);
         self.bring_language(&[Room::of(&self.shapes.language, rows as u32, 1, more)])?;
         let (language, slots) = self.language_stage();
@@ -130,8 +128,14 @@ impl InstructBlip {
         out.push(NamedTensor { shape: vec![frames, self.config.vision.hidden_size as usize], ..pooled });
         out.push(each("vision_last_hidden_state", &kept.vision)?);
         out.push(each("qformer_last_hidden_state", &kept.qformer)?);
-        out.push(self.bring_back("language_model_inputs", &encoded.features)?);
+        out.push(self.features_of("language_model_inputs", encoded.features.clone()));
         Ok(out)
+    }
+
+    /// Image features `[1, rows, H]`.
+    fn features_of(&self, name: &str, values: Vec<f32>) -> NamedTensor {
+        let width = self.config.text.hidden_size() as usize;
+        NamedTensor::f32(name, &[1, values.len() / width, width], values)
     }
 
     /// The ids that T5's decoder reads, after the labels were checked: its ids, or the labels shifted by one.
@@ -184,39 +188,34 @@ impl InstructBlip {
         (losses.iter().sum::<f64>() / losses.len() as f64) as f32
     }
 
-    /// The tapped tensors of the vision tower over the pixels written last: its resident plan has no taps.
-    fn tap_vision(&self, taps: &[String]) -> Result<Vec<(String, Tensor)>> {
-        if taps.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut r = Recorder::new(self.device.caps()).with_taps(taps);
-        let stage = self.vision_stage();
-        stage.vision.record(&mut r, &stage.pixels);
-        let plan = r.finish(&self.device)?;
-        plan.submit()?;
-        Ok(plan.taps().to_vec())
-    }
-
     /// The features of a picture, read with `prompt`, and the outputs of the vision tower's and the Q-Former's ops
     /// labelled `taps`.
     ///
     /// # Errors
     /// As [`InstructBlip::answer`]; [`Error::Request`] for a label that neither has.
     pub fn features(&mut self, image: &Image, prompt: &str, taps: &[String]) -> Result<Features> {
-        let question = Question::new(image, prompt);
-        let encoded = self.encode(question.images, self.prompt(&question)?, taps)?;
-        let mut tapped = encoded.taps.clone();
-        tapped.extend(self.tap_vision(taps)?);
+        let (looked, projected, tapped) = self.look_at(image, prompt, taps)?;
         check_taps(taps, &tapped)?;
-        let queries = encoded.qformer.last_hidden_state.slice_rows(0, self.config.num_query_tokens);
-        let class = self.vision_stage().output.last_hidden_state.slice_rows(0, 1);
-        let image = self.bring_back("image_features", &class)?;
+        let image = self.bring_back("image_features", &looked.image(0).slice_rows(0, 1))?;
         Ok(Features {
             image: NamedTensor { shape: vec![1, self.config.vision.hidden_size as usize], ..image },
-            queries: self.bring_back("query_features", &queries)?,
-            projected: self.bring_back("projected_features", &encoded.features)?,
+            queries: self.bring_back("query_features", &looked.queries(0))?,
+            projected: self.features_of("projected_features", projected),
             taps: tapped.iter().map(|(name, tensor)| self.bring_back(name, tensor)).collect::<Result<_>>()?,
         })
+    }
+
+    /// Takes a picture and a prompt through vision tower and Q-Former, and gives the tapped tensors of both.
+    fn look_at(&mut self, image: &Image, prompt: &str, taps: &[String]) -> Result<(Looked, Vec<f32>, Tapped)> {
+        let prompt = self.prompt(&Question::new(image, prompt))?;
+        let pixels = self.processor.image().pixels(image);
+        self.bring_vision()?;
+        let (device, stage) = (&self.device, self.vision.as_mut().expect("brought just now"));
+        let looked = stage.look(&[Look { pixels: &pixels, prompt: &prompt }], taps)?;
+        let projected = looked.features(device)?.swap_remove(0)?;
+        let mut tapped = looked.taps.clone();
+        tapped.extend(stage.tap(&pixels, taps)?);
+        Ok((looked, projected, tapped))
     }
 
     /// The attention of the Q-Former's queries to a picture, read with `prompt`.
@@ -227,9 +226,8 @@ impl InstructBlip {
         let layers = self.shapes.qformer.cross_attention_layers();
         let label = |layer: &usize| format!("qformer.encoder.layer.{layer}.cross_attention.weights");
         let labels: Vec<String> = layers.iter().map(label).collect();
-        let question = Question::new(image, prompt);
-        let encoded = self.encode(question.images, self.prompt(&question)?, &labels)?;
-        let weights = encoded.taps.iter().map(|(_, tensor)| self.device.read(tensor)).collect::<Result<_>>()?;
+        let (.., tapped) = self.look_at(image, prompt, &labels)?;
+        let weights = tapped.iter().map(|(_, tensor)| self.device.read(tensor)).collect::<Result<_>>()?;
         Ok(AttentionMaps {
             layers,
             heads: self.shapes.qformer.num_heads() as usize,

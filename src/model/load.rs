@@ -116,7 +116,7 @@ impl InstructBlip {
         let processor = load_processor(&sources, &config, &shapes)?;
         let total = residence.surveyed.source_bytes;
         let mut report = adding_up(total, progress);
-        let (vision, mut loaded) = residence.load_vision(device, None, &mut report)?;
+        let (vision, mut loaded) = residence.load_vision(device, (None, 1), &mut report)?;
         let language = match options.offload {
             true => None,
             false => {
@@ -139,6 +139,7 @@ impl InstructBlip {
             vision: Some(vision),
             language,
             slots: None,
+            at_once: 1,
             memory,
             side: None,
             stop,

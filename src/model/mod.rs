@@ -4,6 +4,7 @@ mod ask;
 mod encode;
 mod forward;
 mod load;
+mod look;
 mod memory;
 mod options;
 mod quantize;
@@ -15,7 +16,7 @@ mod sources;
 
 use std::sync::Arc;
 
-pub(crate) use encode::Pixels;
+pub(crate) use encode::{Encoded, Pixels};
 pub use forward::{AttentionMaps, Features, ForwardOptions, IGNORED_LABEL};
 pub use memory::{MemoryPlan, PartBytes};
 pub use options::{LoadOptions, Workload};
@@ -33,10 +34,14 @@ use crate::qformer::QFormer;
 use crate::runtime::{Device, Tensor};
 use crate::vision::Vision;
 use crate::weights::{LoadReport, Loaded, Loader, Part, Placement, TensorFiles};
-use residence::{LanguageStage, Residence, VisionStage};
+use look::VisionStage;
+use residence::{LanguageStage, Residence};
 
 /// Most rows of one run: more take the GPU no less time each.
 const MAX_RUN_ROWS: usize = 256;
+
+/// Most tokens of several prompts that go through the language model in one pass.
+const PASS_TOKENS: u32 = 512;
 
 /// The three neural parts of a model.
 #[derive(Debug)]
@@ -112,6 +117,8 @@ pub struct InstructBlip {
     language: Option<LanguageStage>,
     /// The slots that an engine asked for.
     slots: Option<Capacity>,
+    /// Most pictures that are looked at in one pass.
+    at_once: u32,
     memory: MemoryPlan,
     /// Pixels of a picture's side, where it is not the checkpoint's.
     side: Option<u32>,
@@ -147,7 +154,7 @@ impl InstructBlip {
         }
         self.bring_vision()?;
         let stage = self.vision.as_mut().expect("brought just now");
-        stage.resize(&self.device, side)?;
+        stage.resize(side)?;
         self.side = Some(side);
         self.config.vision.image_size = side;
         self.processor = self.processor.with_image_size(side);

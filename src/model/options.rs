@@ -56,10 +56,12 @@ pub struct Workload {
     pub batch: u32,
     /// Pictures of a question.
     pub frames: u32,
+    /// Pictures looked at in one pass.
+    pub at_once: u32,
 }
 
 impl Default for Workload {
     fn default() -> Workload {
-        Workload { prompt_tokens: 64, new_tokens: 256, rows: 1, batch: 1, frames: 1 }
+        Workload { prompt_tokens: 64, new_tokens: 256, rows: 1, batch: 1, frames: 1, at_once: 1 }
     }
 }

@@ -1,30 +1,15 @@
 //! The weights that are on the device: all of them, or, where there is no room for that, those of one stage at a time.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
+use super::look::VisionStage;
 use super::{InstructBlip, Parts};
 use crate::config::Config;
 use crate::error::Result;
 use crate::generate::{Capacity, Room, Session, Slots};
 use crate::language::Language;
-use crate::qformer::QFormer;
-use crate::runtime::plan::Plan;
-use crate::runtime::recorder::Recorder;
-use crate::runtime::{Category, Device, Tensor};
-use crate::vision::{Vision, VisionOutput};
+use crate::runtime::Device;
 use crate::weights::{LoadReport, Loaded, Loader, Part, Placement, TensorFiles};
-
-/// The stage that looks at pictures: the vision tower with its plan, and the Q-Former.
-pub(super) struct VisionStage {
-    pub vision: Vision,
-    pub qformer: QFormer,
-    /// `[3 S, S]`.
-    pub pixels: Tensor,
-    pub output: VisionOutput,
-    pub plan: Plan,
-    /// The pixels that the output is of.
-    seen: Mutex<Vec<f32>>,
-}
 
 /// The stage that answers: the language model, and the slots that were used last.
 pub(super) struct LanguageStage {
@@ -55,19 +40,20 @@ impl Residence {
         Ok((parts, loader.finish()?))
     }
 
-    /// Loads the vision tower and the Q-Former, for pictures of `side` pixels if that is not the checkpoint's size.
+    /// Loads the vision tower and the Q-Former, for pictures of `side` pixels if that is not the checkpoint's size,
+    /// and as many of them at once.
     pub fn load_vision(
         &self,
         device: &Device,
-        side: Option<u32>,
+        (side, at_once): (Option<u32>, u32),
         progress: &mut dyn FnMut(u64),
     ) -> Result<(VisionStage, LoadReport)> {
         let mut loader = self.loader(device, &[Part::Vision, Part::QFormer], progress);
         let (vision, qformer) = Parts::load_vision_stage(&mut loader, &self.config)?;
         let report = loader.finish()?.report;
-        let mut stage = VisionStage::new(device, vision, qformer, self.config.vision.image_size)?;
+        let mut stage = VisionStage::new(device, vision, qformer, self.config.vision.image_size, at_once)?;
         if let Some(side) = side {
-            stage.resize(device, side)?;
+            stage.resize(side)?;
         }
         Ok((stage, report))
     }
@@ -81,56 +67,13 @@ impl Residence {
     }
 }
 
-impl VisionStage {
-    fn new(device: &Device, vision: Vision, qformer: QFormer, side: u32) -> Result<VisionStage> {
-        let (pixels, output, plan) = vision_plan(device, &vision, side)?;
-        Ok(VisionStage { vision, qformer, pixels, output, plan, seen: Mutex::default() })
-    }
-
-    /// Makes the stage one for pictures of `side` pixels.
-    pub fn resize(&mut self, device: &Device, side: u32) -> Result<()> {
-        self.vision.interpolate_positions(device, side)?;
-        (self.pixels, self.output, self.plan) = vision_plan(device, &self.vision, side)?;
-        self.seen = Mutex::default();
-        Ok(())
-    }
-
-    /// Runs the vision tower over a picture's pixels, and waits for its output; not again over those of the last call:
-    /// questions about one picture often follow each other.
-    pub fn run(&self, device: &Device, pixels: &[f32]) -> Result<()> {
-        let mut seen = self.seen.lock().expect("no panic while it is held");
-        if *seen == pixels {
-            return Ok(());
-        }
-        seen.clear();
-        device.write(&self.pixels, pixels);
-        self.plan.submit()?;
-        device.wait()?;
-        seen.extend_from_slice(pixels);
-        Ok(())
-    }
-}
-
-/// The plan of the vision tower, what it reads and what it gives.
-fn vision_plan(device: &Device, vision: &Vision, side: u32) -> Result<(Tensor, VisionOutput, Plan)> {
-    let pixels = device.zeros(Category::Io, "pixels", 3 * side, side)?;
-    let mut r = Recorder::new(device.caps());
-    let recorded = vision.record(&mut r, &pixels);
-    let plan = r.finish(device)?;
-    let output = VisionOutput {
-        last_hidden_state: plan.output(&recorded.last_hidden_state),
-        pooler_output: plan.output(&recorded.pooler_output),
-    };
-    Ok((pixels, output, plan))
-}
-
 impl InstructBlip {
     /// Brings the vision tower and the Q-Former onto the device, unless they are there.
     pub(super) fn bring_vision(&mut self) -> Result<()> {
         if self.vision.is_none() {
             self.language = None; // its weights make room
             self.device.trim()?;
-            self.vision = Some(self.residence.load_vision(&self.device, self.side, &mut |_| {})?.0);
+            self.vision = Some(self.residence.load_vision(&self.device, (self.side, self.at_once), &mut |_| {})?.0);
         }
         Ok(())
     }
@@ -168,11 +111,6 @@ impl InstructBlip {
             Some(_) => Ok(()),
             None => stage.make_slots(&device, need),
         }
-    }
-
-    /// The stage that [`InstructBlip::bring_vision`] brought.
-    pub(super) fn vision_stage(&self) -> &VisionStage {
-        self.vision.as_ref().expect("bring_vision() comes before")
     }
 
     /// The model and the slots that [`InstructBlip::bring_language`] brought.

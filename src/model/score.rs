@@ -33,7 +33,7 @@ impl InstructBlip {
         let prompt = self.prompt(question)?;
         let (tokens, longest) = (prompt.input_ids.len(), longest(&choices));
         generate::check_fits(tokens + longest, self.config.text.max_positions())?;
-        let encoded = self.encode(question.images, prompt, &[])?;
+        let encoded = self.encode(question.images, prompt)?;
         self.bring_language(&[Room::of(&self.shapes.language, tokens as u32, 1, longest as u32)])?;
         self.score_encoded(&encoded, choices)
     }

@@ -6,9 +6,11 @@ use super::encode::{Encoded, Pixels};
 use super::reply::{Reply, Timings, milliseconds};
 use super::residence::LanguageStage;
 use super::score::{Score, longest};
-use super::{InstructBlip, MAX_RUN_ROWS};
+use super::{InstructBlip, MAX_RUN_ROWS, PASS_TOKENS};
 use crate::error::{Error, Result};
-use crate::generate::{self, AnswerId, Capacity, GenerateOptions, Limits, MAX_PROMPT_TOKENS, News, Room, Sequence};
+use crate::generate::{
+    self, AnswerId, Capacity, GenerateOptions, Joining, Limits, MAX_PROMPT_TOKENS, News, Room, Sequence,
+};
 use crate::processor::Prompt;
 
 /// A question whose prompt was read and found to fit, before its pictures were looked at.
@@ -115,21 +117,57 @@ impl InstructBlip {
         self.language.as_ref().map_or(0, LanguageStage::slots_taken)
     }
 
-    /// Takes the pictures and prompt of a question through vision tower and Q-Former.
-    pub(crate) fn look(&mut self, pixels: &Pixels, asked: Asked) -> Result<(Encoded, Wanted)> {
-        Ok((self.encode_pixels(pixels, asked.prompt, &[])?, asked.wanted))
+    /// Looks at so many pictures in one pass at most.
+    pub(crate) fn look_at_once(&mut self, pictures: u32) -> Result<()> {
+        self.at_once = pictures.max(1);
+        match &mut self.vision {
+            Some(stage) => stage.look_at_once(self.at_once),
+            None => Ok(()),
+        }
     }
 
-    /// Gives slots to a question that was looked at, for which there is room, and takes its prompt through the language
-    /// model.
-    pub(crate) fn seat(&mut self, encoded: &Encoded, options: &GenerateOptions, limits: Limits) -> Result<Seat> {
+    /// Takes the pictures and prompts of questions through vision tower and Q-Former. A question may have an error of its
+    /// own.
+    pub(crate) fn look(&mut self, questions: Vec<(Pixels, Asked)>) -> Result<Vec<Result<(Encoded, Wanted, Room)>>> {
+        let (mut prompts, mut rest) = (Vec::new(), Vec::new());
+        for (pixels, Asked { prompt, wanted, room }) in questions {
+            prompts.push((pixels, prompt));
+            rest.push((wanted, room));
+        }
+        let encoded = self.encode_all(prompts)?.into_iter().zip(rest);
+        Ok(encoded.map(|(encoded, (wanted, room))| encoded.map(|encoded| (encoded, wanted, room))).collect())
+    }
+
+    /// Tells whether the prompts of `count` questions like `first` and that of `next` can be in one pass.
+    pub(crate) fn pass_together(&self, first: &Encoded, count: usize, next: &Encoded) -> bool {
+        let [rows, others] = [first, next].map(|encoded| generate::form_rows(encoded.prompt.input_ids.len() as u32));
+        rows == others && (count as u32 + 1) * rows <= PASS_TOKENS
+    }
+
+    /// Gives slots to questions that were looked at, for which there is room, and takes their prompts through the language
+    /// model in one pass. A question may have an error of its own.
+    pub(crate) fn seat(&mut self, questions: &[(Encoded, GenerateOptions, Limits)]) -> Result<Vec<Result<Seat>>> {
         let started = Instant::now();
         self.bring_slots()?;
-        let prompted = self.prompted(encoded, options);
+        let prompted: Vec<_> = questions.iter().map(|(encoded, options, _)| self.prompted(encoded, options)).collect();
+        let joining = prompted.iter().zip(questions).map(|(prompt, (_, options, limits))| Joining {
+            prompt,
+            options,
+            limits: limits.clone(),
+        });
+        let joining: Vec<Joining<'_>> = joining.collect();
         let (language, slots) = self.language_stage();
-        let id = slots.join(language, &prompted, options, limits)?;
-        let timings = Timings { prefill: milliseconds(started), ..encoded.timings };
-        Ok(Seat { id, prompt_tokens: encoded.prompt.input_ids.len(), timings, started: Instant::now() })
+        let joined = slots.join_all(language, &joining)?;
+        let prefill = milliseconds(started) / questions.len() as f64; // its share of the pass
+        let seat = |(id, (encoded, ..)): (Result<AnswerId>, &(Encoded, _, _))| {
+            Ok(Seat {
+                id: id?,
+                prompt_tokens: encoded.prompt.input_ids.len(),
+                timings: Timings { prefill, ..encoded.timings },
+                started: Instant::now(),
+            })
+        };
+        Ok(joined.into_iter().zip(questions).map(seat).collect())
     }
 
     /// Scores answers to a question that was looked at, for which there is room.

@@ -120,8 +120,8 @@ impl Caps {
     }
 
     /// Invocations of the workgroups that share a row or a head through workgroup memory, as a kernel's constant.
-    pub(super) fn row_workgroup(&self) -> f64 {
-        if self.class == AdapterClass::Gpu { 64.0 } else { 8.0 }
+    pub(super) fn row_workgroup(&self) -> u32 {
+        if self.class == AdapterClass::Gpu { 64 } else { 8 }
     }
 
     /// Restricts the device to the forms that every GPU can run.

@@ -12,6 +12,9 @@ use super::kv_format::KvFormat;
 use super::pipelines::Pipelines;
 use crate::error::Result;
 
+/// A place in what was submitted: see [`Device::mark`].
+pub struct Mark(wgpu::SubmissionIndex);
+
 /// An open device with its queue, compiled kernels and reusable buffers. Cheap to clone.
 #[derive(Clone)]
 pub struct Device {
@@ -77,6 +80,19 @@ impl Device {
     /// Whatever went wrong on the GPU meanwhile.
     pub fn wait(&self) -> Result<()> {
         self.inner.gpu.wait(None, None)
+    }
+
+    /// The end of what was submitted so far.
+    pub fn mark(&self) -> Mark {
+        Mark(self.inner.gpu.submit([]))
+    }
+
+    /// Waits until everything in front of a mark has run, and not for what comes after it.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the GPU meanwhile.
+    pub fn wait_to(&self, mark: Mark) -> Result<()> {
+        self.inner.gpu.wait(Some(mark.0), None)
     }
 
     /// Waits until everything submitted so far has run, but no longer than `limit`: for kernels that nobody has proved

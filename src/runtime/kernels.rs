@@ -151,6 +151,7 @@ kv_kernels! {
 
 kernels! {
     NORM = "norm" "norm" ["reduce", "half_words", "halves"] Nothing;
+    NORM_SOFTWARE = "norm_software" "norm_software" ["wide"] Software;
     CONVERT = "convert" "convert" ["half_words", "halves"] Nothing;
     ROPE = "rope" "rope" ["half_words", "cache"] Nothing;
     TURNS = "turns" "turns" [] Nothing;

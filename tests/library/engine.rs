@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use instructblip::engine::{Event, Outcome, Pending, Picture, Request};
-use instructblip::{Device, Engine, EngineOptions, Error, GenerateOptions, Image, InstructBlip, Question};
+use instructblip::{Checkpoint, Device, Engine, EngineOptions, Error, GenerateOptions, Image, InstructBlip, Question};
 
 use crate::support::{self, golden};
 
@@ -74,6 +74,34 @@ fn engines_answer_as_models_do() {
     let image = Image::open(picture(0)).expect("a picture");
     let alone = model.score(&Question::new(&image, QUESTIONS[0]), &["red", "green", "blue"]).expect("scores");
     assert_eq!(scores, alone);
+}
+
+/// Whoever is looked at in the same pass, the bits of what is made of a picture and an instruction are the same: those of
+/// scores, which come of all logits.
+#[test]
+fn company_in_a_pass_changes_nothing() {
+    let devices = [support::shared_device(), support::portable_device()];
+    let folders = ["ib-llama", "ib-t5-tanh", "b2-opt", "ragged-llama", "video-llama"];
+    for (device, folder) in devices.iter().flatten().flat_map(|device| folders.map(|folder| (device, folder))) {
+        let checkpoint = Checkpoint::directory(golden::checkpoint_folder(folder)).expect("a folder");
+        let load = || InstructBlip::load(device, &checkpoint, &mut |_, _| {}).expect("a model");
+        let scores = |at_once| {
+            let engine =
+                Engine::start(load(), &EngineOptions { at_once, ..EngineOptions::default() }).expect("an engine");
+            let request = |i: usize| {
+                let frames = if folder.contains("video") { 1 + i % 3 } else { 1 };
+                let pictures = (0..frames).map(|frame| Picture::File(picture(i * 5 % 7 + frame))).collect();
+                let choices = ["red", "two shapes"].map(String::from).to_vec();
+                Request { pictures, choices, ..request(i, &GenerateOptions::default()) }
+            };
+            let pending: Vec<Pending> = (0..14).map(|i| engine.submit(request(i))).collect();
+            pending.into_iter().map(|pending| pending.wait().expect("scores")).collect::<Vec<Outcome>>()
+        };
+        let alone = scores(1);
+        for at_once in [2, 5] {
+            assert_eq!(scores(at_once), alone, "{folder} by {at_once}");
+        }
+    }
 }
 
 /// A fault of one request is told to it alone.

@@ -7,7 +7,7 @@ use instructblip::generate::scores::Scores;
 use instructblip::generate::session::{Placed, Request};
 use instructblip::generate::{Capacity, Limits, PromptInputs, Prompted, Room, Session, Slots};
 use instructblip::model::{ForwardOptions, Parts};
-use instructblip::runtime::{Category, Device, Tensor};
+use instructblip::runtime::{Category, Device};
 use instructblip::{Checkpoint, FinishReason, GenerateOptions, Image, InstructBlip, Question, Reply};
 use serde_json::Value;
 
@@ -328,25 +328,22 @@ fn prefill_and_decode_equal_one_long_prefill() {
     let language = &parts.language;
     let capacity = Capacity::of(&[Room::of(language, 13, 1, 6)]);
     let mut slots = Slots::new(Session::new(&device, language, capacity).expect("a session"));
-    let features = device.tensor(Category::Io, "features", 1, 96, &vec![0.25f32; 96]).expect("a tensor");
-    let places = device.tensor(Category::Io, "places", 1, 1, &[0u32]).expect("a tensor");
+    let features = vec![0.25f32; 96];
     let prompt: Vec<u32> = vec![4, 7, 300, 41, 5, 99, 12];
-    let upload = |ids: &[u32]| device.tensor(Category::Io, "ids", 1, ids.len() as u32, ids).expect("a tensor");
-    let forward = |session: &Session, ids: &Tensor| {
-        let inputs = PromptInputs { ids, features: &features, placeholders: &places };
-        let placed = Placed::first(language, ids.len(), &[]);
-        let request = Request { rows: ids.len(), ..Request::default() };
+    let forward = |session: &Session, ids: &[u32]| {
+        let inputs = PromptInputs { ids, features: &features };
+        let placed = Placed::first(language, ids.len() as u32, &[]);
+        let request = Request { rows: ids.len() as u32, ..Request::default() };
         let pass = session.prefill(language, &inputs, &placed, request).expect("a recording");
         pass.submit().expect("a forward pass");
         pass.logits
     };
-    let ids = upload(&prompt);
-    let inputs = PromptInputs { ids: &ids, features: &features, placeholders: &places };
+    let inputs = PromptInputs { ids: &prompt, features: &features };
     let prompted = Prompted { inputs, history: prompt.clone(), counted: 0 };
     let tokens = slots.start(language, &prompted, &GenerateOptions::default(), Limits::new(6, &[])).expect("a start");
     let generated: Vec<u32> = tokens.map(|token| token.expect("a token")).collect();
     let session = slots.session();
-    let logits = forward(session, &upload(&[&prompt[..], &generated[..5]].concat()));
+    let logits = forward(session, &[&prompt[..], &generated[..5]].concat());
     let values: Vec<f32> = device.read(&logits).expect("logits");
     let columns = logits.cols() as usize;
     let argmax = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b]).then(b.cmp(&a)));
@@ -370,7 +367,7 @@ fn prefill_and_decode_equal_one_long_prefill() {
         assert_eq!(read(&all), Scores::of_all(logits.clone()));
     }
     // And the same rows come out whatever follows them.
-    let short = forward(session, &ids);
+    let short = forward(session, &prompt);
     let short: Vec<f64> = device.read::<f32>(&short).expect("logits").iter().map(|&v| v.into()).collect();
     let long: Vec<f64> = values[..short.len()].iter().map(|&v| v.into()).collect();
     assert!(relative_l2(&long, &short) <= 1e-6);

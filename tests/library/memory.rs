@@ -31,10 +31,9 @@ fn every_published_shape_is_planned_within_webgpus_default_bindings() {
             let parts = Parts::load(&mut Loader::survey(None, placement), &config).expect("shapes");
             let mut r = Recorder::new(Caps::PORTABLE);
             let side = config.vision.image_size;
-            let image = parts.vision.record(&mut r, &Tensor::unbacked(3 * side, side)).last_hidden_state;
-            let words = Tensor::unbacked(1, 64);
-            let words = Some(&words).filter(|_| config.qformer_reads_text());
-            parts.qformer.record(&mut r, &image, words, Mask::None);
+            let image = parts.vision.record(&mut r, &Tensor::unbacked(3 * side, side), Mask::None);
+            let words = config.qformer_reads_text().then(|| Tensor::unbacked(1, 64));
+            parts.qformer.record_one(&mut r, &image, words.as_ref());
             models::record_prompt(&mut r, &config, &parts, config.num_query_tokens + 64);
             models::record_step(&mut r, &parts, 5);
             for dispatch in r.dispatches() {
@@ -118,7 +117,7 @@ fn budgets_are_monotone_and_absurd_workloads_are_bounded() {
         for (prompt_tokens, new_tokens, rows, batch) in
             [(4_000_000_000, 1, 1, 1), (64, u32::MAX, 1, 1), (65_600, 100_000, 256, 1024), (200_000, 1, 1, 256)]
         {
-            let workload = Workload { prompt_tokens, new_tokens, rows, batch, frames: 64 };
+            let workload = Workload { prompt_tokens, new_tokens, rows, batch, frames: 64, at_once: 1 };
             let options = LoadOptions { workload, ..LoadOptions::default() };
             let plan = MemoryPlan::of_config(&config, &options, &Caps::PORTABLE).expect("a plan");
             assert!(plan.peak > plan.weights());

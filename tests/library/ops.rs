@@ -360,7 +360,7 @@ fn choice_of_attention_form_follows_channels_and_adapter() {
     let kernels = |caps: Caps, d: u32| {
         let (heads, kv) = (Heads::full(2, d), Tensor::unbacked(2 * 65, d));
         let kv = KvLayer { keys: kv.clone(), values: kv, capacity: 65, format: KvFormat::F32 };
-        let rows = |t| Rows { places: Tensor::unbacked(t, 2), pages: Tensor::unbacked(1, 65) };
+        let rows = |t| Rows { places: Tensor::unbacked(t, 2), pages: Tensor::unbacked(1, 65), prompts: None };
         let mut r = Recorder::new(caps);
         r.attention(&Tensor::unbacked(17, 6 * d), heads, Mask::None);
         r.attention_cached(&Tensor::unbacked(17, 2 * d), &kv, heads, &rows(17), None);
@@ -419,7 +419,7 @@ fn shares_of_the_keys_follow_the_room_and_the_rows() {
             capacity: pages,
             format: KvFormat::F32,
         };
-        let at = Rows { places: Tensor::unbacked(rows, 2), pages: Tensor::unbacked(rows, keys) };
+        let at = Rows { places: Tensor::unbacked(rows, 2), pages: Tensor::unbacked(rows, keys), prompts: None };
         let q = Tensor::unbacked(rows, heads * 64);
         r.attention_cached(&q, &unbacked(keys), Heads::full(heads, 64), &at, None);
         let grids: Vec<[u32; 3]> = r.dispatches().iter().map(|d| d.grid).collect();

@@ -27,14 +27,15 @@ fn published(name: &str) -> (Config, Parts) {
 fn vision(caps: Caps, (config, parts): &(Config, Parts)) -> Recorder {
     let mut r = Recorder::new(caps);
     let side = config.vision.image_size;
-    parts.vision.record(&mut r, &Tensor::unbacked(3 * side, side));
+    parts.vision.record(&mut r, &Tensor::unbacked(3 * side, side), Mask::None);
     r
 }
 
 fn qformer(caps: Caps, (config, parts): &(Config, Parts)) -> Recorder {
     let mut r = Recorder::new(caps);
     let image = Tensor::unbacked(config.vision.num_positions(), config.vision.hidden_size);
-    parts.qformer.record(&mut r, &image, Some(&Tensor::unbacked(1, 12)), Mask::None);
+    let words = Tensor::unbacked(1, 12);
+    parts.qformer.record_one(&mut r, &image, Some(&words));
     r
 }
 

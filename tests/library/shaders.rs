@@ -10,6 +10,7 @@ use crate::support::models;
 use instructblip::config::Config;
 use instructblip::lab::cases;
 use instructblip::model::Parts;
+use instructblip::qformer::Instructions;
 use instructblip::runtime::kernels::{self, BindingKind, Kernel, Needs};
 use instructblip::runtime::recorder::{Binding, Dispatch};
 use instructblip::runtime::{
@@ -67,12 +68,13 @@ fn record(caps: Caps) -> Vec<Dispatch> {
     for config in models() {
         let parts = Parts::load(&mut Loader::shapes(), &config).expect("shapes");
         let side = config.vision.image_size;
-        let image = parts.vision.record(&mut r, &Tensor::unbacked(3 * side, side)).last_hidden_state;
-        let words = Tensor::unbacked(1, 9);
-        let words = Some(&words).filter(|_| config.qformer_reads_text());
-        parts.qformer.record(&mut r, &image, words, Mask::None);
-        let keys = config.num_query_tokens + words.map_or(0, |words| words.len());
-        parts.qformer.record(&mut r, &image, words, Mask::Keys(&Tensor::unbacked(1, keys)));
+        let image = parts.vision.record(&mut r, &Tensor::unbacked(3 * side, side), Mask::None);
+        let words = config.qformer_reads_text().then(|| Tensor::unbacked(1, 9));
+        let length = [words.as_ref().map_or(0, Tensor::len)];
+        let instruction = Instructions::one(&length, words.as_ref(), image.rows());
+        parts.qformer.record(&mut r, &image, &instruction);
+        let mask = Tensor::unbacked(1, config.num_query_tokens + length[0]);
+        parts.qformer.record(&mut r, &image, &Instructions { own: Mask::Keys(&mask), ..instruction });
         models::record_prompt(&mut r, &config, &parts, config.num_query_tokens + 8);
         models::record_step(&mut r, &parts, 1);
         models::record_step(&mut r, &parts, 5);

@@ -3,11 +3,10 @@
 use std::path::Path;
 
 use instructblip::config::Config;
-use instructblip::generate::PromptInputs;
-use instructblip::generate::session::{Crossing, record_decode, record_prefill};
-use instructblip::language::{Cached, Caches, KvCache};
+use instructblip::generate::session::{Crossing, PromptTensors, record_decode, record_prefill};
+use instructblip::language::{Cached, Caches, KvCache, LogitRows};
 use instructblip::model::{LoadOptions, Parts};
-use instructblip::runtime::{Caps, Recorder, Rows, Tensor};
+use instructblip::runtime::{Caps, Mask, Recorder, Rows, Tensor};
 use instructblip::{Checkpoint, Device, InstructBlip};
 
 /// The configuration in a checkpoint's config.json.
@@ -40,7 +39,7 @@ impl Unbacked {
         let Parts { language, .. } = parts;
         Unbacked {
             cache: KvCache::unbacked(language.num_layers(), language.heads(), pages, language.kv_format(caps)),
-            rows: Rows { places: Tensor::unbacked(rows, 2), pages: Tensor::unbacked(sequences, 512) },
+            rows: Rows { places: Tensor::unbacked(rows, 2), pages: Tensor::unbacked(sequences, 512), prompts: None },
         }
     }
 
@@ -53,13 +52,16 @@ impl Unbacked {
 pub fn record_prompt(r: &mut Recorder, config: &Config, parts: &Parts, tokens: u32) -> Tensor {
     let queries = config.num_query_tokens;
     let (ids, features) = (Tensor::unbacked(1, tokens), Tensor::unbacked(queries, config.text.hidden_size()));
-    let inputs = PromptInputs { ids: &ids, features: &features, placeholders: &Tensor::unbacked(1, queries) };
+    let placeholders = Tensor::unbacked(1, queries);
+    let inputs = PromptTensors { ids: &ids, features: &features, placeholders: &placeholders, mask: Mask::None };
     let t5 = parts.language.is_encoder_decoder();
     let unbacked = |rows| Unbacked::new(r.caps(), parts, rows, 1, 512);
     let (own, read, store) = (unbacked(if t5 { 1 } else { tokens }), unbacked(1), unbacked(tokens));
     let decoder_ids = Tensor::unbacked(1, 1);
     let crossing = Crossing { read: read.cached(), store: store.cached(), decoder_ids: &decoder_ids };
-    record_prefill(r, &parts.language, own.cached(), Some(crossing).filter(|_| t5), &inputs, 1).0
+    let caches = (own.cached(), Some(crossing).filter(|_| t5));
+    let ends = [if t5 { 1 } else { tokens }];
+    record_prefill(r, &parts.language, caches, &inputs, tokens, LogitRows { ends: &ends, count: 1 }).0
 }
 
 /// Records a step of `rows` rows without a device.

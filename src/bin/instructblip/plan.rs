@@ -10,7 +10,7 @@ use instructblip::generate::options::MAX_NEW_TOKENS;
 use instructblip::model::{LoadOptions, MemoryPlan, PartBytes, Workload};
 use instructblip::runtime::Caps;
 use instructblip::shapes::{PUBLISHED, Shape};
-use instructblip::{Checkpoint, Error};
+use instructblip::{Checkpoint, EngineOptions, Error};
 use serde_json::{Value, json};
 
 use crate::options::Weights;
@@ -60,7 +60,14 @@ enum Target {
 
 pub fn run(arguments: &Plan) -> Result<()> {
     let Plan { max_new_tokens, num_beams, batch, prompt_tokens, frames, .. } = *arguments;
-    let workload = Workload { prompt_tokens, new_tokens: max_new_tokens, rows: num_beams, batch, frames };
+    let workload = Workload {
+        prompt_tokens,
+        new_tokens: max_new_tokens,
+        rows: num_beams,
+        batch,
+        frames,
+        at_once: batch.min(EngineOptions::default().at_once),
+    };
     let (target, adapter) = target(arguments.model.as_deref(), arguments.lora.as_deref())?;
     let options = LoadOptions { adapter, ..arguments.weights.options(workload) };
     // The GPU is not known: that of WebGPU's default limits, with memory of its own.

@@ -27,8 +27,9 @@ impl Slots {
     /// The most work that as many questions ask for: a question with more beams than there are slots has the slots it needs,
     /// and one alone takes no memory for others.
     pub fn workload(self, options: &GenerateOptions, questions: usize, frames: usize) -> Workload {
-        let at_once = (self.slots / options.rows()).clamp(1, questions.clamp(1, 256) as u32);
-        workload(options, at_once, frames)
+        let batch = (self.slots / options.rows()).clamp(1, questions.clamp(1, 256) as u32);
+        let at_once = batch.saturating_mul(frames as u32).min(EngineOptions::default().at_once);
+        Workload { at_once, ..workload(options, batch, frames) }
     }
 }
 
@@ -52,7 +53,8 @@ pub fn answer_all<T>(
 ) -> Result<InstructBlip> {
     let (slots, ahead) = (most.rows * most.batch, AHEAD + most.batch as usize);
     let tokens = tokens_for(&model, most, questions.iter().map(&request));
-    let engine = Engine::start(model, &EngineOptions { slots, tokens, queue: ahead, ..EngineOptions::default() })?;
+    let sizes = EngineOptions { slots, tokens, at_once: most.at_once, queue: ahead, ..EngineOptions::default() };
+    let engine = Engine::start(model, &sizes)?;
     let (mut questions, mut asked) = (questions.into_iter(), VecDeque::new());
     loop {
         for question in questions.by_ref().take(ahead - asked.len()) {

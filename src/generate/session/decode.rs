@@ -2,7 +2,7 @@
 
 use super::tables::{Allocator, Tables};
 use crate::error::Result;
-use crate::language::{Caches, Language};
+use crate::language::{Caches, Language, LogitRows};
 use crate::runtime::plan::Plan;
 use crate::runtime::recorder::Recorder;
 use crate::runtime::{Device, Tensor};
@@ -11,7 +11,7 @@ use crate::runtime::{Device, Tensor};
 /// tokens into the place of the last.
 pub fn record_decode(r: &mut Recorder, language: &Language, caches: Caches<'_>, token: &Tensor) -> Tensor {
     let x = language.embed(r, token); // [R, D]
-    let logits = language.record(r, caches, x, token.len()); // [R, V]
+    let logits = language.record(r, caches, x, LogitRows { ends: &[token.len()], count: token.len() }); // [R, V]
     r.argmax(&mut token.clone(), &logits);
     logits
 }

@@ -17,7 +17,7 @@ pub use capacity::{Capacity, Room};
 pub use decode::record_decode;
 pub use pages::{FreePages, PageTable, Placed};
 pub use planned::SessionPlan;
-pub use prefill::{Crossing, Prefill, PromptInputs, Request, record_prefill};
+pub use prefill::{Crossing, Prefill, PromptInputs, PromptTensors, Request, form_rows, record_prefill};
 
 use crate::error::Result;
 use crate::language::Language;
@@ -76,7 +76,16 @@ impl Session {
         request: Request<'_>,
     ) -> Result<Prefill> {
         let allocator = Allocator::on(&self.device);
-        self.tables.record_prompt(&allocator, language, prompt, placed, request)?.finish(&self.device)
+        self.tables.record_prompts(&allocator, language, &[(*prompt, placed)], request)?.finish(&self.device)
+    }
+
+    /// Records prompts of one kind (see [`form_rows`]) side by side, with the logits of each one's last row.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the GPU.
+    pub fn prefill_all(&self, language: &Language, prompts: &[(PromptInputs<'_>, &Placed)]) -> Result<Prefill> {
+        let allocator = Allocator::on(&self.device);
+        self.tables.record_prompts(&allocator, language, prompts, Request::last_row())?.finish(&self.device)
     }
 
     /// Records `ids` after the prompt at `placed`, on the pages `new`, with the logits of all of them.

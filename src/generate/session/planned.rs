@@ -23,19 +23,24 @@ pub struct SessionPlan {
 }
 
 impl SessionPlan {
-    /// The plan of a session for `need` and a prompt of `tokens` tokens, `features` of which are a picture's.
-    pub fn new(caps: Caps, language: &Language, need: Capacity, tokens: u32, features: u32) -> SessionPlan {
+    /// The plan of a session for `need` and a pass over `prompts` prompts of `tokens` tokens, `features` of which are a
+    /// picture's.
+    pub fn new(
+        caps: Caps,
+        language: &Language,
+        need: Capacity,
+        (prompts, tokens): (u32, u32),
+        features: u32,
+    ) -> SessionPlan {
         const FREE: &str = "making tensors without memory cannot fail";
         let allocator = Allocator::without_device(caps);
         let tables = Tables::new(&allocator, language, need.rounded(language)).expect(FREE);
         let (decode, logits) = tables.record_step(&allocator, language);
-        let inputs = PromptInputs {
-            ids: &Tensor::unbacked(1, tokens),
-            features: &Tensor::unbacked(features, language.width()),
-            placeholders: &Tensor::unbacked(1, features),
-        };
+        let (ids, features) = (vec![0; tokens as usize], vec![0.0; (features * language.width()) as usize]);
+        let inputs = PromptInputs { ids: &ids, features: &features };
         let placed = Placed::first(language, tokens, &[]);
-        let prefill = tables.record_prompt(&allocator, language, &inputs, &placed, Request::last_row()).expect(FREE);
+        let all = vec![(inputs, &placed); prompts as usize];
+        let prefill = tables.record_prompts(&allocator, language, &all, Request::last_row()).expect(FREE);
         let prefill = prefill.recorder;
         let io_bytes = allocator.io_bytes() + decode.io_bytes() + prefill.io_bytes();
         let logits = Tensor::unbacked(logits.rows(), logits.cols());

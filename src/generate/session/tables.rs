@@ -71,6 +71,21 @@ impl<'a> Allocator<'a> {
         self.tensor("pages", pages.len() as u32, pages)
     }
 
+    /// Image features of `width` channels.
+    pub fn features(&self, width: u32, values: &[f32]) -> Result<Tensor> {
+        let tensor = self.zeros("features", values.len() as u32 / width, width)?;
+        self.device.iter().for_each(|device| device.write(&tensor, values));
+        Ok(tensor)
+    }
+
+    /// The pages of several sequences, a row for each.
+    pub fn sequences(&self, pages: &[&[u32]]) -> Result<Tensor> {
+        let longest = pages.iter().map(|pages| pages.len()).max().unwrap_or(0);
+        let padded =
+            |pages: &&[u32]| pages.iter().copied().chain(std::iter::repeat(0)).take(longest).collect::<Vec<_>>();
+        self.tensor("pages", longest as u32, &pages.iter().flat_map(padded).collect::<Vec<_>>())
+    }
+
     /// The places of `count` rows of one sequence, the position of row i being `position(i)`.
     pub fn places(&self, count: u32, position: impl Fn(u32) -> u32) -> Result<Tensor> {
         let places: Vec<u32> = (0..count).flat_map(|i| [position(i), 0]).collect();
@@ -104,6 +119,7 @@ impl Table {
             rows: Rows {
                 places: allocator.zeros("places", rows, 2)?,
                 pages: allocator.zeros("pages", rows, positions)?,
+                prompts: None,
             },
         })
     }

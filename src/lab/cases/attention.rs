@@ -209,13 +209,13 @@ fn in_segments(depth: Depth, sizes: Sizes) -> Case {
     let pairs: u64 = segments.iter().map(|of| u64::from(of.rows.count).pow(2)).sum();
     let case = Case::new("attention_segments", format!("{head} rows and {tails:?} {h} heads of {d}"), move |o| {
         let (input, qkv) = o.noise(owners.len() as u32, 3 * h * d)?;
-        let segments = Segments::of(o.ids(&Segments::numbers(&segments))?, &segments);
+        let segments = Segments::new(&segments, |numbers| o.ids(numbers))?;
         let owners = owners.clone();
         let values = move || {
             let [q, k, v] = split(&qkv, h * d);
             attention(&q, &k, &v, (h as usize, h as usize, d as usize), |row, key| owners[row] == owners[key])
         };
-        let setup = Setup::new(move |r, _| r.attention(&input, Heads::full(h, d), Mask::Segments(&segments)));
+        let setup = Setup::new(move |r, _| r.attention(&input, Heads::full(h, d), segments.as_mask()));
         Ok(setup.gives(values))
     });
     case.costing(4 * pairs * u64::from(h * d)).at(depth)
@@ -230,15 +230,14 @@ fn cross_in_segments(depth: Depth, (t, s, h, d): (u32, u32, u32, u32)) -> Case {
         let ((queries, q), (keys, kv)) = (o.noise(questions * t, width)?, o.noise(pictures * s, 2 * width)?);
         let segment = |i: u32| Segment { rows: Span::of(i * t, t), keys: Span::of(of_picture(i) * s, s) };
         let segments: Vec<Segment> = (0..questions).map(segment).collect();
-        let segments = Segments::of(o.ids(&Segments::numbers(&segments))?, &segments);
+        let segments = Segments::new(&segments, |numbers| o.ids(numbers))?;
         let values = move || {
             let [k, v] = [0, 1].map(|part| columns(&kv, 2 * width, part * width, width));
             attention(&wide(&q), &k, &v, (h as usize, h as usize, d as usize), |row, key| {
                 of_picture(row as u32 / t) == key as u32 / s
             })
         };
-        let setup =
-            Setup::new(move |r, _| r.cross_attention(&queries, &keys, Heads::full(h, d), Mask::Segments(&segments)));
+        let setup = Setup::new(move |r, _| r.cross_attention(&queries, &keys, Heads::full(h, d), segments.as_mask()));
         Ok(setup.gives(values))
     });
     case.costing(4 * u64::from(questions * t * s) * u64::from(h * d)).at(depth)

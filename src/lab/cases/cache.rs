@@ -200,7 +200,7 @@ fn beams(count: u32, keys: u32, h: u32, d: u32) -> Case {
         let kv = o.cache(&pages, &k, &v)?;
         let places: Vec<u32> = (0..count).flat_map(|i| [keys - 1, i]).collect();
         let table: Vec<u32> = (0..count).flat_map(|_| 0..keys).collect();
-        let rows = Rows { places: o.table(count, 2, &places)?, pages: o.table(count, keys, &table)? };
+        let rows = Rows { places: o.table(count, 2, &places)?, pages: o.table(count, keys, &table)?, prompts: None };
         let setup = Setup::new(move |r, _| r.attention_cached(&input, &kv, Heads::full(h, d), &rows, None));
         let sizes = (h as usize, h as usize, d as usize);
         let values = move || attention(&wide(&q), &wide(&k), &wide(&v), sizes, |_, _| true);
@@ -248,9 +248,9 @@ fn sequences(depth: Depth, (h, g, d, capacity): (u32, u32, u32, u32), format: Kv
         let table = o.table(3, capacity, &table)?;
         let places =
             |more: u32| lens.iter().zip(0..).flat_map(move |(&len, i)| [len + more - 1, i]).collect::<Vec<_>>();
-        let own = Rows { places: o.table(3, 2, &places(0))?, pages: table.clone() };
+        let own = Rows { places: o.table(3, 2, &places(0))?, pages: table.clone(), prompts: None };
         // Here the number of keys is told, not the position, and the step's two are among them.
-        let cross = Rows { places: o.table(3, 2, &places(3))?, pages: table };
+        let cross = Rows { places: o.table(3, 2, &places(3))?, pages: table, prompts: None };
         let setup = Setup::of_several(move |r, _| {
             let own = r.attention_cached(&input, &kv, heads, &own, None);
             vec![own.into(), r.cross_attention_cached(&input, &kv, heads, &cross).into()]
@@ -279,7 +279,7 @@ fn no_keys(capacity: u32) -> Case {
         let ((input, _), k, v) = (o.noise(2, width)?, o.normals(capacity * width), o.normals(capacity * width));
         let kv = o.cache(&pages, &k, &v)?;
         // The first row sees one key, the second none.
-        let rows = Rows { places: o.table(2, 2, &[1, 0, 0, 0])?, pages: o.rows(2, &pages)?.pages };
+        let rows = Rows { places: o.table(2, 2, &[1, 0, 0, 0])?, pages: o.rows(2, &pages)?.pages, prompts: None };
         let setup = Setup::new(move |r, _| r.cross_attention_cached(&input, &kv, heads, &rows));
         Ok(setup.gives(move || [wide(&v[..width as usize]), vec![0.0; width as usize]].concat()))
     });

@@ -81,8 +81,8 @@ pub fn cases() -> Vec<Case> {
     cases.extend(FITTED.map(fit_columns));
     cases.extend([(Quick, 257, 1408), (Small, 1, 2), (Small, 33, 8)].map(halved));
     cases.extend(each(PUT).map(|(depth, shape)| put_rows(depth, shape)));
-    cases.extend(each(PATCHES).map(|(depth, shape)| patches(depth, shape)));
-    cases.push(patches(Published, (224, 224, 14)));
+    cases.extend(each(PATCHES).map(|(depth, shape)| patches(depth, 1, shape)));
+    cases.extend([patches(Small, 3, (21, 15, 4)), patches(Published, 1, (224, 224, 14))]);
     cases.extend(each(ARGMAX).map(|(depth, shape)| argmax(depth, shape)));
     cases.extend(each(TOP_K).map(|(depth, shape)| top_k(depth, shape)));
     cases.push(top_k(Published, (32_064, 64)));
@@ -298,13 +298,18 @@ fn put_rows(depth: Depth, (rows, cols, count): (u32, u32, u32)) -> Case {
     case.within(0.0).at(depth)
 }
 
-fn patches(depth: Depth, (height, width, side): (u32, u32, u32)) -> Case {
-    let case = Case::new("patches", format!("of {side} from {height}x{width}"), move |o| {
-        let (input, pixels) = o.noise(3 * height, width)?;
+fn patches(depth: Depth, count: u32, (height, width, side): (u32, u32, u32)) -> Case {
+    let of_several = if count > 1 { format!("{count} of ") } else { String::new() };
+    let case = Case::new("patches", format!("of {side} from {of_several}{height}x{width}"), move |o| {
+        let (input, pixels) = o.noise(3 * count * height, width)?;
         let moved = 8 * u64::from(input.len());
-        let setup = Setup::new(move |r, _| r.patches(&input, side));
+        let setup = Setup::new(move |r, _| r.patches(&input, count, side));
         let size = (height as usize, width as usize);
-        Ok(setup.gives(move || oracle::patch_embed::patches(&wide(&pixels), size, side as usize)).moving(moved))
+        let values = move || {
+            let pictures = pixels.chunks(3 * size.0 * size.1);
+            pictures.flat_map(|pixels| oracle::patch_embed::patches(&wide(pixels), size, side as usize)).collect()
+        };
+        Ok(setup.gives(values).moving(moved))
     });
     // Where they are made as halves, those below the least normal one lose a bit.
     case.within(1e-7).at(depth)

@@ -8,7 +8,7 @@ use crate::generate::{Capacity, GenerateOptions, Limits, PromptInputs, Prompted,
 use crate::language::Language;
 use crate::model::{InstructBlip, LoadOptions};
 use crate::processor::Image;
-use crate::runtime::{Category, Device, Tensor};
+use crate::runtime::{Device, Tensor};
 use crate::weights::Formats;
 
 /// Tokens that are generated one by one and then all at once.
@@ -41,7 +41,7 @@ pub fn incorrect(problem: String) -> Error {
 }
 
 /// Decoding step by step gives what one long prompt gives.
-pub fn decoding(device: &Device, language: &Language, features: &Tensor, prompt: &Prompt) -> Result<()> {
+pub fn decoding(device: &Device, language: &Language, features: &[f32], prompt: &Prompt) -> Result<()> {
     let left = language.max_positions().map_or(u32::MAX, |context| context - prompt.len());
     let count = left.min(CHECKED_TOKENS);
     let need = Capacity::of(&[Room::of(language, prompt.len(), 1, count)]);
@@ -55,9 +55,8 @@ pub fn decoding(device: &Device, language: &Language, features: &Tensor, prompt:
     let decoder_ids = language.decoder_start().map_or(Vec::new(), |start| [&[start], said].concat());
     let whole = if decoder_ids.is_empty() { [&prompt.ids, said].concat() } else { prompt.ids.clone() };
     let rows = if decoder_ids.is_empty() { whole.len() } else { decoder_ids.len() };
-    let ids = device.tensor(Category::Io, "ids", 1, whole.len() as u32, &whole)?;
-    let inputs = PromptInputs { ids: &ids, ..prompt.inputs(features) };
-    let placed = Placed::first(language, ids.len(), &decoder_ids);
+    let inputs = PromptInputs { ids: &whole, features };
+    let placed = Placed::first(language, whole.len() as u32, &decoder_ids);
     let request = Request { rows: rows as u32, decoder_ids: &decoder_ids, ..Request::default() };
     let pass = slots.session().prefill(language, &inputs, &placed, request)?;
     pass.submit()?;

@@ -12,8 +12,8 @@ use crate::generate::{Capacity, Room, Session};
 use crate::lab::clock::{median, milliseconds, thread_us};
 use crate::lab::results::{DecodeRow, LabelRow, PrefillRow};
 use crate::language::Language;
+use crate::runtime::Device;
 use crate::runtime::recorder::Binding;
-use crate::runtime::{Device, Tensor};
 
 /// A language model and the ways to time it.
 pub struct Timer<'a> {
@@ -31,7 +31,7 @@ const STEPS_PER_RUN: usize = 20;
 
 impl Timer<'_> {
     /// A prompt, as a question waits for it: recorded, run, and its logits read. With `labels` the time by label, too.
-    pub fn prefill(&self, features: &Tensor, prompt: &Prompt, labels: bool) -> Result<(PrefillRow, Vec<LabelRow>)> {
+    pub fn prefill(&self, features: &[f32], prompt: &Prompt, labels: bool) -> Result<(PrefillRow, Vec<LabelRow>)> {
         let tokens = prompt.len();
         let session = Session::new(self.device, self.language, Capacity::of(&[Room::of(self.language, tokens, 1, 1)]))?;
         let placed = Placed::first(self.language, tokens, &[]);
@@ -48,7 +48,11 @@ impl Timer<'_> {
         finite(self.device, &pass.logits, "the language model")?;
         let ms = median((0..self.runs).map(|_| Ok(once()?.1)).collect::<Result<Vec<f64>>>()?);
         let rows = if labels { profile("prefill", &pass.plan, self.runs)? } else { Vec::new() };
-        let planned = self.plan(Capacity::of(&[Room::of(self.language, tokens, 1, 1)]), tokens, features.rows());
+        let planned = self.plan(
+            Capacity::of(&[Room::of(self.language, tokens, 1, 1)]),
+            tokens,
+            features.len() as u32 / self.language.width(),
+        );
         let row = PrefillRow {
             tokens,
             ms,
@@ -59,7 +63,7 @@ impl Timer<'_> {
     }
 
     fn plan(&self, need: Capacity, tokens: u32, features: u32) -> SessionPlan {
-        SessionPlan::new(self.device.caps(), self.language, need, tokens, features)
+        SessionPlan::new(self.device.caps(), self.language, need, (1, tokens), features)
     }
 
     /// A step of `rows` sequences with `keys` keys each, the step's own included. With `labels` the time by label, too.

@@ -169,7 +169,7 @@ impl Bench<'_> {
             decode: Vec::new(),
             labels,
         };
-        self.language(&parts.language, &features, &mut model, &mut next)?;
+        self.language(&parts.language, &self.device.read::<f32>(&features)?, &mut model, &mut next)?;
         model.peak_bytes = device.counters().peak_bytes();
         Ok(model)
     }
@@ -178,13 +178,13 @@ impl Bench<'_> {
     fn language(
         &self,
         language: &Language,
-        features: &Tensor,
+        features: &[f32],
         model: &mut ModelResults,
         next: &mut dyn FnMut(),
     ) -> Result<()> {
         let (device, queries) = (self.device, self.subject.config.num_query_tokens);
-        let make = |words: &u32| Prompt::new(device, queries, *words, language.vocab_rows());
-        let prompts = self.prompts.iter().map(make).collect::<Result<Vec<Prompt>>>()?;
+        let make = |words: &u32| Prompt::new(queries, *words, language.vocab_rows());
+        let prompts = self.prompts.iter().map(make).collect::<Vec<Prompt>>();
         check::decoding(device, language, features, &prompts[0])?;
         let timed = device.has_timestamps();
         let timer = Timer { device, language, runs: self.options.runs, encoded: prompts[0].len() };
@@ -235,7 +235,7 @@ impl Bench<'_> {
         let side = self.subject.config.vision.image_size;
         let pixels = self.device.tensor(Category::Io, "pixels", 3 * side, side, pixels)?;
         let mut r = Recorder::new(self.device.caps());
-        let recorded = parts.vision.record(&mut r, &pixels).last_hidden_state;
+        let recorded = parts.vision.record(&mut r, &pixels, Mask::None);
         let plan = r.finish(self.device)?;
         let (ms, labels) = self.time("vision", &plan)?;
         let features = plan.output(&recorded);
@@ -251,7 +251,7 @@ impl Bench<'_> {
         let words = config.qformer_reads_text().then(|| self.device.tensor(Category::Io, "words", 1, count, &words));
         let words = words.transpose()?;
         let mut r = Recorder::new(self.device.caps());
-        let recorded = parts.qformer.record(&mut r, features, words.as_ref(), Mask::None).language_model_inputs;
+        let recorded = parts.qformer.record_one(&mut r, features, words.as_ref()).language_model_inputs;
         let plan = r.finish(self.device)?;
         let (ms, labels) = self.time("qformer", &plan)?;
         let output = plan.output(&recorded);

@@ -6,8 +6,9 @@ use crate::generate::processors::CANDIDATES;
 use crate::generate::session::SessionPlan;
 use crate::generate::{Capacity, MAX_PROMPT_TOKENS, Room};
 use crate::language::Language;
-use crate::model::{MAX_RUN_ROWS, Parts, Workload};
-use crate::runtime::ops::attention::Mask;
+use crate::model::{MAX_RUN_ROWS, PASS_TOKENS, Parts, Workload};
+use crate::qformer::Instructions;
+use crate::runtime::ops::attention::Segments;
 use crate::runtime::recorder::Recorder;
 use crate::runtime::{Caps, DryPool, Tensor, whole};
 
@@ -35,26 +36,30 @@ struct Questions {
     rows: u32,
     /// Questions of one run.
     batch: u32,
+    /// Pictures of one pass.
+    at_once: u32,
 }
 
-/// The recordings of a question on its way through the model.
+/// The recordings of questions on their way through the model.
 struct Recordings {
-    pixel_bytes: u64,
-    vision: Recorder,
-    qformer: Recorder,
-    /// The scratch buffers of the Q-Former's outputs, which are kept while the question is answered.
-    outputs: [Option<usize>; 2],
+    look: LookRecordings,
     session: SessionPlan,
+}
+
+/// The recordings of the stage that looks, and what they read.
+struct LookRecordings {
+    /// The vision tower over one picture, over two, ..., up to those of a pass.
+    towers: Vec<Recorder>,
+    qformer: Recorder,
+    /// Bytes of pixels, words, tables and the features of pictures.
+    bytes: u64,
 }
 
 /// Bytes of intermediate results, as the pool hands them out.
 struct Scratch {
-    /// Bytes that the pool makes for two runs, one after the other.
     all: u64,
     /// Bytes that are there before the language model's.
     vision_stage: u64,
-    /// Bytes of the Q-Former's outputs that are kept.
-    kept: u64,
     /// Bytes of the language model's, if the pool is empty before.
     language_stage: u64,
 }
@@ -64,29 +69,27 @@ impl Working {
     pub fn of(config: &Config, caps: &Caps, parts: &Parts, workload: Workload, offload: bool) -> Working {
         let questions = Questions::of(config, &parts.language, workload);
         let recordings = Recordings::new(config, caps, parts, &questions);
-        let scratch = recordings.scratch(questions.batch);
-        let Questions { words, features, tokens, rows, batch, .. } = questions;
+        let scratch = recordings.scratch();
+        let Questions { rows, batch, .. } = questions;
         let bytes = |elements: u32| whole(4 * u64::from(elements));
-        let feature_bytes = whole(4 * u64::from(features) * u64::from(config.text.hidden_size()));
-        let questions_io = u64::from(batch) * (feature_bytes + bytes(features) + bytes(tokens));
-        let Recordings { pixel_bytes, vision, qformer, session, .. } = recordings;
-        let vision_io = pixel_bytes + vision.io_bytes() + qformer.io_bytes() + bytes(words);
+        let Recordings { look, session } = recordings;
+        let recorded = look.towers.iter().chain([&look.qformer]);
+        let vision_io = look.bytes + recorded.map(Recorder::io_bytes).sum::<u64>();
         // Logits are read back through memory of their own, a token through less.
         let language_io = session.io_bytes + bytes(rows * batch * parts.language.head_rows());
-        let language_scratch = scratch.language_stage + scratch.kept;
         Working {
             kv_cache: session.kv_bytes,
-            scratch: if offload { scratch.vision_stage.max(language_scratch) } else { scratch.all },
-            io: questions_io + if offload { vision_io.max(language_io) } else { vision_io + language_io },
-            vision_stage: scratch.vision_stage + vision_io + questions_io,
-            language_stage: language_scratch + language_io + questions_io,
+            scratch: if offload { scratch.vision_stage.max(scratch.language_stage) } else { scratch.all },
+            io: if offload { vision_io.max(language_io) } else { vision_io + language_io },
+            vision_stage: scratch.vision_stage + vision_io,
+            language_stage: scratch.language_stage + language_io,
         }
     }
 }
 
 impl Questions {
     fn of(config: &Config, language: &Language, workload: Workload) -> Questions {
-        let Workload { prompt_tokens, new_tokens, rows, batch, frames } = workload;
+        let Workload { prompt_tokens, new_tokens, rows, batch, frames, at_once } = workload;
         // What is longer than any prompt may be is refused when it is asked.
         let longest = config.text.max_positions().unwrap_or(MAX_PROMPT_TOKENS).min(MAX_PROMPT_TOKENS);
         let features = config.num_query_tokens.saturating_mul(frames).min(longest);
@@ -99,55 +102,70 @@ impl Questions {
             false => new_tokens.min(longest.saturating_sub(tokens).max(1)),
         };
         let batch = batch.min((MAX_RUN_ROWS as u32 / rows).max(1));
-        Questions { words, features, tokens, new_tokens, rows, batch }
+        Questions { words, features, tokens, new_tokens, rows, batch, at_once: at_once.max(1) }
     }
 }
 
 impl Recordings {
     fn new(config: &Config, caps: &Caps, parts: &Parts, questions: &Questions) -> Recordings {
-        let Questions { words, features, tokens, new_tokens, rows, batch } = *questions;
-        let side = config.vision.image_size;
-        let pixels = Tensor::unbacked(3 * side, side);
-        let mut vision = Recorder::new(*caps);
-        let seen = parts.vision.record(&mut vision, &pixels).last_hidden_state;
-        let mut qformer = Recorder::new(*caps);
-        let words = Tensor::unbacked(1, words.clamp(1, config.qformer.max_position_embeddings));
-        let words = Some(&words).filter(|_| config.qformer_reads_text());
-        let image = Tensor::unbacked(seen.rows(), seen.cols());
-        let looked = parts.qformer.record(&mut qformer, &image, words, Mask::None);
-        let outputs = [&looked.last_hidden_state, &looked.language_model_inputs].map(|t| qformer.scratch_of(t));
+        let Questions { words, features, tokens, new_tokens, rows, batch, at_once } = *questions;
+        let words =
+            if config.qformer_reads_text() { words.clamp(1, config.qformer.max_position_embeddings) } else { 0 };
+        let look = LookRecordings::new(config.vision.image_size, caps, parts, (at_once, words));
+        let prompts = (PASS_TOKENS / tokens.max(1)).clamp(1, at_once);
         let need = Capacity::of(&vec![Room::of(&parts.language, tokens, rows, new_tokens); batch as usize]);
-        let session = SessionPlan::new(*caps, &parts.language, need, tokens, features).with_largest(CANDIDATES);
-        Recordings { pixel_bytes: pixels.buffer_bytes(), vision, qformer, outputs, session }
+        let session =
+            SessionPlan::new(*caps, &parts.language, need, (prompts, tokens), features).with_largest(CANDIDATES);
+        Recordings { look, session }
     }
 
-    /// Scratch memory for two runs of `batch` questions each, one after the other.
-    fn scratch(&self, batch: u32) -> Scratch {
+    /// Scratch memory for questions one after the other.
+    fn scratch(&self) -> Scratch {
         let (decode, prefill) = (self.session.decode.scratch_bytes(), self.session.prefill.scratch_bytes());
-        let mut pool = DryPool::default();
-        pool.take(&self.vision.scratch_bytes());
-        let (mut vision_stage, mut first) = (0, 0);
-        let mut held = Vec::new();
-        for question in 0..2 * batch {
-            if question == batch {
-                pool.free(std::mem::take(&mut held)); // with what was asked first
-            }
-            let buffers = pool.take(&self.qformer.scratch_bytes());
-            let (kept, free): (Vec<_>, Vec<_>) =
-                buffers.into_iter().enumerate().partition(|(i, _)| self.outputs.contains(&Some(*i)));
-            pool.give_back(free.into_iter().map(|(_, bytes)| bytes));
-            held.extend(kept.into_iter().map(|(_, bytes)| bytes));
-            if question + 1 == batch {
-                vision_stage = pool.bytes();
-                pool.take(&decode);
-                let prompt = pool.take(&prefill);
-                pool.give_back(prompt);
-                first = pool.bytes();
-            }
+        let mut all = DryPool::default();
+        for recorder in self.look.towers.iter().chain([&self.look.qformer]) {
+            all.take(&recorder.scratch_bytes());
         }
+        let vision_stage = all.bytes();
         let mut alone = DryPool::default();
-        alone.take(&decode);
-        alone.take(&prefill);
-        Scratch { all: pool.bytes().max(first), vision_stage, kept: held.iter().sum(), language_stage: alone.bytes() }
+        for pool in [&mut all, &mut alone] {
+            pool.take(&decode);
+            pool.take(&prefill);
+        }
+        Scratch { all: all.bytes(), vision_stage, language_stage: alone.bytes() }
+    }
+}
+
+impl LookRecordings {
+    /// The recordings for passes of up to `at_once` pictures and instructions of `words` words.
+    fn new(side: u32, caps: &Caps, parts: &Parts, (at_once, words): (u32, u32)) -> LookRecordings {
+        let (mut bytes, mut towers, mut seen) = (0, Vec::new(), (0, 0));
+        for count in (0..).map(|i| 1 << i).take_while(|&count| count <= at_once) {
+            let pixels = Tensor::unbacked(3 * side * count, side);
+            let segments = Segments::unbacked(&parts.vision.segments(count));
+            let mut r = Recorder::new(*caps);
+            let features = parts.vision.record(&mut r, &pixels, segments.as_mask());
+            bytes += pixels.buffer_bytes() + segments.table().map_or(0, Tensor::buffer_bytes);
+            seen = (features.rows() / count, features.cols());
+            towers.push(r);
+        }
+        let (patches, width) = seen;
+        let image = Tensor::unbacked(at_once * patches, width);
+        // The pictures seen last, and those of a pass side by side.
+        if at_once > 1 {
+            bytes += u64::from(at_once) * Tensor::unbacked(patches, width).buffer_bytes() + image.buffer_bytes();
+        }
+        let pictures: Vec<u32> = (0..at_once).collect();
+        let lengths = vec![words; at_once as usize];
+        let ids = (words > 0).then(|| Tensor::unbacked(1, at_once * words));
+        let segments = parts.qformer.segments(&lengths, &pictures, patches);
+        let [own, seen] = segments.map(|segments| Segments::unbacked(&segments));
+        let tables = [&own, &seen].into_iter().filter_map(Segments::table);
+        bytes += ids.iter().chain(tables).map(Tensor::buffer_bytes).sum::<u64>();
+        let (own, seen) = (own.as_mask(), seen.as_mask());
+        let instructions = Instructions { lengths: &lengths, ids: ids.as_ref(), own, seen, patches };
+        let mut qformer = Recorder::new(*caps);
+        parts.qformer.record(&mut qformer, &image, &instructions);
+        LookRecordings { towers, qformer, bytes }
     }
 }

@@ -1,4 +1,4 @@
-//! LayerNorm and RMSNorm over rows.
+//! LayerNorm and RMSNorm over rows: `norm.wgsl`, and `norm_software.wgsl` for software adapters.
 
 use bytemuck::{Pod, Zeroable};
 
@@ -6,7 +6,10 @@ use crate::runtime::kernels;
 use crate::runtime::recorder::{Dispatch, Recorder};
 use crate::runtime::tensor::{Norm, Tensor};
 
-/// `Params` of `shaders/norm.wgsl`.
+/// Values that the form for software adapters reads at a time.
+const WIDE_STEP: u32 = 8;
+
+/// `Params` of `shaders/norm.wgsl`; those of `norm_software.wgsl` are the same.
 #[repr(C)]
 #[derive(Clone, Copy, Pod, Zeroable)]
 struct Params {
@@ -44,12 +47,20 @@ impl Recorder {
         assert_eq!((y.rows(), y.cols()), (x.rows(), x.cols()), "{}: output shape", norm.label);
         let x = &self.widened(x);
         let params = Params { d: x.cols(), x_offset: x.offset, y_offset: y.offset, eps: norm.eps };
-        let workgroup = self.caps().row_workgroup();
         let bias = norm.bias.as_ref().unwrap_or(&norm.weight);
-        let dispatch = Dispatch::new(&kernels::NORM, &norm.label)
-            .constant("WG", workgroup)
+        let starts = [x.cols(), x.offset, y.offset, norm.weight.offset, bias.offset];
+        let wide = starts.iter().all(|start| start.is_multiple_of(WIDE_STEP)) && !y.is_half();
+        // A user's norm is to run here, too.
+        let caps = self.caps();
+        let ours = !caps.custom.iter().any(|custom| custom.name == kernels::NORM.name);
+        let wide = wide && ours && caps.is_software() && caps.preferred != Some(kernels::NORM.form);
+        let (kernel, sizes) = match wide {
+            true => (&kernels::NORM_SOFTWARE, Vec::new()),
+            false => (&kernels::NORM, vec![("WG", self.caps().row_workgroup()), ("HALVED", y.is_half().into())]),
+        };
+        let dispatch = Dispatch::new(kernel, &norm.label)
             .constant("CENTER", norm.bias.is_some())
-            .constant("HALVED", y.is_half())
+            .sizes(sizes)
             .reads([x, &norm.weight, bias])
             .binds([y])
             .params(&params)

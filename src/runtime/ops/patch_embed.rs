@@ -18,13 +18,14 @@ struct Params {
 }
 
 impl Recorder {
-    /// Pixels `[3 * height, width]` `-> [1 + (height / P)(width / P), 3 P²]`, columns padded with zeros to a multiple
-    /// of 8. A patch is ordered channel, y, x, as the convolution's weight is; zeros in front of them are the class token's.
-    pub fn patches(&mut self, pixels: &Tensor, patch: u32) -> Tensor {
-        let (height, width) = (pixels.rows() / 3, pixels.cols());
-        assert_eq!((pixels.rows() % 3, pixels.offset), (0, 0), "patches: three planes");
+    /// Pixels `[3 B height, width]` of B = `count` pictures `-> [B N, 3 P²]`, N = `1 + (height / P)(width / P)`, columns
+    /// padded with zeros to a multiple of 8. A patch is ordered channel, y, x, as the convolution's weight is; zeros in front of a picture's are the class token's.
+    pub fn patches(&mut self, pixels: &Tensor, count: u32, patch: u32) -> Tensor {
+        let (height, width) = (pixels.rows() / (3 * count), pixels.cols());
+        assert_eq!((pixels.rows() % (3 * count), pixels.offset), (0, 0), "patches: three planes of each picture");
         let k = (3 * patch * patch).next_multiple_of(8);
-        let rows = 1 + (height / patch) * (width / patch);
+        let each = 1 + (height / patch) * (width / patch);
+        let rows = count * each;
         let out = if reads_halves(self.typical_rows(rows), self.caps()) {
             self.empty_halves(rows, k)
         } else {
@@ -36,7 +37,7 @@ impl Recorder {
             .reads([pixels])
             .binds([&out])
             .params(&Params { height, width, side: patch, k })
-            .grid([k.div_ceil(128), rows, 1]);
+            .grid([k.div_ceil(128), each, count]);
         self.push(dispatch);
         self.tap(&label, &out);
         out

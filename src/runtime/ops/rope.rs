@@ -115,7 +115,7 @@ impl Recorder {
     /// where nobody asked for what is between.
     pub fn norm_rope_store(&mut self, x: &Tensor, norm: &Norm, qkv: &Linear, rotary: &Rotary<'_>) -> Tensor {
         if self.can_fuse(norm, qkv, rotary.heads)
-            && let Some(fused) = fused(Shape::of(x.rows(), qkv), self.caps())
+            && let Some(fused) = fused(Shape::of(self.typical_rows(x.rows()), qkv), self.caps())
         {
             return self.launch_fused(&fused, x, norm, qkv, rotary);
         }

@@ -73,7 +73,8 @@ impl<'a> Answering<'a> {
         let tokens = slot_tokens(&loaded, &most);
         let queue = self.asking.inflight as usize;
         let options =
-            EngineOptions { slots: slots.slots, tokens, queue, pictures: self.images, ..EngineOptions::default() };
+            EngineOptions { slots: slots.slots, tokens, at_once: most.at_once, queue, ..EngineOptions::default() };
+        let options = EngineOptions { pictures: self.images, ..options };
         *self.engine.borrow_mut() = Some(Engine::start(loaded, &options)?);
         Ok(())
     }

@@ -43,7 +43,8 @@ impl Recorder {
                 .map(|kernels| &kernels[format]);
         let others: &[&Kernel] = if self.caps().coherent { &[whole, shared] } else { &[whole] };
         let wide = a.runs_wide(others, self.caps(), &[a.q.offset(), a.q.tensor.cols()]);
-        let splits = if wide { 1 } else { shares(t * heads.query, cache.rows.pages.cols(), self.caps()) };
+        let splits =
+            if wide { 1 } else { shares(self.typical_rows(t) * heads.query, cache.rows.pages.cols(), self.caps()) };
         if splits == 1 {
             let kernel = if wide { software } else { whole };
             let out = self.empty(t, heads.width());

@@ -127,6 +127,9 @@ pub struct Rows {
     pub places: Tensor,
     /// `[sequences, S]` of u32: the page of every position. With one sequence, row t is at `Step.pos + t`.
     pub pages: Tensor,
+    /// The rows of each sequence and the elements of `pages` for its keys, where these are whole prompts side by side,
+    /// each from its first position on. Attention then shares keys as it does for one.
+    pub prompts: Option<Segments>,
 }
 
 /// One attention to be recorded. Its tensors have heads as wide as [`Heads::padded`] makes them.
@@ -269,7 +272,9 @@ impl<'a> Attention<'a> {
     fn shares_keys(&self) -> bool {
         match self.source {
             Source::Packed { .. } => true,
-            Source::Cached(Cached { rows, causal, .. }) => causal && self.rows() > 1 && rows.pages.rows() == 1,
+            Source::Cached(Cached { rows, causal, .. }) => {
+                causal && (rows.prompts.is_some() || self.rows() > 1 && rows.pages.rows() == 1)
+            }
         }
     }
 
@@ -349,7 +354,8 @@ impl<'a> Attention<'a> {
     fn segments(&self) -> Option<&'a Segments> {
         match self.source {
             Source::Packed { mask: Mask::Segments(segments), .. } => Some(segments),
-            _ => None,
+            Source::Packed { .. } => None,
+            Source::Cached(Cached { rows, .. }) => rows.prompts.as_ref(),
         }
     }
 

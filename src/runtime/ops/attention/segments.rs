@@ -1,5 +1,6 @@
 //! Segments of an attention: pictures or questions side by side, whose rows see keys of their own only.
 
+use super::Mask;
 use crate::runtime::tensor::Tensor;
 
 /// Rows of a tensor that belong together: some from one row on, and others from another.
@@ -37,10 +38,11 @@ pub struct Segment {
     pub keys: Span,
 }
 
-/// The segments of an attention.
+/// The segments of an attention: one of all rows, or several of which a table tells.
 #[derive(Clone, Debug)]
 pub struct Segments {
-    table: Tensor,
+    /// Eight u32 for each of several.
+    table: Option<Tensor>,
     count: u32,
     /// Rows of the longest.
     longest: u32,
@@ -49,26 +51,42 @@ pub struct Segments {
 }
 
 impl Segments {
-    /// The numbers of a table of `segments`, as `shaders/shared/segments.wgsl` has them.
+    /// These segments, with the table that `make` gives of a table's numbers (as `shaders/shared/segments.wgsl` has them),
+    /// if there are several.
+    ///
+    /// # Errors
+    /// Those of `make`.
+    pub fn new<E>(segments: &[Segment], make: impl FnOnce(&[u32]) -> Result<Tensor, E>) -> Result<Segments, E> {
+        let table = if segments.len() > 1 { Some(make(&Segments::numbers(segments))?) } else { None };
+        Ok(Segments {
+            table,
+            count: segments.len() as u32,
+            longest: segments.iter().map(|of| of.rows.count).max().unwrap_or(0),
+            pairs: segments.iter().map(|of| u64::from(of.rows.count) * u64::from(of.keys.count)).sum(),
+        })
+    }
+
+    /// Segments without memory, to be recorded only.
+    pub fn unbacked(segments: &[Segment]) -> Segments {
+        let made: Result<Segments, std::convert::Infallible> =
+            Segments::new(segments, |numbers| Ok(Tensor::unbacked(1, numbers.len() as u32)));
+        made.unwrap_or_else(|never| match never {})
+    }
+
+    /// The numbers of a table of `segments`.
     pub fn numbers(segments: &[Segment]) -> Vec<u32> {
         let numbers = |span: &Span| [span.first, span.head, span.tail, span.count];
         segments.iter().flat_map(|of| [numbers(&of.rows), numbers(&of.keys)]).flatten().collect()
     }
 
-    /// The `segments` of which `table` holds the numbers.
-    pub fn of(table: Tensor, segments: &[Segment]) -> Segments {
-        assert_eq!((table.len(), table.offset), (8 * segments.len() as u32, 0), "eight numbers for each segment");
-        Segments {
-            table,
-            count: segments.len() as u32,
-            longest: segments.iter().map(|of| of.rows.count).max().unwrap_or(0),
-            pairs: segments.iter().map(|of| u64::from(of.rows.count) * u64::from(of.keys.count)).sum(),
-        }
+    /// The table, if there is one.
+    pub fn table(&self) -> Option<&Tensor> {
+        self.table.as_ref()
     }
 
-    /// Eight u32 for each segment.
-    pub fn table(&self) -> &Tensor {
-        &self.table
+    /// The keys that rows see.
+    pub fn as_mask(&self) -> Mask<'_> {
+        if self.table.is_some() { Mask::Segments(self) } else { Mask::None }
     }
 
     /// Segments, B.

@@ -72,7 +72,14 @@ impl Recorder {
             .constant("SEGMENTED", segments.is_some())
             .sizes(size)
             .sizes((kernel.needs == Needs::Matrices).then_some(("HALVED", out.is_half().into())))
-            .reads([q, k, v, a.index().unwrap_or(q), a.bias.unwrap_or(q), segments.map_or(q, Segments::table)])
+            .reads([
+                q,
+                k,
+                v,
+                a.index().unwrap_or(q),
+                a.bias.unwrap_or(q),
+                segments.and_then(Segments::table).unwrap_or(q),
+            ])
             .reads_step()
             .binds([&out])
             .params(&params)
