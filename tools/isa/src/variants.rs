@@ -10,7 +10,7 @@ use instructblip::hash::fnv1a;
 use instructblip::model::Parts;
 use instructblip::runtime::kernels::Kernel;
 use instructblip::runtime::recorder::Dispatch;
-use instructblip::runtime::{Caps, Mask, Recorder, Tensor, WeightFormat};
+use instructblip::runtime::{Caps, Mask, Recorder, Segments, Tensor, WeightFormat};
 use instructblip::shapes::{Layers, Shape};
 use instructblip::weights::{Formats, Loader, Placement};
 
@@ -48,16 +48,18 @@ pub fn of(caps: Caps) -> Result<BTreeMap<String, Variant>> {
             let parts = Parts::load(&mut Loader::survey(None, placement), &config).context("shapes")?;
             let side = config.vision.image_size;
             let mut r = Recorder::new(caps);
-            let image = parts.vision.record(&mut r, &Tensor::unbacked(3 * side, side)).last_hidden_state;
+            let image = parts.vision.record(&mut r, &Tensor::unbacked(3 * side, side), Mask::None);
+            let several = Segments::unbacked(&parts.vision.segments(4));
+            parts.vision.record(&mut r, &Tensor::unbacked(12 * side, side), several.as_mask());
             take(of("vision"), &r);
             let mut r = Recorder::new(caps);
             let words = Tensor::unbacked(1, 9);
-            parts.qformer.record(&mut r, &image, Some(&words), Mask::None);
+            parts.qformer.record_one(&mut r, &image, Some(&words));
             take(of("qformer"), &r);
             for rows in ROWS {
                 for tokens in PROMPTS {
                     let need = Capacity::of(&[Room::of(&parts.language, tokens, rows, 256)]);
-                    let plan = SessionPlan::new(caps, &parts.language, need, tokens, config.num_query_tokens);
+                    let plan = SessionPlan::new(caps, &parts.language, need, (1, tokens), config.num_query_tokens);
                     take(of(&format!("prompt of {tokens}")), &plan.prefill);
                     take(of(&format!("step of {rows}")), &plan.decode);
                 }
