@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::generate::GenerateOptions;
-use crate::model::{Reply, Score};
+use crate::model::{Features, Reply, Score};
 use crate::processor::{Image, ImageOptions};
 
 /// A function that reads a picture.
@@ -72,13 +72,15 @@ pub struct Request {
     pub options: GenerateOptions,
     /// Answers to score instead of making one; `options` do not matter then.
     pub choices: Vec<String>,
+    /// The features of the picture are wanted, and the outputs of these labels; `options` and `choices` do not matter then.
+    pub features: Option<Vec<String>>,
 }
 
 impl Request {
     /// A question about one picture.
     pub fn new(picture: Picture, prompt: impl Into<String>, options: GenerateOptions) -> Request {
         let prompt = prompt.into();
-        Request { pictures: vec![picture], prompt, qformer_prompt: None, options, choices: Vec::new() }
+        Request { pictures: vec![picture], prompt, qformer_prompt: None, options, choices: Vec::new(), features: None }
     }
 }
 
@@ -89,6 +91,8 @@ pub enum Outcome {
     Reply(Box<Reply>),
     /// The score of each choice.
     Scores(Vec<Score>),
+    /// The features.
+    Features(Box<Features>),
 }
 
 /// Something that an engine tells about a request.

@@ -132,7 +132,13 @@ impl Worker {
     fn take(&mut self, ready: Ready) {
         let Ready { request, pictures, pixels, caller } = ready;
         let prompts = (request.prompt.as_str(), request.qformer_prompt.as_deref());
-        match self.model.take_question(prompts, pictures, &request.options, &request.choices) {
+        match self.model.take_question(
+            prompts,
+            pictures,
+            &request.options,
+            &request.choices,
+            request.features.as_deref(),
+        ) {
             Ok(asked) => self.waiting.push_back(Waiting { asked, pixels, caller }),
             Err(e) => self.end(caller, Err(e)),
         }
@@ -183,9 +189,13 @@ impl Worker {
     /// Looks at those that wait longest: as many as a pass takes, or, where stages take turns, as the slots have room for.
     fn look(&mut self, turns: bool) -> Result<()> {
         let rooms = |count| self.waiting.iter().take(count).map(|waiting| &waiting.asked.room);
-        let count = match turns {
-            true => (1..=self.waiting.len()).rev().find(|&count| self.model.have_room(rooms(count))).unwrap_or(0),
-            false => self.waiting.len().min(self.at_once),
+        // Those that want features are by themselves, with others that want the same.
+        let features = self.waiting.front().and_then(|first| first.asked.features().map(<[String]>::to_vec));
+        let alike = |waiting: &&Waiting| waiting.asked.features() == features.as_deref();
+        let most = self.waiting.iter().take_while(alike).count();
+        let count = match turns && features.is_none() {
+            true => (1..=most).rev().find(|&count| self.model.have_room(rooms(count))).unwrap_or(0),
+            false => most.min(self.at_once),
         };
         if count == 0 {
             return Ok(());
@@ -194,6 +204,13 @@ impl Worker {
         for Waiting { asked, pixels, caller } in self.waiting.drain(..count) {
             questions.push((pixels, asked));
             callers.push(caller);
+        }
+        if features.is_some() {
+            let made = self.model.make_features(questions);
+            for (features, caller) in self.own_faults(callers, made)? {
+                self.end(caller, Ok(Outcome::Features(Box::new(features))));
+            }
+            return Ok(());
         }
         let looked = self.model.look(questions);
         let looked = self.own_faults(callers, looked)?.into_iter();
@@ -225,6 +242,7 @@ impl Worker {
                     questions.push((encoded, options, limits));
                     callers.push(caller);
                 }
+                Wanted::Features(_) => unreachable!("features were made without slots"),
                 Wanted::Scores(choices) => {
                     let scores = match self.model.score_answers(&encoded, choices) {
                         Err(e) if !matches!(e, Error::NotFinite { .. }) => Err(e),

@@ -18,6 +18,11 @@ pub(crate) struct Pixels {
 }
 
 impl Pixels {
+    /// The first picture's.
+    pub(super) fn first(&self) -> &[f32] {
+        &self.frames[0]
+    }
+
     /// Resizes and normalises `images`.
     pub fn of(processor: &ImageProcessor, images: &[Image]) -> Pixels {
         let started = Instant::now();

@@ -1,6 +1,6 @@
 //! One pass over a question: every stage's tensors, logits, loss, features and attention.
 
-use super::encode::{Encoded, Stages};
+use super::encode::{Encoded, Pixels, Stages};
 use super::look::{Look, Looked, Tapped};
 use super::{InstructBlip, NamedTensor, Question};
 use crate::error::{Error, Result};
@@ -8,7 +8,7 @@ use crate::generate;
 use crate::generate::Room;
 use crate::generate::processors::log_softmax;
 use crate::generate::session::{Placed, Request};
-use crate::processor::Image;
+use crate::processor::{Image, Prompt};
 use crate::runtime::Tensor;
 
 /// A label that does not count for the loss.
@@ -194,28 +194,53 @@ impl InstructBlip {
     /// # Errors
     /// As [`InstructBlip::answer`]; [`Error::Request`] for a label that neither has.
     pub fn features(&mut self, image: &Image, prompt: &str, taps: &[String]) -> Result<Features> {
-        let (looked, projected, tapped) = self.look_at(image, prompt, taps)?;
-        check_taps(taps, &tapped)?;
-        let image = self.bring_back("image_features", &looked.image(0).slice_rows(0, 1))?;
+        let question = Question::new(image, prompt);
+        let question = (self.pixels(question.images), self.prompt(&question)?);
+        self.features_all(&[question], taps)?.swap_remove(0)
+    }
+
+    /// The features of several pictures, each read with its prompt. A picture may have an error of its own.
+    ///
+    /// # Errors
+    /// A failure of the device.
+    pub(super) fn features_all(
+        &mut self,
+        questions: &[(Pixels, Prompt)],
+        taps: &[String],
+    ) -> Result<Vec<Result<Features>>> {
+        self.bring_vision()?;
+        let device = self.device.clone();
+        let mut all = Vec::new();
+        let mut rest = questions;
+        while !rest.is_empty() {
+            let stage = self.vision.as_mut().expect("brought above");
+            // Outputs by label are those of a pass over one picture.
+            let at_once = if taps.is_empty() { stage.at_once() } else { 1 };
+            let (pass, others) = rest.split_at(at_once.min(rest.len()));
+            let looks: Vec<Look<'_>> =
+                pass.iter().map(|(pixels, prompt)| Look { pixels: pixels.first(), prompt }).collect();
+            let looked = stage.look(&looks, taps)?;
+            let mut tapped = looked.taps.clone();
+            tapped.extend(stage.tap(pass[0].0.first(), taps)?);
+            for (i, projected) in looked.features(&device)?.into_iter().enumerate() {
+                all.push(match projected.and_then(|projected| check_taps(taps, &tapped).map(|()| projected)) {
+                    Ok(projected) => Ok(self.named_features(&looked, i, projected, &tapped)?),
+                    Err(e) => Err(e),
+                });
+            }
+            rest = others;
+        }
+        Ok(all)
+    }
+
+    fn named_features(&self, looked: &Looked, i: usize, projected: Vec<f32>, tapped: &Tapped) -> Result<Features> {
+        let image = self.bring_back("image_features", &looked.image(i).slice_rows(0, 1))?;
         Ok(Features {
             image: NamedTensor { shape: vec![1, self.config.vision.hidden_size as usize], ..image },
-            queries: self.bring_back("query_features", &looked.queries(0))?,
+            queries: self.bring_back("query_features", &looked.queries(i))?,
             projected: self.features_of("projected_features", projected),
             taps: tapped.iter().map(|(name, tensor)| self.bring_back(name, tensor)).collect::<Result<_>>()?,
         })
-    }
-
-    /// Takes a picture and a prompt through vision tower and Q-Former, and gives the tapped tensors of both.
-    fn look_at(&mut self, image: &Image, prompt: &str, taps: &[String]) -> Result<(Looked, Vec<f32>, Tapped)> {
-        let prompt = self.prompt(&Question::new(image, prompt))?;
-        let pixels = self.processor.image().pixels(image);
-        self.bring_vision()?;
-        let (device, stage) = (&self.device, self.vision.as_mut().expect("brought just now"));
-        let looked = stage.look(&[Look { pixels: &pixels, prompt: &prompt }], taps)?;
-        let projected = looked.features(device)?.swap_remove(0)?;
-        let mut tapped = looked.taps.clone();
-        tapped.extend(stage.tap(&pixels, taps)?);
-        Ok((looked, projected, tapped))
     }
 
     /// The attention of the Q-Former's queries to a picture, read with `prompt`.
@@ -226,8 +251,13 @@ impl InstructBlip {
         let layers = self.shapes.qformer.cross_attention_layers();
         let label = |layer: &usize| format!("qformer.encoder.layer.{layer}.cross_attention.weights");
         let labels: Vec<String> = layers.iter().map(label).collect();
-        let (.., tapped) = self.look_at(image, prompt, &labels)?;
-        let weights = tapped.iter().map(|(_, tensor)| self.device.read(tensor)).collect::<Result<_>>()?;
+        let prompt = self.prompt(&Question::new(image, prompt))?;
+        let pixels = self.processor.image().pixels(image);
+        self.bring_vision()?;
+        let stage = self.vision.as_mut().expect("brought just now");
+        let looked = stage.look(&[Look { pixels: &pixels, prompt: &prompt }], &labels)?;
+        looked.features(&self.device)?.swap_remove(0)?;
+        let weights = looked.taps.iter().map(|(_, tensor)| self.device.read(tensor)).collect::<Result<_>>()?;
         Ok(AttentionMaps {
             layers,
             heads: self.shapes.qformer.num_heads() as usize,

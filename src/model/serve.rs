@@ -6,7 +6,7 @@ use super::encode::{Encoded, Pixels};
 use super::reply::{Reply, Timings, milliseconds};
 use super::residence::LanguageStage;
 use super::score::{Score, longest};
-use super::{InstructBlip, MAX_RUN_ROWS, PASS_TOKENS};
+use super::{Features, InstructBlip, MAX_RUN_ROWS, PASS_TOKENS};
 use crate::error::{Error, Result};
 use crate::generate::{
     self, AnswerId, Capacity, GenerateOptions, Joining, Limits, MAX_PROMPT_TOKENS, News, Room, Sequence,
@@ -21,12 +21,24 @@ pub(crate) struct Asked {
     pub room: Room,
 }
 
+impl Asked {
+    /// The labels of the outputs that are wanted with features, if these are wanted.
+    pub fn features(&self) -> Option<&[String]> {
+        match &self.wanted {
+            Wanted::Features(taps) => Some(taps),
+            Wanted::Answers { .. } | Wanted::Scores(_) => None,
+        }
+    }
+}
+
 /// The kind of result that a question wants.
 pub(crate) enum Wanted {
     /// Answers.
     Answers { options: GenerateOptions, limits: Limits },
     /// The likelihood of the answers that have these tokens.
     Scores(Vec<Vec<u32>>),
+    /// The features of the picture, with the outputs of these labels.
+    Features(Vec<String>),
 }
 
 /// A question that has slots.
@@ -74,8 +86,16 @@ impl InstructBlip {
         pictures: usize,
         options: &GenerateOptions,
         choices: &[String],
+        features: Option<&[String]>,
     ) -> Result<Asked> {
         let prompt = self.prompt_of(prompt, qformer_prompt, pictures)?;
+        if let Some(taps) = features {
+            if pictures != 1 {
+                return Err(Error::request(format!("features are those of one picture; {pictures} were given")));
+            }
+            let room = Room::of_all(std::iter::empty());
+            return Ok(Asked { prompt, wanted: Wanted::Features(taps.to_vec()), room });
+        }
         let tokens = prompt.input_ids.len();
         let (wanted, room) = match choices {
             [] => {
@@ -136,6 +156,14 @@ impl InstructBlip {
         }
         let encoded = self.encode_all(prompts)?.into_iter().zip(rest);
         Ok(encoded.map(|(encoded, (wanted, room))| encoded.map(|encoded| (encoded, wanted, room))).collect())
+    }
+
+    /// Makes the features that questions want, with the outputs that the first of them names: all want these. A question may
+    /// have an error of its own.
+    pub(crate) fn make_features(&mut self, questions: Vec<(Pixels, Asked)>) -> Result<Vec<Result<Features>>> {
+        let taps = questions.first().and_then(|(_, first)| first.features()).unwrap_or_default().to_vec();
+        let questions: Vec<_> = questions.into_iter().map(|(pixels, asked)| (pixels, asked.prompt)).collect();
+        self.features_all(&questions, &taps)
     }
 
     /// Tells whether the prompts of `count` questions like `first` and that of `next` can be in one pass.

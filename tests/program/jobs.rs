@@ -266,14 +266,12 @@ fn whole() -> Option<String> {
     Some(whole.merged("out.jsonl"))
 }
 
-/// GPUs are lost while the model is loaded, before the first answer, and late: then the last of them does not come so far.
+/// GPUs are lost while the model is loaded and between answers. `make test-jobs` loses them at every other place.
 #[test]
 fn a_gpu_may_be_lost() {
     let Some(wanted) = whole() else { return };
-    let places = [("submit", 0), ("submit", 8), ("map", 1), ("submit", 55), ("map", 21)];
-    let lost = places.map(|(operation, n)| is_lost_at(operation, n, &wanted));
-    // How many there are depends on which rows share a step.
-    assert_eq!(lost[..3], [true; 3]);
+    assert!(is_lost_at("submit", 8, &wanted));
+    assert!(is_lost_at("map", 6, &wanted));
 }
 
 #[test]

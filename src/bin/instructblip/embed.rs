@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use instructblip::engine::{Outcome, Request};
 use instructblip::model::{NamedTensor, Values, Workload};
+use instructblip::{EngineOptions, GenerateOptions};
 
 use crate::common::{Common, Gpu};
 use crate::files::{check_is_no_input, check_target, write_tensors};
@@ -13,6 +15,7 @@ use crate::inputs::Pictures;
 use crate::options::Model;
 use crate::progress::{Progress, say};
 use crate::session::{load_model, note_unread_words, say_last};
+use crate::side_by_side::ask_all;
 
 /// Arguments of `embed`.
 #[derive(Args, Debug)]
@@ -39,19 +42,27 @@ pub fn run(common: &Common, embed: &Embed) -> Result<()> {
     check_target(&embed.output)?;
     let (files, mut skipped) = embed.pictures.files(common)?;
     check_is_no_input(&embed.output, &files)?;
-    let mut model = load_model(common, &embed.model, Workload::default())?;
+    let at_once = (files.len() as u32).clamp(1, EngineOptions::default().at_once);
+    let most = Workload { new_tokens: 1, at_once, ..Workload::default() };
+    let model = load_model(common, &embed.model, most)?;
     note_unread_words(common, &model, &embed.prompt);
     let mut progress = Progress::counting(common.quiet, "pictures", Some(files.len() as u64));
     let mut joined: Vec<NamedTensor> = Vec::new();
     // Of each row, as pictures may be skipped.
     let mut names = Vec::new();
     let mut done = 0;
-    embed.model.picture_options.read_ahead(common, &files, |path, image| {
+    let request = |path: &PathBuf| {
+        let picture = embed.model.picture_options.picture(common, path);
+        let features = Some(embed.taps.clone());
+        Request { features, ..Request::new(picture, &embed.prompt, GenerateOptions::default()) }
+    };
+    let model = ask_all(model, &most, files, request, |path, outcome| {
         done += 1;
         progress.count(done);
-        let features = match image.and_then(|image| model.features(&image, &embed.prompt, &embed.taps)) {
-            Ok(features) => features,
-            Err(error) => return skipped.add_picture(path, error, &progress),
+        let features = match outcome {
+            Ok(Outcome::Features(features)) => *features,
+            Ok(_) => unreachable!("features are asked for"),
+            Err(error) => return skipped.add_picture(&path, error, &progress),
         };
         let tensors = [features.image, features.queries, features.projected].into_iter().chain(features.taps);
         for (at, tensor) in tensors.enumerate() {

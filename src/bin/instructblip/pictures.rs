@@ -1,15 +1,14 @@
 //! Reading of pictures in the program.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 
 use clap::Args;
 use clap::builder::FalseyValueParser;
 use instructblip::engine::Picture;
 use instructblip::processor::{ImageOptions, MAX_FILE_BYTES, MAX_PIXELS};
-use instructblip::{EngineOptions, Error, Image, Result};
+use instructblip::{Error, Image, Result};
 
 use crate::common::Common;
 use crate::progress::say;
@@ -55,33 +54,6 @@ impl PictureOptions {
             ));
         }
         Ok(image)
-    }
-
-    /// Reads pictures on a few threads, each of which is one ahead, and tells `hear` what became of them in their order.
-    ///
-    /// # Errors
-    /// Those of `hear`, after which no more are read.
-    pub fn read_ahead(
-        &self,
-        common: &Common,
-        paths: &[PathBuf],
-        mut hear: impl FnMut(&PathBuf, Result<Image>) -> anyhow::Result<()>,
-    ) -> anyhow::Result<()> {
-        let threads = EngineOptions::default().picture_threads;
-        std::thread::scope(|scope| {
-            let reader = |first: usize| {
-                // Without room: a picture may be large.
-                let (to, from) = sync_channel(0);
-                let mut every = paths.iter().skip(first).step_by(threads);
-                scope.spawn(move || every.try_for_each(|path| to.send(self.read(common, path))));
-                from
-            };
-            let readers: Vec<_> = (0..threads).map(reader).collect();
-            paths
-                .iter()
-                .zip(readers.iter().cycle())
-                .try_for_each(|(path, reader)| hear(path, reader.recv().expect("a thread reads all of its pictures")))
-        })
     }
 
     /// A picture that an engine's threads read in the same way.

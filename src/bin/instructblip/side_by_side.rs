@@ -51,6 +51,26 @@ pub fn answer_all<T>(
     request: impl Fn(&T) -> Request,
     mut hear: impl FnMut(T, instructblip::Result<Reply>) -> Result<()>,
 ) -> Result<InstructBlip> {
+    ask_all(model, most, questions, request, |question, outcome| {
+        let reply = outcome.map(|outcome| match outcome {
+            Outcome::Reply(reply) => *reply,
+            Outcome::Scores(_) | Outcome::Features(_) => unreachable!("answers are asked for"),
+        });
+        hear(question, reply)
+    })
+}
+
+/// Has an engine do what [`answer_all`] does, whatever is asked for.
+///
+/// # Errors
+/// As [`answer_all`].
+pub fn ask_all<T>(
+    model: InstructBlip,
+    most: &Workload,
+    questions: Vec<T>,
+    request: impl Fn(&T) -> Request,
+    mut hear: impl FnMut(T, instructblip::Result<Outcome>) -> Result<()>,
+) -> Result<InstructBlip> {
     let (slots, ahead) = (most.rows * most.batch, AHEAD + most.batch as usize);
     let tokens = tokens_for(&model, most, questions.iter().map(&request));
     let sizes = EngineOptions { slots, tokens, at_once: most.at_once, queue: ahead, ..EngineOptions::default() };
@@ -62,14 +82,12 @@ pub fn answer_all<T>(
             asked.push_back((question, pending));
         }
         let Some((question, pending)) = asked.pop_front() else { return Ok(engine.finish()?) };
-        let reply = match pending.wait() {
-            Ok(Outcome::Reply(reply)) => Ok(*reply),
-            Ok(Outcome::Scores(_)) => unreachable!("only requests with choices are scored"),
+        let outcome = match pending.wait() {
             // Nobody here cancels: the engine is gone, and says why.
             Err(Error::Cancelled) => return Err(engine.finish().err().unwrap_or(Error::Cancelled).into()),
-            Err(error) => Err(error),
+            outcome => outcome,
         };
-        hear(question, reply)?;
+        hear(question, outcome)?;
     }
 }
 

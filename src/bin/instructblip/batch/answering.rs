@@ -180,6 +180,7 @@ fn request(question: &Arc<Question>, images: ImageOptions) -> (Request, Hashes) 
         qformer_prompt: question.qformer_prompt.clone(),
         options: question.options.clone(),
         choices: question.choices.clone(),
+        features: None,
     };
     (request, hashes)
 }
@@ -190,6 +191,7 @@ fn finding(question: &Question, outcome: Outcome, hashes: &Hashes) -> Finding {
     match outcome {
         Outcome::Reply(reply) => of_reply(*reply, image_sha256),
         Outcome::Scores(scores) => of_scores(question, &scores, image_sha256),
+        Outcome::Features(_) => unreachable!("rows ask for answers and scores"),
     }
 }
 

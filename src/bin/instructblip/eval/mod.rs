@@ -170,6 +170,7 @@ impl Run<'_> {
             qformer_prompt: item.row.qformer_prompt.clone(),
             options: options.clone(),
             choices: Vec::new(),
+            features: None,
         };
         let started = Instant::now();
         let mut progress = Progress::counting(common.quiet, "questions", Some(open.len() as u64));
