@@ -35,7 +35,8 @@ pub struct EngineOptions {
     pub slots: u32,
     /// Tokens that each slot has memory for, prompt and picture's places included. An answer may take what others leave.
     pub tokens: u32,
-    /// Questions whose pictures are looked at in one pass, at most. No answer depends on it.
+    /// Questions whose pictures are looked at in one pass, at most; fewer where the device cannot take as many. No answer
+    /// depends on it.
     pub at_once: u32,
     /// Requests that may be taken and not answered: more wait in [`Engine::submit`].
     pub queue: usize,
@@ -112,8 +113,7 @@ impl Engine {
     /// [`Error::OutOfMemory`], [`Error::DoesNotFit`]; [`Error::Request`] for no slots, or more than 256.
     pub fn start(mut model: InstructBlip, options: &EngineOptions) -> Result<Engine> {
         model.make_slots(options.slots, options.tokens)?;
-        let at_once = options.at_once.clamp(1, MOST_AT_ONCE);
-        model.look_at_once(at_once)?;
+        let at_once = model.look_at_once(options.at_once.min(MOST_AT_ONCE))?;
         let (messages, inbox) = channel();
         let (unread, to_read) = channel();
         let (ready, closing) = (messages.clone(), Arc::new(AtomicBool::new(false)));

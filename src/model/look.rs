@@ -5,14 +5,22 @@
 use std::time::Instant;
 
 use super::reply::milliseconds;
+use crate::config::VisionConfig;
 use crate::error::{Error, Result};
 use crate::processor::Prompt;
 use crate::qformer::{Instructions, QFormer, QFormerOutput};
 use crate::runtime::ops::attention::{Mask, Segment, Segments};
 use crate::runtime::plan::Plan;
 use crate::runtime::recorder::Recorder;
-use crate::runtime::{Category, Device, Tensor};
+use crate::runtime::{Caps, Category, Device, Tensor};
 use crate::vision::Vision;
+
+/// The most of `wanted` pictures that can be in one pass: what a layer makes of all of them is one binding.
+pub(super) fn at_once(config: &VisionConfig, caps: &Caps, wanted: u32) -> u32 {
+    let widest = config.intermediate_size.max(3 * config.hidden_size);
+    let each = 4 * u64::from(config.num_positions()) * u64::from(widest);
+    (caps.max_binding_bytes / each).clamp(1, wanted.max(1).into()) as u32
+}
 
 /// The vision tower and the Q-Former with their plans, and the pictures seen last.
 pub(super) struct VisionStage {
@@ -387,5 +395,22 @@ impl ReadingPass {
             language_model_inputs: plan.output(&recorded.language_model_inputs),
         };
         Ok(ReadingPass { key, ids, mask, segments, output, plan })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shapes::Shape;
+
+    #[test]
+    fn a_pass_takes_as_many_pictures_as_a_binding_holds() {
+        let mut config = Shape::named("vicuna-7b").expect("a published shape").config().vision;
+        let most = |config: &VisionConfig, wanted| at_once(config, &Caps::PORTABLE, wanted);
+        assert_eq!([0, 1, 8, 1000].map(|wanted| most(&config, wanted)), [1, 1, 8, 21]);
+        config.image_size = 448;
+        assert_eq!(most(&config, 8), 5);
+        config.image_size = 127 * 14;
+        assert_eq!(most(&config, 8), 1);
     }
 }

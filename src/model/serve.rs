@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::encode::{Encoded, Pixels};
+use super::look;
 use super::reply::{Reply, Timings, milliseconds};
 use super::residence::LanguageStage;
 use super::score::{Score, longest};
@@ -137,13 +138,13 @@ impl InstructBlip {
         self.language.as_ref().map_or(0, LanguageStage::slots_taken)
     }
 
-    /// Looks at so many pictures in one pass at most.
-    pub(crate) fn look_at_once(&mut self, pictures: u32) -> Result<()> {
-        self.at_once = pictures.max(1);
-        match &mut self.vision {
-            Some(stage) => stage.look_at_once(self.at_once),
-            None => Ok(()),
+    /// Looks at so many pictures in one pass at most, or as many as the device can, and tells how many these are.
+    pub(crate) fn look_at_once(&mut self, pictures: u32) -> Result<u32> {
+        self.at_once = look::at_once(&self.config.vision, &self.device.caps(), pictures);
+        if let Some(stage) = &mut self.vision {
+            stage.look_at_once(self.at_once)?;
         }
+        Ok(self.at_once)
     }
 
     /// Takes the pictures and prompts of questions through vision tower and Q-Former. A question may have an error of its

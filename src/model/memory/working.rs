@@ -6,6 +6,7 @@ use crate::generate::processors::CANDIDATES;
 use crate::generate::session::SessionPlan;
 use crate::generate::{Capacity, MAX_PROMPT_TOKENS, Room};
 use crate::language::Language;
+use crate::model::look;
 use crate::model::{MAX_RUN_ROWS, PASS_TOKENS, Parts, Workload};
 use crate::qformer::Instructions;
 use crate::runtime::ops::attention::Segments;
@@ -111,6 +112,7 @@ impl Recordings {
         let Questions { words, features, tokens, new_tokens, rows, batch, at_once } = *questions;
         let words =
             if config.qformer_reads_text() { words.clamp(1, config.qformer.max_position_embeddings) } else { 0 };
+        let at_once = look::at_once(&config.vision, caps, at_once);
         let look = LookRecordings::new(config.vision.image_size, caps, parts, (at_once, words));
         let prompts = (PASS_TOKENS / tokens.max(1)).clamp(1, at_once);
         let need = Capacity::of(&vec![Room::of(&parts.language, tokens, rows, new_tokens); batch as usize]);
