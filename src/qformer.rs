@@ -154,11 +154,11 @@ impl QFormer {
         let own = (0..).zip(lengths).map(|(i, &length)| {
             let span = Span::of(i * q, q).and(words, length);
             words += length;
-            Segment { rows: span, keys: span }
+            Segment::of(span)
         });
-        let seen = (0..).zip(pictures);
-        let seen =
-            seen.map(|(i, picture)| Segment { rows: Span::of(i * q, q), keys: Span::of(picture * patches, patches) });
+        let seen = (0..)
+            .zip(pictures)
+            .map(|(i, picture)| Segment { rows: Span::of(i * q, q), keys: Span::of(picture * patches, patches) });
         [own.collect(), seen.collect()]
     }
 

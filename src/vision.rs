@@ -8,7 +8,7 @@
 use crate::config::VisionConfig;
 use crate::error::Result;
 use crate::runtime::ops::Activation;
-use crate::runtime::ops::attention::{Heads, Mask, Segment, Span};
+use crate::runtime::ops::attention::{Heads, Mask, Segment};
 use crate::runtime::recorder::Recorder;
 use crate::runtime::{Category, Device, Linear, Norm, Tensor};
 use crate::weights::Loader;
@@ -86,8 +86,7 @@ impl Vision {
 
     /// The segments of a pass over `count` pictures.
     pub fn segments(&self, count: u32) -> Vec<Segment> {
-        let n = self.positions.rows();
-        (0..count).map(|i| Span::of(i * n, n)).map(|span| Segment { rows: span, keys: span }).collect()
+        Segment::side_by_side(&vec![self.positions.rows(); count as usize])
     }
 
     /// Records the whole tower over the `pixels [3 B S, S]` of B pictures, with `mask` for their segments if there are

@@ -1,7 +1,8 @@
 //! The stage that looks: pictures through the vision tower and instructions through the Q-Former, several in one pass.
 //!
-//! What comes of a picture and of an instruction has the same bits whatever others are in the pass.
+//! The features of a picture and of an instruction have the same bits, whatever others are in the pass.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use super::reply::milliseconds;
@@ -30,8 +31,8 @@ pub(super) struct VisionStage {
     side: u32,
     /// Most pictures, and instructions, of a pass.
     at_once: u32,
-    /// Passes over 1, 2, 4, ... pictures, made when they are first needed.
-    towers: Vec<TowerPass>,
+    /// Passes by their number of pictures, 1, 2, 4, ...; each is made when it is first needed.
+    towers: BTreeMap<usize, TowerPass>,
     reading: Option<ReadingPass>,
     /// The pictures seen last: questions about one often follow each other.
     seen: Vec<Seen>,
@@ -153,7 +154,7 @@ impl VisionStage {
             device: device.clone(),
             side,
             at_once,
-            towers: Vec::new(),
+            towers: BTreeMap::new(),
             reading: None,
             seen: Vec::new(),
             turn: 0,
@@ -181,7 +182,7 @@ impl VisionStage {
 
     /// The pass over one picture, and memory for those that are seen.
     fn make(&mut self) -> Result<()> {
-        (self.towers, self.reading, self.gathered) = (Vec::new(), None, None);
+        (self.towers, self.reading, self.gathered) = (BTreeMap::new(), None, None);
         self.seen.clear();
         let tower = TowerPass::new(&self.device, &self.vision, self.side, 1)?;
         let (n, d) = (tower.output.rows(), tower.output.cols());
@@ -194,7 +195,7 @@ impl VisionStage {
             }
             self.gathered = Some(self.device.zeros(Category::Io, "features of pictures", self.at_once * n, d)?);
         }
-        self.towers.push(tower);
+        self.towers.insert(1, tower);
         Ok(())
     }
 
@@ -284,11 +285,11 @@ impl VisionStage {
 
     /// The pass over `count` pictures, a power of two.
     fn tower(&mut self, count: usize) -> Result<&TowerPass> {
-        let at = count.ilog2() as usize;
-        for larger in self.towers.len()..=at {
-            self.towers.push(TowerPass::new(&self.device, &self.vision, self.side, 1 << larger)?);
+        if !self.towers.contains_key(&count) {
+            let tower = TowerPass::new(&self.device, &self.vision, self.side, count as u32)?;
+            self.towers.insert(count, tower);
         }
-        Ok(&self.towers[at])
+        Ok(&self.towers[&count])
     }
 
     /// The pass over these instructions: the last one where it was recorded for as many, as long ones.
@@ -329,7 +330,7 @@ impl VisionStage {
         if taps.is_empty() {
             return Ok(Vec::new());
         }
-        let input = &self.towers[0].pixels;
+        let input = &self.towers[&1].pixels;
         let mut r = Recorder::new(self.device.caps()).with_taps(taps);
         let features = self.vision.record(&mut r, input, Mask::None);
         self.vision.record_pooler(&mut r, &features);

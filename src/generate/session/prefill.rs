@@ -181,20 +181,11 @@ fn segments_of(allocator: &Allocator<'_>, segments: &[Segment]) -> Result<Segmen
 
 /// The rows of sequences side by side, one for each of their pages.
 fn in_order(allocator: &Allocator<'_>, pages: &Pages<'_>) -> Result<Rows> {
-    let mut first = 0;
-    let longest = pages.iter().map(|pages| pages.len()).max().unwrap_or(0) as u32;
-    let segment = |(i, pages): (u32, &&[u32])| {
-        let count = pages.len() as u32;
-        first += count;
-        Segment { rows: Span::of(first - count, count), keys: Span::of(i * longest, count) }
-    };
-    let segments: Vec<Segment> = (0..).zip(pages).map(segment).collect();
     let places = (0..).zip(pages).flat_map(|(i, pages)| (0..pages.len() as u32).flat_map(move |at| [at, i]));
-    let segments = segments_of(allocator, &segments)?;
     Ok(Rows {
         places: allocator.tensor("places", 2, &places.collect::<Vec<_>>())?,
         pages: allocator.sequences(pages)?,
-        prompts: segments.table().is_some().then_some(segments),
+        prompts: None,
     })
 }
 
@@ -235,8 +226,13 @@ impl Tables {
         let own: Pages<'_> =
             prompts.iter().zip(&lengths).map(|((_, placed), &length)| &placed.own[..length as usize]).collect();
         let mut rows = in_order(allocator, &own)?;
-        if decoder_ids.is_some() {
-            rows.prompts = None; // a row for each prompt, as in a step
+        // Of an encoder and decoder there is a row for each prompt, as in a step.
+        if decoder_ids.is_none() && prompts.len() > 1 {
+            let segments = Segment::side_by_side(&lengths)
+                .into_iter()
+                .zip(0..)
+                .map(|(segment, i)| Segment { keys: Span::of(i * rows.pages.cols(), segment.rows.count), ..segment });
+            rows.prompts = Some(segments_of(allocator, &segments.collect::<Vec<_>>())?);
         }
         let own = Cached { cache: &self.own.cache, rows: &rows };
         let encoded: Pages<'_> = prompts.iter().map(|(_, placed)| placed.encoded.as_slice()).collect();
@@ -254,9 +250,10 @@ impl Tables {
         let ends = running_sums(&lengths);
         let wanted = LogitRows { ends: &ends, count: request.rows };
         let longest = tokens.iter().copied().max().unwrap_or(0);
-        let spans = tokens.iter().zip(running_sums(&tokens)).map(|(&count, end)| Span::of(end - count, count));
-        let each: Vec<Segment> = spans.map(|span| Segment { rows: span, keys: span }).collect();
-        let each = if cross.is_some() { Some(segments_of(allocator, &each)?) } else { None };
+        let each = match cross.is_some() {
+            true => Some(segments_of(allocator, &Segment::side_by_side(&tokens))?),
+            false => None,
+        };
         let inputs = buffers.with(each.as_ref().map_or(Mask::None, Segments::as_mask));
         let (logits, encoded) = record_prefill(&mut recorder, language, (own, crossing), &inputs, longest, wanted);
         Ok(Recorded { recorder, logits, encoded, step: Step::new(0, lengths[0]) })

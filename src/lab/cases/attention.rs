@@ -198,7 +198,7 @@ fn segments_of((_, _, head, tails): Sizes) -> (Vec<Segment>, Vec<usize>) {
         let span = Span::of(i * head, head).and(tail, more);
         tail += more;
         owners.extend(vec![i as usize; more as usize]);
-        Segment { rows: span, keys: span }
+        Segment::of(span)
     });
     let segments = segments.collect();
     (segments, owners)

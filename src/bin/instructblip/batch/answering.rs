@@ -72,9 +72,14 @@ impl<'a> Answering<'a> {
         *self.names.borrow_mut() = (loaded.name().into(), loaded.device().name().into());
         let tokens = slot_tokens(&loaded, &most);
         let queue = self.asking.inflight as usize;
-        let options =
-            EngineOptions { slots: slots.slots, tokens, at_once: most.at_once, queue, ..EngineOptions::default() };
-        let options = EngineOptions { pictures: self.images, ..options };
+        let options = EngineOptions {
+            slots: slots.slots,
+            tokens,
+            at_once: most.at_once,
+            queue,
+            pictures: self.images,
+            ..EngineOptions::default()
+        };
         *self.engine.borrow_mut() = Some(Engine::start(loaded, &options)?);
         Ok(())
     }

@@ -38,6 +38,23 @@ pub struct Segment {
     pub keys: Span,
 }
 
+impl Segment {
+    /// Rows that see each other.
+    pub fn of(rows: Span) -> Segment {
+        Segment { rows, keys: rows }
+    }
+
+    /// Segments of `lengths` rows, one after the other, whose rows see each other.
+    pub fn side_by_side(lengths: &[u32]) -> Vec<Segment> {
+        let mut end = 0;
+        let segment = |&count: &u32| {
+            end += count;
+            Segment::of(Span::of(end - count, count))
+        };
+        lengths.iter().map(segment).collect()
+    }
+}
+
 /// The segments of an attention: one of all rows, or several of which a table tells.
 #[derive(Clone, Debug)]
 pub struct Segments {
