@@ -146,8 +146,8 @@ impl Slots {
         self.join_all(language, &[Joining { prompt, options, limits }])?.swap_remove(0)
     }
 
-    /// Seats several answers after one pass over their prompts, which must be of one kind (see [`form_rows`]). Each may have
-    /// an error of its own: [`Error::NotFinite`](crate::Error::NotFinite).
+    /// Seats several answers after one pass over their prompts, which must be of one kind (see
+    /// [`form_rows`](super::form_rows)). Each may have an error of its own: [`Error::NotFinite`](crate::Error::NotFinite).
     ///
     /// # Errors
     /// Whatever went wrong on the GPU.
