@@ -1,12 +1,13 @@
 //! The runtime's mechanics: scratch buffers, taps, replays, tokens in flight, memory counters.
 
 use crate::support;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use instructblip::runtime::kernels::{Kernel, Needs};
 use instructblip::runtime::{
-    Caps, Category, CompileHook, Compiling, Device, Linear, Matrix, Plan, Recorder, Step, Tensor, WeightFormat,
+    Caps, Category, Compiling, Device, Linear, Matrix, Plan, Recorder, Step, Tensor, Watch, WeightFormat, Work,
 };
 use instructblip::{DeviceOptions, Error};
 
@@ -281,8 +282,13 @@ fn compiling_is_told_and_happens_once() {
     }
     let told: Arc<Mutex<Vec<Compiling>>> = Arc::default();
     let keep = told.clone();
-    let hook = CompileHook::new(move |now| keep.lock().expect("a list").push(now.clone()));
-    let device = Device::open(&DeviceOptions { compiling: Some(hook), ..Default::default() }).expect("the device");
+    let watch = Watch::new(move |work| {
+        if let Work::Compiling(now) = work {
+            keep.lock().expect("a list").push(now.clone());
+        }
+        ControlFlow::Continue(())
+    });
+    let device = Device::open(&DeviceOptions { watch, ..Default::default() }).expect("the device");
     let plan = || {
         let mut r = Recorder::new(device.caps());
         let mut y = r.empty(1, 64);
