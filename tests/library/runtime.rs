@@ -327,3 +327,32 @@ fn waiting_ends_when_kernels_do_not() {
     device.wait_for(Duration::from_secs(60)).expect("nothing is left to wait for");
     assert_eq!(device.read::<f32>(&plan.output(&x)).expect("values")[..4], [1.0; 4]);
 }
+
+/// A device that a program has, with WebGPU's default limits and no features, as a window's may be: models run on it.
+#[cfg(feature = "from-wgpu")]
+#[test]
+fn a_programs_own_device_answers_as_well() {
+    use instructblip::{GenerateOptions, Image, InstructBlip, wgpu};
+    if support::device().is_none() {
+        return;
+    }
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    let instance = wgpu::Instance::new(descriptor);
+    let adapter = pollster::block_on(instance.request_adapter(&Default::default())).expect("an adapter");
+    let open = |required_limits| {
+        let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
+        pollster::block_on(adapter.request_device(&descriptor)).expect("a device")
+    };
+    let (gpu, queue) = open(wgpu::Limits::default());
+    let device = Device::from_wgpu(&adapter, &gpu, &queue, &DeviceOptions::default()).expect("a device");
+    let mut model = InstructBlip::embedded(&device).expect("a model");
+    let image = Image::open(support::golden::tests_folder().join("shapes/samples/10.png")).expect("a picture");
+    let reply = model.ask(&image, "Can you count the things?", &GenerateOptions::default()).expect("an answer");
+    assert_eq!(reply.text, "2");
+    let (gpu, queue) = open(wgpu::Limits::downlevel_defaults());
+    match Device::from_wgpu(&adapter, &gpu, &queue, &DeviceOptions::default()) {
+        Err(Error::NoAdapter { found, .. }) => assert!(found[0].contains("storage buffers"), "{found:?}"),
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,4 +1,5 @@
-//! Long work that somebody ends: it ends soon, and what comes after is as if it had not been asked for.
+//! Long work that somebody ends: it ends soon, and what comes after is as if it had not been asked for. Where memory is
+//! compared the device is the test's own.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -40,6 +41,12 @@ fn is_cancelled<T>(result: &Result<T, Error>) -> bool {
     matches!(result, Err(Error::Cancelled))
 }
 
+/// Bytes that are held on the device, without what is kept for the next plan.
+fn held(device: &Device) -> u64 {
+    device.trim().expect("trimmed");
+    device.counters().total_bytes()
+}
+
 /// Everything that a model does, one after the other, up to the first error.
 fn everything(model: &mut InstructBlip) -> Result<String, Error> {
     let image = image();
@@ -55,7 +62,7 @@ fn everything(model: &mut InstructBlip) -> Result<String, Error> {
 
 #[test]
 fn a_model_can_be_stopped_wherever_it_tells_of_its_work_and_works_on() {
-    let Some(device) = support::shared_device() else { return };
+    let Some(device) = support::device() else { return };
     let folders = ["ib-llama", "ib-t5-tanh"];
     for folder in folders {
         let mut model = models::load(&device, &golden::checkpoint_folder(folder));
@@ -65,7 +72,7 @@ fn a_model_can_be_stopped_wherever_it_tells_of_its_work_and_works_on() {
         assert_eq!(everything(&mut model).expect("an answer"), right);
         let all = calls.load(Ordering::Relaxed);
         assert!(all > 30, "{all} calls");
-        let memory = device.counters().total_bytes();
+        let memory = held(&device);
         for n in (0..all).step_by(all / 30).chain([all - 1]) {
             let (watch, calls) = breaking_at(n);
             model.set_watch(watch);
@@ -74,24 +81,22 @@ fn a_model_can_be_stopped_wherever_it_tells_of_its_work_and_works_on() {
         }
         model.set_watch(Watch::default());
         assert_eq!(everything(&mut model).expect("an answer"), right, "{folder}");
-        assert_eq!(device.counters().total_bytes(), memory, "{folder}");
+        assert_eq!(held(&device), memory, "{folder}");
     }
 }
 
 #[test]
 fn loading_can_be_stopped_and_leaves_nothing() {
-    let Some(device) = support::shared_device() else { return };
+    let Some(device) = support::device() else { return };
     let load = |watch| InstructBlip::embedded(&device.watched(watch));
     drop(load(Watch::default()).expect("a model"));
-    device.trim().expect("trimmed");
-    let memory = device.counters().total_bytes();
+    let memory = held(&device);
     let (watch, calls) = breaking_at(usize::MAX);
     drop(load(watch).expect("a model"));
     let all = calls.load(Ordering::Relaxed);
     for n in (0..all).step_by(1 + all / 12).chain([all - 1]) {
         assert!(is_cancelled(&load(breaking_at(n).0)), "not stopped at {n} of {all}");
-        device.trim().expect("trimmed");
-        assert_eq!(device.counters().total_bytes(), memory, "after {n} of {all}");
+        assert_eq!(held(&device), memory, "after {n} of {all}");
     }
 }
 
@@ -165,7 +170,7 @@ fn tell(what: &str, mut waits: Vec<Duration>) {
 
 #[test]
 fn stops_at_random_moments_from_another_thread_change_nothing_later() {
-    let Some(device) = support::shared_device() else { return };
+    let Some(device) = support::device() else { return };
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = stop.clone();
     let mut model = InstructBlip::embedded(&device).expect("a model");
@@ -204,7 +209,7 @@ fn stops_at_random_moments_from_another_thread_change_nothing_later() {
 
 #[test]
 fn requests_cancelled_at_random_moments_change_nothing_later() {
-    let Some(device) = support::shared_device() else { return };
+    let Some(device) = support::device() else { return };
     let model = InstructBlip::embedded(&device).expect("a model");
     let engine = Engine::start(model, &EngineOptions { slots: 4, ..EngineOptions::default() }).expect("an engine");
     let request = |options| Request::new(Picture::Image(image()), PROMPT, options);
