@@ -1,21 +1,25 @@
 # Everything a person runs here. On Windows and macOS use the cargo commands after the arrows.
 
 # Wayland's library complains where this is not set, as in containers. The program sees to that itself.
-test test-jobs test-drivers shaders bench: export XDG_RUNTIME_DIR ?= /tmp
+test test-jobs test-lab test-drivers shaders bench: export XDG_RUNTIME_DIR ?= /tmp
 # Whoever builds once gains nothing by what makes the next build short; `cargo test` still does it.
-test test-jobs test-ray test-drivers shaders: export CARGO_INCREMENTAL ?= 0
+test test-jobs test-lab test-ray test-drivers shaders: export CARGO_INCREMENTAL ?= 0
 
-.PHONY: demo test test-jobs test-ray test-drivers shaders check bench isa isa-check vulkan
+.PHONY: demo test test-jobs test-lab test-ray test-drivers shaders check bench isa isa-check vulkan
 
 demo: vulkan      ## answer questions about the bundled pictures   -> cargo run --release -- demo
 	cargo run --release -- demo
 
 test: vulkan      ## build and run every test                      -> cargo test
-	cargo test --features from-wgpu
+	cargo test
 
 test-jobs: vulkan ## jobs killed a thousand times, and large ones: minutes
 	cargo test --test library jobs:: -- --include-ignored --nocapture
 	cargo test --test program jobs:: -- --include-ignored --nocapture
+
+test-lab: vulkan  ## the laboratory's search for sizes, and a thousand random stops: minutes
+	cargo test --test program commands::bench -- --include-ignored
+	STOPS=1000 cargo test --test library stopping:: -- --nocapture
 
 test-ray: vulkan  ## the driver for Ray, in an environment of its own under target
 	cargo build --release
@@ -30,9 +34,9 @@ shaders:          ## every kernel before other compilers than naga; tells which 
 
 check:            ## formatting, lints, docs                       -> the commands below
 	cargo fmt --check
-	cargo clippy --all-targets --features from-wgpu -- -D warnings
+	cargo clippy --all-targets -- -D warnings
 	cargo clippy --no-default-features -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features from-wgpu
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
 bench: vulkan     ## kernel and stage benchmarks                   -> cargo bench
 	GIT_COMMIT=$$(git rev-parse --short HEAD) cargo bench
