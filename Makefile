@@ -1,11 +1,11 @@
 # Everything a person runs here. On Windows and macOS use the cargo commands after the arrows.
 
 # Wayland's library complains where this is not set, as in containers. The program sees to that itself.
-test test-jobs test-lab test-drivers shaders bench: export XDG_RUNTIME_DIR ?= /tmp
+export XDG_RUNTIME_DIR ?= /tmp
 # Whoever builds once gains nothing by what makes the next build short; `cargo test` still does it.
-test test-jobs test-lab test-ray test-drivers shaders: export CARGO_INCREMENTAL ?= 0
+test test-jobs test-lab test-ray test-drivers shaders targets: export CARGO_INCREMENTAL ?= 0
 
-.PHONY: demo test test-jobs test-lab test-ray test-drivers shaders check bench isa isa-check vulkan
+.PHONY: demo test test-jobs test-lab test-ray test-drivers shaders targets check bench isa isa-check vulkan
 
 demo: vulkan      ## answer questions about the bundled pictures   -> cargo run --release -- demo
 	cargo run --release -- demo
@@ -31,6 +31,9 @@ test-drivers: vulkan ## what shows that kernels are right, on each Vulkan driver
 
 shaders:          ## every kernel before other compilers than naga; tells which are missing
 	tools/shaders/judge.py
+
+targets: vulkan   ## other systems: type-checked, built, run under wine and qemu; tells what is missing (Linux)
+	tools/targets/run.py
 
 check:            ## formatting, lints, docs                       -> the commands below
 	cargo fmt --check
