@@ -17,7 +17,8 @@ test-jobs: vulkan ## jobs killed a thousand times, and large ones: minutes
 	cargo test --test library jobs:: -- --include-ignored --nocapture
 	cargo test --test program jobs:: -- --include-ignored --nocapture
 
-test-lab: vulkan  ## the laboratory's search for sizes, and a thousand random stops: minutes
+test-lab: vulkan  ## the laboratory's clocks and search for sizes, and a thousand random stops: minutes
+	cargo test --test library lab:: -- --include-ignored
 	cargo test --test program commands::bench -- --include-ignored
 	STOPS=1000 cargo test --test library stopping:: -- --nocapture
 
