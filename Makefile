@@ -1,11 +1,11 @@
 # Everything a person runs here. On Windows and macOS use the cargo commands after the arrows.
 
 # Wayland's library complains where this is not set, as in containers. The program sees to that itself.
-test test-jobs test-drivers shaders bench: export XDG_RUNTIME_DIR ?= /tmp
+test test-jobs test-capi test-drivers shaders bench: export XDG_RUNTIME_DIR ?= /tmp
 # Whoever builds once gains nothing by what makes the next build short; `cargo test` still does it.
-test test-jobs test-ray test-drivers shaders: export CARGO_INCREMENTAL ?= 0
+test test-jobs test-capi test-ray test-drivers shaders: export CARGO_INCREMENTAL ?= 0
 
-.PHONY: demo test test-jobs test-ray test-drivers shaders check bench isa isa-check vulkan
+.PHONY: demo test test-jobs test-capi test-ray test-drivers shaders check bench isa isa-check vulkan
 
 demo: vulkan      ## answer questions about the bundled pictures   -> cargo run --release -- demo
 	cargo run --release -- demo
@@ -16,6 +16,9 @@ test: vulkan      ## build and run every test                      -> cargo test
 test-jobs: vulkan ## jobs killed a thousand times, and large ones: minutes
 	cargo test --test library jobs:: -- --include-ignored --nocapture
 	cargo test --test program jobs:: -- --include-ignored --nocapture
+
+test-capi: vulkan ## the C interface: its header, its examples under valgrind, mistakes, 200 cancelled questions
+	cargo test -p instructblip-capi
 
 test-ray: vulkan  ## the driver for Ray, in an environment of its own under target
 	cargo build --release
@@ -32,6 +35,7 @@ check:            ## formatting, lints, docs                       -> the comman
 	cargo fmt --check
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --no-default-features -- -D warnings
+	cargo clippy -p instructblip-capi --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
 bench: vulkan     ## kernel and stage benchmarks                   -> cargo bench
