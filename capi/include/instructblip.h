@@ -37,14 +37,14 @@
 #define INSTRUCTBLIP_ABI_VERSION 1
 
 // The result of a call. Codes keep their meaning; later versions may add some.
-typedef enum {
+typedef enum instructblip_status {
     // The call did what was asked.
     INSTRUCTBLIP_STATUS_OK = 0,
     // An argument cannot be read: a pointer is NULL that may not be, or a text is no UTF-8.
     INSTRUCTBLIP_STATUS_ARGUMENT = 1,
     // A prompt, parameter or option is not acceptable.
     INSTRUCTBLIP_STATUS_REQUEST = 2,
-    // Somebody stopped the work: a callback, a canceller, or the closing of the model.
+    // Somebody stopped the work: a callback or a canceller.
     INSTRUCTBLIP_STATUS_CANCELLED = 3,
     // No graphics adapter fits the request.
     INSTRUCTBLIP_STATUS_NO_ADAPTER = 4,
@@ -73,7 +73,7 @@ typedef enum {
 } instructblip_status;
 
 // The work that is done while a model is opened.
-typedef enum {
+typedef enum instructblip_stage {
     // The GPU is opened; nothing is counted.
     INSTRUCTBLIP_STAGE_OPENING = 0,
     // Kernels are compiled, which some drivers take minutes for the first time; they are counted.
@@ -92,27 +92,27 @@ typedef struct instructblip_canceller instructblip_canceller;
 typedef struct instructblip_model instructblip_model;
 
 // A file of a model in memory.
-typedef struct {
+typedef struct instructblip_file {
     // Its name in the model's folder, with / for folders: qformer_tokenizer/tokenizer.json.
     const char *name;
     // Its bytes, which are copied.
     const uint8_t *data;
-    // How many bytes there are.
+    // The number of bytes.
     size_t length;
 } instructblip_file;
 
 // A function that hears how far opening has come, many times a second, on the thread that opens. What it returns other
 // than 0 stops it. It may call instructblip_cancel and nothing else of this library.
-typedef int (*instructblip_on_progress)(instructblip_stage stage, uint64_t done, uint64_t total, void *user);
+typedef int (*instructblip_on_progress)(enum instructblip_stage stage, uint64_t done, uint64_t total, void *user);
 
 // A model to open, and the way to do it. Set all of it to zero first; then NULL, 0 and nothing are the usual.
-typedef struct {
+typedef struct instructblip_load {
     // The model's folder, as `save_pretrained` writes it. NULL without files is the model inside this library, which
     // knows pictures of coloured shapes and nothing else.
     const char *path;
     // The model's files, if they are in memory; `path` is then their name in messages.
-    const instructblip_file *files;
-    // How many files there are.
+    const struct instructblip_file *files;
+    // The number of files.
     size_t file_count;
     // A part of the name of the GPU to use, upper or lower case. NULL takes the best.
     const char *adapter;
@@ -135,10 +135,10 @@ typedef struct {
 } instructblip_load;
 
 // A picture: an image file in memory (PNG, JPEG, WebP, GIF, BMP or TIFF), or pixels.
-typedef struct {
+typedef struct instructblip_picture {
     // The bytes of the file; or three bytes a pixel, red, green and blue, in rows from top to bottom.
     const uint8_t *data;
-    // How many bytes there are.
+    // The number of bytes.
     size_t length;
     // Width in pixels; 0 for a file.
     uint32_t width;
@@ -151,10 +151,10 @@ typedef struct {
 typedef int (*instructblip_on_text)(const char *text, size_t length, void *user);
 
 // A question about a picture. Set all of it to zero first; then NULL, 0 and nothing are the usual.
-typedef struct {
+typedef struct instructblip_question {
     // The picture, or the frames of a video for models that take several.
-    const instructblip_picture *pictures;
-    // How many pictures there are.
+    const struct instructblip_picture *pictures;
+    // The number of pictures.
     size_t picture_count;
     // The question or instruction; with a task, the text that goes into its wording.
     const char *prompt;
@@ -165,7 +165,7 @@ typedef struct {
     const char *qformer_prompt;
     // Choices for the task's wording, and the answers that instructblip_score compares.
     const char *const *choices;
-    // How many choices there are.
+    // The number of choices.
     size_t choice_count;
     // The parameters of the answer under the names of transformers' `generate`, as a JSON object:
     // {"max_new_tokens": 30, "num_beams": 5}.
@@ -176,14 +176,14 @@ typedef struct {
     // Whatever `on_text` is to be given.
     void *user;
     // Cancels the question from another thread.
-    const instructblip_canceller *canceller;
+    const struct instructblip_canceller *canceller;
 } instructblip_question;
 
 // Numbers with their dimensions; to be freed with instructblip_floats_free.
-typedef struct {
+typedef struct instructblip_floats {
     // The numbers, the last dimension's neighbours side by side; NULL where there are none.
     float *values;
-    // How many there are: the product of the dimensions.
+    // The count of the numbers: the product of the dimensions.
     size_t count;
     // The dimensions; those that are not used are 1, and come first.
     size_t shape[4];
@@ -207,15 +207,15 @@ const char *instructblip_last_error(void);
 // "type", "driver", "memory_bytes" (null where the driver does not tell), "problem" (a text, if it cannot be used) and
 // "chosen": true for the one that a model would be opened on whose `adapter` is the same. Blocks for as long as the
 // drivers take.
-instructblip_status instructblip_adapters(const char *adapter, char **list);
+enum instructblip_status instructblip_adapters(const char *adapter, char **list);
 
 // Opens a model, which takes from a second to minutes, and gives it at `model`; to be closed with instructblip_close.
 // Any thread may open any number of models.
-instructblip_status instructblip_open(const instructblip_load *load, instructblip_model **model);
+enum instructblip_status instructblip_open(const struct instructblip_load *load, struct instructblip_model **model);
 
 // Closes a model, after all calls that were given it have ended, and frees its memory. Blocks until the step that the
 // GPU is at is done. From any thread, but from no callback. NULL is allowed.
-void instructblip_close(instructblip_model *model);
+void instructblip_close(struct instructblip_model *model);
 
 // Asks, waits for the whole answer and gives it as a JSON object, to be freed with instructblip_text_free: "text",
 // "token_ids" and "finish_reason" ("eos", "stop" or "length") of the best answer; "sequences", all answers, each with
@@ -223,50 +223,50 @@ void instructblip_close(instructblip_model *model);
 //
 // Any thread may ask, several at once share the GPU's steps, and no answer depends on the others. `reply` may be NULL,
 // if `on_text` is enough.
-instructblip_status instructblip_ask(const instructblip_model *model,
-                                     const instructblip_question *question,
-                                     char **reply);
+enum instructblip_status instructblip_ask(const struct instructblip_model *model,
+                                          const struct instructblip_question *question,
+                                          char **reply);
 
 // Says how likely each of the question's choices is as its answer, as a JSON array in the order of the choices, to be
 // freed with instructblip_text_free. Each has "choice", "mean_log_probability" (by token: what the paper ranks by),
 // "sum_log_probability", "token_ids" and "log_probabilities". `params` and `on_text` do not matter.
-instructblip_status instructblip_score(const instructblip_model *model,
-                                       const instructblip_question *question,
-                                       char **scores);
+enum instructblip_status instructblip_score(const struct instructblip_model *model,
+                                            const struct instructblip_question *question,
+                                            char **scores);
 
 // Gives the features of a picture that is read with the question's prompt: `image`, D numbers of the vision tower (its
 // class token); `queries`, the Q-Former's Q rows of D; and `projected`, the same rows in the language model's width.
 // Each may be NULL; those given are to be freed with instructblip_floats_free. `params` and `on_text` do not matter.
-instructblip_status instructblip_embed(const instructblip_model *model,
-                                       const instructblip_question *question,
-                                       instructblip_floats *image,
-                                       instructblip_floats *queries,
-                                       instructblip_floats *projected);
+enum instructblip_status instructblip_embed(const struct instructblip_model *model,
+                                            const struct instructblip_question *question,
+                                            struct instructblip_floats *image,
+                                            struct instructblip_floats *queries,
+                                            struct instructblip_floats *projected);
 
 // Gives the weights with which the Q-Former's queries look at a picture that is read with the question's prompt, by
 // layer, head, query and key; to be freed with instructblip_floats_free. Key 0 is the picture as a whole, the others
 // are its square patches row by row; the weights of a query add up to 1. Layers are those that look at the picture,
 // from the first on. `params` and `on_text` do not matter.
-instructblip_status instructblip_attention(const instructblip_model *model,
-                                           const instructblip_question *question,
-                                           instructblip_floats *weights);
+enum instructblip_status instructblip_attention(const struct instructblip_model *model,
+                                                const struct instructblip_question *question,
+                                                struct instructblip_floats *weights);
 
 // Makes a canceller for the field `canceller` of questions; to be freed with instructblip_canceller_free.
-instructblip_canceller *instructblip_canceller_new(void);
+struct instructblip_canceller *instructblip_canceller_new(void);
 
 // Cancels: every call that was given this canceller ends with INSTRUCTBLIP_STATUS_CANCELLED, unless it has its result
 // already, and so does every later one. From any thread, also from a callback; does not wait for the calls to end.
 // NULL is allowed.
-void instructblip_cancel(const instructblip_canceller *canceller);
+void instructblip_cancel(const struct instructblip_canceller *canceller);
 
 // Frees a canceller, after the calls that were given it have ended. NULL is allowed.
-void instructblip_canceller_free(instructblip_canceller *canceller);
+void instructblip_canceller_free(struct instructblip_canceller *canceller);
 
 // Frees a text that a call gave. NULL is allowed.
 void instructblip_text_free(char *text);
 
 // Frees the numbers that a call gave, and sets `values` to NULL. NULL, and numbers that are freed, are allowed.
-void instructblip_floats_free(instructblip_floats *floats);
+void instructblip_floats_free(struct instructblip_floats *floats);
 
 #ifdef __cplusplus
 }  // extern "C"

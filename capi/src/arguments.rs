@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::status::Failure;
 
-/// What a pointer points to.
+/// The value that a pointer points to.
 ///
 /// # Safety
 /// It is NULL, or points to a `T` that nobody changes meanwhile.

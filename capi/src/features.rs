@@ -59,7 +59,9 @@ pub unsafe extern "C" fn instructblip_embed(
             (places, features(model, question, |_| Vec::new())?)
         };
         for (place, tensor) in places.into_iter().zip([found.image, found.queries, found.projected]) {
-            place.into_iter().for_each(|place| *place = Floats::of(tensor.clone()));
+            if let Some(place) = place {
+                *place = Floats::of(tensor);
+            }
         }
         Ok(())
     })

@@ -40,7 +40,7 @@ pub struct File {
     pub name: *const c_char,
     /// Its bytes, which are copied.
     pub data: *const u8,
-    /// How many bytes there are.
+    /// The number of bytes.
     pub length: usize,
 }
 
@@ -53,7 +53,7 @@ pub struct Load {
     pub path: *const c_char,
     /// The model's files, if they are in memory; `path` is then their name in messages.
     pub files: *const File,
-    /// How many files there are.
+    /// The number of files.
     pub file_count: usize,
     /// A part of the name of the GPU to use, upper or lower case. NULL takes the best.
     pub adapter: *const c_char,

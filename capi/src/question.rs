@@ -17,7 +17,7 @@ use crate::status::Failure;
 pub struct Picture {
     /// The bytes of the file; or three bytes a pixel, red, green and blue, in rows from top to bottom.
     pub data: *const u8,
-    /// How many bytes there are.
+    /// The number of bytes.
     pub length: usize,
     /// Width in pixels; 0 for a file.
     pub width: u32,
@@ -35,7 +35,7 @@ pub type OnText = Option<unsafe extern "C" fn(text: *const c_char, length: usize
 pub struct Question {
     /// The picture, or the frames of a video for models that take several.
     pub pictures: *const Picture,
-    /// How many pictures there are.
+    /// The number of pictures.
     pub picture_count: usize,
     /// The question or instruction; with a task, the text that goes into its wording.
     pub prompt: *const c_char,
@@ -46,7 +46,7 @@ pub struct Question {
     pub qformer_prompt: *const c_char,
     /// Choices for the task's wording, and the answers that instructblip_score compares.
     pub choices: *const *const c_char,
-    /// How many choices there are.
+    /// The number of choices.
     pub choice_count: usize,
     /// The parameters of the answer under the names of transformers' `generate`, as a JSON object:
     /// {"max_new_tokens": 30, "num_beams": 5}.

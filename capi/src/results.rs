@@ -1,4 +1,4 @@
-//! What callers are given, and give back to be freed.
+//! Results that callers are given, and give back to be freed.
 
 use std::ffi::{CString, c_char};
 
@@ -13,7 +13,7 @@ use crate::status::Failure;
 pub struct Floats {
     /// The numbers, the last dimension's neighbours side by side; NULL where there are none.
     pub values: *mut f32,
-    /// How many there are: the product of the dimensions.
+    /// The count of the numbers: the product of the dimensions.
     pub count: usize,
     /// The dimensions; those that are not used are 1, and come first.
     pub shape: [usize; 4],

@@ -17,7 +17,7 @@ pub enum Status {
     Argument = 1,
     /// A prompt, parameter or option is not acceptable.
     Request = 2,
-    /// Somebody stopped the work: a callback, a canceller, or the closing of the model.
+    /// Somebody stopped the work: a callback or a canceller.
     Cancelled = 3,
     /// No graphics adapter fits the request.
     NoAdapter = 4,

@@ -7,7 +7,7 @@ use instructblip_c::{Load, Picture, Question, Status};
 
 use crate::support::{ask, c, embedded, file, json, last_error, model, nothing_asked, open, sample, score};
 
-/// What a call gave, held to a code and to words of its text.
+/// The result of a call, held to a code and to words of its text.
 #[track_caller]
 fn refused<T: std::fmt::Debug>(result: Result<T, (Status, String)>, status: Status, words: &str) {
     let (found, text) = result.expect_err("a refusal");

@@ -28,7 +28,7 @@ fn build(source: &Path, to: &Path, is_static: bool) -> PathBuf {
     program
 }
 
-/// What a program says, which has to end well.
+/// The output of a program, which has to end well.
 fn said(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().expect("a program");
     let (out, err) = (String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr));

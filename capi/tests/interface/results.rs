@@ -1,4 +1,4 @@
-//! What calls give.
+//! The results of calls.
 
 use std::ffi::{c_char, c_void};
 use std::path::Path;

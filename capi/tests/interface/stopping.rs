@@ -71,6 +71,23 @@ fn callbacks_stop_what_they_hear_of() {
     assert_eq!(calls.so_far, 3);
 }
 
+/// A callback that asks the question that it is given.
+unsafe extern "C" fn ask_again(_: *const c_char, _: usize, user: *mut c_void) -> c_int {
+    // SAFETY: `user` is a test's question, and lives as long as its call.
+    let answer = ask(unsafe { &*user.cast::<Question>() }).expect("an answer");
+    assert_eq!(answer["text"], "2");
+    0
+}
+
+#[test]
+fn callbacks_may_ask() {
+    let (bytes, prompt) = (std::fs::read(sample("10.png")).expect("a picture"), c("Can you count the things?"));
+    let picture = file(&bytes);
+    let inner = Question { pictures: &raw const picture, picture_count: 1, prompt: prompt.as_ptr(), ..nothing_asked() };
+    let user = (&raw const inner).cast_mut().cast();
+    assert_eq!(ask(&Question { on_text: Some(ask_again), user, ..inner }).expect("an answer")["text"], "2");
+}
+
 /// A pointer for another thread.
 struct Sent<T>(*const T);
 // SAFETY: what it points to may be used from any thread.
