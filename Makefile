@@ -18,7 +18,7 @@ test-jobs: vulkan ## jobs killed a thousand times, and large ones: minutes
 	cargo test --test program jobs:: -- --include-ignored --nocapture
 
 test-capi: vulkan ## the C interface: its header, its examples under valgrind, mistakes, 200 cancelled questions
-	cargo test -p instructblip-capi
+	cargo test -p instructblip-capi -- --include-ignored
 
 test-ray: vulkan  ## the driver for Ray, in an environment of its own under target
 	cargo build --release
@@ -32,7 +32,7 @@ shaders:          ## every kernel before other compilers than naga; tells which 
 	tools/shaders/judge.py
 
 check:            ## formatting, lints, docs                       -> the commands below
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --no-default-features -- -D warnings
 	cargo clippy -p instructblip-capi --all-targets -- -D warnings

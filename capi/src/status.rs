@@ -130,7 +130,9 @@ pub fn guard(work: impl FnOnce() -> Result<(), Failure>) -> Status {
         Ok(Err(failure)) => failure,
         Err(_) => Failure { status: Status::Fault, text: "a fault of the library; please report it".into() },
     };
-    LAST.set(CString::new(failure.text.replace('\0', " ")).unwrap_or_default());
+    let text = CString::new(failure.text.replace('\0', " ")).unwrap_or_default();
+    // A thread that ends may have lost its place for the text already.
+    let _ = LAST.try_with(|last| last.replace(text));
     failure.status
 }
 
@@ -138,7 +140,7 @@ pub fn guard(work: impl FnOnce() -> Result<(), Failure>) -> Status {
 /// to do about it; an empty text before there is one. It holds until the thread's next call that fails.
 #[unsafe(no_mangle)]
 pub extern "C" fn instructblip_last_error() -> *const c_char {
-    LAST.with_borrow(|last| last.as_ptr())
+    LAST.try_with(|last| last.borrow().as_ptr()).unwrap_or(c"".as_ptr())
 }
 
 #[cfg(test)]

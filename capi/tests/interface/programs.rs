@@ -58,6 +58,24 @@ fn c_example_says_what_it_promises() {
     assert!(out.status.code() == Some(1) && said.contains("opening failed: /nowhere: no such directory"), "{said}");
 }
 
+/// Memory is used as it may be and freed; `tests/valgrind.supp` names what is not ours. Kernels are compiled without
+/// optimisations, which take most of the time.
+#[test]
+#[ignore = "takes minutes; `make test-capi` runs it"]
+fn c_example_is_clean_under_valgrind() {
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        return eprintln!("SKIPPED, NOTHING WAS TESTED: there is no valgrind");
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let program = build(&root().join("examples/ask.c"), folder.path(), false);
+    let mut valgrind = Command::new("valgrind");
+    valgrind.args(["--error-exitcode=9", "--leak-check=full", "--errors-for-leak-kinds=definite", "--num-callers=30"]);
+    valgrind.args(["--show-leak-kinds=definite"]);
+    valgrind.arg(format!("--suppressions={}", root().join("tests/valgrind.supp").display()));
+    valgrind.env("GALLIVM_PERF", "nopt").arg(program).arg(sample("10.png")).arg(QUESTION);
+    assert_eq!(said(&mut valgrind), promised("ask.c"));
+}
+
 /// The program in the README is a whole one.
 #[test]
 fn readme_program_answers() {
