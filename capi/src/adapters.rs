@@ -27,7 +27,7 @@ pub unsafe extern "C" fn instructblip_adapters(adapter: *const c_char, list: *mu
                 })
             })
             .collect();
-        *list = results::json(&adapters.into())?;
+        *list = results::json(&adapters.into());
         Ok(())
     })
 }

@@ -78,7 +78,7 @@ pub unsafe extern "C" fn instructblip_ask(
             let (model, question) = (reference(model, "model")?, self::question(question)?);
             let outcome = model.ask(question, question.request()?)?;
             if let (Some(reply), Outcome::Reply(answer)) = (reply, outcome) {
-                *reply = results::json(&reply_json(&answer, model))?;
+                *reply = results::json(&reply_json(&answer, model));
             }
         }
         Ok(())
@@ -110,7 +110,7 @@ pub unsafe extern "C" fn instructblip_score(
         // SAFETY: as above.
         if let Outcome::Scores(found) = unsafe { model.ask(question, request)? } {
             let found: Vec<Value> = choices.iter().zip(&found).map(score_json).collect();
-            *scores = results::json(&found.into())?;
+            *scores = results::json(&found.into());
         }
         Ok(())
     })

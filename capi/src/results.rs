@@ -5,8 +5,6 @@ use std::ffi::{CString, c_char};
 use instructblip::model::{NamedTensor, Values};
 use serde_json::Value;
 
-use crate::status::Failure;
-
 /// Numbers with their dimensions; to be freed with instructblip_floats_free.
 #[repr(C)]
 #[derive(Debug)]
@@ -40,10 +38,9 @@ impl Floats {
     }
 }
 
-/// JSON as text; no character in it is NUL, JSON writes that in another way.
-pub fn json(value: &Value) -> Result<*mut c_char, Failure> {
-    let text = CString::new(value.to_string()).map_err(|_| Failure::request("the result has a NUL in it"))?;
-    Ok(text.into_raw())
+/// JSON as text.
+pub fn json(value: &Value) -> *mut c_char {
+    CString::new(value.to_string()).expect("JSON writes NUL in another way").into_raw()
 }
 
 /// Frees a text that a call gave. NULL is allowed.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use instructblip_c::*;
 
-use crate::support::{ask, c, collect, embedded, file, model, nothing_asked, open, sample};
+use crate::support::{ask, c, collect, embedded, file, nothing_asked, open, sample};
 
 /// Calls that a callback has had, and the one at which it stops.
 struct Calls {
@@ -99,8 +99,8 @@ impl<T> Sent<T> {
     }
 }
 
-/// Asks 200 times for something long, which another thread cancels at a random moment: calls end soon, and answers
-/// after that are right. Meanwhile somebody else asks, and is not disturbed.
+/// Asks 200 times for something long, which another thread cancels at a random moment: calls end soon, and answers after
+/// that are right.
 #[test]
 fn questions_are_cancelled_at_any_moment() {
     let (bytes, prompt) = (std::fs::read(sample("10.png")).expect("a picture"), c("Can you count the things?"));
@@ -142,7 +142,6 @@ fn questions_are_cancelled_at_any_moment() {
         unsafe { instructblip_canceller_free(canceller) };
     }
     assert_eq!(ask(&question()).expect("an answer")["text"], "2");
-    assert!(!model().is_null());
     latencies.sort();
     let of = |share: usize| latencies[(latencies.len() - 1) * share / 100];
     println!(
@@ -152,5 +151,5 @@ fn questions_are_cancelled_at_any_moment() {
         of(95),
         of(100)
     );
-    assert!(latencies.len() > 100, "too few were cancelled: {}", latencies.len());
+    assert!(latencies.len() > 100 && of(100) < Duration::from_secs(5), "too few, or too late");
 }
