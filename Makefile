@@ -3,9 +3,9 @@
 # Wayland's library complains where this is not set, as in containers. The program sees to that itself.
 export XDG_RUNTIME_DIR ?= /tmp
 # Whoever builds once gains nothing by what makes the next build short; `cargo test` still does it.
-test test-jobs test-lab test-ray test-drivers shaders targets: export CARGO_INCREMENTAL ?= 0
+test test-jobs test-lab test-capi test-ray test-drivers shaders targets: export CARGO_INCREMENTAL ?= 0
 
-.PHONY: demo test test-jobs test-lab test-ray test-drivers shaders targets check bench isa isa-check vulkan
+.PHONY: demo test test-jobs test-lab test-capi test-ray test-drivers shaders targets check bench isa isa-check vulkan
 
 demo: vulkan      ## answer questions about the bundled pictures   -> cargo run --release -- demo
 	cargo run --release -- demo
@@ -22,6 +22,10 @@ test-lab: vulkan  ## the laboratory's clocks and search for sizes, and a thousan
 	cargo test --test program commands::bench -- --include-ignored
 	STOPS=1000 cargo test --test library stopping:: -- --nocapture
 
+test-capi: vulkan ## the C interface: its header, its examples under valgrind, mistakes, 200 cancelled questions
+	cargo clippy -p instructblip-capi --all-targets -- -D warnings
+	cargo test -p instructblip-capi -- --include-ignored
+
 test-ray: vulkan  ## the driver for Ray, in an environment of its own under target
 	cargo build --release
 	integrations/ray/test.sh target/release/instructblip
@@ -37,7 +41,7 @@ targets: vulkan   ## other systems: type-checked, built, run under wine and qemu
 	tools/targets/run.py
 
 check:            ## formatting, lints, docs                       -> the commands below
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --all-targets -- -D warnings
 	cargo clippy --no-default-features -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
