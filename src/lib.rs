@@ -146,6 +146,7 @@
 //!   and a language model's file without a class is read as GPT-2's.
 //! - Pieces that spell bytes are text where a file marks them as special; there, answers lose them.
 //! - A model's Q-Former has a tokenizer of its own; there, the language model's takes its place where that is missing.
+//! - PNG files whose pixels are damaged are refused; Pillow reads some of them as other pictures.
 //! - Lossless JPEG files, and TIFF files with Lab colours, LZMA, two-dimensional fax coding, CMYK as JPEG, or YCbCr without
 //!   JPEG are refused by name; Pillow reads them.
 //! - Without `max_new_tokens` and `max_length` an answer has up to 256 tokens, not 20.

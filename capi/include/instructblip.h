@@ -229,14 +229,16 @@ enum instructblip_status instructblip_ask(const struct instructblip_model *model
 
 // Says how likely each of the question's choices is as its answer, as a JSON array in the order of the choices, to be
 // freed with instructblip_text_free. Each has "choice", "mean_log_probability" (by token: what the paper ranks by),
-// "sum_log_probability", "token_ids" and "log_probabilities". `params` and `on_text` do not matter.
+// "sum_log_probability", "token_ids" and "log_probabilities". `params` must be valid and change nothing; `on_text`
+// hears nothing.
 enum instructblip_status instructblip_score(const struct instructblip_model *model,
                                             const struct instructblip_question *question,
                                             char **scores);
 
-// Gives the features of a picture that is read with the question's prompt: `image`, D numbers of the vision tower (its
-// class token); `queries`, the Q-Former's Q rows of D; and `projected`, the same rows in the language model's width.
-// Each may be NULL; those given are to be freed with instructblip_floats_free. `params` and `on_text` do not matter.
+// Gives the features of a picture that is read with the question's prompt: `image`, D numbers of the vision tower
+// (its class token); `queries`, the Q-Former's Q rows in its own width; and `projected`, the same rows in the
+// language model's width: `shape` has each one's. Each may be NULL; those given are to be freed with
+// instructblip_floats_free. `params` must be valid and change nothing; `on_text` hears nothing.
 enum instructblip_status instructblip_embed(const struct instructblip_model *model,
                                             const struct instructblip_question *question,
                                             struct instructblip_floats *image,
@@ -246,7 +248,7 @@ enum instructblip_status instructblip_embed(const struct instructblip_model *mod
 // Gives the weights with which the Q-Former's queries look at a picture that is read with the question's prompt, by
 // layer, head, query and key; to be freed with instructblip_floats_free. Key 0 is the picture as a whole, the others
 // are its square patches row by row; the weights of a query add up to 1. Layers are those that look at the picture,
-// from the first on. `params` and `on_text` do not matter.
+// from the first on. `params` must be valid and change nothing; `on_text` hears nothing.
 enum instructblip_status instructblip_attention(const struct instructblip_model *model,
                                                 const struct instructblip_question *question,
                                                 struct instructblip_floats *weights);
@@ -255,8 +257,8 @@ enum instructblip_status instructblip_attention(const struct instructblip_model 
 struct instructblip_canceller *instructblip_canceller_new(void);
 
 // Cancels: every call that was given this canceller ends with INSTRUCTBLIP_STATUS_CANCELLED, unless it has its result
-// already, and so does every later one. From any thread, also from a callback; does not wait for the calls to end.
-// NULL is allowed.
+// already, and so does every later one that is acceptable. From any thread, also from a callback; does not wait for
+// the calls to end. NULL is allowed.
 void instructblip_cancel(const struct instructblip_canceller *canceller);
 
 // Frees a canceller, after the calls that were given it have ended. NULL is allowed.

@@ -85,9 +85,10 @@ pub unsafe extern "C" fn instructblip_ask(
     })
 }
 
-/// Says how likely each of the question's choices is as its answer, as a JSON array in the order of the choices, to be
-/// freed with instructblip_text_free. Each has "choice", "mean_log_probability" (by token: what the paper ranks by),
-/// "sum_log_probability", "token_ids" and "log_probabilities". `params` and `on_text` do not matter.
+/// Says how likely each of the question's choices is as its answer, as a JSON array in the order of the choices, to
+/// be freed with instructblip_text_free. Each has "choice", "mean_log_probability" (by token: what the paper ranks
+/// by), "sum_log_probability", "token_ids" and "log_probabilities". `params` must be valid and change nothing;
+/// `on_text` hears nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn instructblip_score(
     model: *const Model,

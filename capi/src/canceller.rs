@@ -69,9 +69,9 @@ pub extern "C" fn instructblip_canceller_new() -> *mut Canceller {
     Box::into_raw(Box::default())
 }
 
-/// Cancels: every call that was given this canceller ends with INSTRUCTBLIP_STATUS_CANCELLED, unless it has its result
-/// already, and so does every later one. From any thread, also from a callback; does not wait for the calls to end.
-/// NULL is allowed.
+/// Cancels: every call that was given this canceller ends with INSTRUCTBLIP_STATUS_CANCELLED, unless it has its
+/// result already, and so does every later one that is acceptable. From any thread, also from a callback; does not
+/// wait for the calls to end. NULL is allowed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn instructblip_cancel(canceller: *const Canceller) {
     // SAFETY: it comes from `instructblip_canceller_new` and was not freed, the caller promises.

@@ -41,9 +41,10 @@ unsafe fn empty<'a>(place: *mut Floats) -> Option<&'a mut Floats> {
     Some(place)
 }
 
-/// Gives the features of a picture that is read with the question's prompt: `image`, D numbers of the vision tower (its
-/// class token); `queries`, the Q-Former's Q rows of D; and `projected`, the same rows in the language model's width.
-/// Each may be NULL; those given are to be freed with instructblip_floats_free. `params` and `on_text` do not matter.
+/// Gives the features of a picture that is read with the question's prompt: `image`, D numbers of the vision tower
+/// (its class token); `queries`, the Q-Former's Q rows in its own width; and `projected`, the same rows in the
+/// language model's width: `shape` has each one's. Each may be NULL; those given are to be freed with
+/// instructblip_floats_free. `params` must be valid and change nothing; `on_text` hears nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn instructblip_embed(
     model: *const Model,
@@ -70,7 +71,7 @@ pub unsafe extern "C" fn instructblip_embed(
 /// Gives the weights with which the Q-Former's queries look at a picture that is read with the question's prompt, by
 /// layer, head, query and key; to be freed with instructblip_floats_free. Key 0 is the picture as a whole, the others
 /// are its square patches row by row; the weights of a query add up to 1. Layers are those that look at the picture,
-/// from the first on. `params` and `on_text` do not matter.
+/// from the first on. `params` must be valid and change nothing; `on_text` hears nothing.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn instructblip_attention(
     model: *const Model,

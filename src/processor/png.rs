@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use flate2::{Decompress, FlushDecompress, Status};
+
 use super::convert::ColorKey;
 
 /// Bytes before the first chunk.
@@ -33,8 +35,8 @@ fn chunks(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     })
 }
 
-/// The file as its decoder wants it, where Pillow reads a file that breaks the rules: Pillow looks at no check sum from
-/// the pixels on, and needs neither the end chunk nor the chunks between the pixels and it. `None`: Pillow refuses the
+/// The file as its decoder wants it, where Pillow reads a file that breaks the rules: Pillow looks at no chunk's check sum
+/// from the pixels on, but at that of the pixels themselves, where it gets as far, and needs neither the end chunk nor the chunks between the pixels and it. `None`: Pillow refuses the
 /// file too.
 pub(super) fn mended(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
     let first_data = chunks(bytes).position(|chunk| &chunk.name == b"IDAT")?;
@@ -48,12 +50,56 @@ pub(super) fn mended(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
     if sound && after.is_some_and(|chunk| &chunk.name == b"IEND" && chunk.sum == Some(check_sum(b"IEND", b""))) {
         return Some(bytes.into());
     }
+    // The decoder ignores the check sum of the pixels. Pillow goes without it where damage makes them longer.
+    (sound || are_right(bytes, pixels().map(|chunk| chunk.data))?).then_some(())?;
     let mut out = bytes[..SIGNATURE].to_vec();
     for chunk in chunks(bytes).take(first_data).chain(pixels()) {
         write_chunk(&mut out, &chunk.name, chunk.data);
     }
     write_chunk(&mut out, b"IEND", b"");
     Some(out.into())
+}
+
+/// Says whether nothing is found wrong with compressed pixels up to the last one, and with their check sum if it follows that:
+/// Pillow reads no further.
+fn are_right<'a>(file: &[u8], pieces: impl Iterator<Item = &'a [u8]>) -> Option<bool> {
+    let mut left = bytes_of_pixels(file)?;
+    let (mut inflater, mut room) = (Decompress::new(true), vec![0; 1 << 16]);
+    for mut piece in pieces {
+        while !piece.is_empty() {
+            let (read, written) = (inflater.total_in(), inflater.total_out());
+            // One byte more than there are pixels is not asked for; the check sum needs no room.
+            let room = &mut room[..left.min(1 << 16) as usize];
+            let Ok(status) = inflater.decompress(piece, room, FlushDecompress::None) else { return Some(false) };
+            let (read, written) = (inflater.total_in() - read, inflater.total_out() - written);
+            left -= written;
+            if status == Status::StreamEnd || read + written == 0 {
+                return Some(true);
+            }
+            piece = &piece[read as usize..];
+        }
+    }
+    Some(true)
+}
+
+/// Bytes of all rows before compression, each with the one that names its filter.
+fn bytes_of_pixels(file: &[u8]) -> Option<u64> {
+    /// First column and row of each pass of an interlaced picture, and the steps between them.
+    const PASSES: [[u64; 4]; 7] =
+        [[0, 0, 8, 8], [4, 0, 8, 8], [0, 4, 4, 8], [2, 0, 4, 4], [0, 2, 2, 4], [1, 0, 2, 2], [0, 1, 1, 2]];
+    let (width, height) = size(file)?;
+    let channels = match file.get(25)? {
+        2 => 3,
+        4 => 2,
+        6 => 4,
+        _ => 1,
+    };
+    let bits = u64::from(*file.get(24)?) * channels;
+    let rows = |width: u64, height: u64| if width == 0 { 0 } else { height * (1 + (width * bits).div_ceil(8)) };
+    let (width, height) = (u64::from(width), u64::from(height));
+    let pass =
+        |[x, y, dx, dy]: [u64; 4]| rows(width.saturating_sub(x).div_ceil(dx), height.saturating_sub(y).div_ceil(dy));
+    Some(if *file.get(28)? == 1 { PASSES.into_iter().map(pass).sum() } else { rows(width, height) })
 }
 
 fn write_chunk(out: &mut Vec<u8>, name: &[u8; 4], data: &[u8]) {
