@@ -227,10 +227,10 @@ enum instructblip_status instructblip_ask(const struct instructblip_model *model
                                           const struct instructblip_question *question,
                                           char **reply);
 
-// Says how likely each of the question's choices is as its answer, as a JSON array in the order of the choices, to be
-// freed with instructblip_text_free. Each has "choice", "mean_log_probability" (by token: what the paper ranks by),
-// "sum_log_probability", "token_ids" and "log_probabilities". `params` must be valid and change nothing; `on_text`
-// hears nothing.
+// Says how likely each of the question's choices is as its answer, as a JSON array in the order of the choices, to
+// be freed with instructblip_text_free. Each has "choice", "mean_log_probability" (by token: what the paper ranks
+// by), "sum_log_probability", "token_ids" and "log_probabilities". `params` must be valid and change nothing;
+// `on_text` hears nothing.
 enum instructblip_status instructblip_score(const struct instructblip_model *model,
                                             const struct instructblip_question *question,
                                             char **scores);
@@ -256,9 +256,9 @@ enum instructblip_status instructblip_attention(const struct instructblip_model 
 // Makes a canceller for the field `canceller` of questions; to be freed with instructblip_canceller_free.
 struct instructblip_canceller *instructblip_canceller_new(void);
 
-// Cancels: every call that was given this canceller ends with INSTRUCTBLIP_STATUS_CANCELLED, unless it has its result
-// already, and so does every later one that is acceptable. From any thread, also from a callback; does not wait for
-// the calls to end. NULL is allowed.
+// Cancels: every call that was given this canceller ends with INSTRUCTBLIP_STATUS_CANCELLED, unless it has its
+// result already, and so does every later one that is acceptable. From any thread, also from a callback; does not
+// wait for the calls to end. NULL is allowed.
 void instructblip_cancel(const struct instructblip_canceller *canceller);
 
 // Frees a canceller, after the calls that were given it have ended. NULL is allowed.
