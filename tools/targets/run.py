@@ -27,7 +27,7 @@ PROGRAM = "instructblip"
 # Debian's packages of programs that are called here.
 PACKAGES = {
     "x86_64-w64-mingw32-gcc": "gcc-mingw-w64-x86-64",
-    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
+    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu libc6-dev-arm64-cross",
     "wine": "wine wine64",
     "Xvfb": "xvfb",
     "qemu-aarch64": "qemu-user",
