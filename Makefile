@@ -14,7 +14,7 @@ desktop: vulkan   ## build and start the desktop app (Rust 1.95)   -> cargo run 
 	cargo run --release -p instructblip-desktop
 
 test: vulkan      ## build and run every test                      -> cargo test
-	cargo test
+	cargo test --features from-wgpu
 
 test-jobs: vulkan ## jobs killed a thousand times, and large ones: minutes
 	cargo test --test library jobs:: -- --include-ignored --nocapture
@@ -36,9 +36,9 @@ shaders:          ## every kernel before other compilers than naga; tells which 
 
 check:            ## formatting, lints, docs                       -> the commands below
 	cargo fmt --check
-	cargo clippy --all-targets -- -D warnings
+	cargo clippy --all-targets --features from-wgpu -- -D warnings
 	cargo clippy --no-default-features -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features from-wgpu
 
 bench: vulkan     ## kernel and stage benchmarks                   -> cargo bench
 	GIT_COMMIT=$$(git rev-parse --short HEAD) cargo bench

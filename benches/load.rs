@@ -168,7 +168,7 @@ fn raw(files: &[PathBuf]) -> Result<()> {
 fn run(folder: &str, device: &DeviceOptions, options: &LoadOptions) -> Result<Run> {
     let device = Device::open(device)?;
     let checkpoint = Checkpoint::directory(folder)?;
-    let mut model = InstructBlip::load_with(&device, &checkpoint, options, &mut |_, _| {})?;
+    let mut model = InstructBlip::load_with(&device, &checkpoint, options)?;
     let report = model.load_report();
     let load_gb_per_s = report.bytes as f64 / report.time.as_secs_f64() / 1e9;
     let image = Image::decode("11.png", include_bytes!("../tests/shapes/samples/11.png"))?;

@@ -18,7 +18,7 @@ fn main() -> anyhow::Result<()> {
     for paths in paths.chunks(8) {
         let images = paths.iter().map(Image::open).collect::<Result<Vec<Image>, _>>()?;
         let questions: Vec<Question<'_>> = images.iter().map(|image| Question::new(image, prompt)).collect();
-        let replies = model.answer(&questions, &GenerateOptions::default(), &mut |_| {})?;
+        let replies = model.answer(&questions, &GenerateOptions::default())?;
         for (path, reply) in paths.iter().zip(replies) {
             println!("{path}: {}", reply.text);
         }

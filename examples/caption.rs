@@ -7,6 +7,9 @@
 //! $ cargo run --release --example caption -- --model instructblip-vicuna-7b photo.jpg
 //! ```
 
+use std::ops::ControlFlow;
+
+use instructblip::runtime::{Watch, Work};
 use instructblip::{Checkpoint, Device, DeviceOptions, GenerateOptions, Image, InstructBlip};
 
 fn main() -> anyhow::Result<()> {
@@ -15,9 +18,13 @@ fn main() -> anyhow::Result<()> {
     let mut model = if paths.first().is_some_and(|word| word == "--model") && paths.len() > 1 {
         let checkpoint = Checkpoint::directory(paths.remove(1))?;
         paths.remove(0);
-        InstructBlip::load(&device, &checkpoint, &mut |done, total| {
-            eprint!("\rloading {}%", done * 100 / total.max(1))
-        })?
+        let watch = Watch::new(|work| {
+            if let Work::Loading { done, total } = work {
+                eprint!("\rloading {}%", done * 100 / total.max(&1));
+            }
+            ControlFlow::Continue(())
+        });
+        InstructBlip::load(&device.watched(watch), &checkpoint)?
     } else {
         InstructBlip::embedded(&device)?
     };

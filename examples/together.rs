@@ -18,7 +18,7 @@ fn main() -> anyhow::Result<()> {
     let device = Device::open(&DeviceOptions::default())?;
     let mut model = match model.as_str() {
         "-" => InstructBlip::embedded(&device)?,
-        folder => InstructBlip::load(&device, &Checkpoint::directory(folder)?, &mut |_, _| {})?,
+        folder => InstructBlip::load(&device, &Checkpoint::directory(folder)?)?,
     };
     let options = GenerateOptions { min_new_tokens: tokens, ..GenerateOptions::up_to(tokens) };
     let image = Image::open(picture)?;

@@ -6,7 +6,7 @@
 //! # fn main() -> instructblip::Result<()> {
 //! let device = Device::open(&DeviceOptions::default())?;
 //! let checkpoint = Checkpoint::directory("instructblip-vicuna-7b")?;
-//! let mut model = InstructBlip::load(&device, &checkpoint, &mut |_, _| {})?;
+//! let mut model = InstructBlip::load(&device, &checkpoint)?;
 //! let image = Image::open("photo.jpg")?;
 //! for piece in model.generate(&image, "What is unusual about this image?", &GenerateOptions::default())? {
 //!     print!("{}", piece?);
@@ -200,3 +200,6 @@ pub use generate::{EarlyStopping, FinishReason, GenerateOptions};
 pub use model::{Answer, InstructBlip, Question, Reply};
 pub use processor::Image;
 pub use runtime::{Device, DeviceOptions};
+/// The graphics layer, of the version that [`Device::from_wgpu`] takes devices of.
+#[cfg(feature = "from-wgpu")]
+pub use wgpu;

@@ -17,6 +17,7 @@ use crate::embedded::SHAPES;
 use crate::error::{Error, Result};
 use crate::hash::fnv1a;
 use crate::model::Parts;
+use crate::runtime::Watch;
 use crate::weights::Loader;
 use crate::weights::shards::{self, SHARD_BYTES, Shards, new_folder};
 
@@ -104,19 +105,15 @@ pub fn tensors(config: &Config) -> Result<Vec<(String, Vec<u32>)>> {
 }
 
 /// Writes a checkpoint with the configuration `document` (a `config.json`) into `folder`, which must be empty or not
-/// there yet. Its tokenizers are the embedded model's. `progress` hears (bytes done, bytes in all).
+/// there yet. Its tokenizers are the embedded model's. `watch` hears of it as
+/// [`Work::Writing`](crate::runtime::Work::Writing).
 ///
 /// Memory is bounded by a few MB, whatever the shape. What was written before an error is deleted.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] for a configuration this library does not run, [`Error::Request`] for a folder that is not
 /// empty, [`Error::Io`], also for a disk that has no room left.
-pub fn synthesize(
-    document: &Value,
-    folder: &Path,
-    options: &Synthesis,
-    progress: &mut dyn FnMut(u64, u64),
-) -> Result<Written> {
+pub fn synthesize(document: &Value, folder: &Path, options: &Synthesis, watch: &Watch) -> Result<Written> {
     let file = folder.join("config.json");
     let config = Config::parse(&file, document.to_string().as_bytes())?;
     let stored = options.stored.map_or_else(|| stored_in(&file, document), Ok)?;
@@ -140,7 +137,7 @@ pub fn synthesize(
         }
         Ok(())
     };
-    let written = shards.write(folder, &produce, progress).and_then(|()| write_small(folder, &small));
+    let written = shards.write(folder, &produce, watch).and_then(|()| write_small(folder, &small));
     if let Err(error) = written {
         small.iter().for_each(|(name, _)| drop(std::fs::remove_file(folder.join(name))));
         let _ = std::fs::remove_dir(folder.join("qformer_tokenizer"));

@@ -1,12 +1,14 @@
-//! The source of a checkpoint's files: a directory, or bytes compiled into the program.
+//! The source of a checkpoint's files: a directory, or bytes in memory.
 
 mod impostor;
 mod mapped;
 pub mod names;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use mapped::Map;
 
@@ -21,12 +23,19 @@ const MAX_SMALL_FILE: u64 = 64 << 20;
 pub enum Checkpoint {
     /// A directory in the layout of `save_pretrained`.
     Directory(PathBuf),
-    /// Named files in memory.
+    /// Named files compiled into the program.
     Embedded {
         /// The checkpoint's name in messages.
         name: &'static str,
         /// The files: name (with `/` for folders) and contents.
         files: &'static [(&'static str, &'static [u8])],
+    },
+    /// Named files in memory; see [`Checkpoint::memory`].
+    Memory {
+        /// The checkpoint's name in messages.
+        name: PathBuf,
+        /// The files by their names, with `/` for folders.
+        files: Arc<BTreeMap<String, Arc<Vec<u8>>>>,
     },
 }
 
@@ -46,8 +55,10 @@ pub enum Source {
     File(File),
     /// A file mapped into memory.
     Mapped(Map),
+    /// A file compiled into the program.
+    Embedded(&'static [u8]),
     /// A file in memory.
-    Memory(&'static [u8]),
+    Memory(Arc<Vec<u8>>),
 }
 
 impl Checkpoint {
@@ -63,11 +74,20 @@ impl Checkpoint {
         }
     }
 
-    /// The checkpoint's name: its directory, or the name of the embedded one.
+    /// A checkpoint of files in memory, by their names in a checkpoint directory (`/` for folders), for programs that have
+    /// them from somewhere else than a disk. `name` stands for it in messages. The bytes are read in place, and may be
+    /// dropped, with the checkpoint, once a model is loaded that does not offload.
+    pub fn memory(name: impl Into<PathBuf>, files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Checkpoint {
+        let files = files.into_iter().map(|(name, bytes)| (name, Arc::new(bytes))).collect();
+        Checkpoint::Memory { name: name.into(), files: Arc::new(files) }
+    }
+
+    /// The checkpoint's name: its directory, or the name of one in memory.
     pub fn root(&self) -> &Path {
         match self {
             Checkpoint::Directory(path) => path,
             Checkpoint::Embedded { name, .. } => Path::new(name),
+            Checkpoint::Memory { name, .. } => name,
         }
     }
 
@@ -125,7 +145,13 @@ impl Checkpoint {
         match self {
             Checkpoint::Embedded { files, .. } => {
                 let found = files.iter().find(|(file, _)| *file == name);
-                Ok(found.map(|&(_, bytes)| (Source::Memory(bytes), bytes.len() as u64)))
+                Ok(found.map(|&(_, bytes)| (Source::Embedded(bytes), bytes.len() as u64)))
+            }
+            Checkpoint::Memory { files, .. } => {
+                let Some(bytes) = files.get(name) else { return Ok(None) };
+                let source = Source::Memory(bytes.clone());
+                impostor::check(&self.root().join(name), &source, bytes.len() as u64)?;
+                Ok(Some((source, bytes.len() as u64)))
             }
             Checkpoint::Directory(root) => {
                 let path = root.join(name);
@@ -168,6 +194,10 @@ impl Checkpoint {
         let mut names = Vec::new();
         match self {
             Checkpoint::Embedded { files, .. } => names.extend(files.iter().map(|(name, _)| name.to_string())),
+            Checkpoint::Memory { files, .. } => {
+                let small = files.iter().filter(|(_, bytes)| bytes.len() as u64 <= MAX_SMALL_FILE);
+                names.extend(small.map(|(name, _)| name.clone()));
+            }
             Checkpoint::Directory(root) => {
                 let mut folders = vec![String::new()];
                 while let Some(folder) = folders.pop() {
@@ -193,6 +223,7 @@ impl Checkpoint {
     pub fn has_file(&self, wanted: impl Fn(&str) -> bool) -> bool {
         match self {
             Checkpoint::Embedded { files, .. } => files.iter().any(|(name, _)| wanted(name)),
+            Checkpoint::Memory { files, .. } => files.keys().any(|name| wanted(name)),
             Checkpoint::Directory(root) => std::fs::read_dir(root)
                 .is_ok_and(|entries| entries.flatten().any(|e| e.file_name().to_str().is_some_and(&wanted))),
         }
@@ -236,10 +267,8 @@ impl Source {
                 Ok(room)
             }
             Source::Mapped(map) => map.bytes(start, count).ok_or_else(|| past_end(start, count)),
-            Source::Memory(bytes) => {
-                let first = usize::try_from(start).unwrap_or(usize::MAX);
-                bytes.get(first..first.saturating_add(count)).ok_or_else(|| past_end(start, count))
-            }
+            Source::Embedded(bytes) => in_memory(bytes, start, count),
+            Source::Memory(bytes) => in_memory(bytes, start, count),
         }
     }
 
@@ -260,7 +289,7 @@ impl Source {
     pub fn check_intact(&self) -> std::io::Result<()> {
         match self {
             Source::Mapped(map) => map.check_intact(),
-            Source::File(_) | Source::Memory(_) => Ok(()),
+            Source::File(_) | Source::Embedded(_) | Source::Memory(_) => Ok(()),
         }
     }
 
@@ -277,6 +306,11 @@ impl Source {
             map.release(range);
         }
     }
+}
+
+fn in_memory(bytes: &[u8], start: u64, count: usize) -> std::io::Result<&[u8]> {
+    let first = usize::try_from(start).unwrap_or(usize::MAX);
+    bytes.get(first..first.saturating_add(count)).ok_or_else(|| past_end(start, count))
 }
 
 fn past_end(start: u64, count: usize) -> std::io::Error {

@@ -70,6 +70,11 @@ impl Caller {
         self.cancelled.load(Ordering::Relaxed)
     }
 
+    /// The flag that is true once nobody wants the answer any more.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        self.cancelled.clone()
+    }
+
     /// Tells a piece of the answer.
     pub fn tell(&mut self, text: String) {
         if let (false, Some(listener)) = (text.is_empty(), &mut self.listener) {

@@ -7,6 +7,7 @@
 //!
 //! An answer does not depend on who else asks: at the same number of slots its logits have the same bits.
 
+mod audience;
 mod job;
 mod pictures;
 mod request;
@@ -127,7 +128,7 @@ impl Engine {
             move |job| drop(ready.send(Message::Ready(Box::new(job)))),
         );
         let tally = Arc::new(Tally::default());
-        let worker = Worker::new(model, at_once as usize, inbox, tally.clone());
+        let worker = Worker::new(model, at_once as usize, inbox, tally.clone(), closing.clone());
         let worker = std::thread::Builder::new().name("instructblip".into()).spawn(move || worker.run());
         Ok(Engine {
             unread: Mutex::new(Some(unread)),

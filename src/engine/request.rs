@@ -118,7 +118,8 @@ pub struct Pending {
 pub struct Canceller(pub(super) Arc<AtomicBool>);
 
 impl Canceller {
-    /// Ends the request before the engine's next step: [`Error::Cancelled`] is its result, unless it has one.
+    /// Ends the request: [`Error::Cancelled`] is its result, unless it has one. It ends before the engine's next step, or,
+    /// where everybody that the step or pass is for has cancelled, in the middle of it.
     pub fn cancel(&self) {
         self.0.store(true, Ordering::Relaxed);
     }

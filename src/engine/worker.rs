@@ -2,10 +2,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, TryRecvError};
 
 use super::Tally;
+use super::audience::Audience;
 use super::job::Caller;
 use super::pictures::Ready;
 use super::request::Outcome;
@@ -65,11 +66,20 @@ pub(super) struct Worker {
     finishing: bool,
     /// The error that everything that waits or comes ends with.
     fault: Option<Error>,
+    /// The callers of what the model does now.
+    audience: Audience,
     tally: Arc<Tally>,
 }
 
 impl Worker {
-    pub fn new(model: InstructBlip, at_once: usize, inbox: Receiver<Message>, tally: Arc<Tally>) -> Worker {
+    pub fn new(
+        mut model: InstructBlip,
+        at_once: usize,
+        inbox: Receiver<Message>,
+        tally: Arc<Tally>,
+        closing: Arc<AtomicBool>,
+    ) -> Worker {
+        let audience = Audience::of(&mut model, closing);
         Worker {
             tokenizers: model.processor().shared_tokenizers(),
             model,
@@ -81,6 +91,7 @@ impl Worker {
             seated: HashMap::new(),
             finishing: false,
             fault: None,
+            audience,
             tally,
         }
     }
@@ -96,6 +107,7 @@ impl Worker {
             }
             self.tally.slots_taken.store(self.model.slots_taken().into(), Ordering::Relaxed);
             if self.finishing && self.is_idle() {
+                self.audience.leave(&mut self.model);
                 return self.model;
             }
             self.drop_cancelled();
@@ -205,6 +217,7 @@ impl Worker {
             questions.push((pixels, asked));
             callers.push(caller);
         }
+        self.audience.are(callers.iter());
         if features.is_some() {
             let made = self.model.make_features(questions);
             for (features, caller) in self.own_faults(callers, made)? {
@@ -244,6 +257,7 @@ impl Worker {
                 }
                 Wanted::Features(_) => unreachable!("features were made without slots"),
                 Wanted::Scores(choices) => {
+                    self.audience.are([&caller].into_iter());
                     let scores = match self.model.score_answers(&encoded, choices) {
                         Err(e) if !matches!(e, Error::NotFinite { .. }) => Err(e),
                         its_own => Ok(vec![its_own]),
@@ -256,6 +270,7 @@ impl Worker {
         if questions.is_empty() {
             return Ok(());
         }
+        self.audience.are(callers.iter());
         let seats = self.model.seat(&questions);
         for (seat, caller) in self.own_faults(callers, seats)? {
             let decoder = self.tokenizers.stream();
@@ -264,13 +279,14 @@ impl Worker {
         Ok(())
     }
 
-    /// The results of requests, one for each. What is a request's own fault ends it alone; any other is everybody's.
+    /// The results of requests, one for each. What is a request's own fault ends it alone; work that was ended ends those that
+    /// it was for; any other fault is everybody's.
     fn own_faults<T>(&mut self, callers: Vec<Caller>, results: Result<Vec<Result<T>>>) -> Result<Vec<(T, Caller)>> {
         let results = match results {
             Ok(results) => results,
             Err(e) => {
                 callers.into_iter().for_each(|caller| self.end(caller, Err(same(&e))));
-                return Err(e);
+                return if matches!(e, Error::Cancelled) { Ok(Vec::new()) } else { Err(e) };
             }
         };
         let mut done = Vec::new();
@@ -288,7 +304,14 @@ impl Worker {
         if self.seated.is_empty() {
             return Ok(());
         }
-        let news = self.model.step()?;
+        self.audience.are(self.seated.values().map(|seated| &seated.caller));
+        let news = match self.model.step() {
+            Err(Error::Cancelled) => {
+                self.end_seated(&Error::Cancelled);
+                return Ok(());
+            }
+            news => news?,
+        };
         self.tally.steps.fetch_add(1, Ordering::Relaxed);
         self.waited += 1;
         news.into_iter().for_each(|news| self.tell(news));
@@ -311,14 +334,19 @@ impl Worker {
 
     /// Gives everything that waits or is answered the same error.
     fn end_all(&mut self, error: &Error) {
+        self.end_seated(error);
+        let (waiting, looked) = (std::mem::take(&mut self.waiting), std::mem::take(&mut self.looked));
+        let callers = waiting.into_iter().map(|of| of.caller).chain(looked.into_iter().map(|of| of.caller));
+        callers.for_each(|caller| self.end(caller, Err(same(error))));
+    }
+
+    /// Gives everything that is answered the same error.
+    fn end_seated(&mut self, error: &Error) {
         let seated: Vec<Seated> = self.seated.drain().map(|(_, seated)| seated).collect();
         for seated in seated {
             self.model.unseat(&seated.seat);
             self.end(seated.caller, Err(same(error)));
         }
-        let (waiting, looked) = (std::mem::take(&mut self.waiting), std::mem::take(&mut self.looked));
-        let callers = waiting.into_iter().map(|of| of.caller).chain(looked.into_iter().map(|of| of.caller));
-        callers.for_each(|caller| self.end(caller, Err(same(error))));
     }
 
     fn end(&self, caller: Caller, result: Result<Outcome>) {

@@ -62,10 +62,10 @@ impl Answering {
         }
     }
 
-    /// Tells whether the device chooses the tokens after the first.
+    /// Tells whether the device chooses the next token.
     pub fn is_on_device(&self) -> bool {
         match self {
-            Answering::Rows(rows) => rows.rows.iter().all(|row| row.processors().are_idle()),
+            Answering::Rows(rows) => rows.rows.iter().all(Row::takes_largest),
             Answering::Beams(_) => false,
         }
     }

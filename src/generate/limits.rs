@@ -1,4 +1,4 @@
-//! The limits that end an answer, and the end of the context.
+//! The limits of an answer: what ends it, and what it may say; and the end of the context.
 
 use std::sync::Arc;
 
@@ -16,15 +16,18 @@ pub enum FinishReason {
     Stop,
     /// The most tokens asked for, or the end of the context, was reached.
     Length,
+    /// Whoever asked did not wait for the rest.
+    Stopped,
 }
 
 impl FinishReason {
-    /// The reason as a word: `eos`, `stop`, `length`.
+    /// The reason as a word: `eos`, `stop`, `length`, `stopped`.
     pub fn name(self) -> &'static str {
         match self {
             FinishReason::Eos => "eos",
             FinishReason::Stop => "stop",
             FinishReason::Length => "length",
+            FinishReason::Stopped => "stopped",
         }
     }
 }
@@ -32,7 +35,7 @@ impl FinishReason {
 /// A function that says whether the text of new tokens has a stop string.
 pub type HasStop = Arc<dyn Fn(&[u32]) -> bool + Send + Sync>;
 
-/// The limits that end an answer.
+/// The limits of an answer.
 #[derive(Clone)]
 pub struct Limits {
     /// Most new tokens.
@@ -41,12 +44,16 @@ pub struct Limits {
     pub eos: Vec<u32>,
     /// The test for stop strings; `None` if there are none.
     pub has_stop: Option<HasStop>,
+    /// Tokens that the answer begins with.
+    pub prefix: Vec<u32>,
+    /// Runs of tokens that it may not have.
+    pub bad_words: Vec<Vec<u32>>,
 }
 
 impl Limits {
     /// Limits of at most `max_new_tokens` tokens, ending at any of `eos`.
     pub fn new(max_new_tokens: u32, eos: &[u32]) -> Limits {
-        Limits { max_new_tokens, eos: eos.to_vec(), has_stop: None }
+        Limits { max_new_tokens, eos: eos.to_vec(), has_stop: None, prefix: Vec::new(), bad_words: Vec::new() }
     }
 
     /// The reason why an answer of these tokens is finished; `None` if it is not.

@@ -55,6 +55,16 @@ pub struct GenerateOptions {
     pub exponential_decay_length_penalty: Option<(u32, f32)>,
     /// Ends the answer once its text has one of these.
     pub stop_strings: Vec<String>,
+    /// The beginning of the answer, which the model goes on with. Its tokens count as new ones. It is what the reference's
+    /// `prefix_allowed_tokens_fn` does that allows one token after the other.
+    pub prefix: String,
+    /// Tokens that the answer begins with; those of `prefix` follow.
+    pub prefix_ids: Vec<u32>,
+    /// Words that the answer may not have, at the beginning of a word as the tokenizer sees it: each is banned as it is
+    /// written there at the beginning of a text and after a space. A model may still spell one in other tokens.
+    pub bad_words: Vec<String>,
+    /// Runs of tokens that the answer may not have.
+    pub bad_words_ids: Vec<Vec<u32>>,
     /// End-of-text ids instead of the checkpoint's.
     #[serde(rename = "eos_token_id", deserialize_with = "one_or_several")]
     pub eos_token_ids: Option<Vec<u32>>,
@@ -134,6 +144,10 @@ impl Default for GenerateOptions {
             early_stopping: EarlyStopping::False,
             exponential_decay_length_penalty: None,
             stop_strings: Vec::new(),
+            prefix: String::new(),
+            prefix_ids: Vec::new(),
+            bad_words: Vec::new(),
+            bad_words_ids: Vec::new(),
             eos_token_ids: None,
         }
     }
@@ -255,6 +269,9 @@ impl GenerateOptions {
         }
         if self.stop_strings.iter().any(String::is_empty) {
             return refuse("a stop string is empty: it would end every answer at once".into());
+        }
+        if self.bad_words.iter().any(String::is_empty) || self.bad_words_ids.iter().any(Vec::is_empty) {
+            return refuse("one of the bad words is empty".into());
         }
         Ok(())
     }

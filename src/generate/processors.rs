@@ -4,6 +4,7 @@
 
 use std::collections::HashSet;
 
+use super::limits::Limits;
 use super::options::GenerateOptions;
 
 /// The number of a row's largest scores that are read back where only such are drawn. It is more than transformers'
@@ -15,26 +16,38 @@ pub const CANDIDATES: u32 = 64;
 pub struct Processors {
     options: GenerateOptions,
     eos: Vec<u32>,
+    prefix: Vec<u32>,
+    bad_words: Vec<Vec<u32>>,
     /// Tokens of a sequence that were not generated.
     prompt_len: usize,
 }
 
 impl Processors {
-    /// Processors of `options` for sequences that start with `prompt_len` tokens and end with one of `eos`.
-    pub fn new(options: &GenerateOptions, eos: &[u32], prompt_len: usize) -> Processors {
-        Processors { options: options.clone(), eos: eos.to_vec(), prompt_len }
+    /// Processors of `options` for sequences within `limits` that start with `prompt_len` tokens.
+    pub fn new(options: &GenerateOptions, limits: &Limits, prompt_len: usize) -> Processors {
+        let Limits { eos, prefix, bad_words, .. } = limits;
+        // The end alone cannot be banned, as in the reference.
+        let bad_words = bad_words.iter().filter(|word| !matches!(word.as_slice(), [id] if eos.contains(id)));
+        Processors {
+            options: options.clone(),
+            eos: eos.clone(),
+            prefix: prefix.clone(),
+            bad_words: bad_words.cloned().collect(),
+            prompt_len,
+        }
     }
 
-    /// Tells whether scores stay as they are and the largest is taken.
-    pub fn are_idle(&self) -> bool {
-        !self.options.do_sample && self.leave_scores()
+    /// Tells whether scores stay as they are after `new` tokens, and the largest is taken.
+    pub fn are_idle(&self, new: usize) -> bool {
+        !self.options.do_sample && self.leave_scores() && new >= self.prefix.len()
     }
 
     /// Tells whether tokens are drawn from few of the largest scores, so that the others need not be known. A
     /// penalty, a ban or a rule of length looks at single tokens, whatever their scores.
     pub fn draw_among_few(&self) -> bool {
         let o = &self.options;
-        o.do_sample && o.num_beams == 1 && (1..CANDIDATES).contains(&o.top_k) && self.leave_scores()
+        let few = o.num_beams == 1 && (1..CANDIDATES).contains(&o.top_k);
+        o.do_sample && few && self.leave_scores() && self.prefix.is_empty()
     }
 
     /// Tells whether only the `largest` of `all` scores, in falling order, can be drawn: `top_k` keeps equals of the
@@ -52,6 +65,7 @@ impl Processors {
         let min = o.min_length as usize > self.prompt_len || o.min_new_tokens > 0;
         o.repetition_penalty == 1.0
             && o.no_repeat_ngram_size == 0
+            && self.bad_words.is_empty()
             && !min
             && o.exponential_decay_length_penalty.is_none()
     }
@@ -72,12 +86,16 @@ impl Processors {
         if o.no_repeat_ngram_size > 0 {
             ban_repeated_ngrams(seen, o.no_repeat_ngram_size as usize, scores);
         }
+        ban_words(seen, &self.bad_words, scores);
         let new = sequence.len() - self.prompt_len;
         if sequence.len() < o.min_length as usize {
             self.ban_end(scores);
         }
         if new < o.min_new_tokens as usize {
             self.ban_end(scores);
+        }
+        if let Some(&next) = self.prefix.get(new) {
+            allow_only(next, scores);
         }
         if let Some((start, factor)) = o.exponential_decay_length_penalty.filter(|(start, _)| new > *start as usize) {
             let growth = factor.powi((new - start as usize) as i32) - 1.0;
@@ -147,6 +165,27 @@ fn ban_repeated_ngrams(sequence: &[u32], n: usize, scores: &mut [f32]) {
         if let Some(score) = scores.get_mut(run[n - 1] as usize) {
             *score = f32::NEG_INFINITY;
         }
+    }
+}
+
+/// Bans the last token of each run whose others end the sequence. One longer than the sequence is not looked at.
+fn ban_words(sequence: &[u32], words: &[Vec<u32>], scores: &mut [f32]) {
+    for word in words {
+        let Some((last, before)) = word.split_last() else { continue };
+        let begun = before.is_empty() || (word.len() <= sequence.len() && sequence.ends_with(before));
+        if let Some(score) = scores.get_mut(*last as usize).filter(|_| begun) {
+            *score = f32::NEG_INFINITY;
+        }
+    }
+}
+
+/// Bans every other token. One that is banned itself comes all the same.
+fn allow_only(token: u32, scores: &mut [f32]) {
+    for (_, score) in scores.iter_mut().enumerate().filter(|(id, _)| *id != token as usize) {
+        *score = f32::NEG_INFINITY;
+    }
+    if let Some(score) = scores.get_mut(token as usize).filter(|score| **score == f32::NEG_INFINITY) {
+        *score = 0.0;
     }
 }
 

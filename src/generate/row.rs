@@ -24,7 +24,7 @@ impl Prompted<'_> {
 
     /// The processors of `options` for answers to this prompt.
     pub(super) fn processors(&self, options: &GenerateOptions, limits: &Limits) -> Processors {
-        Processors::new(options, &limits.eos, self.history.len())
+        Processors::new(options, limits, self.history.len())
     }
 }
 
@@ -64,6 +64,11 @@ impl Row {
     /// The rules for the row's tokens.
     pub fn processors(&self) -> &Processors {
         &self.processors
+    }
+
+    /// Tells whether the largest score is the next token's, as it comes from the model.
+    pub fn takes_largest(&self) -> bool {
+        self.processors.are_idle(self.new_tokens().len())
     }
 
     /// The row's answer so far.

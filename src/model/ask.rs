@@ -10,6 +10,7 @@ use super::{InstructBlip, MAX_RUN_ROWS, Question};
 use crate::error::{Error, Result};
 use crate::generate::{self, AnswerId, GenerateOptions, Limits, Prompted, Room, Sequence};
 use crate::processor::{Image, Prompt};
+use crate::runtime::Work;
 
 impl InstructBlip {
     /// Asks about a picture and waits for the whole answer.
@@ -18,7 +19,7 @@ impl InstructBlip {
     /// [`Error::PromptTooLong`], [`Error::Request`], or a failure of the device.
     pub fn ask(&mut self, image: &Image, prompt: &str, options: &GenerateOptions) -> Result<Reply> {
         let question = Question::new(image, prompt);
-        Ok(self.answer(&[question], options, &mut |_| {})?.swap_remove(0))
+        Ok(self.answer(&[question], options)?.swap_remove(0))
     }
 
     /// Asks about a picture; the answer is an iterator over pieces of text as they become certain.
@@ -60,17 +61,11 @@ impl InstructBlip {
         })
     }
 
-    /// Answers several questions side by side. An answer is the one its question gets alone. `progress` hears how many
-    /// tokens the longest answer of those being worked at has.
+    /// Answers several questions side by side. An answer is the one its question gets alone.
     ///
     /// # Errors
-    /// [`Error::PromptTooLong`], [`Error::Request`], or a failure of the device.
-    pub fn answer(
-        &mut self,
-        questions: &[Question<'_>],
-        options: &GenerateOptions,
-        progress: &mut dyn FnMut(u32),
-    ) -> Result<Vec<Reply>> {
+    /// [`Error::PromptTooLong`], [`Error::Request`], [`Error::Cancelled`], or a failure of the device.
+    pub fn answer(&mut self, questions: &[Question<'_>], options: &GenerateOptions) -> Result<Vec<Reply>> {
         options.check()?;
         let mut prompts = questions.iter().map(|q| self.prompt(q)).collect::<Result<Vec<_>>>()?;
         if self.left_padding {
@@ -84,7 +79,7 @@ impl InstructBlip {
         while !asked.is_empty() {
             let run =
                 asked.drain(..most.min(asked.len())).map(|((question, prompt), limits)| (question, prompt, limits));
-            replies.extend(self.answer_together(run.collect(), options, progress)?);
+            replies.extend(self.answer_together(run.collect(), options)?);
         }
         Ok(replies)
     }
@@ -93,7 +88,6 @@ impl InstructBlip {
         &mut self,
         asked: Vec<(&Question<'_>, Prompt, Limits)>,
         options: &GenerateOptions,
-        progress: &mut dyn FnMut(u32),
     ) -> Result<Vec<Reply>> {
         let room = |(_, prompt, limits): &(_, Prompt, Limits)| self.room(prompt.input_ids.len(), options, limits);
         let rooms: Vec<Room> = asked.iter().map(room).collect();
@@ -119,10 +113,11 @@ impl InstructBlip {
         }
         timings.prefill = milliseconds(started);
         let mut finished: Vec<Option<Vec<Sequence>>> = vec![None; encoded.len()];
+        let device = self.device.clone();
         let (_, slots) = self.language_stage();
         while !slots.are_idle() {
             let news = slots.step()?;
-            progress(news.iter().map(|news| news.tokens).max().unwrap_or(0));
+            device.tell(&Work::Answering { tokens: news.iter().map(|news| news.tokens).max().unwrap_or(0) })?;
             news.into_iter().for_each(|news| finished[places[&news.id]] = news.finished);
         }
         timings.decode = milliseconds(started) - timings.prefill;
@@ -176,7 +171,8 @@ impl InstructBlip {
         let mut eos = options.eos_token_ids.clone().unwrap_or_else(|| self.stop.clone());
         eos.sort_unstable();
         eos.dedup();
-        let mut limits = Limits::new(new_tokens, &eos);
+        let (prefix, bad_words) = (self.prefix(options)?, self.bad_words(options)?);
+        let mut limits = Limits { prefix, bad_words, ..Limits::new(new_tokens, &eos) };
         if !options.stop_strings.is_empty() {
             let (tokenizers, stops) = (self.processor.shared_tokenizers(), options.stop_strings.clone());
             limits.has_stop = Some(Arc::new(move |tokens: &[u32]| {
@@ -185,6 +181,39 @@ impl InstructBlip {
             }));
         }
         Ok(limits)
+    }
+
+    /// The runs of tokens that an answer may not have.
+    fn bad_words(&self, options: &GenerateOptions) -> Result<Vec<Vec<u32>>> {
+        let mut all = options.bad_words_ids.clone();
+        for word in &options.bad_words {
+            for written in [word.clone(), format!(" {}", word.trim_start())] {
+                all.push(self.processor.tokenizers().encode_answer(&written, None, "bad word")?);
+            }
+        }
+        all.sort();
+        all.dedup();
+        all.iter().try_for_each(|word| self.check_given(word, "bad_words"))?;
+        Ok(all)
+    }
+
+    /// The tokens that an answer begins with.
+    fn prefix(&self, options: &GenerateOptions) -> Result<Vec<u32>> {
+        let mut ids = options.prefix_ids.clone();
+        if !options.prefix.is_empty() {
+            ids.extend(self.processor.tokenizers().encode_answer(&options.prefix, None, "prefix")?);
+        }
+        self.check_given(&ids, "prefix")?;
+        Ok(ids)
+    }
+
+    /// Refuses tokens that the model never gives.
+    fn check_given(&self, ids: &[u32], what: &str) -> Result<()> {
+        let known = self.shapes.language.head_rows();
+        match ids.iter().find(|&&id| id >= known) {
+            Some(id) => Err(Error::request(format!("{what}: the model has {known} tokens, there is no token {id}"))),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn prompted<'a>(&self, encoded: &'a Encoded, options: &GenerateOptions) -> Prompted<'a> {

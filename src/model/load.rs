@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::language::Language;
 use crate::processor::{Processor, PromptLimits};
-use crate::runtime::Device;
+use crate::runtime::{Device, Work};
 use crate::weights::{Loaded, Loader, Placement};
 
 /// The weights of a checkpoint, found to be those that `config` asks for: where they come from and go, shapes of all
@@ -31,19 +31,18 @@ fn survey(
     Ok((residence, shapes, memory))
 }
 
-/// A listener to bytes that adds them up and tells `progress` (bytes done, `total`).
-fn adding_up<'a>(total: u64, progress: &'a mut dyn FnMut(u64, u64)) -> impl FnMut(u64) + 'a {
+/// A listener to bytes that adds them up and tells of it on `device`.
+fn adding_up(total: u64, device: &Device) -> impl FnMut(u64) -> Result<()> {
     let mut done = 0;
     move |bytes| {
         done += bytes;
-        progress(done.min(total), total);
+        device.tell(&Work::Loading { done: done.min(total), total })
     }
 }
 
 impl Parts {
     /// Loads the parts of `checkpoint` onto `device`, all of them at once, for programs that run them one by one.
-    /// `config` is the checkpoint's, or one with fewer layers. `progress` hears (bytes done, bytes in all) as weights
-    /// are read.
+    /// `config` is the checkpoint's, or one with fewer layers.
     ///
     /// # Errors
     /// As [`InstructBlip::load_with`], but for what only tokenizers and pictures need.
@@ -52,12 +51,11 @@ impl Parts {
         checkpoint: &Checkpoint,
         config: &Config,
         options: &LoadOptions,
-        progress: &mut dyn FnMut(u64, u64),
     ) -> Result<(Parts, Loaded)> {
         let sources = Sources::of(checkpoint, options.adapter.as_ref())?;
         let options = LoadOptions { offload: false, ..options.clone() }.bounded_by(device);
         let (residence, ..) = survey(&sources, config, &options, device)?;
-        residence.load_all(device, &mut adding_up(residence.surveyed.source_bytes, progress))
+        residence.load_all(device, &mut adding_up(residence.surveyed.source_bytes, device))
     }
 
     /// Makes parts of random weights on `device`, for programs that measure a configuration without files.
@@ -87,35 +85,33 @@ impl InstructBlip {
         load_processor(&sources, &config, &shapes).map(|_| ())
     }
 
-    /// Loads a checkpoint onto `device`, in the formats it is stored in. `progress` hears (bytes done, bytes in all) as
-    /// weights are read.
+    /// Loads a checkpoint onto `device`, in the formats it is stored in.
     ///
     /// # Errors
     /// As [`InstructBlip::load_with`].
-    pub fn load(device: &Device, checkpoint: &Checkpoint, progress: &mut dyn FnMut(u64, u64)) -> Result<InstructBlip> {
-        InstructBlip::load_with(device, checkpoint, &LoadOptions::default(), progress)
+    pub fn load(device: &Device, checkpoint: &Checkpoint) -> Result<InstructBlip> {
+        InstructBlip::load_with(device, checkpoint, &LoadOptions::default())
     }
 
-    /// Loads a checkpoint onto `device`. `progress` hears (bytes done, bytes in all) as weights are read.
+    /// Loads a checkpoint onto `device`, whose watch hears of it: [`Device::watched`]. It hears of the model's later work,
+    /// too, until [`InstructBlip::set_watch`] gives the model another.
     ///
     /// Everything but the weights' values is checked before anything is uploaded, the budget included.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`], [`Error::MissingTensors`], [`Error::OverBudget`], [`Error::OutOfMemory`], [`Error::Io`].
-    pub fn load_with(
-        device: &Device,
-        checkpoint: &Checkpoint,
-        options: &LoadOptions,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<InstructBlip> {
+    /// [`Error::Checkpoint`], [`Error::MissingTensors`], [`Error::OverBudget`], [`Error::OutOfMemory`], [`Error::Io`],
+    /// [`Error::Cancelled`].
+    pub fn load_with(device: &Device, checkpoint: &Checkpoint, options: &LoadOptions) -> Result<InstructBlip> {
         let start = Instant::now();
+        // Of its own, so that each model can be given a watch of its own.
+        let device = &device.with_kv_cache(options.kv_cache).watched(device.watch());
         let sources = Sources::of(checkpoint, options.adapter.as_ref())?;
         let config = sources.config()?;
-        let (options, device) = (options.clone().bounded_by(device), &device.with_kv_cache(options.kv_cache));
+        let options = options.clone().bounded_by(device);
         let (residence, shapes, memory) = survey(&sources, &config, &options, device)?;
         let processor = load_processor(&sources, &config, &shapes)?;
         let total = residence.surveyed.source_bytes;
-        let mut report = adding_up(total, progress);
+        let mut report = adding_up(total, device);
         let (vision, mut loaded) = residence.load_vision(device, (None, 1), &mut report)?;
         let language = match options.offload {
             true => None,
@@ -125,8 +121,7 @@ impl InstructBlip {
                 Some(language)
             }
         };
-        drop(report);
-        progress(total, total);
+        device.tell(&Work::Loading { done: total, total })?;
         let mut stop = config.text.generation().eos_token_ids.clone();
         stop.extend(processor.tokenizers().eos_token_id());
         Ok(InstructBlip {
@@ -155,7 +150,7 @@ impl InstructBlip {
     /// [`Error::OutOfMemory`] or another failure of the device.
     #[cfg(feature = "embedded-model")]
     pub fn embedded(device: &Device) -> Result<InstructBlip> {
-        InstructBlip::load(device, &crate::embedded::SHAPES, &mut |_, _| {})
+        InstructBlip::load(device, &crate::embedded::SHAPES)
     }
 }
 

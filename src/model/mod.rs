@@ -31,7 +31,7 @@ use crate::generate::Capacity;
 use crate::language::Language;
 use crate::processor::{Image, PassOrder, Processor};
 use crate::qformer::QFormer;
-use crate::runtime::{Device, Tensor};
+use crate::runtime::{Device, Tensor, Watch};
 use crate::vision::Vision;
 use crate::weights::{LoadReport, Loaded, Loader, Part, Placement, TensorFiles};
 use look::VisionStage;
@@ -184,6 +184,11 @@ impl InstructBlip {
     pub fn with_pass_order(mut self, order: PassOrder) -> InstructBlip {
         self.processor = self.processor.with_pass_order(order);
         self
+    }
+
+    /// Has this watch hear of the model's work, and of nobody else's.
+    pub fn set_watch(&mut self, watch: Watch) {
+        self.device.set_watch(watch);
     }
 
     /// The checkpoint's directory, or the embedded model's name.

@@ -10,8 +10,8 @@ use super::Parts;
 use super::sources::Sources;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::runtime::WeightFormat;
 use crate::runtime::weight_format::GROUP;
+use crate::runtime::{Watch, WeightFormat};
 use crate::weights::convert::{self, Half};
 use crate::weights::shards::{Put, Shards, Written, new_folder};
 use crate::weights::{Asked, Formats, Part, Placement, TensorFiles};
@@ -31,7 +31,8 @@ pub struct Quantized {
 /// empty or not there yet. The files are the same, but for the tensors, which go by the names that [`crate::weights`]
 /// documents, and `quantization_config` in `config.json`, by which other programs see that these weights are not for
 /// them. It loads like any other, and gives
-/// the same answers as the source loaded in these formats. `progress` hears (bytes done, bytes in all).
+/// the same answers as the source loaded in these formats. `watch` hears of it as
+/// [`Work::Writing`](crate::runtime::Work::Writing).
 ///
 /// # Errors
 /// As [`super::InstructBlip::load`]; [`Error::Request`] for a folder that is not empty, [`Error::Io`] also for a disk
@@ -42,7 +43,7 @@ pub fn quantize(
     folder: &Path,
     formats: Formats,
     shard_bytes: u64,
-    progress: &mut dyn FnMut(u64, u64),
+    watch: &Watch,
 ) -> Result<Quantized> {
     let sources = Sources::of(checkpoint, adapter)?;
     let config = sources.config()?;
@@ -65,7 +66,7 @@ pub fn quantize(
                 None => convert::copy(&files, &asked.name, put),
             }
         };
-        shards.write(folder, &produce, progress)?;
+        shards.write(folder, &produce, watch)?;
         small.iter().try_for_each(|(name, bytes)| write(&folder.join(name), bytes))
     });
     if let Err(error) = result {

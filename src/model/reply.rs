@@ -118,7 +118,7 @@ impl Answer<'_> {
     pub fn into_reply(self) -> Reply {
         let answer = AnswerText {
             text: self.text.trim().to_string(),
-            finish_reason: self.tokens.finish_reason().unwrap_or(FinishReason::Length),
+            finish_reason: self.tokens.finish_reason().unwrap_or(FinishReason::Stopped),
             token_ids: self.token_ids,
             score: None,
         };

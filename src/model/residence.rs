@@ -8,8 +8,8 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::generate::{Capacity, Room, Session, Slots};
 use crate::language::Language;
-use crate::runtime::Device;
-use crate::weights::{LoadReport, Loaded, Loader, Part, Placement, TensorFiles};
+use crate::runtime::{Device, Work};
+use crate::weights::{LoadReport, Loaded, Loader, Part, Placement, Progress, TensorFiles};
 
 /// The stage that answers: the language model, and the slots that were used last.
 pub(super) struct LanguageStage {
@@ -29,12 +29,12 @@ pub(super) struct Residence {
 }
 
 impl Residence {
-    fn loader<'a>(&'a self, device: &'a Device, parts: &'a [Part], progress: &'a mut dyn FnMut(u64)) -> Loader<'a> {
+    fn loader<'a>(&'a self, device: &'a Device, parts: &'a [Part], progress: &'a mut Progress<'a>) -> Loader<'a> {
         Loader::load(&self.files, device, self.placement, self.surveyed.names(parts), progress)
     }
 
     /// Loads all parts at once.
-    pub fn load_all(&self, device: &Device, progress: &mut dyn FnMut(u64)) -> Result<(Parts, Loaded)> {
+    pub fn load_all(&self, device: &Device, progress: &mut Progress<'_>) -> Result<(Parts, Loaded)> {
         let mut loader = self.loader(device, &Part::ALL, progress);
         let parts = Parts::load(&mut loader, &self.config)?;
         Ok((parts, loader.finish()?))
@@ -46,7 +46,7 @@ impl Residence {
         &self,
         device: &Device,
         (side, at_once): (Option<u32>, u32),
-        progress: &mut dyn FnMut(u64),
+        progress: &mut Progress<'_>,
     ) -> Result<(VisionStage, LoadReport)> {
         let mut loader = self.loader(device, &[Part::Vision, Part::QFormer], progress);
         let (vision, qformer) = Parts::load_vision_stage(&mut loader, &self.config)?;
@@ -59,7 +59,7 @@ impl Residence {
     }
 
     /// Loads the language model.
-    pub fn load_language(&self, device: &Device, progress: &mut dyn FnMut(u64)) -> Result<(LanguageStage, LoadReport)> {
+    pub fn load_language(&self, device: &Device, progress: &mut Progress<'_>) -> Result<(LanguageStage, LoadReport)> {
         let mut loader = self.loader(device, &[Part::Language], progress);
         let language = Parts::load_language(&mut loader, &self.config)?;
         let report = loader.finish()?.report;
@@ -73,7 +73,8 @@ impl InstructBlip {
         if self.vision.is_none() {
             self.language = None; // its weights make room
             self.device.trim()?;
-            self.vision = Some(self.residence.load_vision(&self.device, (self.side, self.at_once), &mut |_| {})?.0);
+            let mut goes_on = |_| self.device.tell(&Work::Running);
+            self.vision = Some(self.residence.load_vision(&self.device, (self.side, self.at_once), &mut goes_on)?.0);
         }
         Ok(())
     }
@@ -85,7 +86,8 @@ impl InstructBlip {
             self.device.trim()?;
         }
         if self.language.is_none() {
-            self.language = Some(self.residence.load_language(&self.device, &mut |_| {})?.0);
+            let mut goes_on = |_| self.device.tell(&Work::Running);
+            self.language = Some(self.residence.load_language(&self.device, &mut goes_on)?.0);
         }
         Ok(self.language.as_mut().expect("loaded just now"))
     }

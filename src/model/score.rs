@@ -43,7 +43,7 @@ impl InstructBlip {
         // T5's answers were taught with their end.
         let end = self.processor.tokenizers().eos_token_id().or(self.stop.first().copied());
         let end = end.filter(|_| self.shapes.language.is_encoder_decoder());
-        let answer = |choice: &&str| self.processor.tokenizers().encode_answer(choice, end);
+        let answer = |choice: &&str| self.processor.tokenizers().encode_answer(choice, end, "choice");
         let choices = choices.iter().map(answer).collect::<Result<Vec<_>>>()?;
         let ids = self.shapes.language.head_rows();
         if let Some(id) = choices.iter().flatten().find(|&&id| id >= ids) {

@@ -35,7 +35,7 @@ impl Asked {
 /// The kind of result that a question wants.
 pub(crate) enum Wanted {
     /// Answers.
-    Answers { options: GenerateOptions, limits: Limits },
+    Answers { options: Box<GenerateOptions>, limits: Limits },
     /// The likelihood of the answers that have these tokens.
     Scores(Vec<Vec<u32>>),
     /// The features of the picture, with the outputs of these labels.
@@ -103,7 +103,7 @@ impl InstructBlip {
                 options.check()?;
                 let limits = self.limits(&prompt, options)?;
                 let room = self.room(tokens, options, &limits);
-                (Wanted::Answers { options: options.clone(), limits }, room)
+                (Wanted::Answers { options: Box::new(options.clone()), limits }, room)
             }
             choices => {
                 let choices = self.choices(&choices.iter().map(String::as_str).collect::<Vec<_>>())?;
@@ -175,7 +175,7 @@ impl InstructBlip {
 
     /// Gives slots to questions that were looked at, for which there is room, and takes their prompts through the language
     /// model in one pass. A question may have an error of its own.
-    pub(crate) fn seat(&mut self, questions: &[(Encoded, GenerateOptions, Limits)]) -> Result<Vec<Result<Seat>>> {
+    pub(crate) fn seat(&mut self, questions: &[(Encoded, Box<GenerateOptions>, Limits)]) -> Result<Vec<Result<Seat>>> {
         let started = Instant::now();
         self.bring_slots()?;
         let prompted: Vec<_> = questions.iter().map(|(encoded, options, _)| self.prompted(encoded, options)).collect();

@@ -201,15 +201,15 @@ impl Tokenizers {
         Ok(ids)
     }
 
-    /// The tokens of an answer as the model would generate it: without what is put in front of a prompt, and with `end`
-    /// at the end.
+    /// The tokens of an answer, or of `what` else, as the model would generate it: without what is put in front of a prompt,
+    /// and with `end` at the end.
     ///
     /// # Errors
     /// [`Error::Request`] if the text makes no token, or one that has no row in the embedding.
-    pub fn encode_answer(&self, text: &str, end: Option<u32>) -> Result<Vec<u32>> {
+    pub fn encode_answer(&self, text: &str, end: Option<u32>, what: &str) -> Result<Vec<u32>> {
         let mut ids = self.lm.encode_bare(text)?;
         if ids.is_empty() {
-            return Err(Error::request(format!("the choice {text:?} makes no token, so it has no score")));
+            return Err(Error::request(format!("the {what} {text:?} makes no token")));
         }
         ids.extend(end);
         check_rows(&self.lm, &ids, self.limits.lm_rows, "the language model")?;

@@ -171,7 +171,7 @@ pub(super) fn memory_bytes(_: &wgpu::Adapter) -> Option<u64> {
 
 /// The first of WebGPU's default limits that an adapter stays below and kernels rely on. OpenGL adapters without
 /// compute shaders have no storage buffers at all.
-fn shortfall(limits: &wgpu::Limits) -> Option<String> {
+pub(super) fn shortfall(limits: &wgpu::Limits) -> Option<String> {
     let need = wgpu::Limits::default();
     let rows = [
         (

@@ -1,6 +1,6 @@
 //! An open device: what it is, what it holds, and waiting for it.
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use super::buffers::{Buffer, Pool};
@@ -9,7 +9,9 @@ use super::counters::{Category, Counters};
 use super::gpu::Gpu;
 use super::kernels;
 use super::kv_format::KvFormat;
+use super::piece::PieceSize;
 use super::pipelines::Pipelines;
+use super::watch::{Watch, Watched, Work};
 use crate::error::Result;
 
 /// A place in what was submitted: see [`Device::mark`].
@@ -20,6 +22,7 @@ pub struct Mark(wgpu::SubmissionIndex);
 pub struct Device {
     pub(super) inner: Arc<Inner>,
     pub(super) caps: Caps,
+    pub(super) watch: Watched,
 }
 
 pub(super) struct Inner {
@@ -29,6 +32,7 @@ pub(super) struct Inner {
     pub name: String,
     pub timestamps: bool,
     pub memory_bytes: Option<u64>,
+    pub piece: PieceSize,
 }
 
 impl std::fmt::Debug for Device {
@@ -46,12 +50,12 @@ impl Device {
     /// Gives the same device, which splits weights as if one binding could cover no more than `bytes`.
     pub fn with_binding_limit(&self, bytes: u64) -> Device {
         let limit = self.caps.max_binding_bytes.min(bytes);
-        Device { caps: Caps { max_binding_bytes: limit, ..self.caps }, inner: self.inner.clone() }
+        Device { caps: Caps { max_binding_bytes: limit, ..self.caps }, ..self.clone() }
     }
 
     /// Gives the same device, whose caches are in this format where one is given.
     pub fn with_kv_cache(&self, format: Option<KvFormat>) -> Device {
-        Device { caps: self.caps.with_kv_cache(format), inner: self.inner.clone() }
+        Device { caps: self.caps.with_kv_cache(format), ..self.clone() }
     }
 
     /// Name, backend and driver in one line.
@@ -118,6 +122,30 @@ impl Device {
         let is_of_form = |name: &str| kernels::all().any(|kernel| kernel.form == form && kernel.name == name);
         let mut custom = self.caps().custom.iter();
         custom.any(|custom| is_of_form(custom.name) && self.inner.pipelines.has(&custom.kernel))
+    }
+
+    /// Gives the same device, whose work is told to this watch and to no other: that of plans and models made with it.
+    #[must_use]
+    pub fn watched(&self, watch: Watch) -> Device {
+        Device { watch: Arc::new(RwLock::new(watch)), ..self.clone() }
+    }
+
+    /// The listener to the work of this device.
+    pub fn watch(&self) -> Watch {
+        self.watch.read().expect("no panic while it is held").clone()
+    }
+
+    /// Has this watch hear of the work of plans and models that were made with this device.
+    pub fn set_watch(&self, watch: Watch) {
+        *self.watch.write().expect("no panic while it is held") = watch;
+    }
+
+    /// Tells of work.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`](crate::Error::Cancelled), if it is to end.
+    pub fn tell(&self, work: &Work) -> Result<()> {
+        self.watch().tell(work)
     }
 
     /// A buffer; one that can be mapped for writing is.

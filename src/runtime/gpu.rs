@@ -47,20 +47,35 @@ impl Gpu {
     /// # Errors
     /// Whatever went wrong on the GPU meanwhile; [`Error::DeviceLost`] when it takes longer.
     pub fn wait(&self, submission_index: Option<wgpu::SubmissionIndex>, limit: Option<Duration>) -> Result<()> {
+        match (self.poll(submission_index, limit)?, limit) {
+            (false, Some(limit)) => {
+                Err(Error::DeviceLost { reason: format!("its kernels did not end within {} s", limit.as_secs_f64()) })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for a submission, but no longer than `limit`, and says whether it has run.
+    ///
+    /// # Errors
+    /// Whatever went wrong on the GPU meanwhile.
+    pub fn wait_a_while(&self, submission: wgpu::SubmissionIndex, limit: Duration) -> Result<bool> {
+        self.poll(Some(submission), Some(limit))
+    }
+
+    fn poll(&self, submission_index: Option<wgpu::SubmissionIndex>, timeout: Option<Duration>) -> Result<bool> {
         // The graphics layer panics where a driver says that the device is lost.
         let polled = without_panics(|| {
-            let polled = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: limit });
+            let polled = self.device.poll(wgpu::PollType::Wait { submission_index, timeout });
             assert!(!self.loss.as_ref().is_some_and(Loss::has_come), "Error in Device::poll: Parent device is lost");
             polled
         });
         self.check()?;
-        let reason = match (polled, limit) {
-            (Some(Ok(_)), _) => return Ok(()),
-            (Some(Err(wgpu::PollError::Timeout)), Some(limit)) => {
-                format!("its kernels did not end within {} s", limit.as_secs_f64())
-            }
-            (Some(Err(e)), _) => first_line(&e.to_string()),
-            (None, _) => "it could not be waited for".into(),
+        let reason = match polled {
+            Some(Ok(_)) => return Ok(true),
+            Some(Err(wgpu::PollError::Timeout)) => return Ok(false),
+            Some(Err(e)) => first_line(&e.to_string()),
+            None => "it could not be waited for".into(),
         };
         Err(Error::DeviceLost { reason })
     }

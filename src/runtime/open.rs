@@ -5,14 +5,16 @@ use std::sync::Arc;
 
 use super::adapter::{self, MATRIX_FEATURES};
 use super::buffers::Pool;
-use super::caps::{AdapterClass, Forms, MatrixSize, Tuning};
+use super::caps::{AdapterClass, Caps, Forms, MatrixSize, Tuning};
 use super::custom::CustomKernel;
 use super::device::{Device, Inner};
 use super::gpu::Gpu;
 use super::kept::Kept;
 use super::matrix_check;
-use super::pipelines::{Checks, CompileHook, Pipelines};
+use super::piece::PieceSize;
+use super::pipelines::{Checks, Pipelines};
 use super::robust::{self, Opened};
+use super::watch::{Watch, Work};
 use crate::error::{Error, Result};
 
 /// Options for choosing and opening a device. `Default` takes the best adapter with its own limits.
@@ -40,14 +42,12 @@ pub struct DeviceOptions {
     /// [`Caps`](crate::runtime::Caps) says what it does.
     pub robust_access: Option<bool>,
     /// A folder that compiled kernels are kept in from one run to the next, made if it is not there; nobody else should
-    /// be able to write to it. Nothing touches the disk when `None`, with `portable`, or where the driver gives
+    /// be able to write to it. The usual one is [`kernel_cache`](super::kernel_cache). Nothing touches the disk when `None`, with `portable`, or where the driver gives
     /// compiled kernels to nobody (all but Vulkan's). What is in the folder changes no result, and no fault of it is an
     /// error.
     pub cache: Option<PathBuf>,
-    /// Called while a plan's kernels compile, which some drivers take minutes for: on the thread that makes the plan,
-    /// whenever a kernel begins or ends and ten times a second, and a last time when nothing compiles any more. It may
-    /// not make plans itself.
-    pub compiling: Option<CompileHook>,
+    /// Hears of the device's work, from its opening on, and may stop it.
+    pub watch: Watch,
 }
 
 impl Device {
@@ -57,12 +57,14 @@ impl Device {
     /// `WGPU_BACKEND` restricts the backends.
     ///
     /// # Errors
-    /// [`Error::NoAdapter`] when nothing fits, [`Error::Gpu`] when the driver refuses to open it.
+    /// [`Error::NoAdapter`] when nothing fits, [`Error::Gpu`] when the driver refuses to open it, [`Error::Cancelled`].
     pub fn open(options: &DeviceOptions) -> Result<Device> {
+        options.watch.tell(&Work::Opening)?;
         let adapters = adapter::adapters();
         let adapter = choose(&adapters, options)?;
         let matrices = if options.portable { Vec::new() } else { adapter::matrices(adapter) };
         for matrices in matrices {
+            options.watch.tell(&Work::Opening)?;
             if let Ok(device) = Device::from_adapter(adapter, options, Some(matrices))
                 // On a processor no form by matrices runs that was not asked for.
                 && (device.caps.class == AdapterClass::Cpu || matrix_check::is_right(&device))
@@ -70,6 +72,7 @@ impl Device {
                 return Ok(device);
             }
         }
+        options.watch.tell(&Work::Opening)?;
         Device::from_adapter(adapter, options, None)
     }
 
@@ -87,6 +90,46 @@ impl Device {
         let vouched_for = !options.checked && options.custom.is_empty() && !options.portable;
         let Opened { device, queue, robust } = robust::open(adapter, &descriptor, wanted || !vouched_for)?;
         caps.tuning.robust_access = robust;
+        Device::of(adapter, (device, queue), caps, options)
+    }
+
+    /// A device and queue that the program has already, as of its window's surface, opened from `adapter`. Kernels use what
+    /// it was opened with: the features `SUBGROUP`, `SHADER_F16`, `TIMESTAMP_QUERY` and, to keep compiled kernels,
+    /// `PIPELINE_CACHE`, and the adapter's own limits instead of the default ones make faster forms possible; none is
+    /// needed. Of `options`, `adapter`, `portable` and `robust_access` do not matter.
+    ///
+    /// It costs more than it seems to: what the program draws waits in one queue with a model's work, so that frames come
+    /// late while an answer is made; the model takes the place of the program's functions for uncaptured errors and for the
+    /// loss of the device; and such a device has no forms by matrices. A device of the model's own, opened by
+    /// [`Device::open`], and used from a thread of its own, is better for most programs.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`], when the device's limits are below WebGPU's default ones; [`Error::Request`] for forms of
+    /// kernels that it cannot run.
+    #[cfg(feature = "from-wgpu")]
+    pub fn from_wgpu(
+        adapter: &wgpu::Adapter,
+        device: &wgpu::Device,
+        queue: &wgpu::Queue,
+        options: &DeviceOptions,
+    ) -> Result<Device> {
+        if let Some(problem) = adapter::shortfall(&device.limits()) {
+            let found = vec![format!("{} with {problem}", adapter.get_info().name)];
+            return Err(Error::NoAdapter { wanted: "the program's own device".into(), found });
+        }
+        let mut caps = adapter::caps(&adapter.get_info(), device.features(), &device.limits(), None);
+        caps.tuning = options.tuning.filter(Tuning::is_valid).unwrap_or(caps.tuning);
+        caps.tuning.robust_access = true;
+        Device::of(adapter, (device.clone(), queue.clone()), caps, options)
+    }
+
+    fn of(
+        adapter: &wgpu::Adapter,
+        (device, queue): (wgpu::Device, wgpu::Queue),
+        caps: Caps,
+        options: &DeviceOptions,
+    ) -> Result<Device> {
+        let (info, features) = (adapter.get_info(), device.features());
         let gpu = Gpu::new(device, queue);
         let mut caps = caps.with_forms(&options.forms)?;
         caps.custom = Vec::leak(options.custom.clone());
@@ -100,12 +143,14 @@ impl Device {
         };
         Ok(Device {
             caps,
+            watch: Arc::new(options.watch.clone().into()),
             inner: Arc::new(Inner {
-                pipelines: Pipelines::new(checks, options.compiling.clone(), kept),
+                pipelines: Pipelines::new(checks, kept),
                 pool: Pool::default(),
                 name: adapter::describe(&info),
                 timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
                 memory_bytes: adapter::memory_bytes(adapter),
+                piece: PieceSize::default(),
                 gpu,
             }),
         })

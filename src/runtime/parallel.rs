@@ -1,6 +1,7 @@
 //! Work on several threads, watched from the one that waits for it.
 
 use std::num::NonZero;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
@@ -21,11 +22,12 @@ pub(super) struct UnderWay {
 
 /// Does `work` on every item, each thread taking the first that nobody has, and gives the results in the items' order.
 /// After a failure no more are begun: `None` is the result of those behind, and never of one in front of a failure.
-/// `watch` is called on the calling thread whenever something begins or ends, and ten times a second.
+/// `watch` is called on the calling thread whenever something begins or ends, and ten times a second; nor are more begun
+/// after it breaks off.
 pub(super) fn each<T: Sync, R: Send, E: Send>(
     items: &[T],
     work: impl Fn(&T) -> Result<R, E> + Sync,
-    mut watch: impl FnMut(&UnderWay),
+    mut watch: impl FnMut(&UnderWay) -> ControlFlow<()>,
 ) -> Vec<Option<Result<R, E>>> {
     let mut results: Vec<Option<Result<R, E>>> = items.iter().map(|_| None).collect();
     let mut begun: Vec<Option<Instant>> = vec![None; items.len()];
@@ -59,7 +61,9 @@ pub(super) fn each<T: Sync, R: Send, E: Send>(
             }
             let open = begun.iter().zip(&results).enumerate().filter(|(_, (_, result))| result.is_none());
             let oldest = open.filter_map(|(index, (begun, _))| begun.map(|at| (index, at))).min_by_key(|&(_, at)| at);
-            watch(&UnderWay { done: results.iter().flatten().count(), oldest });
+            if watch(&UnderWay { done: results.iter().flatten().count(), oldest }).is_break() {
+                next.store(items.len(), Ordering::Relaxed);
+            }
         }
     });
     results
@@ -73,7 +77,14 @@ mod tests {
     fn results_come_in_the_order_of_the_items() {
         let items: Vec<u64> = (0..50).collect();
         let mut most = 0;
-        let results = each(&items, |&i| Ok::<u64, ()>(i * i), |now| most = most.max(now.done));
+        let results = each(
+            &items,
+            |&i| Ok::<u64, ()>(i * i),
+            |now| {
+                most = most.max(now.done);
+                ControlFlow::Continue(())
+            },
+        );
         assert_eq!(results, items.iter().map(|&i| Some(Ok(i * i))).collect::<Vec<_>>());
         assert_eq!(most, 50);
         assert!(each(&[], |&i: &u64| Ok::<u64, ()>(i), |_| panic!("there is nothing to watch")).is_empty());
@@ -92,9 +103,24 @@ mod tests {
             _ => Ok(()),
         };
         for _ in 0..20 {
-            let first = each(&items, fails, |_| {}).into_iter().flatten().find_map(Result::err);
+            let first = each(&items, fails, |_| ControlFlow::Continue(())).into_iter().flatten().find_map(Result::err);
             assert_eq!(first, Some(1));
         }
+    }
+
+    #[test]
+    fn nothing_is_begun_after_the_watch_has_broken_off() {
+        let items = [10; 100];
+        let work = |&ms: &u64| {
+            std::thread::sleep(Duration::from_millis(ms));
+            Ok::<(), ()>(())
+        };
+        let results = each(&items, work, |now| match now.done {
+            0 => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        });
+        let done = results.iter().flatten().count();
+        assert!((1..50).contains(&done), "{done} of 100");
     }
 
     #[test]
@@ -109,6 +135,7 @@ mod tests {
             if let Some((index, at)) = now.oldest.filter(|(_, at)| at.elapsed() > longest.1) {
                 longest = (index, at.elapsed());
             }
+            ControlFlow::Continue(())
         });
         assert!(longest.0 == 1 && longest.1 > Duration::from_millis(150), "{longest:?}");
     }

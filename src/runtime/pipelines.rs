@@ -3,52 +3,22 @@
 use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::caps::Caps;
 use super::gpu::Gpu;
 use super::kept::Kept;
 use super::kernels::{self, BindingKind, Kernel, Parsed};
 use super::parallel;
+use super::watch::{Compiling, Watch, Work};
 use crate::error::{Error, Result, first_line};
 
 /// A compiled kernel variant.
 pub(super) struct Pipeline {
     pub gpu: wgpu::ComputePipeline,
     pub layout: wgpu::BindGroupLayout,
-}
-
-/// The progress of compiling; see [`DeviceOptions::compiling`](super::open::DeviceOptions::compiling).
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Compiling {
-    /// Kernels compiled so far of those the plan needs.
-    pub done: usize,
-    /// Kernels to compile, one for each set of constants.
-    pub total: usize,
-    /// Time since the first was begun.
-    pub elapsed: Duration,
-    /// The kernel that has been compiling longest, and how long. `None` at the last call of a plan: nothing compiles
-    /// any more, be it that all is done or that one failed.
-    pub longest: Option<(&'static str, Duration)>,
-}
-
-/// Called while kernels compile; see [`DeviceOptions::compiling`](super::open::DeviceOptions::compiling).
-#[derive(Clone)]
-pub struct CompileHook(Arc<dyn Fn(&Compiling) + Send + Sync>);
-
-impl CompileHook {
-    /// A hook that calls `hook`.
-    pub fn new(hook: impl Fn(&Compiling) + Send + Sync + 'static) -> CompileHook {
-        CompileHook(Arc::new(hook))
-    }
-}
-
-impl std::fmt::Debug for CompileHook {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("CompileHook")
-    }
 }
 
 /// A kernel and the values of its override constants.
@@ -74,7 +44,6 @@ pub(super) enum Checks {
 /// Compiled variants by kernel and constants.
 pub(super) struct Pipelines {
     checks: Checks,
-    hook: Option<CompileHook>,
     kept: Option<Kept>,
     known: Mutex<Known>,
 }
@@ -94,15 +63,15 @@ struct Text {
 }
 
 impl Pipelines {
-    pub fn new(checks: Checks, hook: Option<CompileHook>, kept: Option<Kept>) -> Self {
-        Pipelines { checks, hook, kept, known: Mutex::default() }
+    pub fn new(checks: Checks, kept: Option<Kept>) -> Self {
+        Pipelines { checks, kept, known: Mutex::default() }
     }
 
     /// The pipelines of `variants`, in their order. Those nobody asked for before are compiled, several at once.
     ///
     /// # Errors
-    /// Of one that does not compile; it is named. The ones that do are kept.
-    pub fn get(&self, gpu: &Gpu, caps: &Caps, variants: &[Variant<'_>]) -> Result<Vec<Arc<Pipeline>>> {
+    /// Of one that does not compile; it is named. [`Error::Cancelled`]. The ones that do compile are kept.
+    pub fn get(&self, gpu: &Gpu, caps: &Caps, variants: &[Variant<'_>], watch: &Watch) -> Result<Vec<Arc<Pipeline>>> {
         // Held throughout, so that no two threads compile the same.
         let mut known = self.known.lock().expect("no panic while pipelines are held");
         let mut seen = HashSet::new();
@@ -111,7 +80,7 @@ impl Pipelines {
         // Long texts first, so that no thread is left alone with one at the end.
         missing.sort_by_key(|(kernel, _)| Reverse(kernel.sources.iter().map(|text| text.len()).sum::<usize>()));
         if !missing.is_empty() {
-            self.compile(gpu, caps, &missing, &mut known)?;
+            self.compile((gpu, caps), &missing, &mut known, watch)?;
         }
         Ok(variants.iter().map(|variant| known.compiled[&key(variant)].clone()).collect())
     }
@@ -122,12 +91,19 @@ impl Pipelines {
         known.compiled.keys().any(|(name, _)| *name == kernel.name)
     }
 
-    fn compile(&self, gpu: &Gpu, caps: &Caps, missing: &[Variant<'_>], known: &mut Known) -> Result<()> {
+    fn compile(
+        &self,
+        (gpu, caps): (&Gpu, &Caps),
+        missing: &[Variant<'_>],
+        known: &mut Known,
+        watch: &Watch,
+    ) -> Result<()> {
         let started = Instant::now();
         let mut seen: HashSet<&str> = known.texts.keys().copied().collect();
         let kernels = missing.iter().map(|&(kernel, _)| kernel).filter(|kernel| seen.insert(kernel.name));
         let kernels: Vec<&'static Kernel> = kernels.collect();
-        let texts = parallel::each(&kernels, |kernel| Text::new(gpu, kernel, self.checks), |_| {});
+        let texts =
+            parallel::each(&kernels, |kernel| Text::new(gpu, kernel, self.checks), |_| ControlFlow::Continue(()));
         for (kernel, text) in kernels.iter().zip(texts.into_iter().map_while(|text| text)) {
             known.texts.insert(kernel.name, text?);
         }
@@ -135,16 +111,21 @@ impl Pipelines {
         let cache = self.kept.as_ref().map(Kept::cache);
         let work =
             |&(kernel, constants): &Variant<'_>| texts[kernel.name].compile(gpu, caps, (kernel, constants), cache);
+        let tell = |done, longest| {
+            watch.tell(&Work::Compiling(Compiling { done, total: missing.len(), elapsed: started.elapsed(), longest }))
+        };
+        let mut wanted = Ok(());
         let results = parallel::each(missing, work, |now| {
             let longest = now.oldest.map(|(index, at)| (missing[index].0.name, at.elapsed()));
             // Between the end of one and the beginning of the next there is nothing to say.
-            if longest.is_some() {
-                self.tell(&Compiling { done: now.done, total: missing.len(), elapsed: started.elapsed(), longest });
+            if longest.is_some() && wanted.is_ok() {
+                wanted = tell(now.done, longest);
             }
+            if wanted.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
         let compiled = |result: &Option<Result<_>>| matches!(result, Some(Ok(_)));
         let done = results.iter().filter(|result| compiled(result)).count();
-        self.tell(&Compiling { done, total: missing.len(), elapsed: started.elapsed(), longest: None });
+        wanted = wanted.and(tell(done, None));
         gpu.counters.count_pipelines(done as u64);
         let mut failed = None;
         for (variant, result) in missing.iter().zip(results) {
@@ -161,13 +142,7 @@ impl Pipelines {
         if let Some(kept) = &self.kept {
             kept.save();
         }
-        failed.map_or(Ok(()), Err)
-    }
-
-    fn tell(&self, now: &Compiling) {
-        if let Some(CompileHook(hook)) = &self.hook {
-            hook(now);
-        }
+        failed.map_or(wanted, Err)
     }
 }
 
@@ -300,7 +275,7 @@ mod tests {
     static HUGE: Kernel = named("huge", &["@compute @workgroup_size(1024, 64) fn main() {}"]);
 
     fn get(device: &Device, variants: &[Variant<'_>]) -> Result<Vec<Arc<Pipeline>>> {
-        device.inner.pipelines.get(&device.inner.gpu, &device.caps(), variants)
+        device.inner.pipelines.get(&device.inner.gpu, &device.caps(), variants, &Watch::default())
     }
 
     fn portable() -> Option<Device> {

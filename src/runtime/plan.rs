@@ -1,11 +1,13 @@
 //! A recording made real: replayed with one submit and no allocation.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use super::buffers::{Buffer, whole};
 use super::caps::Caps;
 use super::counters::Category;
 use super::device::Device;
+use super::pace::Pace;
 use super::pipelines::{self, Pipeline};
 use super::recorder::{Binding, Dispatch, Recorder};
 use super::stream::Streamed;
@@ -107,7 +109,7 @@ impl Plan {
         device.inner.gpu.queue.write_buffer(params.gpu()?, 0, &packed);
         let builder = Builder { device, scratch: &scratch, step: &step, arrivals: arrivals.as_ref(), params: &params };
         let variants: Vec<_> = recording.dispatches.iter().map(|d| (d.kernel, d.constants.as_slice())).collect();
-        let compiled = device.inner.pipelines.get(&device.inner.gpu, &device.caps(), &variants)?;
+        let compiled = device.inner.pipelines.get(&device.inner.gpu, &device.caps(), &variants, &device.watch())?;
         let launches = recording.dispatches.iter().zip(compiled).enumerate();
         let launch = |(i, (dispatch, pipeline))| builder.launch(dispatch, pipeline, i as u64 * stride);
         let launches = launches.map(launch).collect::<Result<Vec<_>>>()?;
@@ -159,40 +161,54 @@ impl Plan {
         }
     }
 
-    /// Runs every dispatch once, in order. Returns without waiting.
+    /// Runs every dispatch once, in order. Returns without waiting for the last, and, where nobody watches, for any.
     ///
     /// # Errors
-    /// The fault that an earlier submit left on the GPU.
+    /// The fault that an earlier submit left on the GPU; [`Error::Cancelled`], when some of the dispatches may have run.
     pub fn submit(&self) -> Result<()> {
         self.device.check()?;
         let mut readback = self.readback.lock().expect("no panic while it is held");
+        let mut pace = Pace::new(&self.device);
         let mut start = 0;
-        for (i, Segment { end, needs }) in self.segments.iter().enumerate() {
+        for Segment { end, needs } in &self.segments {
             if let Some(layer) = needs {
+                pace.wait()?;
                 layer.bring()?;
             }
-            let mut encoder = self.device.inner.gpu.device.create_command_encoder(&Default::default());
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            self.launches[start..*end].iter().for_each(|launch| launch.encode(&mut pass));
-            drop(pass);
-            let last = i + 1 == self.segments.len();
-            let turn = readback.next;
-            if let (Some(tokens), true) = (&self.tokens, last) {
-                assert!(readback.submitted.len() < READBACKS, "read tokens before submitting a third step");
-                let Storage::Device(source) = &tokens.storage else { unreachable!("outputs are device tensors") };
-                let bytes = 4 * u64::from(tokens.len());
-                encoder.copy_buffer_to_buffer(source.gpu()?, 0, readback.staging[turn].gpu()?, 0, bytes);
+            loop {
+                let rest = self.launches[start..*end].iter();
+                let next = start + pace.piece(rest.map(|launch| (launch.flops, launch.bytes)));
+                pace.wait()?;
+                pace.submitted(self.submit_piece(start..next, &mut readback)?);
+                start = next;
+                if start >= *end {
+                    break;
+                }
             }
-            let submission = self.device.inner.gpu.submit([encoder.finish()]);
-            if let (Some(tokens), true) = (&self.tokens, last) {
-                let bytes = 4 * u64::from(tokens.len());
-                self.device.inner.gpu.map(readback.staging[turn].gpu()?.slice(..bytes), wgpu::MapMode::Read);
-                readback.submitted.push_back((turn, submission));
-                readback.next = (turn + 1) % READBACKS;
-            }
-            start = *end;
         }
         Ok(())
+    }
+
+    /// Submits some launches, and behind the last the copy of the tokens.
+    fn submit_piece(&self, launches: Range<usize>, readback: &mut Readback) -> Result<wgpu::SubmissionIndex> {
+        let gpu = &self.device.inner.gpu;
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        self.launches[launches.clone()].iter().for_each(|launch| launch.encode(&mut pass));
+        drop(pass);
+        let Some(tokens) = self.tokens.as_ref().filter(|_| launches.end == self.launches.len()) else {
+            return Ok(gpu.submit([encoder.finish()]));
+        };
+        assert!(readback.submitted.len() < READBACKS, "read tokens before submitting a third step");
+        let Storage::Device(source) = &tokens.storage else { unreachable!("outputs are device tensors") };
+        let (turn, bytes) = (readback.next, 4 * u64::from(tokens.len()));
+        let staging = readback.staging[turn].gpu()?;
+        encoder.copy_buffer_to_buffer(source.gpu()?, 0, staging, 0, bytes);
+        let submission = gpu.submit([encoder.finish()]);
+        gpu.map(staging.slice(..bytes), wgpu::MapMode::Read);
+        readback.submitted.push_back((turn, submission.clone()));
+        readback.next = (turn + 1) % READBACKS;
+        Ok(submission)
     }
 
     /// The tokens of the oldest submit not yet read. Waits for that submit only, not for later ones.

@@ -110,11 +110,14 @@ enum Role {
     Kept,
 }
 
+/// Hears how many bytes more were read, and says whether to go on.
+pub type Progress<'a> = dyn FnMut(u64) -> Result<()> + 'a;
+
 /// Hands weights to the model parts; see the module's documentation.
 pub struct Loader<'a> {
     files: Option<&'a Arc<TensorFiles>>,
     device: Option<&'a Device>,
-    progress: Option<&'a mut dyn FnMut(u64)>,
+    progress: Option<&'a mut Progress<'a>>,
     placement: Placement,
     part: Part,
     uploader: Option<Arc<Mutex<Uploader>>>,
@@ -172,18 +175,18 @@ impl<'a> Loader<'a> {
         Loader::new(files, None, placement)
     }
 
-    /// Reads `files` and uploads to `device`, telling `progress` how many bytes were read. `order` are the tensors that
-    /// will be asked for, as a survey of the same parts told.
+    /// Reads `files` and uploads to `device`, telling `progress` how many bytes were read; its error ends the loading.
+    /// `order` are the tensors that will be asked for, as a survey of the same parts told.
     pub fn load<'n>(
         files: &'a Arc<TensorFiles>,
         device: &'a Device,
         placement: Placement,
         order: impl Iterator<Item = &'n str>,
-        progress: &'a mut dyn FnMut(u64),
+        progress: &'a mut Progress<'a>,
     ) -> Loader<'a> {
         let loader = Loader::new(Some(files), Some(device), placement);
         let ahead = Ahead::of(files, order);
-        let worker = loader.uploader.as_ref().map(|uploader| Worker::new(uploader, files, ahead));
+        let worker = loader.uploader.as_ref().map(|uploader| Worker::new(uploader, files, ahead, device.watch()));
         Loader { progress: Some(progress), worker, ..loader }
     }
 
@@ -244,7 +247,7 @@ impl<'a> Loader<'a> {
         }
         if let Some(worker) = self.worker.take() {
             for done in worker.finish() {
-                self.take_note(done?);
+                self.take_note(done?)?;
             }
         }
         self.make_folds()?;
@@ -292,7 +295,7 @@ impl<'a> Loader<'a> {
                 let (mut values, scan) = pack::host_values(name, stored)?;
                 self.files.map_or(Ok(()), |files| files.add_values(name, &mut values))?;
                 self.saw(name, &scan);
-                self.read(stored.bytes());
+                self.read(stored.bytes())?;
                 Ok(values)
             }
         }
@@ -500,16 +503,17 @@ impl<'a> Loader<'a> {
             worker.write(rows);
         }
         while let Some(done) = self.worker.as_ref().and_then(Worker::hear) {
-            self.take_note(done?);
+            self.take_note(done?)?;
         }
         Ok(())
     }
 
-    fn take_note(&mut self, done: Done) {
+    fn take_note(&mut self, done: Done) -> Result<()> {
         match done {
-            Done::Read(bytes) => self.read(bytes),
+            Done::Read(bytes) => self.read(bytes)?,
             Done::Rows(seen) => seen.iter().for_each(|(name, scan)| self.saw(name, scan)),
         }
+        Ok(())
     }
 
     fn fill(&mut self, device: &Device, matrix: &Matrix) -> Result<()> {
@@ -582,10 +586,8 @@ impl<'a> Loader<'a> {
     }
 
     /// Counts bytes read.
-    fn read(&mut self, bytes: u64) {
+    fn read(&mut self, bytes: u64) -> Result<()> {
         self.loaded.report.bytes += bytes;
-        if let Some(progress) = &mut self.progress {
-            progress(bytes);
-        }
+        self.progress.as_mut().map_or(Ok(()), |progress| progress(bytes))
     }
 }

@@ -11,6 +11,7 @@ use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
 use crate::error::{Error, Result};
+use crate::runtime::{Watch, Work};
 
 /// Threads that each write a shard.
 const WRITERS: usize = 2;
@@ -120,14 +121,14 @@ impl Shards {
         self.shards.iter().map(|shard| shard.bytes).sum()
     }
 
-    /// Writes all files and, if there are several, their index into `folder`. `progress` hears (bytes done, bytes in
-    /// all). After an error nothing of it is left.
+    /// Writes all files and, if there are several, their index into `folder`. `watch` hears of it as [`Work::Writing`].
+    /// After an error nothing of it is left.
     ///
     /// # Errors
-    /// [`Error::Io`], also for a disk that has no room left; what `produce` gives.
-    pub fn write(&self, folder: &Path, produce: &Produce<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+    /// [`Error::Io`], also for a disk that has no room left; what `produce` gives; [`Error::Cancelled`].
+    pub fn write(&self, folder: &Path, produce: &Produce<'_>, watch: &Watch) -> Result<()> {
         const INDEX: &str = "model.safetensors.index.json";
-        let written = self.write_shards(folder, produce, progress).and_then(|()| match self.shards.len() {
+        let written = self.write_shards(folder, produce, watch).and_then(|()| match self.shards.len() {
             1 => Ok(()),
             _ => {
                 let path = folder.join(INDEX);
@@ -162,7 +163,7 @@ impl Shards {
     }
 
     /// Writes all shards, some at a time.
-    fn write_shards(&self, folder: &Path, produce: &Produce<'_>, progress: &mut dyn FnMut(u64, u64)) -> Result<()> {
+    fn write_shards(&self, folder: &Path, produce: &Produce<'_>, watch: &Watch) -> Result<()> {
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         let (sender, receiver) = channel();
         let write = |sender: Sender<usize>| -> Result<()> {
@@ -179,13 +180,16 @@ impl Shards {
         std::thread::scope(|scope| {
             let writers = [(); WRITERS].map(|()| sender.clone()).map(|sender| scope.spawn(|| write(sender)));
             drop(sender);
-            let mut done = 0;
+            let (mut done, mut wanted) = (0, Ok(()));
             for bytes in receiver {
                 done += bytes as u64;
-                progress(done, self.bytes());
+                if wanted.is_ok() {
+                    wanted = watch.tell(&Work::Writing { done, total: self.bytes() });
+                    stop.fetch_or(wanted.is_err(), Ordering::Relaxed);
+                }
             }
             let all = writers.map(|writer| writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
-            all.into_iter().collect()
+            wanted.and(all.into_iter().collect())
         })
     }
 }

@@ -10,6 +10,7 @@ use super::pack::Scan;
 use super::transfer::{Ahead, Rows, write_rows};
 use crate::error::{Error, Result};
 use crate::runtime::upload::Uploader;
+use crate::runtime::{Watch, Work};
 
 /// Matrices that wait to be filled.
 const WAITING: usize = 2;
@@ -30,7 +31,8 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub fn new(uploader: &Arc<Mutex<Uploader>>, files: &Arc<TensorFiles>, mut ahead: Ahead) -> Worker {
+    /// A thread that fills matrices from `files`, as long as `watch` lets it.
+    pub fn new(uploader: &Arc<Mutex<Uploader>>, files: &Arc<TensorFiles>, mut ahead: Ahead, watch: Watch) -> Worker {
         let (jobs, rows) = sync_channel::<Rows>(WAITING);
         let (tell, done) = channel();
         let (uploader, files) = (uploader.clone(), files.clone());
@@ -38,6 +40,7 @@ impl Worker {
             ahead.go_on(&files, 0);
             for rows in rows {
                 let result = fill(&uploader, &files, &rows, &mut |bytes| {
+                    watch.tell(&Work::Running)?;
                     ahead.go_on(&files, bytes);
                     let heard = tell.send(Ok(Done::Read(bytes)));
                     heard.map_err(|_| Error::request("loading was given up"))

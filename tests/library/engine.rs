@@ -84,7 +84,7 @@ fn company_in_a_pass_changes_nothing() {
     let folders = ["ib-llama", "ib-t5-tanh", "b2-opt", "ragged-llama", "video-llama"];
     for (device, folder) in devices.iter().flatten().flat_map(|device| folders.map(|folder| (device, folder))) {
         let checkpoint = Checkpoint::directory(golden::checkpoint_folder(folder)).expect("a folder");
-        let load = || InstructBlip::load(device, &checkpoint, &mut |_, _| {}).expect("a model");
+        let load = || InstructBlip::load(device, &checkpoint).expect("a model");
         let scores = |at_once| {
             let engine =
                 Engine::start(load(), &EngineOptions { at_once, ..EngineOptions::default() }).expect("an engine");

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 /// Loads a folder that must be refused; nothing of it may stay on the device.
 fn refusal(device: &Device, folder: &Path) -> Error {
     let checkpoint = Checkpoint::directory(folder).expect("a folder");
-    let Err(error) = InstructBlip::load(device, &checkpoint, &mut |_, _| {}) else { panic!("loaded") };
+    let Err(error) = InstructBlip::load(device, &checkpoint) else { panic!("loaded") };
     assert_eq!(device.counters().bytes(Category::Weights), 0, "weights stayed on the device after {error}");
     error
 }
@@ -45,7 +45,7 @@ fn an_undamaged_copy_loads() {
     let Some(device) = support::device() else { return };
     let fixture = Fixture::new();
     let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
-    InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
+    InstructBlip::load(&device, &checkpoint).expect("a model");
 }
 
 #[test]
@@ -282,7 +282,7 @@ fn extra_tensors_are_ignored() {
         f.write("model.safetensors", safetensors::serialize(views, None).expect("a file"));
     });
     let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
-    InstructBlip::load(&device, &checkpoint, &mut |_, _| {}).expect("a model");
+    InstructBlip::load(&device, &checkpoint).expect("a model");
 }
 
 #[test]
@@ -415,7 +415,7 @@ fn a_file_that_is_cut_while_it_is_read_is_named() {
         let files = Arc::new(TensorFiles::open(&checkpoint, mmap).expect("tensor files"));
         let file = std::fs::OpenOptions::new().write(true).open(fixture.file("model.safetensors")).expect("a file");
         file.set_len(200_000).expect("cut");
-        let mut ignore = |_| {};
+        let mut ignore = |_| Ok(());
         let mut loader = Loader::load(&files, &device, Placement::default(), std::iter::empty(), &mut ignore);
         let result = Parts::load(&mut loader, &support::models::config(&checkpoint));
         let Err(error) = result else { panic!("loaded") };

@@ -7,8 +7,8 @@ use crate::support::models::load;
 use instructblip::model::{ForwardOptions, LoadOptions};
 use instructblip::runtime::WeightFormat;
 use instructblip::weights::Formats;
-use instructblip::{Checkpoint, Device, EarlyStopping, GenerateOptions, Image, InstructBlip, Question, Reply};
-use serde_json::Value;
+use instructblip::{Checkpoint, Device, EarlyStopping, Error, GenerateOptions, Image, InstructBlip, Question, Reply};
+use serde_json::{Map, Value};
 
 /// The reference's keyword arguments as our options.
 fn options(json: &Value) -> GenerateOptions {
@@ -66,7 +66,7 @@ fn check(device: &Device, name: &str) -> (usize, usize) {
         let mut options = options(&row["options"]);
         // The reference ends at the configuration's ids only.
         let ends = options.eos_token_ids.get_or_insert_with(|| stop_ids(&model)).clone();
-        let reply = model.answer(&[question], &options, &mut |_| {}).expect("an answer").swap_remove(0);
+        let reply = model.answer(&[question], &options).expect("an answer").swap_remove(0);
         let want: Vec<Vec<u32>> = serde_json::from_value(row["sequences"].clone()).expect("ids");
         let got: Vec<Vec<u32>> = reply.sequences.iter().map(|s| s.token_ids.clone()).collect();
         assert_eq!(got, want, "{name}, {} (ends {ends:?})", row["options"]);
@@ -110,7 +110,7 @@ fn more_rows_than_one_run_holds_are_answered() {
     let image = Image::from_rgb(2, 1, vec![9, 200, 30, 7, 7, 7]).expect("a picture");
     let asked: Vec<Question<'_>> = (0..70).map(|_| Question::new(&image, "What is it?")).collect();
     let options = GenerateOptions { num_beams: 4, ..GenerateOptions::up_to(2) };
-    let replies = model.answer(&asked, &options, &mut |_| {}).expect("answers");
+    let replies = model.answer(&asked, &options).expect("answers");
     assert!(replies.len() == 70 && replies.iter().all(|reply| reply.token_ids == replies[0].token_ids));
 }
 
@@ -161,9 +161,9 @@ fn trap_a_batch_is_expanded_prompt_by_prompt() {
         for (beams, answers) in [(1, 1), (3, 2)] {
             let options =
                 GenerateOptions { num_beams: beams, num_return_sequences: answers, ..GenerateOptions::up_to(12) };
-            let together = model.answer(&asked, &options, &mut |_| {}).expect("answers");
+            let together = model.answer(&asked, &options).expect("answers");
             for (case, (question, reply)) in asked.iter().zip(together).enumerate() {
-                let alone = model.answer(std::slice::from_ref(question), &options, &mut |_| {}).expect("an answer");
+                let alone = model.answer(std::slice::from_ref(question), &options).expect("an answer");
                 let ids = |reply: &Reply| reply.sequences.iter().map(|s| s.token_ids.clone()).collect::<Vec<_>>();
                 assert_eq!(ids(&reply), ids(&alone[0]), "{name}, case {case}, {beams} beams");
                 if beams == 1 {
@@ -211,10 +211,10 @@ fn ragged_models_answer_in_every_way_and_show_what_others_show() {
 fn beams_batches_and_chance(name: &str, golden: &Golden, model: &mut InstructBlip, asked: &[Question<'_>]) {
     let ends = Some(stop_ids(model));
     let beams = GenerateOptions { num_beams: 3, eos_token_ids: ends.clone(), ..GenerateOptions::up_to(8) };
-    let found = model.answer(&asked[..1], &beams, &mut |_| {}).expect("an answer");
+    let found = model.answer(&asked[..1], &beams).expect("an answer");
     assert_eq!(found[0].token_ids, golden.ids("0.beam_ids"), "{name}: beams");
     let greedy = GenerateOptions { eos_token_ids: ends, ..GenerateOptions::up_to(12) };
-    let batch = model.answer(asked, &greedy, &mut |_| {}).expect("answers");
+    let batch = model.answer(asked, &greedy).expect("answers");
     for (case, reply) in batch.iter().enumerate() {
         assert_eq!(reply.token_ids, golden.ids(&format!("{case}.greedy_ids")), "{name}: case {case} of a batch");
     }
@@ -227,7 +227,7 @@ fn beams_batches_and_chance(name: &str, golden: &Golden, model: &mut InstructBli
         seed: 1,
         ..GenerateOptions::up_to(9)
     };
-    let drawn = model.answer(&asked[..1], &chance, &mut |_| {}).expect("answers").swap_remove(0);
+    let drawn = model.answer(&asked[..1], &chance).expect("answers").swap_remove(0);
     let vocabulary = model.config().text.vocab_size();
     assert!(drawn.sequences.iter().flat_map(|s| &s.token_ids).all(|&id| id < vocabulary), "{name}: {drawn:?}");
 }
@@ -248,9 +248,67 @@ fn features_and_attention(name: &str, golden: &Golden, model: &mut InstructBlip,
 fn quantised(name: &str, golden: &Golden, device: &Device, question: &Question<'_>) {
     let checkpoint = Checkpoint::directory(checkpoint_folder(name)).expect("a folder");
     let options = LoadOptions { formats: Formats::usual(WeightFormat::Q8), ..LoadOptions::default() };
-    let mut model = InstructBlip::load_with(device, &checkpoint, &options, &mut |_, _| {}).expect("a model");
+    let mut model = InstructBlip::load_with(device, &checkpoint, &options).expect("a model");
     let tensors = model.forward(question, &ForwardOptions::default()).expect("a forward pass");
     let logits = values(tensors.iter().find(|t| t.name == "logits").expect("logits"));
     let error = relative_l2(&logits, &golden.tensor("0.logits").1);
     assert!(error < 0.03, "{name} in 8 bits is off by {error}");
+}
+
+/// Answers that begin as they are told and do without some words, greedy and with beams, of each language model.
+#[test]
+fn answers_begin_as_they_are_told_and_do_without_words() {
+    let Some(device) = support::shared_device() else { return };
+    let text = std::fs::read_to_string(tests_folder().join("golden/words.jsonl")).expect("the goldens");
+    let rows: Vec<Value> = text.lines().skip(1).map(|line| serde_json::from_str(line).expect("a JSON line")).collect();
+    assert!(rows.len() >= 24, "{} calls", rows.len());
+    for rows in rows.chunk_by(|one, next| one["checkpoint"] == next["checkpoint"]) {
+        let name = rows[0]["checkpoint"].as_str().expect("a name");
+        let mut model = load(&device, &checkpoint_folder(name));
+        let image = Image::open(golden_image(rows[0]["image"].as_str().expect("a file"))).expect("a picture");
+        let question = Question::new(&image, rows[0]["prompt"].as_str().expect("a prompt"));
+        for row in rows {
+            let mut json = row["options"].clone();
+            let forced: Vec<u32> = serde_json::from_value(json["prefix"].take()).unwrap_or_default();
+            let words: Vec<Vec<u32>> = serde_json::from_value(json["bad_words_ids"].take()).unwrap_or_default();
+            let kept = json.as_object().expect("options").iter().filter(|(_, value)| !value.is_null());
+            let given = options(&kept.map(|(key, value)| (key.clone(), value.clone())).collect::<Map<_, _>>().into());
+            let asked = GenerateOptions {
+                bad_words_ids: words,
+                prefix_ids: forced,
+                eos_token_ids: Some(stop_ids(&model)),
+                ..given
+            };
+            let reply = model.answer(&[question], &asked).expect("an answer").swap_remove(0);
+            let got: Vec<Vec<u32>> = reply.sequences.iter().map(|s| s.token_ids.clone()).collect();
+            let want: Vec<Vec<u32>> = serde_json::from_value(row["sequences"].clone()).expect("ids");
+            assert_eq!(got, want, "{name}, {}", row["options"]);
+        }
+    }
+}
+
+/// A beginning in words is part of the answer and of what is streamed, and a banned word is gone.
+#[test]
+fn prefixes_and_bad_words_are_given_as_text() {
+    let Some(device) = support::shared_device() else { return };
+    let mut model = InstructBlip::embedded(&device).expect("a model");
+    let image = Image::open(tests_folder().join("shapes/samples/10.png")).expect("a picture");
+    let prompt = "Write a short caption for the picture.";
+    let plain = GenerateOptions::up_to(30);
+    assert_eq!(model.ask(&image, prompt, &plain).expect("an answer").text, "a blue cross above a green triangle");
+    let begun = GenerateOptions { prefix: "a green triangle".into(), ..plain.clone() };
+    let reply = model.ask(&image, prompt, &begun).expect("an answer");
+    assert!(reply.text.starts_with("a green triangle ") && reply.text.len() > 20, "{}", reply.text);
+    let pieces = model.generate(&image, prompt, &begun).expect("an answer").collect::<Result<String, _>>();
+    assert_eq!(pieces.expect("text").trim(), reply.text);
+    let banned = GenerateOptions { bad_words: vec!["blue".into(), "cross".into()], ..plain.clone() };
+    let without = model.ask(&image, prompt, &banned).expect("an answer").text;
+    assert!(!without.contains("blue") && !without.contains("cross") && !without.is_empty(), "{without}");
+    for wrong in [
+        GenerateOptions { bad_words: vec![String::new()], ..plain.clone() },
+        GenerateOptions { bad_words_ids: vec![vec![1_000_000]], ..plain.clone() },
+        GenerateOptions { prefix_ids: vec![1_000_000], ..plain },
+    ] {
+        assert!(matches!(model.ask(&image, prompt, &wrong), Err(Error::Request { .. })));
+    }
 }

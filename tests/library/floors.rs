@@ -6,14 +6,15 @@ use std::path::Path;
 use crate::rooms::{code, files};
 
 /// The floors of `src/runtime`: each file uses files of lower floors only.
-const RUNTIME: [&[&str]; 11] = [
-    &["counters", "kv_format", "loss", "parallel", "robust", "stream", "weight_format"],
+const RUNTIME: [&[&str]; 12] = [
+    &["counters", "kv_format", "loss", "parallel", "robust", "piece", "stream", "user_cache", "watch", "weight_format"],
     &["gpu", "kept", "kernels"],
     &["buffers", "custom"],
     &["caps", "tensor"],
     &["adapter", "pipelines", "recorder"],
     &["device", "ops"],
-    &["memory", "plan"],
+    &["memory", "pace"],
+    &["plan"],
     &["profile", "upload"],
     &["matrix_check"],
     &["open"],

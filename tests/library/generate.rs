@@ -36,7 +36,7 @@ fn answers_at_once(model: &mut InstructBlip, rows: &[Value]) -> Vec<String> {
     let images: Vec<Image> = rows.iter().map(open).collect();
     let questions = rows.iter().zip(&images).map(|(row, image)| Question::new(image, field(row, "prompt")));
     let questions: Vec<Question<'_>> = questions.collect();
-    let replies = model.answer(&questions, &GenerateOptions::up_to(80), &mut |_| {}).expect("answers");
+    let replies = model.answer(&questions, &GenerateOptions::up_to(80)).expect("answers");
     replies.into_iter().map(|reply| reply.text).collect()
 }
 
@@ -161,7 +161,7 @@ fn beam_answers_are_those_recorded() {
     let options = GenerateOptions { num_beams: 5, ..GenerateOptions::up_to(80) };
     let mut model = embedded(&device);
     for (row, question) in rows.iter().zip(&asked) {
-        let reply = model.answer(std::slice::from_ref(question), &options, &mut |_| {}).expect("an answer").remove(0);
+        let reply = model.answer(std::slice::from_ref(question), &options).expect("an answer").remove(0);
         assert_eq!(reply.text, field(row, "hf_beam5"), "{} {:?}", field(row, "image"), field(row, "prompt"));
     }
     let golden = Golden::read(&tests_folder().join("shapes/golden.safetensors"));
@@ -192,9 +192,9 @@ fn trap_an_answer_in_a_batch_is_the_answer_alone() {
     // Leaves the longest prompt a few tokens, and the others theirs.
     let whole = GenerateOptions { max_length: Some(56), max_new_tokens: None, ..plain.clone() };
     for options in [plain, drawn, beams, whole] {
-        let together = model.answer(&asked, &options, &mut |_| {}).expect("answers");
+        let together = model.answer(&asked, &options).expect("answers");
         for (question, reply) in asked.iter().zip(together) {
-            let alone = model.answer(std::slice::from_ref(question), &options, &mut |_| {}).expect("an answer");
+            let alone = model.answer(std::slice::from_ref(question), &options).expect("an answer");
             let ids = |reply: &Reply| reply.sequences.iter().map(|s| s.token_ids.clone()).collect::<Vec<_>>();
             assert_eq!(ids(&reply), ids(&alone[0]), "{:?}", question.prompt);
         }
@@ -353,7 +353,7 @@ fn prefill_and_decode_equal_one_long_prefill() {
     }
     // A step's largest logits are what is read back for draws among few, and all where one of them may not be enough.
     let logits = session.read_logits(&[0]).expect("logits").swap_remove(0);
-    let processors = |options: GenerateOptions| Processors::new(&options, &[], 1);
+    let processors = |options: GenerateOptions| Processors::new(&options, &Limits::new(99, &[]), 1);
     let read = |p: &Processors| Scores::read(session, &[(0, p)]).expect("scores").swap_remove(0);
     let drawn = GenerateOptions { do_sample: true, ..GenerateOptions::default() };
     let few = processors(drawn.clone());

@@ -3,13 +3,16 @@
 //! name that the reference finds them by, and adapters are merged into them as peft does.
 
 use crate::support;
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use crate::support::fixtures::{Fixture, Stored, copy, edit_tensors, narrow, rename_tensor};
 use crate::support::golden::{Golden, checkpoint_folder, golden_image, relative_l2, tests_folder};
 use crate::support::models::load;
 use instructblip::model::{ForwardOptions, LoadOptions, NamedTensor, Values, quantize};
-use instructblip::runtime::{Category, Device, WeightFormat};
+use instructblip::runtime::{Category, Device, Watch, WeightFormat, Work};
 use instructblip::shapes::Layers;
 use instructblip::synthesize::{Synthesis, synthesize};
 use instructblip::weights::{Formats, TensorFiles};
@@ -22,7 +25,7 @@ fn options(formats: Formats) -> LoadOptions {
 }
 
 fn open(device: &Device, folder: &Path, options: &LoadOptions) -> instructblip::Result<InstructBlip> {
-    InstructBlip::load_with(device, &Checkpoint::directory(folder)?, options, &mut |_, _| {})
+    InstructBlip::load_with(device, &Checkpoint::directory(folder)?, options)
 }
 
 fn picture() -> Image {
@@ -76,7 +79,7 @@ fn a_quantised_checkpoint_gives_what_its_source_gives_quantised_on_the_way() {
         let target = folder.path().join("small");
         let formats = Formats { qformer: Some(format), ..Formats::usual(format) };
         let checkpoint = Checkpoint::directory(&source).expect("a folder");
-        let written = quantize(&checkpoint, None, &target, formats, 40_000, &mut |_, _| {}).expect("written");
+        let written = quantize(&checkpoint, None, &target, formats, 40_000, &Watch::default()).expect("written");
         assert!(written.files > 1, "{name}: small shards");
         let on_the_way = logits(&mut open(&device, &source, &options(formats)).expect("a model"));
         let mut stored = open(&device, &target, &LoadOptions::default()).expect("a model");
@@ -91,17 +94,18 @@ fn a_quantised_checkpoint_gives_what_its_source_gives_quantised_on_the_way() {
 fn quantised_files_have_the_documented_names_types_and_shapes() {
     let folder = tempfile::tempdir().expect("a folder");
     let target = folder.path().join("small");
-    let mut last = (0, 1);
-    quantize(
-        &instructblip::embedded::SHAPES,
-        None,
-        &target,
-        Formats::usual(WeightFormat::Q4),
-        u64::MAX,
-        &mut |done, total| last = (done, total),
-    )
-    .expect("written");
-    assert_eq!(last.0, last.1, "progress ends at the end");
+    let last = Arc::new(Mutex::new((0, 1)));
+    let heard = last.clone();
+    let watch = Watch::new(move |work| {
+        if let Work::Writing { done, total } = *work {
+            *heard.lock().expect("a pair") = (done, total);
+        }
+        ControlFlow::Continue(())
+    });
+    quantize(&instructblip::embedded::SHAPES, None, &target, Formats::usual(WeightFormat::Q4), u64::MAX, &watch)
+        .expect("written");
+    let (done, total) = *last.lock().expect("a pair");
+    assert_eq!(done, total, "progress ends at the end");
     let bytes = std::fs::read(target.join("model.safetensors")).expect("a file");
     let file = SafeTensors::deserialize(&bytes).expect("a valid file");
     let is = |name: &str, dtype: Dtype, shape: &[usize]| {
@@ -139,7 +143,7 @@ fn quantising_leaves_nothing_behind_when_it_fails_and_touches_no_other_folder() 
     let target = folder.path().join("small");
     let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
     let quantise = |target: &Path| {
-        quantize(&checkpoint, None, target, Formats::usual(WeightFormat::Q8), u64::MAX, &mut |_, _| {})
+        quantize(&checkpoint, None, target, Formats::usual(WeightFormat::Q8), u64::MAX, &Watch::default())
             .expect_err("refused")
     };
     let error = quantise(&target);
@@ -164,7 +168,7 @@ fn a_tied_matrix_is_written_once() {
     let target = folder.path().join("small");
     let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
     let formats = Formats::usual(WeightFormat::Q8);
-    quantize(&checkpoint, None, &target, formats, 1, &mut |_, _| {}).expect("written");
+    quantize(&checkpoint, None, &target, formats, 1, &Watch::default()).expect("written");
     let on_the_way = logits(&mut open(&device, fixture.path(), &options(formats)).expect("a model"));
     assert_eq!(logits(&mut open(&device, &target, &LoadOptions::default()).expect("a model")), on_the_way);
 }
@@ -181,12 +185,12 @@ fn rounding_costs_the_embedded_model_no_more_than_promised() {
     let prompts: Vec<String> = rows.iter().map(|row| string(row, "prompt")).collect();
     let accuracy = |formats: Formats| {
         let embedded = &instructblip::embedded::SHAPES;
-        let mut model = InstructBlip::load_with(&device, embedded, &options(formats), &mut |_, _| {}).expect("a model");
+        let mut model = InstructBlip::load_with(&device, embedded, &options(formats)).expect("a model");
         let mut right = 0;
         for first in (0..rows.len()).step_by(16) {
             let some = first..(first + 16).min(rows.len());
             let questions: Vec<_> = some.clone().map(|i| Question::new(&images[i], &prompts[i])).collect();
-            let replies = model.answer(&questions, &GenerateOptions::up_to(80), &mut |_| {}).expect("answers");
+            let replies = model.answer(&questions, &GenerateOptions::up_to(80)).expect("answers");
             right += some.zip(&replies).filter(|(i, reply)| reply.text == string(&rows[*i], "expected")).count();
         }
         100.0 * right as f64 / rows.len() as f64
@@ -207,7 +211,7 @@ fn damaged_quantised_tensors_are_refused_by_name() {
     let folder = tempfile::tempdir().expect("a folder");
     let small = folder.path().join("small");
     let source = Checkpoint::directory(checkpoint_folder("bf16-theta")).expect("a folder");
-    quantize(&source, None, &small, Formats::usual(WeightFormat::Q8), u64::MAX, &mut |_, _| {}).expect("written");
+    quantize(&source, None, &small, Formats::usual(WeightFormat::Q8), u64::MAX, &Watch::default()).expect("written");
     let whole = std::fs::read(small.join("model.safetensors")).expect("a file");
     let matrix = "language_model.model.layers.0.self_attn.o_proj.weight";
     type Edit = fn(Stored) -> Option<Stored>;
@@ -247,7 +251,7 @@ fn a_mapped_file_may_be_cut_at_any_moment() {
     let folder = tempfile::tempdir().expect("a folder");
     let target = folder.path().join("model");
     let layers = Layers { language: Some(6), vision: Some(2), qformer: Some(2) };
-    synthesize(&narrow("vicuna-7b", layers, 8), &target, &Synthesis::default(), &mut |_, _| {}).expect("written");
+    synthesize(&narrow("vicuna-7b", layers, 8), &target, &Synthesis::default(), &Watch::default()).expect("written");
     let file = target.join("model.safetensors");
     let whole = std::fs::read(&file).expect("a file");
     let mut cut = 0;
@@ -311,9 +315,16 @@ fn what_was_seen_while_loading_is_reported() {
         })
     });
     let checkpoint = Checkpoint::directory(fixture.path()).expect("a folder");
-    let (mut told, total) = (0, TensorFiles::open(&checkpoint, true).expect("files").data_bytes());
-    let model = InstructBlip::load_with(&device, &checkpoint, &LoadOptions::default(), &mut |done, _| told = done)
-        .expect("a model");
+    let (told, total) = (Arc::default(), TensorFiles::open(&checkpoint, true).expect("files").data_bytes());
+    let heard: Arc<AtomicU64> = Arc::clone(&told);
+    let watch = Watch::new(move |work| {
+        if let Work::Loading { done, .. } = *work {
+            heard.store(done, Ordering::Relaxed);
+        }
+        ControlFlow::Continue(())
+    });
+    let model = InstructBlip::load(&device.watched(watch), &checkpoint).expect("a model");
+    let told = told.load(Ordering::Relaxed);
     let report = model.load_report();
     assert_eq!((report.scan.flushed, report.scan.not_finite), (7, 0));
     assert_eq!((report.scan.max_abs, report.largest.as_str()), (123.5, "language_model.model.norm.weight"));
@@ -436,7 +447,7 @@ fn against(golden: &Golden, model: &mut InstructBlip) -> (f64, bool) {
     let last: Vec<f64> = values[values.len() - wanted.len()..].iter().map(|&v| v.into()).collect();
     let ids = golden.ids("greedy_ids");
     let options = GenerateOptions { eos_token_ids: Some(Vec::new()), ..GenerateOptions::up_to(ids.len() as u32) };
-    let reply = model.answer(&[question], &options, &mut |_| {}).expect("an answer").swap_remove(0);
+    let reply = model.answer(&[question], &options).expect("an answer").swap_remove(0);
     (relative_l2(&last, wanted), reply.token_ids == ids)
 }
 
@@ -487,7 +498,8 @@ fn an_adapter_in_the_models_folder_counts() {
     let folder = tempfile::tempdir().expect("a folder");
     let small = folder.path().join("small");
     let checkpoint = Checkpoint::directory(both.path()).expect("a folder");
-    quantize(&checkpoint, None, &small, Formats::usual(WeightFormat::F16), u64::MAX, &mut |_, _| {}).expect("written");
+    quantize(&checkpoint, None, &small, Formats::usual(WeightFormat::F16), u64::MAX, &Watch::default())
+        .expect("written");
     assert!(!small.join("adapter_config.json").exists());
     let (distance, same) = against(&golden, &mut load(&device, &small));
     assert!(distance <= bound && same, "written: {distance}");

@@ -35,6 +35,7 @@ mod shapes;
 #[cfg(feature = "embedded-model")]
 mod slots;
 mod stages;
+mod stopping;
 #[cfg(feature = "embedded-model")]
 mod synthesize;
 mod traps;

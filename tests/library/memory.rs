@@ -8,7 +8,7 @@ use crate::support::golden::checkpoint_folder;
 use crate::support::models;
 use instructblip::model::{LoadOptions, MemoryPlan, Parts, Workload};
 use instructblip::runtime::recorder::Binding;
-use instructblip::runtime::{Caps, Category, Device, KvFormat, Mask, Recorder, Tensor, WeightFormat};
+use instructblip::runtime::{Caps, Category, Device, KvFormat, Mask, Recorder, Tensor, Watch, WeightFormat};
 use instructblip::shapes::{Layers, PUBLISHED};
 use instructblip::synthesize::{Synthesis, synthesize};
 use instructblip::weights::{Formats, Loader, Placement};
@@ -136,7 +136,7 @@ fn picture() -> Image {
 
 fn load(device: &Device, folder: &Path, options: &LoadOptions) -> InstructBlip {
     let checkpoint = Checkpoint::directory(folder).expect("a folder");
-    InstructBlip::load_with(device, &checkpoint, options, &mut |_, _| {}).expect("a model")
+    InstructBlip::load_with(device, &checkpoint, options).expect("a model")
 }
 
 /// A model of some size, so that neither alignment nor tables decide: 12 + 6 + 2 layers, 140 MB in f16.
@@ -145,7 +145,7 @@ fn medium(name: &str) -> tempfile::TempDir {
     let layers = Layers { language: Some(12), vision: Some(6), qformer: Some(2) };
     let target = folder.path().join("model");
     let options = Synthesis { stored: Some(instructblip::synthesize::Stored::F16), ..Synthesis::default() };
-    synthesize(&narrow(name, layers, 12), &target, &options, &mut |_, _| {}).expect("written");
+    synthesize(&narrow(name, layers, 12), &target, &options, &Watch::default()).expect("written");
     folder
 }
 
@@ -258,9 +258,7 @@ fn what_exceeds_the_budget_is_refused_with_figures_before_anything_is_uploaded()
     let checkpoint = Checkpoint::directory(checkpoint_folder("mha-untied-d88")).expect("a folder");
     for (budget, offload) in [(100_000, false), (1_000, true)] {
         let options = LoadOptions { budget_bytes: Some(budget), offload, ..LoadOptions::default() };
-        let Err(error) = InstructBlip::load_with(&device, &checkpoint, &options, &mut |_, _| {}) else {
-            panic!("loaded")
-        };
+        let Err(error) = InstructBlip::load_with(&device, &checkpoint, &options) else { panic!("loaded") };
         let Error::OverBudget { need_bytes, budget_bytes, .. } = &error else { panic!("{error:?}") };
         assert!(*budget_bytes == budget && *need_bytes > budget);
         let text = error.to_string();
@@ -273,7 +271,7 @@ fn what_exceeds_the_budget_is_refused_with_figures_before_anything_is_uploaded()
     // What would fit is told.
     let plan = MemoryPlan::of(&checkpoint, &LoadOptions::default(), &device.caps()).expect("a plan");
     let options = LoadOptions { budget_bytes: Some(plan.peak - 1), ..LoadOptions::default() };
-    let Err(error) = InstructBlip::load_with(&device, &checkpoint, &options, &mut |_, _| {}) else { panic!("loaded") };
+    let Err(error) = InstructBlip::load_with(&device, &checkpoint, &options) else { panic!("loaded") };
     assert!(error.to_string().contains("of LoadOptions: ") && error.to_string().contains("offload ("), "{error}");
 }
 
@@ -284,7 +282,7 @@ fn parts_alone_are_loaded_as_planned() {
     let checkpoint = Checkpoint::directory(checkpoint_folder("mha-untied-d88")).expect("a folder");
     let config = models::config(&checkpoint);
     let load = |options: &LoadOptions| {
-        let real = Parts::from_checkpoint(&device, &checkpoint, &config, options, &mut |_, _| {});
+        let real = Parts::from_checkpoint(&device, &checkpoint, &config, options);
         [real, Parts::synthetic(&device, &config, options)]
     };
     for refused in load(&LoadOptions { budget_bytes: Some(100_000), ..LoadOptions::default() }) {

@@ -36,9 +36,9 @@ const ROOMS: [(&str, &[&str]); 21] = [
             "runtime",
         ],
     ),
-    ("engine", &["error", "processor", "generate", "model"]),
+    ("engine", &["error", "processor", "generate", "model", "runtime"]),
     ("lab", &["error", "checkpoint", "config", "weights", "processor", "language", "generate", "model", "runtime"]),
-    ("synthesize", &["error", "hash", "config", "embedded", "weights", "model"]),
+    ("synthesize", &["error", "hash", "config", "embedded", "weights", "model", "runtime"]),
     ("lib", &[]),
 ];
 

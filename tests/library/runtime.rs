@@ -1,12 +1,13 @@
 //! The runtime's mechanics: scratch buffers, taps, replays, tokens in flight, memory counters.
 
 use crate::support;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use instructblip::runtime::kernels::{Kernel, Needs};
 use instructblip::runtime::{
-    Caps, Category, CompileHook, Compiling, Device, Linear, Matrix, Plan, Recorder, Step, Tensor, WeightFormat,
+    Caps, Category, Compiling, Device, Linear, Matrix, Plan, Recorder, Step, Tensor, Watch, WeightFormat, Work,
 };
 use instructblip::{DeviceOptions, Error};
 
@@ -281,8 +282,13 @@ fn compiling_is_told_and_happens_once() {
     }
     let told: Arc<Mutex<Vec<Compiling>>> = Arc::default();
     let keep = told.clone();
-    let hook = CompileHook::new(move |now| keep.lock().expect("a list").push(now.clone()));
-    let device = Device::open(&DeviceOptions { compiling: Some(hook), ..Default::default() }).expect("the device");
+    let watch = Watch::new(move |work| {
+        if let Work::Compiling(now) = work {
+            keep.lock().expect("a list").push(now.clone());
+        }
+        ControlFlow::Continue(())
+    });
+    let device = Device::open(&DeviceOptions { watch, ..Default::default() }).expect("the device");
     let plan = || {
         let mut r = Recorder::new(device.caps());
         let mut y = r.empty(1, 64);
@@ -320,4 +326,33 @@ fn waiting_ends_when_kernels_do_not() {
     device.wait().expect("it ends");
     device.wait_for(Duration::from_secs(60)).expect("nothing is left to wait for");
     assert_eq!(device.read::<f32>(&plan.output(&x)).expect("values")[..4], [1.0; 4]);
+}
+
+/// A device that a program has, with WebGPU's default limits and no features, as a window's may be: models run on it.
+#[cfg(feature = "from-wgpu")]
+#[test]
+fn a_programs_own_device_answers_as_well() {
+    use instructblip::{GenerateOptions, Image, InstructBlip, wgpu};
+    if support::device().is_none() {
+        return;
+    }
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    let instance = wgpu::Instance::new(descriptor);
+    let adapter = pollster::block_on(instance.request_adapter(&Default::default())).expect("an adapter");
+    let open = |required_limits| {
+        let descriptor = wgpu::DeviceDescriptor { required_limits, ..Default::default() };
+        pollster::block_on(adapter.request_device(&descriptor)).expect("a device")
+    };
+    let (gpu, queue) = open(wgpu::Limits::default());
+    let device = Device::from_wgpu(&adapter, &gpu, &queue, &DeviceOptions::default()).expect("a device");
+    let mut model = InstructBlip::embedded(&device).expect("a model");
+    let image = Image::open(support::golden::tests_folder().join("shapes/samples/10.png")).expect("a picture");
+    let reply = model.ask(&image, "Can you count the things?", &GenerateOptions::default()).expect("an answer");
+    assert_eq!(reply.text, "2");
+    let (gpu, queue) = open(wgpu::Limits::downlevel_defaults());
+    match Device::from_wgpu(&adapter, &gpu, &queue, &DeviceOptions::default()) {
+        Err(Error::NoAdapter { found, .. }) => assert!(found[0].contains("storage buffers"), "{found:?}"),
+        other => panic!("{other:?}"),
+    }
 }

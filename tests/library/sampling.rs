@@ -2,6 +2,7 @@
 
 use crate::support::Rng;
 use crate::support::golden::tests_folder;
+use instructblip::generate::Limits;
 use instructblip::generate::processors::{CANDIDATES, Processors, draw, softmax};
 use instructblip::generate::scores::Scores;
 use instructblip::{Error, GenerateOptions};
@@ -32,10 +33,21 @@ fn options(json: &Value) -> GenerateOptions {
             "typical_p" => options.typical_p = number(value),
             "epsilon_cutoff" => options.epsilon_cutoff = number(value),
             "eta_cutoff" => options.eta_cutoff = number(value),
+            "bad_words_ids" | "prefix" => {} // of the limits
             other => panic!("no option {other}"),
         }
     }
     options
+}
+
+/// The words that may not come, and those that must.
+fn limits(json: &Value) -> Limits {
+    let or_none = |value: &Value| if value.is_null() { Value::Array(Vec::new()) } else { value.clone() };
+    Limits {
+        bad_words: serde_json::from_value(or_none(&json["bad_words_ids"])).expect("lists of ids"),
+        prefix: serde_json::from_value(or_none(&json["prefix"])).expect("ids"),
+        ..Limits::new(99, &EOS)
+    }
 }
 
 #[test]
@@ -48,7 +60,7 @@ fn processors_leave_the_distribution_that_transformers_leaves() {
         let sequence: Vec<u32> = list("sequence").iter().map(|id| number(id) as u32).collect();
         let mut scores: Vec<f32> = list("scores").iter().map(number).collect();
         let prompt = number(&row["prompt"]) as usize;
-        Processors::new(&options(&row["options"]), &EOS, prompt).process(&sequence, 0, &mut scores);
+        Processors::new(&options(&row["options"]), &limits(&row["options"]), prompt).process(&sequence, 0, &mut scores);
         let got = softmax(&scores);
         for (i, (got, want)) in got.iter().zip(list("probabilities")).enumerate() {
             let want = want.as_f64().expect("a probability");
@@ -98,7 +110,7 @@ fn draws_from_the_largest_scores_are_the_draws_from_all() {
     for i in 0..2800 {
         let kind = i % 7;
         let (options, row) = (narrow(&mut rng), row(kind, &mut rng));
-        let processors = Processors::new(&options, &EOS, 1);
+        let processors = Processors::new(&options, &Limits::new(99, &EOS), 1);
         assert!(processors.draw_among_few());
         let (n, k) = (row.len(), row.len().min(CANDIDATES as usize));
         let largest = Scores::of_largest(&instructblip::lab::oracle::top_k::top_k(&row, n, k), n, &processors);
@@ -123,7 +135,7 @@ fn draws_from_the_largest_scores_are_the_draws_from_all() {
 #[test]
 fn all_scores_count_where_single_tokens_are_treated() {
     let base = || GenerateOptions { do_sample: true, ..Default::default() };
-    let few = |options: GenerateOptions| Processors::new(&options, &EOS, 3).draw_among_few();
+    let few = |options: GenerateOptions| Processors::new(&options, &Limits::new(99, &EOS), 3).draw_among_few();
     assert!(few(base()) && few(GenerateOptions { top_k: CANDIDATES - 1, min_length: 3, ..base() }));
     for options in [
         GenerateOptions::default(),
@@ -163,7 +175,7 @@ fn draws_follow_the_distribution() {
 #[test]
 fn trap_repetition_penalty_touches_the_prompt_unless_told_otherwise() {
     let options = GenerateOptions { repetition_penalty: 2.0, ..GenerateOptions::default() };
-    let processors = Processors::new(&options, &[2], 3);
+    let processors = Processors::new(&options, &Limits::new(99, &[2]), 3);
     let mut scores = vec![1.0, -1.0, 4.0, 1.0];
     processors.process(&[1, 1, 2], 0, &mut scores);
     assert_eq!(scores, [1.0, -2.0, 2.0, 1.0]);
@@ -222,11 +234,11 @@ fn trap_max_length_counts_the_prompt_and_max_new_tokens_wins() {
 fn scores_beyond_all_numbers_are_certain() {
     let cold = GenerateOptions { do_sample: true, temperature: 1e-20, ..Default::default() };
     let mut scores = vec![-1.0, 2.0, 5.0, -3.0];
-    Processors::new(&cold, &[3], 1).process(&[7, 8], 0, &mut scores);
+    Processors::new(&cold, &Limits::new(99, &[3]), 1).process(&[7, 8], 0, &mut scores);
     assert_eq!(softmax(&scores), [0.0, 0.0, 1.0, 0.0]);
     let ending =
         GenerateOptions { do_sample: true, exponential_decay_length_penalty: Some((0, 3e38)), ..Default::default() };
     let mut scores = vec![-1.0, 2.0, 5.0, -3.0];
-    Processors::new(&ending, &[3], 1).process(&[7, 8, 9], 0, &mut scores);
+    Processors::new(&ending, &Limits::new(99, &[3]), 1).process(&[7, 8, 9], 0, &mut scores);
     assert_eq!(softmax(&scores), [0.0, 0.0, 0.0, 1.0]);
 }

@@ -2,11 +2,14 @@
 
 use crate::support;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use crate::support::fixtures::narrow;
 use crate::support::models;
 use crate::support::program::{refused, run, sample, text};
+use instructblip::runtime::{Watch, Work};
 use instructblip::shapes::Layers;
 use instructblip::synthesize::{Stored, Synthesis, synthesize};
 use instructblip::{Error, GenerateOptions, Image};
@@ -23,14 +26,20 @@ fn small_shards() -> Synthesis {
 }
 
 fn write(document: &Value, folder: &Path, options: &Synthesis) {
-    let (mut last, mut totals) = (0, BTreeSet::new());
-    let written = synthesize(document, folder, options, &mut |done, total| {
-        assert!(done > last && done <= total, "{done} after {last} of {total}");
-        last = done;
-        totals.insert(total);
+    let told: Arc<Mutex<Vec<(u64, u64)>>> = Arc::default();
+    let heard = told.clone();
+    let watch = Watch::new(move |work| {
+        if let Work::Writing { done, total } = *work {
+            heard.lock().expect("a list").push((done, total));
+        }
+        ControlFlow::Continue(())
     });
+    let written = synthesize(document, folder, options, &watch);
     let written = written.expect("written");
-    assert_eq!((last, totals.into_iter().collect::<Vec<_>>()), (written.bytes, vec![written.bytes]));
+    let told = told.lock().expect("a list");
+    assert!(told.iter().all(|&(_, total)| total == written.bytes));
+    assert!(told.is_sorted_by(|before, after| before.0 < after.0), "{told:?}");
+    assert_eq!(told.last().map(|&(done, _)| done), Some(written.bytes));
 }
 
 /// Every file below a folder, by its name from there.
@@ -142,7 +151,7 @@ fn the_same_seed_gives_the_same_bytes() {
 fn a_folder_with_files_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     std::fs::write(folder.path().join("precious"), "bytes").expect("a file");
-    let result = synthesize(&tiny("vicuna-7b"), folder.path(), &Synthesis::default(), &mut |_, _| {});
+    let result = synthesize(&tiny("vicuna-7b"), folder.path(), &Synthesis::default(), &Watch::default());
     let Err(Error::Request { problem }) = result else { panic!("{result:?}") };
     assert!(problem.contains("is not empty"), "{problem}");
     assert_eq!(contents(folder.path()).into_keys().collect::<Vec<_>>(), ["precious"]);
@@ -167,7 +176,7 @@ fn what_cannot_be_written_is_refused_before_anything_is() {
     let mut unknown = tiny("vicuna-7b");
     unknown["dtype"] = "int8".into();
     for (document, part) in [(taken, "image_token_index is 100"), (unknown, "dtype")] {
-        let error = synthesize(&document, &target, &Synthesis::default(), &mut |_, _| {}).expect_err("refused");
+        let error = synthesize(&document, &target, &Synthesis::default(), &Watch::default()).expect_err("refused");
         assert!(error.to_string().contains(part), "{error}");
         assert!(!target.exists());
     }

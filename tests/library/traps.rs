@@ -42,7 +42,7 @@ impl Case {
     /// The reason that a change is refused.
     fn refusal(&self) -> String {
         let checkpoint = Checkpoint::directory(self.fixture.path()).expect("a folder");
-        InstructBlip::load(&self.device, &checkpoint, &mut |_, _| {}).err().expect("a refusal").to_string()
+        InstructBlip::load(&self.device, &checkpoint).err().expect("a refusal").to_string()
     }
 
     fn image(&self) -> Image {
@@ -101,7 +101,7 @@ fn trap_unknown_and_special_ids_are_no_text() {
     let Some(case) = Case::new("ib-llama") else { return };
     let model = case.load();
     let tokenizers = model.processor().tokenizers();
-    let word = tokenizers.encode_answer("red circle", None).expect("ids");
+    let word = tokenizers.encode_answer("red circle", None, "word").expect("ids");
     assert_eq!(tokenizers.decode(&[&[0, 1], &word[..], &[2, 2, 0]].concat()), tokenizers.decode(&word));
     assert_eq!(tokenizers.decode(&[u32::MAX, word[0]]), tokenizers.decode(&word[..1]), "an id that there is not");
 }

@@ -19,13 +19,13 @@ pub fn config(checkpoint: &Checkpoint) -> Config {
 pub fn load_parts(device: &Device, checkpoint: &Checkpoint) -> Parts {
     let config = config(checkpoint);
     let options = LoadOptions::default();
-    Parts::from_checkpoint(device, checkpoint, &config, &options, &mut |_, _| {}).expect("all tensors").0
+    Parts::from_checkpoint(device, checkpoint, &config, &options).expect("all tensors").0
 }
 
 /// A checkpoint's whole model.
 pub fn load(device: &Device, folder: &Path) -> InstructBlip {
     let checkpoint = Checkpoint::directory(folder).expect("a folder");
-    InstructBlip::load(device, &checkpoint, &mut |_, _| {}).expect("a model")
+    InstructBlip::load(device, &checkpoint).expect("a model")
 }
 
 /// A cache and rows over it without memory.

@@ -1,12 +1,15 @@
 //! `instructblip ask`: a picture (or frames), a question, the answer as it comes.
 
 use std::io::Write;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
 use instructblip::model::Timings;
+use instructblip::runtime::Work;
 use instructblip::{Error, GenerateOptions, Image, InstructBlip, Question, Reply};
 use serde_json::json;
 
@@ -15,7 +18,7 @@ use crate::common::{Common, Gpu};
 use crate::files::check_folder;
 use crate::generation::Generation;
 use crate::options::{Model, Wording};
-use crate::overrides::Watch;
+use crate::overrides::Watchdog;
 use crate::progress::{Progress, say};
 use crate::session::{
     check_order, load_with_custom, note_demo_model, note_empty_prompt, note_unread_words, reply_json, say_last,
@@ -75,7 +78,7 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
         // Dropped before the next is loaded: there may be room for one only.
         true => {
             let mut model = load_with_custom(common, &ask.model, workload, Vec::new())?;
-            Some(answer(common, &mut model, &question, &options, &mut |_| Ok(()))?)
+            Some(model.answer(&[question], &options)?.swap_remove(0))
         }
         false => None,
     };
@@ -112,10 +115,13 @@ fn answer_aloud(
     options: &GenerateOptions,
 ) -> Result<Reply> {
     let overrides = &ask.model.overrides;
-    let watch = overrides.any().then(|| overrides.watch());
+    let watchdog = overrides.any().then(|| Arc::new(overrides.watchdog()));
     let shown = ask.is_shown_early();
-    answer(common, model, question, options, &mut |piece| {
-        watch.iter().for_each(Watch::beat);
+    if !options.gives_one() {
+        return answer_at_once(common, model, question, options, watchdog);
+    }
+    answer(model, question, options, &mut |piece| {
+        watchdog.iter().for_each(|watchdog| watchdog.beat());
         if shown {
             let mut out = std::io::stdout().lock();
             write!(out, "{piece}")?;
@@ -167,27 +173,37 @@ fn judge_overrides(common: &Common, ask: &Ask, model: &InstructBlip, ours: &Repl
     Ok(())
 }
 
-/// The answer; where there is one, `hear` gets it as it comes.
-fn answer(
+/// The answer, which does not come piece by piece.
+fn answer_at_once(
     common: &Common,
+    model: &mut InstructBlip,
+    question: &Question<'_>,
+    options: &GenerateOptions,
+    watchdog: Option<Arc<Watchdog>>,
+) -> Result<Reply> {
+    let usual = model.device().watch();
+    let progress = Arc::new(Mutex::new(Progress::counting(common.quiet, "tokens", None)));
+    let counted = progress.clone();
+    model.set_watch(usual.and(move |work| {
+        if let (Work::Answering { tokens }, Ok(mut progress)) = (work, counted.lock()) {
+            progress.count((*tokens).into());
+            watchdog.iter().for_each(|watchdog| watchdog.beat());
+        }
+        ControlFlow::Continue(())
+    }));
+    let replies = model.answer(&[*question], options);
+    model.set_watch(usual);
+    progress.lock().iter().for_each(|progress| progress.clear());
+    Ok(replies?.swap_remove(0))
+}
+
+/// The answer, of which `hear` gets every piece as it comes.
+fn answer(
     model: &mut InstructBlip,
     question: &Question<'_>,
     options: &GenerateOptions,
     hear: &mut dyn FnMut(&str) -> Result<()>,
 ) -> Result<Reply> {
-    if !options.gives_one() {
-        let mut progress = Progress::counting(common.quiet, "tokens", None);
-        let mut unheard = Ok(());
-        let mut replies = model.answer(&[*question], options, &mut |tokens| {
-            progress.count(tokens.into());
-            if unheard.is_ok() {
-                unheard = hear("");
-            }
-        })?;
-        progress.clear();
-        unheard?;
-        return Ok(replies.swap_remove(0));
-    }
     let mut answer = model.stream(question, options)?;
     let mut begun = false;
     for piece in answer.by_ref() {

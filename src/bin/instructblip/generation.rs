@@ -75,6 +75,12 @@ pub struct Generation {
     /// Ends the answer once its text has this; may be repeated
     #[arg(long, value_name = "TEXT")]
     pub stop: Vec<String>,
+    /// The beginning of the answer, which the model goes on with
+    #[arg(long, value_name = "TEXT")]
+    pub prefix: Option<String>,
+    /// A word that the answer may not have; may be repeated
+    #[arg(long, value_name = "WORD")]
+    pub bad_word: Vec<String>,
 }
 
 /// The end of a search with beams.
@@ -123,6 +129,10 @@ impl Generation {
             },
             exponential_decay_length_penalty: self.exponential_decay_length_penalty,
             stop_strings: self.stop.clone(),
+            prefix: self.prefix.clone().unwrap_or_default(),
+            prefix_ids: Vec::new(),
+            bad_words: self.bad_word.clone(),
+            bad_words_ids: Vec::new(),
             eos_token_ids: None,
         }
     }

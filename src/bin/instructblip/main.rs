@@ -7,7 +7,6 @@ mod bench;
 mod caption;
 mod command;
 mod common;
-mod compiling;
 mod demo;
 mod devices;
 mod doctor;
@@ -40,6 +39,7 @@ mod synthesize;
 mod tune;
 mod tuned;
 mod usage;
+mod watching;
 mod wording;
 mod worker;
 

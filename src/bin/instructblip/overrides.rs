@@ -81,16 +81,16 @@ impl Overrides {
         }
     }
 
-    /// Starts a watch that ends the program unless it hears of the GPU again and again within the limit.
-    pub fn watch(&self) -> Watch {
+    /// Starts a watchdog that ends the program unless it hears of the GPU again and again within the limit.
+    pub fn watchdog(&self) -> Watchdog {
         let files: Vec<_> = self.files.iter().map(|one| Path::display(&one.file).to_string()).collect();
-        Watch::start(&files.join(", "), Duration::from_secs(self.time_out))
+        Watchdog::start(&files.join(", "), Duration::from_secs(self.time_out))
     }
 
-    /// Generates two tokens about a grey picture under the watch. An error is ignored here, since it occurs again in
+    /// Generates two tokens about a grey picture under the watchdog. An error is ignored here, since it occurs again in
     /// the real run.
     pub fn try_once(&self, model: &mut InstructBlip) -> Result<()> {
-        let _watch = self.watch();
+        let _watchdog = self.watchdog();
         let image = Image::from_rgb(32, 32, vec![128; 32 * 32 * 3])?;
         let options = GenerateOptions { max_new_tokens: Some(2), ..GenerateOptions::default() };
         drop(model.ask(&image, "a", &options));
@@ -98,13 +98,13 @@ impl Overrides {
     }
 }
 
-/// A watch that ends the program with exit code 7 when it hears nothing for too long. It ends when it is dropped.
-pub struct Watch {
+/// A watchdog ends the program with exit code 7 when it hears nothing for too long. It ends when it is dropped.
+pub struct Watchdog {
     alive: Sender<()>,
 }
 
-impl Watch {
-    fn start(files: &str, limit: Duration) -> Watch {
+impl Watchdog {
+    fn start(files: &str, limit: Duration) -> Watchdog {
         let line = format!(
             "error: {files}: its kernels did not end within {} s; a loop may have no end, or --time-out gives it longer",
             limit.as_secs()
@@ -123,7 +123,7 @@ impl Watch {
                 }
             }
         });
-        Watch { alive }
+        Watchdog { alive }
     }
 
     /// The GPU has been heard of.

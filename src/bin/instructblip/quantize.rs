@@ -11,8 +11,9 @@ use instructblip::weights::Formats;
 
 use crate::common::Common;
 use crate::options::{formats, size};
-use crate::progress::{Progress, say};
+use crate::progress::say;
 use crate::session::{Chosen, chosen};
+use crate::watching;
 
 /// Arguments of `quantize`.
 #[derive(Args, Debug)]
@@ -49,10 +50,8 @@ pub fn run(common: &Common, arguments: &Quantize) -> Result<()> {
         language: arguments.language_weights,
     });
     let Chosen { checkpoint, adapter } = chosen(&arguments.source, arguments.lora.as_deref())?;
-    let mut progress = Progress::bytes(common.quiet, "writing");
-    let mut report = |done, total| progress.report(done, total);
     let (folder, shard_bytes) = (&arguments.folder, arguments.shard_size);
-    let done = quantize(&checkpoint, adapter.as_ref(), folder, formats, shard_bytes, &mut report)?;
+    let done = quantize(&checkpoint, adapter.as_ref(), folder, formats, shard_bytes, &watching::watch(common.quiet))?;
     if !common.quiet {
         let (from, to, folder) = (Bytes(done.source_bytes), Bytes(done.bytes), arguments.folder.display());
         say(&format!("{from} became {to} in {} files in {folder}", done.files));

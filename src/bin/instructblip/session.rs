@@ -8,7 +8,7 @@ use instructblip::checkpoint::names::{ADAPTER_CONFIG, CONFIG};
 use instructblip::error::Bytes;
 use instructblip::model::{LoadOptions, Timings, Workload};
 use instructblip::processor::PassOrder;
-use instructblip::runtime::{AdapterClass, CustomKernel, Forms};
+use instructblip::runtime::{AdapterClass, CustomKernel, Forms, kernel_cache};
 #[cfg(feature = "hub")]
 use instructblip::shapes::Shape;
 use instructblip::weights::LoadReport;
@@ -16,13 +16,13 @@ use instructblip::{Checkpoint, Device, DeviceOptions, Error, GenerateOptions, In
 use serde_json::json;
 
 use crate::common::Common;
-use crate::compiling;
 use crate::machine::available_bytes;
 use crate::options::{Model, Resize};
-use crate::progress::{Progress, say};
+use crate::progress::say;
 use crate::tuned;
+use crate::watching;
 
-/// The options of a device, with the user's folder of compiled kernels, progress of compiling and the sizes that `tune`
+/// The options of a device, with the user's folder of compiled kernels, progress of its work and the sizes that `tune`
 /// found.
 ///
 /// # Errors
@@ -34,8 +34,8 @@ pub fn device_options(common: &Common) -> instructblip::Result<DeviceOptions> {
         checked: common.checked,
         robust_access: common.robust_access,
         forms: Forms::parse(&common.kernels)?,
-        cache: compiling::folder(),
-        compiling: compiling::hook(common.quiet),
+        cache: kernel_cache(),
+        watch: watching::watch(common.quiet),
         // What was found with an adapter's features says nothing of it without.
         tuning: if common.portable {
             None
@@ -136,10 +136,8 @@ pub fn load_with_custom(
         None => Chosen { checkpoint: embedded()?, adapter: model.lora.as_deref().map(named).transpose()? },
     };
     let device = Device::open(&DeviceOptions { custom, ..device_options(common)? })?;
-    let mut progress = Progress::bytes(common.quiet, "loading");
     let options = bounded(&device, LoadOptions { adapter, ..model.weights.options(workload) });
-    let loaded =
-        InstructBlip::load_with(&device, &checkpoint, &options, &mut |done, total| progress.report(done, total))?;
+    let loaded = InstructBlip::load_with(&device, &checkpoint, &options)?;
     if !common.quiet && loaded.load_report().bytes > NOTED_BYTES {
         say(&common.paint(&load_note(&loaded), "2"));
     }

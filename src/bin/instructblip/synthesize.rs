@@ -10,7 +10,8 @@ use instructblip::synthesize::{Stored, Synthesis, synthesize};
 
 use crate::common::Common;
 use crate::options::size;
-use crate::progress::{Progress, say};
+use crate::progress::say;
+use crate::watching;
 
 /// Arguments of `synthesize`.
 #[derive(Args, Debug)]
@@ -66,8 +67,7 @@ pub fn run(common: &Common, arguments: &Synthesize) -> Result<()> {
         Dtype::F32 => Stored::F32,
     });
     let options = Synthesis { stored, shard_bytes: *shard_size, seed: *seed };
-    let mut progress = Progress::bytes(common.quiet, "writing");
-    let written = synthesize(&document, folder, &options, &mut |done, total| progress.report(done, total))?;
+    let written = synthesize(&document, folder, &options, &watching::watch(common.quiet))?;
     if !common.quiet {
         let (name, folder) = (shape.name(), folder.display());
         say(&format!(

@@ -4,10 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use instructblip::hash::fnv1a;
-use instructblip::runtime::{AdapterSummary, Tuning, kernels, list_adapters};
+use instructblip::runtime::{AdapterSummary, Tuning, kernels, list_adapters, user_cache};
 use serde::{Deserialize, Serialize};
 
-use crate::compiling;
 use crate::files::{unwritable, write_bytes};
 
 /// The version of the file's layout. A reader ignores files of other versions.
@@ -73,7 +72,7 @@ impl Tuned {
 
 /// The folder of these files.
 fn folder() -> Option<PathBuf> {
-    compiling::cache().map(|cache| cache.join("tuning"))
+    user_cache().map(|cache| cache.join("tuning"))
 }
 
 /// The sizes that were found for an adapter, if any were.

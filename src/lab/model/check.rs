@@ -19,7 +19,7 @@ pub fn answer(device: &Device, embedded: &Checkpoint, formats: Formats) -> Resul
     let bytes = include_bytes!("../../../tests/shapes/samples/11.png");
     let image = Image::decode("11.png", bytes)?;
     let options = LoadOptions { formats, ..LoadOptions::default() };
-    let mut model = InstructBlip::load_with(device, embedded, &options, &mut |_, _| {})?;
+    let mut model = InstructBlip::load_with(device, embedded, &options)?;
     let reply = model.ask(&image, "Which is the smallest shape?", &GenerateOptions::default())?;
     match reply.text.as_str() {
         "green star" => Ok(()),

@@ -53,16 +53,7 @@ pub struct Options {
     pub budget_bytes: Option<u64>,
 }
 
-/// News of a measurement.
-#[derive(Clone, Copy, Debug)]
-pub enum Event {
-    /// So many bytes of the weights are on the device, of the second number in all.
-    Loading(u64, u64),
-    /// So many measurements are done, of the second number in all.
-    Measured(u64, u64),
-}
-
-/// Times a model.
+/// Times a model. `hear` hears how many measurements are done, of the second number in all.
 ///
 /// # Errors
 /// [`crate::Error::PromptTooLong`] for lengths that the context does not hold; those of loading;
@@ -71,7 +62,7 @@ pub fn measure(
     subject: &Subject,
     options: &Options,
     device: &Device,
-    hear: &mut dyn FnMut(Event),
+    hear: &mut dyn FnMut(u64, u64),
 ) -> Result<ModelResults> {
     let text = &subject.config.text;
     let context = text.max_positions();
@@ -95,15 +86,10 @@ fn lengths(asked: &[u32], usual: &[u32], besides: u32, context: Option<u32>) -> 
 }
 
 impl Subject {
-    fn load(
-        &self,
-        device: &Device,
-        options: &LoadOptions,
-        report: &mut dyn FnMut(u64, u64),
-    ) -> Result<(Parts, Loaded)> {
+    fn load(&self, device: &Device, options: &LoadOptions) -> Result<(Parts, Loaded)> {
         match &self.checkpoint {
             None => Parts::synthetic(device, &self.config, options),
-            Some(checkpoint) => Parts::from_checkpoint(device, checkpoint, &self.config, options, report),
+            Some(checkpoint) => Parts::from_checkpoint(device, checkpoint, &self.config, options),
         }
     }
 }
@@ -131,20 +117,19 @@ impl Bench<'_> {
         }
     }
 
-    fn measure(&self, hear: &mut dyn FnMut(Event)) -> Result<ModelResults> {
+    fn measure(&self, hear: &mut dyn FnMut(u64, u64)) -> Result<ModelResults> {
         let Bench { subject: Subject { config, .. }, device, .. } = self;
         let options = self.load_options();
         if let (true, Some(checkpoint)) = (self.subject.is_embedded, &self.subject.checkpoint) {
             check::answer(device, checkpoint, options.formats)?;
         }
-        let mut report = |done, total| hear(Event::Loading(done, total));
-        let ((parts, loaded), load_ms) = milliseconds(|| self.subject.load(device, &options, &mut report))?;
+        let ((parts, loaded), load_ms) = milliseconds(|| self.subject.load(device, &options))?;
         let points = 4 + self.prompts.len() + self.keys.len() * self.options.rows.len();
-        hear(Event::Measured(1, points as u64));
+        hear(1, points as u64);
         let mut done = 1;
         let mut next = || {
             done += 1;
-            hear(Event::Measured(done, points as u64));
+            hear(done, points as u64);
         };
         let (image_ms, pixels) = self.image()?;
         next();

@@ -95,6 +95,7 @@ fn is_read(name: &str) -> bool {
 fn weights(checkpoint: &Checkpoint) -> Result<Vec<String>> {
     let mut names: Vec<String> = match checkpoint {
         Checkpoint::Embedded { files, .. } => files.iter().map(|(name, _)| name.to_string()).collect(),
+        Checkpoint::Memory { files, .. } => files.keys().cloned().collect(),
         Checkpoint::Directory(root) => {
             let failed = |source| Error::Io { path: root.clone(), source };
             let entries = std::fs::read_dir(root).map_err(failed)?;

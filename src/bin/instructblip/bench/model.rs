@@ -7,7 +7,7 @@ use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use instructblip::config::Config;
 use instructblip::lab::ceilings;
-use instructblip::lab::model::{Event, Options, Subject, measure};
+use instructblip::lab::model::{Options, Subject, measure};
 use instructblip::lab::results::Ceilings;
 use instructblip::model::LoadOptions;
 use instructblip::runtime::{KvFormat, WeightFormat};
@@ -143,21 +143,16 @@ pub fn run(common: &Common, arguments: &Model) -> Result<()> {
         runs: arguments.runs as usize,
         budget_bytes: bounded(&device, LoadOptions::default()).budget_bytes,
     };
-    let mut loading = Progress::bytes(common.quiet || subject.is_embedded, "loading");
     let mut measuring: Option<Progress> = None;
-    let mut model = measure(&subject, &options, &device, &mut |event| match event {
-        Event::Loading(done, total) => loading.report(done, total),
-        Event::Measured(done, total) => {
-            loading.clear();
-            let counting = || {
-                if !common.quiet {
-                    let runs = arguments.runs;
-                    say(&common.paint(&format!("{}: {total} measurements of {runs} runs each", subject.name), "2"));
-                }
-                Progress::counting(common.quiet, "measurements", Some(total))
-            };
-            measuring.get_or_insert_with(counting).count(done);
-        }
+    let mut model = measure(&subject, &options, &device, &mut |done, total| {
+        let counting = || {
+            if !common.quiet {
+                let runs = arguments.runs;
+                say(&common.paint(&format!("{}: {total} measurements of {runs} runs each", subject.name), "2"));
+            }
+            Progress::counting(common.quiet, "measurements", Some(total))
+        };
+        measuring.get_or_insert_with(counting).count(done);
     })?;
     measuring.iter_mut().for_each(|progress| progress.clear());
     // The model is gone by now: the ceilings need room of their own, which is not the model's.

@@ -9,12 +9,11 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use instructblip::error::Bytes;
-use instructblip::runtime::{AdapterSummary, MatrixSize, list_adapters};
+use instructblip::runtime::{AdapterSummary, MatrixSize, kernel_cache, list_adapters};
 use instructblip::{Error, InstructBlip};
 use serde_json::{Value, json};
 
 use crate::common::{Common, Gpu};
-use crate::compiling;
 use crate::machine::{self, Machine};
 use crate::selftest::{self, Report};
 use crate::session::chosen;
@@ -92,7 +91,7 @@ impl Page {
             },
             model: doctor.model.as_ref().map(|folder| (folder.clone(), check(folder))),
             kernels: selftest::quick(common),
-            pipelines: compiling::folder(),
+            pipelines: kernel_cache(),
         }
     }
 
