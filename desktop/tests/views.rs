@@ -4,9 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use eframe::egui::{self, Key, Modifiers};
-use egui_kittest::Harness;
-use egui_kittest::kittest::Queryable;
+use eframe::egui::{self, Key, Modifiers, Role};
+use egui_kittest::{Harness, Node};
+use egui_kittest::kittest::{NodeT, Queryable};
 use instructblip_desktop::app::{App, Dialog, Start, Tab};
 use instructblip_desktop::captions::files::caption_path;
 use instructblip_desktop::captions::journal::{Interrupted, Job, Journal};
@@ -58,17 +58,25 @@ fn until(desk: &mut Desk, what: &str, is_so: impl Fn(&App) -> bool) {
     desk.run_steps(3);
 }
 
+/// A field for typing, or something to click at: some have the same name.
+fn named<'a>(desk: &'a Desk, name: &'a str, is_field: bool) -> Node<'a> {
+    let role = |node: &Node<'_>| node.accesskit_node().role();
+    let fields = [Role::TextInput, Role::MultilineTextInput];
+    let is_wanted = |node: &Node<'_>| fields.contains(&role(node)) == is_field && role(node) != Role::Label;
+    desk.get_all_by_label(name).find(is_wanted).unwrap_or_else(|| panic!("there is no {name} of this kind"))
+}
+
 fn click(desk: &mut Desk, name: &str) {
-    desk.get_by_label(name).click();
+    named(desk, name, false).click();
     desk.run_steps(2);
 }
 
 fn write(desk: &mut Desk, name: &str, text: &str) {
-    desk.get_by_label(name).focus();
+    named(desk, name, true).focus();
     desk.run_steps(2);
     desk.key_press_modifiers(Modifiers::COMMAND, Key::A);
     desk.run_steps(1);
-    desk.get_by_label(name).type_text(text);
+    named(desk, name, true).type_text(text);
     desk.run_steps(2);
 }
 

@@ -228,6 +228,6 @@ mod tests {
         let job = job(folder.path());
         let journals = [0, 1].map(|_| Journal::begin(folder.path(), &job).expect("begun"));
         assert_ne!(journals[0].path, journals[1].path);
-        journals.map(Journal::end);
+        journals.into_iter().for_each(Journal::end);
     }
 }

@@ -101,7 +101,12 @@ impl CaptionOptions {
 
     /// The options that the model gets.
     pub fn answer_options(&self) -> GenerateOptions {
-        self.generation.clone()
+        let words = self.forbidden.split(',').map(str::trim).filter(|word| !word.is_empty());
+        GenerateOptions {
+            prefix: self.start_with.trim().into(),
+            bad_words: words.map(Into::into).collect(),
+            ..self.generation.clone()
+        }
     }
 }
 
@@ -148,6 +153,16 @@ mod tests {
         assert_eq!(prompt("own", "Tags: {tags}. Describe.", true), Ok("Tags: grey, cat. Describe.".into()));
         assert_eq!(prompt("vqa-short", "Who is {name}?", true), Ok("Question: Who is tom? Short answer:".into()));
         assert!(prompt("vqa-short", " ", true).is_err_and(|e| e.contains("needs a text")));
+    }
+
+    #[test]
+    fn words_to_begin_with_and_forbidden_ones_go_to_the_model() {
+        let (start_with, forbidden) = (" a photo of ".into(), "image, stock photo,, ".into());
+        let options = CaptionOptions { start_with, forbidden, ..CaptionOptions::default() }.answer_options();
+        assert_eq!(
+            (options.prefix.as_str(), options.bad_words),
+            ("a photo of", vec!["image".into(), "stock photo".into()])
+        );
     }
 
     #[test]

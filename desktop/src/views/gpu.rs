@@ -2,11 +2,10 @@
 
 use eframe::egui::{self, Ui};
 use instructblip::error::Bytes;
-use instructblip::runtime::{AdapterKind, AdapterSummary};
+use instructblip::runtime::{AdapterKind, AdapterSummary, kernel_cache};
 
 use super::{good, problem};
 use crate::app::App;
-use crate::work::device::kernels_folder;
 
 pub fn show(app: &mut App, ui: &mut Ui) {
     adapters(app, ui);
@@ -150,7 +149,7 @@ fn surroundings(app: &App, ui: &mut Ui) {
         std::env::consts::OS,
         std::env::consts::ARCH
     ));
-    match kernels_folder() {
+    match kernel_cache() {
         Some(folder) => drop(ui.label(format!("compiled kernels are kept in {}", folder.display()))),
         None => drop(ui.label("compiled kernels are not kept: INSTRUCTBLIP_CACHE is off, or there is no home")),
     }

@@ -1,51 +1,44 @@
 //! Adapters: which there are, how one is opened, and what is found out about it.
 
-use std::path::PathBuf;
+use std::ops::ControlFlow;
 
 use instructblip::hash::fnv1a;
 use instructblip::lab::selftest::{self, Target};
 use instructblip::lab::{Depth, cases, tune};
 use instructblip::runtime::{
-    AdapterClass, AdapterKind, AdapterSummary, CompileHook, Compiling, Tuning, kernels, list_adapters,
+    AdapterClass, AdapterKind, AdapterSummary, Compiling, Tuning, Watch, Work, kernel_cache, kernels, list_adapters,
 };
 use instructblip::{Device, DeviceOptions, Error, Result};
 
 use super::{Event, Setup, Sink, Stop};
 
-/// The folder that compiled kernels are kept in, which the program `instructblip` shares: `INSTRUCTBLIP_CACHE`, which
-/// may be `off`, or a part of the user's cache.
-pub fn kernels_folder() -> Option<PathBuf> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let caches = || match () {
-        () if cfg!(windows) => set("LOCALAPPDATA"),
-        () if cfg!(target_os = "macos") => std::env::home_dir().map(|home| home.join("Library").join("Caches")),
-        () => set("XDG_CACHE_HOME")
-            .filter(|folder| folder.is_absolute())
-            .or_else(|| std::env::home_dir().map(|home| home.join(".cache"))),
-    };
-    let cache = match set("INSTRUCTBLIP_CACHE") {
-        Some(off) if off.as_os_str() == "off" => None,
-        Some(folder) => Some(folder),
-        None => caches().map(|caches| caches.join("instructblip")),
-    };
-    cache.map(|cache| cache.join("pipelines"))
-}
-
-/// The options of a device, whose compiling is told.
-pub fn options(setup: &Setup, tuning: Option<Tuning>, sink: &Sink) -> DeviceOptions {
-    let sink = sink.clone();
-    let tell = move |now: &Compiling| {
-        let what = match now.longest {
-            Some((kernel, time)) if time.as_secs() > 60 => format!("compiling kernel {kernel}, which takes long"),
-            _ => "compiling kernels".into(),
-        };
-        sink.tell(Event::Doing(what, Some((now.done as u64, now.total as u64))));
+/// The options of a device: what it does is told, and ends where that is wished.
+pub(super) fn options(setup: &Setup, tuning: Option<Tuning>, sink: &Sink, stop: &Stop) -> DeviceOptions {
+    let (sink, stop) = (sink.clone(), stop.clone());
+    let hear = move |work: &Work| {
+        match work {
+            Work::Opening => sink.tell(Event::Doing("opening the GPU".into(), None)),
+            Work::Compiling(Compiling { done, total, longest, .. }) => {
+                let what = match longest {
+                    Some((kernel, time)) if time.as_secs() > 60 => {
+                        format!("compiling kernel {kernel}, which takes long")
+                    }
+                    _ => "compiling kernels".into(),
+                };
+                sink.tell(Event::Doing(what, Some((*done as u64, *total as u64))));
+            }
+            Work::Loading { done, total } => {
+                sink.tell(Event::Doing("loading the model".into(), Some((*done, *total))));
+            }
+            _ => {}
+        }
+        if stop.is_wanted() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     };
     DeviceOptions {
         adapter: setup.adapter.clone(),
         tuning,
-        cache: kernels_folder(),
-        compiling: Some(CompileHook::new(tell)),
+        cache: kernel_cache(),
+        watch: Watch::new(hear),
         ..DeviceOptions::default()
     }
 }
@@ -146,6 +139,11 @@ pub(super) fn test(options: &DeviceOptions, sink: &Sink, stop: &Stop) -> Result<
         }
         sink.tell(Event::Doing("testing kernels".into(), Some((done as u64, cases.len() as u64))));
         let outcome = selftest::run(std::slice::from_ref(case), &targets, "", &mut |_| {});
+        // What was stopped in its middle is not wrong.
+        if stop.is_wanted() {
+            verdict.stopped = true;
+            break;
+        }
         if let Some(lost) = outcome.lost {
             return Err(lost);
         }

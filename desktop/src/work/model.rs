@@ -69,12 +69,12 @@ impl Worker {
             }
             Command::Caption(run) => self.caption(*run),
             Command::SelfTest => {
-                let options = device::options(&self.setup, self.tuning, &self.sink);
+                let options = device::options(&self.setup, self.tuning, &self.sink, &self.stop);
                 let verdict = device::test(&options, &self.sink, &self.stop);
                 self.sink.tell(Event::Tested(verdict.map_err(|error| words(&error))));
             }
             Command::Tune => {
-                let found = device::tune(&device::options(&self.setup, None, &self.sink), &self.sink);
+                let found = device::tune(&device::options(&self.setup, None, &self.sink, &self.stop), &self.sink);
                 self.sink.tell(Event::Tuned(found.map_err(|error| words(&error))));
             }
         }
@@ -113,12 +113,10 @@ impl Worker {
     }
 
     fn loaded(&self) -> Result<InstructBlip> {
-        self.sink.tell(Event::Doing("opening the GPU".into(), None));
-        let device = Device::open(&device::options(&self.setup, self.tuning, &self.sink))?;
+        let device = Device::open(&device::options(&self.setup, self.tuning, &self.sink, &self.stop))?;
         let (checkpoint, adapter) = store::checkpoint(&self.setup.source)?;
         let options = LoadOptions { adapter, budget_bytes: device::budget(&device), ..load_options(&self.setup) };
-        let tell = |done, total| self.sink.tell(Event::Doing("loading the model".into(), Some((done, total))));
-        InstructBlip::load_with(&device, &checkpoint, &options, &mut { tell })
+        InstructBlip::load_with(&device, &checkpoint, &options)
     }
 
     /// The model, if there is one.
@@ -138,7 +136,10 @@ impl Worker {
                 let mut answer = model.generate(&image, prompt, options)?;
                 while !stop.is_wanted() {
                     let Some(piece) = answer.next() else { break };
-                    sink.tell(Event::Piece(id, piece?));
+                    match piece {
+                        Err(Error::Cancelled) => break,
+                        piece => sink.tell(Event::Piece(id, piece?)),
+                    }
                 }
                 answer.into_reply()
             }

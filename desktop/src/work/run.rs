@@ -24,6 +24,16 @@ enum Asked {
     Choices(Vec<String>),
 }
 
+/// Something that the engine told.
+enum Heard {
+    /// A picture has its caption, or an error of its own.
+    Caption,
+    /// An error that ends the run.
+    Fault(String),
+    /// Nothing about captions.
+    Other,
+}
+
 /// The requests on their way by number, and what the engine told about them.
 struct Desk {
     engine: Engine,
@@ -42,10 +52,6 @@ impl Desk {
 
     fn pending(&self) -> usize {
         self.asked.iter().flatten().count()
-    }
-
-    fn captions(&self) -> usize {
-        self.asked.iter().flatten().filter(|(asked, _)| matches!(asked, Asked::Caption(_))).count()
     }
 
     fn cancel(&self) {
@@ -84,10 +90,10 @@ impl Worker {
         let sizes = self.sizes(&model, run);
         let (to, heard) = channel();
         let mut desk = Desk { engine: Engine::start(model, &sizes)?, asked: Vec::new(), to, heard };
-        let (mut items, mut ending) = (std::mem::take(&mut run.items).into_iter(), Ending::Complete);
+        let (mut items, mut done, mut ending) = (std::mem::take(&mut run.items).into_iter(), 0, Ending::Complete);
         let ahead = sizes.slots as usize + AHEAD;
         loop {
-            if self.stop.is_wanted() && ending == Ending::Complete && items.len() + desk.pending() > 0 {
+            if self.stop.is_wanted() && ending == Ending::Complete && done < total {
                 ending = Ending::Stopped;
             }
             match ending {
@@ -105,11 +111,14 @@ impl Worker {
                 break;
             }
             let Ok((number, event)) = desk.heard.recv_timeout(PAUSE) else { continue };
-            let fault = self.hear(&mut desk, number, event, run);
-            let done = total - (items.len() + desk.captions()) as u64;
-            self.sink.tell(Event::Doing("captioning".into(), Some((done, total))));
-            if let (Some(fault), Ending::Complete) = (fault, &ending) {
-                ending = Ending::Failed(fault);
+            match self.hear(&mut desk, number, event, run) {
+                Heard::Other => {}
+                Heard::Caption => {
+                    done += 1;
+                    self.sink.tell(Event::Doing("captioning".into(), Some((done, total))));
+                }
+                Heard::Fault(_) if ending != Ending::Complete => {}
+                Heard::Fault(fault) => ending = Ending::Failed(fault),
             }
         }
         let model = desk.engine.finish()?;
@@ -118,7 +127,8 @@ impl Worker {
             Ok(()) => self.model = Some(model),
             Err(error) => self.sink.tell(Event::NoModel(words(&error))),
         }
-        Ok(ending)
+        // The last ones may have been stopped before anybody looked.
+        Ok(if ending == Ending::Complete && done < total { Ending::Stopped } else { ending })
     }
 
     /// The engine's sizes: slots for the beams of an answer at least, and room for the longest prompt.
@@ -160,17 +170,17 @@ impl Worker {
         }
     }
 
-    /// Tells what the engine told about a request; gives the fault that ends the run, if it is one.
-    fn hear(&self, desk: &mut Desk, number: usize, event: Result<EngineEvent>, run: &mut Run) -> Option<String> {
+    /// Tells what the engine told about a request.
+    fn hear(&self, desk: &mut Desk, number: usize, event: Result<EngineEvent>, run: &mut Run) -> Heard {
         if let (Ok(EngineEvent::Text(piece)), Some((Asked::Question { id, .. }, _))) = (&event, &desk.asked[number]) {
             self.sink.tell(Event::Piece(*id, piece.clone()));
         }
         let outcome = match event {
-            Ok(EngineEvent::Text(_)) => return None,
+            Ok(EngineEvent::Text(_)) => return Heard::Other,
             Ok(EngineEvent::Done(outcome)) => Ok(outcome),
             Err(error) => Err(error),
         };
-        let (asked, _) = desk.asked[number].take()?;
+        let Some((asked, _)) = desk.asked[number].take() else { return Heard::Other };
         let fault = outcome.as_ref().err().filter(|error| is_everybodys(error)).map(words);
         match (asked, outcome) {
             (Asked::Question { id, .. }, Err(error)) => self.sink.tell(Event::Answered(id, Err(words(&error)))),
@@ -187,21 +197,22 @@ impl Worker {
             (Asked::Caption(item), Err(error)) if fault.is_none() => {
                 let told = words(&error);
                 if let Err(problem) = run.journal.note(&item.picture, None, item.disk.as_deref()) {
-                    return Some(problem);
+                    return Heard::Fault(problem);
                 }
                 self.sink.tell(Event::Captioned(run.id, item.picture, Err(told)));
+                return Heard::Caption;
             }
             _ => {}
         }
-        fault
+        fault.map_or(Heard::Other, Heard::Fault)
     }
 
-    /// Notes a caption, puts it into its file and tells both; gives the fault that ends the run, if there is one.
-    fn keep(&self, item: Item, text: &str, run: &mut Run) -> Option<String> {
+    /// Notes a caption, puts it into its file and tells both.
+    fn keep(&self, item: Item, text: &str, run: &mut Run) -> Heard {
         let caption = run.existing.joined(&item.caption, text.trim());
         // What is not noted could be lost: nothing goes on without.
         if let Err(problem) = run.journal.note(&item.picture, Some(&caption), item.disk.as_deref()) {
-            return Some(problem);
+            return Heard::Fault(problem);
         }
         let kept = match files::save(&item.picture, &caption, item.disk.as_deref()) {
             Ok(Saved::Written(disk)) => Kept::Saved(disk),
@@ -209,7 +220,7 @@ impl Worker {
             Err(problem) => Kept::Failed(problem),
         };
         self.sink.tell(Event::Captioned(run.id, item.picture, Ok((caption, kept))));
-        None
+        Heard::Caption
     }
 }
 
