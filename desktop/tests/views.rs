@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use eframe::egui::{self, Key, Modifiers, Role};
-use egui_kittest::{Harness, Node};
 use egui_kittest::kittest::{NodeT, Queryable};
+use egui_kittest::{Harness, Node};
 use instructblip_desktop::app::{App, Dialog, Start, Tab};
 use instructblip_desktop::captions::files::caption_path;
 use instructblip_desktop::captions::journal::{Interrupted, Job, Journal};

@@ -84,33 +84,121 @@ shot() { sleep 1; import -window root "$out/$1.png"; echo "  $out/$1.png"; }
 captions() { find "$work/$1" -name '*.txt' | wc -l; }
 has_captions() { [ "$(captions "$1")" -ge "$2" ]; }
 
-# shellcheck disable=SC2034
-{
-    grid_x=80 grid_y=150
-}
+# Puts the pointer where it is over nothing.
+away() { xdotool mousemove 1270 850 sleep 0.2; }
 
-echo "captions of 20 pictures, an edit, a question, attention, answers"
+echo "captions of 20 pictures, an edit, undo, a question, attention, answers"
 settings light 1
 start "$work/twenty"
-sleep 8
-shot light-start
-xdotool key ctrl+1
-click $grid_x $grid_y
+click 80 150
 xdotool key ctrl+shift+Return
 await 240 "20 captions did not come" has_captions twenty 20
-sleep 1
-shot light-captioned
 for file in "$work"/twenty/*.txt; do
     iconv -f utf-8 -t utf-8 "$file" > /dev/null || fail "$file is not UTF-8"
     [ -s "$file" ] || fail "$file is empty"
 done
 [ -z "$(find "$work/twenty" -name '.*unfinished')" ] || fail "something unfinished was left"
+made=$(cat "$work/twenty/00.txt")
 xdotool key F2
-sleep 0.3
+sleep 0.5
 type_in "edited by hand"
 xdotool key ctrl+s
 await 10 "the edit was not saved" grep -qx "edited by hand" "$work/twenty/00.txt"
-xdotool key Escape sleep 0.2 key ctrl+z sleep 0.2 key ctrl+s
-sleep 1
-grep -qx "edited by hand" "$work/twenty/00.txt" && fail "undo did not take the edit back"
+away
+shot light-caption
+xdotool key Escape sleep 0.3 key ctrl+z sleep 0.3 key ctrl+s
+await 10 "undo did not take the edit back" grep -qx "$made" "$work/twenty/00.txt"
+xdotool key Right sleep 0.2 key Right sleep 0.2 key Right sleep 0.2 key ctrl+3 sleep 0.5
+type_in "What colour is the heart?"
+xdotool key Tab sleep 0.3
+type_in "Where is the red circle?"
+xdotool key ctrl+Return sleep 5
+away
+shot light-see
+xdotool key ctrl+4 sleep 0.5
+type_in "Can you count the things?"
+xdotool key Tab sleep 0.3
+type_in "1
+3
+4"
+xdotool key ctrl+Return sleep 4
+shot light-rank
+xdotool key ctrl+2 sleep 0.5
+type_in "Can you count the things?"
+xdotool key ctrl+Return sleep 4
+shot light-ask
+xdotool key ctrl+5 sleep 0.5
+type_in "circle"
+shot light-find
+xdotool key ctrl+6 sleep 4
+shot light-models
+xdotool key ctrl+7 sleep 4
+shot light-gpu
+xdotool key ctrl+8 sleep 0.5
+shot light-settings
+xdotool key F1 sleep 0.5
+shot light-keys
+xdotool key Escape sleep 0.3
 quit
+
+echo "many pictures: stop, then kill in the middle, then go on"
+start "$work/many"
+click 80 150
+xdotool key ctrl+shift+Return
+await 120 "no caption came" has_captions many 20
+xdotool key Escape
+sleep 3
+stopped=$(captions many)
+sleep 2
+[ "$(captions many)" -eq "$stopped" ] && [ "$stopped" -lt 400 ] || fail "stop did not stop: $stopped captions"
+echo "stopped after $stopped of 400"
+xdotool key ctrl+shift+Return
+await 120 "captions did not go on" has_captions many $((stopped + 40))
+kill -9 "$app"
+wait "$app" 2> /dev/null || true
+app=
+killed=$(captions many)
+[ "$killed" -lt 400 ] || fail "everything was done before the kill"
+[ -s "$work/config/job-1.jsonl" ] || fail "there is no journal"
+before=$(find "$work/many" -name '*.txt' -exec cat {} + | md5sum)
+start
+away
+shot offer
+find "$work/many" -name '*.txt' -exec cat {} + | md5sum | grep -q "${before%% *}" || fail "captions changed by themselves"
+# The first button under the bar.
+click 34 44
+await 600 "the job did not go on" has_captions many 400
+sleep 2
+[ ! -e "$work/config/job-1.jsonl" ] || fail "the journal is still there"
+[ -z "$(find "$work/many" -name '*.txt' -empty)" ] || fail "a caption is empty"
+echo "killed after $killed of 400, went on to 400"
+shot went-on
+quit
+
+echo "dark, and 200 %"
+settings dark 1
+start "$work/twenty"
+shot dark-caption
+xdotool key ctrl+6 sleep 4
+shot dark-models
+quit
+for look in light dark; do
+    settings $look 2
+    start "$work/twenty"
+    shot $look-200-caption
+    xdotool key ctrl+3 sleep 0.5
+    type_in "Where is the red circle?"
+    xdotool key ctrl+Return sleep 5
+    shot $look-200-see
+    xdotool key ctrl+6 sleep 4
+    shot $look-200-models
+    xdotool key ctrl+7 sleep 3
+    shot $look-200-gpu
+    xdotool key ctrl+8 sleep 1
+    shot $look-200-settings
+    xdotool key F1 sleep 1
+    shot $look-200-keys
+    xdotool key Escape sleep 0.3
+    quit
+done
+echo "all of it"

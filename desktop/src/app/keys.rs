@@ -2,7 +2,7 @@
 
 use eframe::egui::{self, Key, KeyboardShortcut, Modifiers};
 
-use super::{App, Dialog, Tab, editor_id, filter_id};
+use super::{App, Dialog, Tab, editor_id, filter_id, first_field_id};
 use crate::tasks::Wanted;
 
 /// Every key with what it does, for the page of help.
@@ -27,6 +27,14 @@ pub const SHORTCUTS: [(&str, &str); 19] = [
     ("Ctrl+Q", "quit"),
     ("F1, ?", "this page"),
 ];
+
+/// Keys that mean what is typed in the same frame, too.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Late {
+    saves: bool,
+    makes: bool,
+    makes_all: bool,
+}
 
 const NUMBERS: [Key; 8] = [Key::Num1, Key::Num2, Key::Num3, Key::Num4, Key::Num5, Key::Num6, Key::Num7, Key::Num8];
 
@@ -56,6 +64,10 @@ impl App {
             return self.leave_dialog(plain(Key::Escape));
         }
         self.obey_files(&pressed);
+        if let Some(tab) = self.turned_by(&pressed) {
+            self.turn_to(tab);
+            ctx.memory_mut(|memory| memory.request_focus(first_field_id(tab)));
+        }
         if pressed(command(Key::F)) {
             ctx.memory_mut(|memory| memory.request_focus(filter_id()));
         }
@@ -77,7 +89,11 @@ impl App {
                 None => self.work.stop(),
             }
         }
-        self.obey_enter(&pressed);
+        self.late = Late {
+            saves: pressed(command(Key::S)),
+            makes_all: pressed(command_shift(Key::Enter)),
+            makes: pressed(command(Key::Enter)),
+        };
         self.go_by_keys(ctx, types);
     }
 
@@ -93,29 +109,28 @@ impl App {
         } else if pressed(command(Key::O)) {
             self.pick(Wanted::Folder);
         }
-        if pressed(command(Key::S)) {
-            self.save();
-        }
-        if pressed(command(Key::H)) {
-            self.turn_to(Tab::Find);
-        }
-        for (key, (tab, _)) in NUMBERS.into_iter().zip(Tab::ALL) {
-            if pressed(command(key)) {
-                self.turn_to(tab);
-            }
-        }
         if pressed(command(Key::Q)) {
             self.wants_to_close = true;
         }
     }
 
-    fn obey_enter(&mut self, pressed: &impl Fn(KeyboardShortcut) -> bool) {
-        if pressed(command_shift(Key::Enter)) {
+    /// The panel that a key asks for.
+    fn turned_by(&self, pressed: &impl Fn(KeyboardShortcut) -> bool) -> Option<Tab> {
+        let by_number = NUMBERS.into_iter().zip(Tab::ALL).find(|(key, _)| pressed(command(*key)));
+        by_number.map(|(_, (tab, _))| tab).or_else(|| pressed(command(Key::H)).then_some(Tab::Find))
+    }
+
+    /// Does what has to wait until fields have what was typed in the same frame.
+    pub(super) fn obey_late(&mut self) {
+        let Late { saves, makes, makes_all } = std::mem::take(&mut self.late);
+        if saves {
+            self.save();
+        }
+        if makes_all && self.can_caption() {
             let shown = self.shown();
-            if self.can_caption() {
-                self.caption(&shown);
-            }
-        } else if pressed(command(Key::Enter)) {
+            self.caption(&shown);
+        }
+        if makes {
             match self.tab {
                 Tab::Caption if self.can_caption() => {
                     let chosen: Vec<usize> = self.selection.chosen().collect();

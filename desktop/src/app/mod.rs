@@ -318,6 +318,8 @@ pub struct App {
     thought: Duration,
     /// True once the window may close whatever is unsaved.
     closes: bool,
+    /// Keys of this frame that wait until it is drawn.
+    late: keys::Late,
     /// True if a key asked for the end.
     wants_to_close: bool,
     /// True until the first frame was drawn.
@@ -327,6 +329,11 @@ pub struct App {
 /// The name of the caption's text field, by which keys know that it has the focus.
 pub fn editor_id() -> egui::Id {
     egui::Id::unique("caption editor")
+}
+
+/// The name of the first text field of a panel, which gets the focus with it.
+pub fn first_field_id(tab: Tab) -> egui::Id {
+    egui::Id::unique(("first field", tab as u8))
 }
 
 /// The name of the filter's text field.
@@ -384,6 +391,7 @@ impl App {
             frame_log,
             thought: Duration::ZERO,
             closes: false,
+            late: keys::Late::default(),
             wants_to_close: false,
             is_new: true,
         };
@@ -458,6 +466,7 @@ impl App {
         if self.is_new {
             self.is_new = false;
             ctx.set_zoom_factor(self.settings.zoom);
+            views::style(&ctx);
         }
         // The keyboard may have changed it.
         self.settings.zoom = ctx.zoom_factor();
@@ -470,6 +479,7 @@ impl App {
         self.take_dropped(&ctx);
         self.obey_keys(&ctx);
         views::show(self, ui);
+        self.obey_late();
         if std::mem::take(&mut self.wants_to_close) || self.closes {
             ctx.send_viewport_cmd(egui::ViewportCommand::Close);
         }

@@ -2,12 +2,13 @@
 
 use eframe::egui::{self, Ui};
 
-use super::{lines, preview};
-use crate::app::App;
+use super::{first, preview};
+use crate::app::{App, Tab};
 
 pub fn show(app: &mut App, ui: &mut Ui) {
     preview(app, ui);
-    lines(ui, "Question", &mut app.asking.prompt, 2, "What is unusual about this picture?");
+    let edit = egui::TextEdit::multiline(&mut app.asking.prompt).desired_rows(2);
+    first(ui, Tab::Ask, "Question", edit.hint_text("What is unusual about this picture?"));
     ui.horizontal_wrapped(|ui| {
         let can = app.can_ask();
         if ui.add_enabled(can, egui::Button::new("Ask the model")).on_hover_text("Ctrl+Enter").clicked() {

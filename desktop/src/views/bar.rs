@@ -59,7 +59,6 @@ fn interrupted(app: &mut App, ui: &mut Ui) {
     let sources = interrupted.job.sources.first().map(|path| path.display().to_string()).unwrap_or_default();
     ui.separator();
     ui.horizontal_wrapped(|ui| {
-        ui.label(format!("Captioning of {sources} was interrupted: {done} of {all} pictures are done."));
         let is_ready = app.facts().is_some() && !app.is_opening;
         if ui.add_enabled(is_ready, egui::Button::new("Go on")).clicked() {
             app.go_on();
@@ -67,5 +66,6 @@ fn interrupted(app: &mut App, ui: &mut Ui) {
         if ui.button("Forget it").on_hover_text("the captions that were made stay").clicked() {
             app.forget();
         }
+        ui.label(format!("Captioning of {sources} was interrupted: {done} of {all} pictures are done."));
     });
 }

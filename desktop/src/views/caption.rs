@@ -38,7 +38,7 @@ fn editor(app: &mut App, ui: &mut Ui) {
     }
     ui.horizontal_wrapped(|ui| {
         let (words, letters) = (caption.split_whitespace().count(), caption.chars().count());
-        ui.weak(format!("{} tags, {words} words, {letters} letters", tags(&caption).count()));
+        ui.weak(format!("tags {}, words {words}, letters {letters}", tags(&caption).count()));
         if !app.document.entries()[index].is_saved() {
             ui.label("• not saved");
         }

@@ -33,15 +33,14 @@ enum Answer {
 fn help(ui: &mut Ui, height: f32) -> Answer {
     ui.heading("Keys");
     egui::ScrollArea::vertical().max_height((height - 80.0).max(100.0)).show(ui, |ui| {
-        egui::Grid::new("keys").num_columns(2).striped(true).show(ui, |ui| {
-            for (keys, what) in SHORTCUTS {
-                ui.add(egui::Label::new(egui::RichText::new(keys).strong()).wrap());
-                ui.add(egui::Label::new(what).wrap());
-                ui.end_row();
-            }
-        });
+        for (keys, what) in SHORTCUTS {
+            ui.horizontal_wrapped(|ui| {
+                ui.strong(keys);
+                ui.label(what);
+            });
+        }
         ui.add_space(4.0);
-        ui.label("Shift and Ctrl with a click choose several pictures. On macOS, Ctrl is ⌘.");
+        ui.label("Shift and Ctrl with a click choose several pictures. On macOS, Ctrl is the Command key.");
     });
     if ui.button("Close").clicked() { Answer::Given } else { Answer::Stays }
 }

@@ -2,13 +2,13 @@
 
 use eframe::egui::{self, Ui};
 
-use super::field;
-use crate::app::App;
+use super::{field, first};
+use crate::app::{App, Tab};
 use crate::captions::tags::TagChange;
 
 pub fn show(app: &mut App, ui: &mut Ui) {
     ui.strong("Find and replace");
-    field(ui, "Find", &mut app.finding.replace.find, "");
+    first(ui, Tab::Find, "Find", egui::TextEdit::singleline(&mut app.finding.replace.find));
     field(ui, "Replace with", &mut app.finding.replace.with, "nothing");
     ui.horizontal_wrapped(|ui| {
         ui.checkbox(&mut app.finding.replace.case, "match capitals");

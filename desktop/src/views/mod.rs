@@ -13,9 +13,9 @@ mod see;
 mod settings;
 mod status;
 
-use eframe::egui::{self, Color32, RichText, Ui};
+use eframe::egui::{self, Color32, RichText, TextStyle, Ui};
 
-use crate::app::{App, Tab};
+use crate::app::{App, Tab, first_field_id};
 
 /// Draws everything.
 pub fn show(app: &mut App, ui: &mut Ui) {
@@ -29,6 +29,28 @@ pub fn show(app: &mut App, ui: &mut Ui) {
         .show(ui, |ui| side(app, ui));
     egui::CentralPanel::default().show(ui, |ui| grid::show(app, ui));
     dialogs::show(app, &ui.ctx().clone());
+}
+
+/// Letters that can be read: a little larger, and darker on light, than the toolkit has them.
+pub fn style(ctx: &egui::Context) {
+    ctx.all_styles_mut(|style| {
+        for (kind, font) in &mut style.text_styles {
+            font.size = match kind {
+                TextStyle::Small => 11.5,
+                TextStyle::Heading => 18.0,
+                _ => 14.0,
+            };
+        }
+        style.visuals.weak_text_alpha = 0.8;
+    });
+    ctx.style_mut_of(egui::Theme::Light, |style| {
+        style.visuals.widgets.noninteractive.fg_stroke.color = Color32::from_gray(20);
+        style.visuals.widgets.inactive.fg_stroke.color = Color32::from_gray(20);
+    });
+    ctx.style_mut_of(egui::Theme::Dark, |style| {
+        style.visuals.widgets.noninteractive.fg_stroke.color = Color32::from_gray(215);
+        style.visuals.widgets.inactive.fg_stroke.color = Color32::from_gray(215);
+    });
 }
 
 /// The panel beside the grid.
@@ -63,7 +85,7 @@ fn preview(app: &mut App, ui: &mut Ui) {
     let (rect, _) = ui.allocate_exact_size(egui::vec2(ui.available_width(), height), egui::Sense::hover());
     match app.thumbnails.file(&picture, 1024) {
         Ok(Some(texture)) => {
-            let size = fitted(texture.size_vec2(), rect.size(), 2.0);
+            let size = fitted(texture.size_vec2(), rect.size(), 4.0);
             egui::Image::new(&texture).paint_at(ui, egui::Rect::from_center_size(rect.center(), size));
         }
         Ok(None) => {
@@ -84,16 +106,22 @@ fn fitted(size: egui::Vec2, room: egui::Vec2, most: f32) -> egui::Vec2 {
 
 /// A line for typing, as wide as the panel, with a name above it.
 fn field(ui: &mut Ui, name: &str, text: &mut String, hint: &str) -> egui::Response {
-    let label = ui.label(name);
-    let edit = egui::TextEdit::singleline(text).hint_text(hint).desired_width(f32::INFINITY);
-    ui.add(edit).labelled_by(label.id)
+    under_name(ui, name, egui::TextEdit::singleline(text).hint_text(hint))
 }
 
 /// Several lines for typing, as wide as the panel, with a name above them.
 fn lines(ui: &mut Ui, name: &str, text: &mut String, rows: usize, hint: &str) -> egui::Response {
+    under_name(ui, name, egui::TextEdit::multiline(text).hint_text(hint).desired_rows(rows))
+}
+
+/// The first field of a panel: the key that turns to the panel goes to it.
+fn first(ui: &mut Ui, tab: Tab, name: &str, edit: egui::TextEdit<'_>) -> egui::Response {
+    under_name(ui, name, edit.id(first_field_id(tab)))
+}
+
+fn under_name(ui: &mut Ui, name: &str, edit: egui::TextEdit<'_>) -> egui::Response {
     let label = ui.label(name);
-    let edit = egui::TextEdit::multiline(text).hint_text(hint).desired_rows(rows).desired_width(f32::INFINITY);
-    ui.add(edit).labelled_by(label.id)
+    ui.add(edit.desired_width(f32::INFINITY)).labelled_by(label.id)
 }
 
 /// A text about something that went wrong.

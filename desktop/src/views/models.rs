@@ -162,14 +162,7 @@ fn bar(ui: &mut Ui, way: &Way, most: u64, budget: Option<u64>) {
     let width = |bytes: u64| rect.width() * bytes as f32 / most as f32;
     ui.painter().rect_filled(rect, 2.0, ui.visuals().extreme_bg_color);
     let mut left = rect.min.x;
-    // Stages that take turns are there one after the other: the larger one is what counts.
-    let [vision, qformer, language, rest] = way.parts;
-    let parts = match way.offload {
-        true if vision > language => [vision, qformer, 0, rest],
-        true => [0, qformer, language, rest],
-        false => way.parts,
-    };
-    for (bytes, color) in parts.into_iter().zip(COLORS) {
+    for (bytes, color) in way.parts.into_iter().zip(COLORS) {
         let part = Rect::from_min_size(egui::pos2(left, rect.min.y), vec2(width(bytes), rect.height()));
         ui.painter().rect_filled(part.intersect(rect), 0.0, color);
         left += width(bytes);

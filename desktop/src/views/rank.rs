@@ -2,12 +2,13 @@
 
 use eframe::egui::{self, Ui};
 
-use super::{lines, preview, problem};
-use crate::app::App;
+use super::{first, lines, preview, problem};
+use crate::app::{App, Tab};
 
 pub fn show(app: &mut App, ui: &mut Ui) {
     preview(app, ui);
-    lines(ui, "Question", &mut app.ranking.prompt, 2, "What is in the picture?");
+    let edit = egui::TextEdit::singleline(&mut app.ranking.prompt).hint_text("What is in the picture?");
+    first(ui, Tab::Rank, "Question", edit);
     lines(ui, "Answers, one a line", &mut app.ranking.choices, 4, "a cat\na dog");
     ui.horizontal_wrapped(|ui| {
         let can = app.can_rank();
@@ -27,7 +28,8 @@ pub fn show(app: &mut App, ui: &mut Ui) {
                 ui.label(&answer.choice);
                 let text = format!("{:.1} %", 100.0 * answer.share);
                 let hint = format!("log-probability per token {:.4}", answer.mean);
-                ui.add(egui::ProgressBar::new(answer.share as f32).text(text)).on_hover_text(hint);
+                let bar = egui::ProgressBar::new(answer.share as f32).text(text).corner_radius(2.0);
+                ui.add(bar).on_hover_text(hint);
             }
         }
     }

@@ -2,8 +2,8 @@
 
 use eframe::egui::{self, RichText, Ui};
 
-use super::{field, fitted, preview, problem};
-use crate::app::{App, Seeing};
+use super::{field, first, fitted, preview, problem};
+use crate::app::{App, Seeing, Tab};
 use crate::thumbnails::{Shown, Thumbnails};
 use crate::work::Looked;
 
@@ -11,7 +11,8 @@ pub fn show(app: &mut App, ui: &mut Ui) {
     if app.seeing.seen.is_none() {
         preview(app, ui);
     }
-    field(ui, "First instruction", &mut app.seeing.prompts[0], "What colour is the cross?");
+    let edit = egui::TextEdit::singleline(&mut app.seeing.prompts[0]).hint_text("What colour is the cross?");
+    first(ui, Tab::See, "First instruction", edit);
     field(ui, "Second instruction", &mut app.seeing.prompts[1], "what to compare with, or nothing");
     let can = app.can_look();
     ui.horizontal_wrapped(|ui| {

@@ -80,7 +80,7 @@ pub struct Way {
     pub weights: Option<String>,
     /// The setup's `offload`.
     pub offload: bool,
-    /// Bytes of the vision tower, the Q-Former, the language model, and everything else.
+    /// Bytes of the vision tower, the Q-Former, the language model, and everything else, when most is taken.
     pub parts: [u64; 4],
     /// The most bytes that are taken at once.
     pub peak: u64,
@@ -96,8 +96,14 @@ pub fn ways(setup: &Setup) -> Result<Vec<Way>, String> {
         let setup = Setup { weights: Some(format.into()), offload, ..setup.clone() };
         let plan = plan(&setup)?;
         let turns = if offload { ", stages take turns" } else { "" };
-        let parts = [plan.vision.bytes, plan.qformer.bytes, plan.language.bytes];
-        let rest = plan.peak.saturating_sub(if offload { parts[0].max(parts[2]) } else { parts.iter().sum() });
+        let [vision, qformer, language] = [plan.vision.bytes, plan.qformer.bytes, plan.language.bytes];
+        // Of stages that take turns, the one that takes most.
+        let parts = match offload {
+            true if plan.vision_stage > plan.language_stage => [vision, qformer, 0],
+            true => [0, 0, language],
+            false => [vision, qformer, language],
+        };
+        let rest = plan.peak.saturating_sub(parts.iter().sum());
         Ok(Way {
             name: format!("{format}{turns}"),
             weights: setup.weights,
