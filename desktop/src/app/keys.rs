@@ -126,6 +126,9 @@ impl App {
         if saves {
             self.save();
         }
+        if (makes || makes_all) && self.facts().is_none() {
+            return self.notice("there is no model yet");
+        }
         if makes_all && self.can_caption() {
             let shown = self.shown();
             self.caption(&shown);

@@ -59,8 +59,8 @@ fn interrupted(app: &mut App, ui: &mut Ui) {
     let sources = interrupted.job.sources.first().map(|path| path.display().to_string()).unwrap_or_default();
     ui.separator();
     ui.horizontal_wrapped(|ui| {
-        let is_ready = app.facts().is_some() && !app.is_opening;
-        if ui.add_enabled(is_ready, egui::Button::new("Go on")).clicked() {
+        let go_on = ui.add_enabled(!app.is_opening, egui::Button::new("Go on"));
+        if go_on.on_hover_text("with the pictures that are left, once there is a model").clicked() {
             app.go_on();
         }
         if ui.button("Forget it").on_hover_text("the captions that were made stay").clicked() {

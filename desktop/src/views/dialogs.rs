@@ -7,7 +7,7 @@ use crate::app::{App, Dialog, SHORTCUTS, Then};
 pub fn show(app: &mut App, ctx: &Context) {
     let Some(dialog) = app.dialog.take() else { return };
     let modal = Modal::new(Id::unique("dialog"));
-    let room = ctx.content_rect().size() - egui::vec2(60.0, 80.0);
+    let room = ctx.content_rect().size() - egui::vec2(48.0, 48.0);
     let answer = modal.show(ctx, |ui| {
         ui.set_max_width(room.x.min(560.0));
         match &dialog {

@@ -24,7 +24,7 @@ pub fn show(app: &mut App, ui: &mut Ui) {
     let width = ui.available_width();
     egui::Panel::right("panel")
         .resizable(true)
-        .default_size((width * 0.42).clamp(240.0, 460.0))
+        .default_size((width * 0.42).clamp(240.0, 480.0))
         .size_range(220.0..=(width * 0.7).max(221.0))
         .show(ui, |ui| side(app, ui));
     egui::CentralPanel::default().show(ui, |ui| grid::show(app, ui));
@@ -56,6 +56,7 @@ pub fn style(ctx: &egui::Context) {
 /// The panel beside the grid.
 fn side(app: &mut App, ui: &mut Ui) {
     ui.horizontal_wrapped(|ui| {
+        ui.spacing_mut().item_spacing.x = 2.0;
         for (tab, name) in Tab::ALL {
             if ui.selectable_label(app.tab == tab, name).clicked() {
                 app.turn_to(tab);
