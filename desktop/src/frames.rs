@@ -29,7 +29,7 @@ impl FrameLog {
         self.frames += 1;
         // A log that cannot be written is no reason to end.
         let _ = writeln!(self.file, "{:.2}", took.as_secs_f64() * 1e3);
-        if self.frames % 32 == 0 {
+        if self.frames.is_multiple_of(32) {
             let _ = self.file.flush();
         }
     }

@@ -71,7 +71,8 @@ fn filter(app: &mut App, ui: &mut Ui) {
     ui.horizontal_wrapped(|ui| {
         let hint = "Ctrl+F: filter, as in cat -dog name:holiday tag:grass";
         let edit = egui::TextEdit::singleline(&mut app.filter.text).id(filter_id()).hint_text(hint);
-        let width = (ui.available_width() * 0.5).max(120.0);
+        let room = ui.available_width();
+        let width = if room < 320.0 { room } else { room * 0.5 };
         ui.add(edit.desired_width(width)).on_hover_text(
             "Words that name or caption must have; -word: must not; \"two words\"; name:, caption: and tag: say where.",
         );
@@ -79,7 +80,8 @@ fn filter(app: &mut App, ui: &mut Ui) {
         ui.checkbox(&mut app.filter.unsaved, "unsaved").on_hover_text("only captions that are not in their files");
         let (shown, all, chosen) = (app.shown().len(), app.document.entries().len(), app.selection.chosen().len());
         let of_all = if shown == all { format!("{all} pictures") } else { format!("{shown} of {all} pictures") };
-        ui.weak(format!("{of_all}, {chosen} chosen"));
+        let numbers = egui::RichText::new(format!("{of_all}, {chosen} chosen")).weak();
+        ui.add(egui::Label::new(numbers).extend());
     });
     ui.add_space(2.0);
 }
