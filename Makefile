@@ -1,11 +1,11 @@
 # Everything a person runs here. On Windows and macOS use the cargo commands after the arrows.
 
 # Wayland's library complains where this is not set, as in containers. The program sees to that itself.
-test test-jobs test-drivers test-desktop shaders bench: export XDG_RUNTIME_DIR ?= /tmp
+export XDG_RUNTIME_DIR ?= /tmp
 # Whoever builds once gains nothing by what makes the next build short; `cargo test` still does it.
-test test-jobs test-ray test-drivers test-desktop shaders: export CARGO_INCREMENTAL ?= 0
+test test-jobs test-lab test-capi test-ray test-drivers test-desktop shaders targets: export CARGO_INCREMENTAL ?= 0
 
-.PHONY: demo desktop test test-jobs test-ray test-drivers test-desktop shaders check bench isa isa-check vulkan
+.PHONY: demo desktop test test-jobs test-lab test-capi test-ray test-drivers test-desktop shaders targets check bench isa isa-check vulkan
 
 demo: vulkan      ## answer questions about the bundled pictures   -> cargo run --release -- demo
 	cargo run --release -- demo
@@ -14,11 +14,20 @@ desktop: vulkan   ## build and start the desktop app (Rust 1.95)   -> cargo run 
 	cargo run --release -p instructblip-desktop
 
 test: vulkan      ## build and run every test                      -> cargo test
-	cargo test --features from-wgpu
+	cargo test
 
 test-jobs: vulkan ## jobs killed a thousand times, and large ones: minutes
 	cargo test --test library jobs:: -- --include-ignored --nocapture
 	cargo test --test program jobs:: -- --include-ignored --nocapture
+
+test-lab: vulkan  ## the laboratory's clocks and search for sizes, and a thousand random stops: minutes
+	cargo test --test library lab:: -- --include-ignored
+	cargo test --test program commands::bench -- --include-ignored
+	STOPS=1000 cargo test --test library stopping:: -- --nocapture
+
+test-capi: vulkan ## the C interface: its header, its examples under valgrind, mistakes, 200 cancelled questions
+	cargo clippy -p instructblip-capi --all-targets -- -D warnings
+	cargo test -p instructblip-capi -- --include-ignored
 
 test-ray: vulkan  ## the driver for Ray, in an environment of its own under target
 	cargo build --release
@@ -34,11 +43,14 @@ test-desktop: vulkan ## the desktop app's tests                   -> cargo test 
 shaders:          ## every kernel before other compilers than naga; tells which are missing
 	tools/shaders/judge.py
 
+targets: vulkan   ## other systems: type-checked, built, run under wine and qemu; tells what is missing (Linux)
+	tools/targets/run.py
+
 check:            ## formatting, lints, docs                       -> the commands below
-	cargo fmt --check
-	cargo clippy --all-targets --features from-wgpu -- -D warnings
+	cargo fmt --all --check
+	cargo clippy --all-targets -- -D warnings
 	cargo clippy --no-default-features -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --features from-wgpu
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 
 bench: vulkan     ## kernel and stage benchmarks                   -> cargo bench
 	GIT_COMMIT=$$(git rev-parse --short HEAD) cargo bench

@@ -167,6 +167,11 @@
 //! 6. an op in `runtime/ops/<family>.rs`, with a `choose` where there are forms;
 //! 7. a line in `CHANGELOG.md`.
 
+/// The programs in README, which the documentation's tests compile and run.
+#[cfg(all(doctest, feature = "embedded-model"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 pub mod checkpoint;
 pub mod config;
 #[cfg(feature = "embedded-model")]

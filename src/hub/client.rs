@@ -10,7 +10,7 @@ use ureq::http::{Response, Uri};
 use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsConfigBuilder, TlsProvider, parse_pem};
 use ureq::{Agent, Body};
 
-use super::{Event, Hub, Report};
+use super::{Event, Hub, Report, tell};
 use crate::error::{Error, Result};
 
 /// Redirects followed for one request.
@@ -200,7 +200,7 @@ impl Client {
                 return Err(Error::download(what, format!("{problem}; tried {tries} times, try again later"), true));
             }
             let pause = wait.unwrap_or(self.pause * 2u32.pow(tries - 1));
-            report(Event::Retry { file: what, problem: &problem, pause });
+            tell(report, Event::Retry { file: what, problem: &problem, pause })?;
             std::thread::sleep(pause);
         }
     }

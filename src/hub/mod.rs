@@ -24,6 +24,7 @@ mod pull;
 mod transfer;
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -107,8 +108,19 @@ pub enum Event<'a> {
     },
 }
 
-/// A listener for the news of a pull.
-type Report<'a> = dyn FnMut(Event<'_>) + 'a;
+/// A listener for the news of a pull, which says whether to go on.
+type Report<'a> = dyn FnMut(Event<'_>) -> ControlFlow<()> + 'a;
+
+/// Tells news of a pull.
+///
+/// # Errors
+/// [`Error::Cancelled`], if it is to end.
+fn tell(report: &mut Report<'_>, event: Event<'_>) -> Result<()> {
+    match report(event) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(Error::Cancelled),
+    }
+}
 
 impl Hub {
     /// The hub with a cache in this folder and no token.

@@ -9,7 +9,7 @@ use super::client::{Client, Failure};
 use super::listing::{Item, Listing, licence_in_readme, printable};
 use super::names::{check_repo, check_revision, is_hex};
 use super::transfer::{Transfer, unfinished_bytes};
-use super::{Event, Hub, Plan, Report};
+use super::{Event, Hub, Plan, Report, tell};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint::names::{ADAPTER_CONFIG, CONFIG, INDEX, README, is_shard};
 use crate::config::Config;
@@ -31,10 +31,13 @@ impl Hub {
     ///
     /// Offline, a complete model that is in the cache is returned as it is.
     ///
+    /// `report` hears of it, often while bytes come, and ends it with [`ControlFlow::Break`](std::ops::ControlFlow::Break);
+    /// the next call goes on from there.
+    ///
     /// # Errors
     /// [`Error::Download`], with `again` set where trying later may help; [`Error::Request`] for names that are none;
-    /// [`Error::Io`].
-    pub fn pull(&self, repo: &str, revision: Option<&str>, report: &mut dyn FnMut(Event<'_>)) -> Result<PathBuf> {
+    /// [`Error::Io`]; [`Error::Cancelled`].
+    pub fn pull(&self, repo: &str, revision: Option<&str>, report: &mut Report<'_>) -> Result<PathBuf> {
         check_repo(repo)?;
         revision.map_or(Ok(()), check_revision)?;
         if self.offline {
@@ -71,7 +74,7 @@ impl Hub {
         let file = file.map_err(|e| self.unwritable(e))?;
         // A file system without locks is no reason to stop.
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            report(Event::Waiting);
+            tell(report, Event::Waiting)?;
             let _ = file.lock();
         }
         Ok(file)
@@ -105,7 +108,7 @@ impl Pull<'_> {
         let mut plan = self.plan(revision, &items);
         plan.present_bytes = plan.present_bytes.saturating_sub(fetched);
         self.hub.check_space(&self.listing.repo, plan.bytes - plan.present_bytes)?;
-        report(Event::Plan(&plan));
+        tell(report, Event::Plan(&plan))?;
         let total = plan.bytes;
         let mut done = 0;
         for (i, item) in items.iter().enumerate() {
@@ -114,7 +117,7 @@ impl Pull<'_> {
             }
             self.fetch(item, Some((done, total)), report)?;
             done += item.size;
-            report(Event::Bytes { done, total });
+            tell(report, Event::Bytes { done, total })?;
         }
         if is_hex(revision, 40) { Ok(()) } else { self.name(revision) }
     }

@@ -14,7 +14,7 @@ use ureq::http::Response;
 
 use super::client::{Client, Failure, header, reason};
 use super::listing::{Identity, Item};
-use super::{Event, Report};
+use super::{Event, Report, tell};
 use crate::error::{Error, Result};
 
 /// Bytes read at a time; between two reads a process looks whether its file is still its own.
@@ -58,7 +58,7 @@ impl Transfer<'_> {
         loop {
             self.client.retrying(self.what, report, &mut |report| self.fetch(&mut partial, report))?;
             partial.file.sync_all().map_err(|e| Error::io(&partial.path, e))?;
-            report(Event::Checking { file: &self.item.name });
+            tell(report, Event::Checking { file: &self.item.name })?;
             let right = self.item.identity.matches(&mut partial.file, self.item.size);
             if right.map_err(|e| Error::io(&partial.path, e))? {
                 break;
@@ -84,7 +84,7 @@ impl Transfer<'_> {
         if partial.len > size {
             self.restart(partial)?;
         }
-        self.tell(partial.len, report);
+        self.count(partial.len, report)?;
         if partial.len == size {
             return Ok(());
         }
@@ -141,14 +141,15 @@ impl Transfer<'_> {
             partial.len += n as u64;
             progress |= partial.len > partial.reached;
             partial.reached = partial.reached.max(partial.len);
-            self.tell(partial.len, report);
+            self.count(partial.len, report)?;
         }
         Ok(())
     }
 
-    fn tell(&self, bytes: u64, report: &mut Report<'_>) {
-        if let Some((before, total)) = self.counted {
-            report(Event::Bytes { done: before + bytes, total });
+    fn count(&self, bytes: u64, report: &mut Report<'_>) -> Result<()> {
+        match self.counted {
+            Some((before, total)) => tell(report, Event::Bytes { done: before + bytes, total }),
+            None => Ok(()),
         }
     }
 

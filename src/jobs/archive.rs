@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 
 /// Ends of the names of pictures.
 const PICTURES: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "jfif"];
+/// Bytes of a block: headers and contents begin at multiples of it, and a block of zeros ends the archive.
+const BLOCK: u64 = 512;
 /// Largest picture and largest text that are read.
 const MOST_BYTES: [u64; 2] = [1 << 30, 1 << 20];
 
@@ -31,8 +33,11 @@ pub fn each(path: &Path, defaults: &Defaults, wanted: &dyn Fn(&Id) -> bool, each
     let failed = |source| Error::io(path, source);
     let mut archive = tar::Archive::new(File::open(path).map_err(failed)?);
     let mut sample = Sample::default();
+    let mut end = 0;
     for entry in archive.entries_with_seek().map_err(failed)? {
-        let entry = entry.map_err(failed)?;
+        let entry = entry.map_err(|_| Error::io(path, std::io::Error::other("is damaged, or no tar file")))?;
+        end = entry.raw_file_position() + entry.size().next_multiple_of(BLOCK);
+        check_whole(path, end)?;
         if !entry.header().entry_type().is_file() {
             continue;
         }
@@ -48,7 +53,21 @@ pub fn each(path: &Path, defaults: &Defaults, wanted: &dyn Fn(&Id) -> bool, each
         }
         sample.take(&name, &ending.to_ascii_lowercase(), entry, wanted).map_err(failed)?;
     }
+    // One that was cut between two members has lost the block of zeros behind the last.
+    check_whole(path, end + BLOCK)?;
     sample.into_row(defaults).map_or(Ok(ControlFlow::Continue(())), each)
+}
+
+/// Refuses an archive that ends before `end`.
+fn check_whole(path: &Path, end: u64) -> Result<()> {
+    let have = std::fs::metadata(path).map_err(|source| Error::io(path, source))?.len();
+    match have < end {
+        true => {
+            let problem = format!("ends early, after {have} bytes: it was cut, or is still being written");
+            Err(Error::io(path, std::io::Error::other(problem)))
+        }
+        false => Ok(()),
+    }
 }
 
 /// A member's key and ending: `a/0001.seg.png` is `seg.png` of `a/0001`. Hidden files are no members.
@@ -89,9 +108,12 @@ impl Sample {
                 Ok(Value::Object(fields)) => self.fields.extend(fields),
                 _ => self.problem = Some(format!("{name} is not a JSON object")),
             },
-            // Of several pictures the first is the one that is asked about.
-            _ if self.picture.is_none() => self.picture = Some(Given::Member { name: name.into(), size, bytes }),
-            _ => {}
+            _ => match &self.picture {
+                Some(Given::Member { name: first, .. }) => {
+                    self.problem = Some(format!("has two pictures, {first} and {name}; give each a name of its own"));
+                }
+                _ => self.picture = Some(Given::Member { name: name.into(), size, bytes }),
+            },
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use super::journal;
 use super::ledger::Ledger;
 use super::lock::Lock;
 use super::manifest::Manifest;
+use super::places::{check_is_no_input, check_status};
 use super::setup::Setup;
 use super::status::Counts;
 use crate::error::{Error, Result};
@@ -30,8 +31,13 @@ impl<'a> Job<'a> {
     ///
     /// # Errors
     /// [`Error::InUse`] where another process works at the output; [`Error::Request`] for an output that was made
-    /// otherwise, that is none, and for doubled ids; [`Error::Io`].
+    /// otherwise, that is none, or that would be written over what is read, and for doubled ids; [`Error::Io`].
     pub fn open(setup: Setup<'a>) -> Result<Job<'a>> {
+        check_is_no_input("the output", &setup.output, setup.input)?;
+        if let Some(status) = &setup.status {
+            check_is_no_input("the status file", status, setup.input)?;
+            check_status(status, &setup.output)?;
+        }
         let lock = Lock::take(&setup.disk, &setup.output, &setup.host)?;
         let is_there = std::fs::metadata(&setup.output).is_ok_and(|output| output.len() > 0);
         if is_there && !setup.force {

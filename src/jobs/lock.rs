@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Disk, Written, beside};
+use super::places::real;
 use crate::error::{Error, Result};
 
 /// The time after which a holder on another machine that gives no sign of life is gone.
@@ -45,7 +46,8 @@ impl Lock {
     /// # Errors
     /// [`Error::InUse`] naming the holder, if there is one.
     pub fn take(disk: &Disk, output: &Path, host: &str) -> Result<Lock> {
-        let path = beside(output, ".lock");
+        // Links to one file have one lock.
+        let path = beside(&real(output).unwrap_or_else(|| output.into()), ".lock");
         loop {
             let options = OpenOptions::new().create(true).read(true).write(true).truncate(false).clone();
             let mut written = disk.open(&path, &options)?;

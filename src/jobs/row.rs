@@ -92,6 +92,8 @@ pub struct Defaults {
     pub options: GenerateOptions,
     /// The function that makes a prompt of a row's text and choices, if it is more than the text.
     pub wording: Option<Wording>,
+    /// The name of that function, for the manifest.
+    pub task: Option<String>,
 }
 
 /// A function that words a prompt, given a row's text and choices.
@@ -233,6 +235,9 @@ impl Asked {
             Some(Value::Object(params)) => defaults.options.with_params(params).map_err(|error| error.to_string())?,
             Some(_) => return Err("\"params\" is not an object".into()),
         };
+        if options.num_return_sequences > 1 {
+            return Err("\"num_return_sequences\" is more than 1: a row has one answer".into());
+        }
         let Worded { prompt, choices } = match &defaults.wording {
             Some(wording) => wording(&text, &choices).map_err(|error| error.to_string())?,
             None => Worded { prompt: text, choices },

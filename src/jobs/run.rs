@@ -1,5 +1,6 @@
 //! The run of a job: rows out, answers in, lines to the disk.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,11 +17,15 @@ use super::order::order;
 use super::reply::{LOOK_UP, reply};
 use super::row::{Id, Question, Row};
 use super::status::{Counts, Status};
+use super::told::Told;
 use super::{Answered, Answerer, Apart, Failure};
 use crate::error::{Bytes, Error, Result, is_full};
+use crate::hash::fnv1a;
 
 /// Lines, and the time, after which lines are brought to the disk.
 const SYNC: (u64, Duration) = (256, Duration::from_secs(5));
+/// Captions that are told by name.
+const TOLD: usize = 5;
 /// Deaths over one row after which it is not asked any more.
 const DEATHS: u32 = 2;
 
@@ -33,8 +38,19 @@ pub struct Outcome {
     pub complete: bool,
     /// The failure that stopped it before that, if one did.
     pub stopped: Option<Failure>,
-    /// Captions that were beside their pictures already and were left as they are.
+    /// The captions that were not written.
+    pub captions: Captions,
+}
+
+/// Captions beside pictures that were not written.
+#[derive(Clone, Debug, Default)]
+pub struct Captions {
+    /// The number of those that were there already and were left as they are.
     pub kept: u64,
+    /// Files that several rows would have written; each has the answer of the first.
+    pub shared: Told,
+    /// Files that could not be written, with the reason.
+    pub unwritten: Told,
 }
 
 /// A row that is being asked.
@@ -60,7 +76,9 @@ pub struct Run<'a, 'j> {
     unsynced: (u64, Instant),
     in_flight: usize,
     stopped: Option<Failure>,
-    kept: u64,
+    /// Hashes of the names of captions that this run has met.
+    captioned: HashSet<u64>,
+    captions: Captions,
 }
 
 impl<'a, 'j> Run<'a, 'j> {
@@ -88,7 +106,8 @@ impl<'a, 'j> Run<'a, 'j> {
             unsynced: (0, Instant::now()),
             in_flight: 0,
             stopped: None,
-            kept: 0,
+            captioned: HashSet::new(),
+            captions: Captions::default(),
             job,
             stop,
             report,
@@ -220,13 +239,25 @@ impl<'a, 'j> Run<'a, 'j> {
     /// Writes a caption beside its picture, and never over another one that is not ours.
     fn caption(&mut self, path: PathBuf, text: &str) -> Result<()> {
         let (setup, caption) = (&self.job.setup, format!("{text}\n"));
+        if !self.captioned.insert(fnv1a(path.as_os_str().as_encoded_bytes().iter().copied())) {
+            // Another row of this run has written it: pictures of one name, or two questions about one.
+            self.captions.shared.add(&path.display(), TOLD);
+            return Ok(());
+        }
         match std::fs::read(&path) {
             Ok(there) if there == caption.as_bytes() => Ok(()),
             Ok(_) if !setup.force => {
-                self.kept += 1;
+                self.captions.kept += 1;
                 Ok(())
             }
-            _ => setup.disk.replace(&path, caption.as_bytes()),
+            // The answer is in the output: a caption that cannot be written ends no job.
+            _ => match setup.disk.replace(&path, caption.as_bytes()) {
+                Err(Error::Io { source, .. }) if !is_full(&source) => {
+                    self.captions.unwritten.add(&format!("{} ({source})", path.display()), TOLD);
+                    Ok(())
+                }
+                written => written,
+            },
         }
     }
 
@@ -273,7 +304,7 @@ impl<'a, 'j> Run<'a, 'j> {
             }
         });
         concluded.map_err(|error| self.job.with_need(error, self.counts.left()))?;
-        Ok(Outcome { complete, stopped: self.stopped, kept: self.kept, counts: self.counts })
+        Ok(Outcome { complete, stopped: self.stopped, captions: self.captions, counts: self.counts })
     }
 }
 
@@ -357,7 +388,7 @@ fn manifest(job: &Job<'_>, counts: &Counts) -> Manifest {
         shard: setup.shard,
         defaults: serde_json::json!({
             "prompt": defaults.prompt, "qformer_prompt": defaults.qformer_prompt, "choices": defaults.choices,
-            "params": defaults.options,
+            "params": defaults.options, "task": defaults.task,
         }),
         input_rows: job.ledger.rows,
         rows: counts.rows,

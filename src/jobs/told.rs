@@ -1,24 +1,26 @@
-//! Rows told by name, the first of many.
+//! Rows and files told by name, the first of many.
 
 use std::collections::HashMap;
 
+use std::fmt::Display;
+
 use super::row::Id;
 
-/// A number of rows, with the ids of the first of them.
+/// A number of rows or files, with the names of the first of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Told {
     /// The number.
     pub count: u64,
-    /// The ids.
+    /// The names.
     pub first: Vec<String>,
 }
 
 impl Told {
-    /// Counts a row, and keeps its id while there are fewer than `most`.
-    pub(super) fn add(&mut self, id: &Id, most: usize) {
+    /// Counts one, and keeps its name while there are fewer than `most`.
+    pub(super) fn add(&mut self, name: &dyn Display, most: usize) {
         self.count += 1;
         if self.first.len() < most {
-            self.first.push(id.to_string());
+            self.first.push(name.to_string());
         }
     }
 }

@@ -172,6 +172,12 @@ impl InstructBlip {
         eos.sort_unstable();
         eos.dedup();
         let (prefix, bad_words) = (self.prefix(options)?, self.bad_words(options)?);
+        if prefix.len() as u64 >= u64::from(new_tokens) && !prefix.is_empty() {
+            return Err(Error::request(format!(
+                "the prefix has {} tokens and the answer may have {new_tokens}, prefix included: nothing would follow it",
+                prefix.len()
+            )));
+        }
         let mut limits = Limits { prefix, bad_words, ..Limits::new(new_tokens, &eos) };
         if !options.stop_strings.is_empty() {
             let (tokenizers, stops) = (self.processor.shared_tokenizers(), options.stop_strings.clone());

@@ -105,6 +105,32 @@ impl<'a> Question<'a> {
 }
 
 /// A loaded model: ask it about pictures.
+///
+/// # In a program with a window
+///
+/// - **Threads.** [`Device`], [`Image`], [`GenerateOptions`](crate::GenerateOptions), [`Watch`] and
+///   [`Engine`](crate::Engine) may be shared between threads, and a model may go from one to another; an
+///   [`Answer`] and the [`Pending`](crate::engine::Pending) of an engine may, too. A model answers one caller
+///   at a time (`&mut self`); an engine answers many side by side, from any thread.
+/// - **Waiting.** [`Device::open`] waits for the driver, some tens of milliseconds to a second;
+///   [`InstructBlip::load`] for the disk and for kernels to be compiled, seconds; an answer for the GPU, milliseconds a token.
+///   None of them is for the thread that draws. [`Engine::try_submit`](crate::Engine::try_submit),
+///   [`Pending::next_within`](crate::engine::Pending::next_within) with no time,
+///   [`Canceller::cancel`](crate::engine::Canceller::cancel) and [`Engine::counters`](crate::Engine::counters) do not wait.
+/// - **Progress and stopping.** A [`Watch`] hears of everything that takes long and may end it:
+///   [`DeviceOptions::watch`](crate::DeviceOptions::watch) while a device opens, [`Device::watched`]
+///   while a model loads, [`InstructBlip::set_watch`] later. An answer that comes in pieces ends when it is dropped, a request
+///   to an engine when its [`Pending`](crate::engine::Pending) is dropped or by its canceller. Stopping takes no longer than a
+///   dispatch, or some tens of milliseconds; while kernels compile, as long as one of them does. The model works on.
+/// - **The GPU.** [`list_adapters`](crate::runtime::list_adapters) is for a menu;
+///   [`DeviceOptions::adapter`](crate::DeviceOptions::adapter) takes the name that was chosen. A device of the model's own is
+///   better than the window's, in whose queue frames would wait for answers; `Device::from_wgpu` (feature `from-wgpu`) takes
+///   the window's all the same.
+/// - **Memory.** [`MemoryPlan`] says from headers alone what a model takes in any format, and [`LoadOptions::budget_bytes`]
+///   refuses what takes more, before anything is uploaded. Where two models take turns, drop one before the other is loaded.
+/// - **The second start.** With [`DeviceOptions::cache`](crate::DeviceOptions::cache) of
+///   [`kernel_cache`](crate::runtime::kernel_cache) compiled kernels are kept from one start to the next, where the driver
+///   gives them out; a library keeps nothing on the disk unless it is asked to.
 pub struct InstructBlip {
     device: Device,
     name: String,

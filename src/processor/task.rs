@@ -45,6 +45,11 @@ impl Task {
         Task::ALL.iter().find(|(known, _)| *known == name).map(|(_, task)| *task)
     }
 
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        Task::ALL.iter().find(|(_, task)| *task == self).map_or("", |(name, _)| name)
+    }
+
     /// True if the prompt has a place for a text.
     pub fn takes_text(self) -> bool {
         !matches!(self, Task::Caption | Task::Describe)
@@ -53,10 +58,14 @@ impl Task {
     /// The prompt for a text (a question, a statement) and choices.
     ///
     /// # Errors
-    /// [`Error::Request`] when the text or the choices that the task needs are missing.
+    /// [`Error::Request`] when the text or the choices that the task needs are missing, or a text has no place in it.
     pub fn prompt(self, text: &str, choices: &[&str]) -> Result<String> {
         if self.takes_text() && text.trim().is_empty() {
             return Err(Error::request("this task needs a text: the question or statement"));
+        }
+        if !self.takes_text() && !text.trim().is_empty() {
+            let name = self.name();
+            return Err(Error::request(format!("the task {name} has a wording of its own and no place for a text")));
         }
         if matches!(self, Task::MultipleChoice | Task::Science | Task::VqaOcr) && choices.is_empty() {
             return Err(Error::request("this task needs choices"));

@@ -135,7 +135,8 @@ impl Device {
         self.watch.read().expect("no panic while it is held").clone()
     }
 
-    /// Has this watch hear of the work of plans and models that were made with this device.
+    /// Has this watch hear of the work of plans that were made with this device. Models have watches of their own:
+    /// [`InstructBlip::set_watch`](crate::InstructBlip::set_watch).
     pub fn set_watch(&self, watch: Watch) {
         *self.watch.write().expect("no panic while it is held") = watch;
     }

@@ -317,3 +317,21 @@ fn fifty_kills_change_nothing() {
     }
     eprintln!("{kills} kills over {jobs} jobs of 300 rows");
 }
+
+/// The mistakes that would cost somebody their files, by the command line.
+#[test]
+fn what_would_be_written_over_is_refused() {
+    if support::device().is_none() {
+        return;
+    }
+    let job = Job::new(2);
+    let rows = job.path("rows.jsonl");
+    let before = job.read("rows.jsonl");
+    refused(&["batch", &rows, "-o", &rows, "--force"], 3, &["which is read", "another name"]);
+    refused(&["batch", &rows, "-o", &job.path("out.jsonl"), "--status-file", &rows], 3, &["which is read"]);
+    assert_eq!(job.read("rows.jsonl"), before);
+    let several = ["--num-beams", "3", "--num-return-sequences", "3"];
+    refused(&[&["batch", &rows, "-o", &job.path("out.jsonl")][..], &several].concat(), 3, &["a row has one answer"]);
+    refused(&["ask", &sample("00.png"), "hello", "--task", "caption", "-q"], 3, &["no place for a text"]);
+    refused(&["ask", &sample("00.png"), "hello", "--prefix", "a large", "--max-new-tokens", "2"], 3, &["prefix"]);
+}

@@ -2,6 +2,7 @@
 //! it was. It tells what it does in JSON, a line each, and waits after its plan until somebody agrees.
 
 use std::io::{BufRead, BufReader, Write};
+use std::ops::ControlFlow;
 use std::process::{Child, Command, Stdio};
 
 use instructblip::hub::{Event, Hub};
@@ -56,24 +57,26 @@ pub fn serve(repo: &str) {
             std::process::exit(1);
         }
     };
-    let mut hear = |event: Event<'_>| match event {
-        Event::Waiting => tell(&News::Waiting),
-        Event::Plan(plan) => {
-            tell(&News::Plan {
-                licence: plan.licence.clone(),
-                base: plan.base.clone(),
-                files: plan.files,
-                bytes: plan.bytes,
-                present_bytes: plan.present_bytes,
-                folder: plan.folder.display().to_string(),
-            });
-            if plan.present_bytes < plan.bytes && !has_agreed() {
-                std::process::exit(1);
+    let mut hear = |event: Event<'_>| {
+        let mut goes_on = true;
+        match event {
+            Event::Waiting => tell(&News::Waiting),
+            Event::Plan(plan) => {
+                tell(&News::Plan {
+                    licence: plan.licence.clone(),
+                    base: plan.base.clone(),
+                    files: plan.files,
+                    bytes: plan.bytes,
+                    present_bytes: plan.present_bytes,
+                    folder: plan.folder.display().to_string(),
+                });
+                goes_on = plan.present_bytes == plan.bytes || has_agreed();
             }
+            Event::Bytes { done, total } => tell(&News::Bytes(done, total)),
+            Event::Retry { file, problem, .. } => tell(&News::Retry(format!("{file}: {problem}; trying again"))),
+            _ => {}
         }
-        Event::Bytes { done, total } => tell(&News::Bytes(done, total)),
-        Event::Retry { file, problem, .. } => tell(&News::Retry(format!("{file}: {problem}; trying again"))),
-        _ => {}
+        if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
     match Hub::from_env().and_then(|hub| hub.pull(repo, None, &mut hear)) {
         Ok(_) => tell(&News::Done),

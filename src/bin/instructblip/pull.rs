@@ -1,6 +1,7 @@
 //! `instructblip pull`: a model of the hub into the cache. The folder goes to stdout, the rest to stderr.
 
 use std::io::Write;
+use std::ops::ControlFlow;
 
 use anyhow::Result;
 use clap::Args;
@@ -34,6 +35,7 @@ pub fn run(common: &Common, pull: &Pull) -> Result<()> {
             base.clone_from(&plan.base);
         }
         show(event, &mut progress);
+        ControlFlow::Continue(())
     });
     progress.clear();
     let folder = result?;

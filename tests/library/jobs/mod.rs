@@ -3,6 +3,7 @@
 mod files;
 mod kills;
 mod outputs;
+mod places;
 mod stand_in;
 
 use std::path::{Path, PathBuf};
@@ -116,7 +117,14 @@ pub fn write_rows(path: &Path, rows: usize) {
 }
 
 pub fn merged(input: &Input, parts: Vec<PathBuf>, output: &Path) -> String {
-    let found = merge(&Merge { input, parts, output: Some(output), times: false, disk: Disk::default() });
+    let found = merge(&Merge {
+        input,
+        defaults: Some(&Defaults::default()),
+        parts,
+        output: Some(output),
+        times: false,
+        disk: Disk::default(),
+    });
     let found = found.expect("a merge");
     assert!(found.is_whole() && found.unknown == 0 && found.damaged == 0, "{found:?}");
     std::fs::read_to_string(output).expect("merged")

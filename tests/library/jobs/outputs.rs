@@ -39,6 +39,7 @@ fn shards_make_the_same_file() {
         let part = bench.path(parts[0]);
         let some = merge(&Merge {
             input: &bench.input(),
+            defaults: Some(&Defaults::default()),
             parts: vec![part.clone(), part],
             output: Some(&bench.path("none.jsonl")),
             times: false,
@@ -195,7 +196,7 @@ fn captions_lie_beside_pictures_and_write_over_nothing() {
     std::fs::write(bench.path("1.txt"), "by hand").expect("written");
     let wanted = Wanted { sidecar: Some("txt".into()), ..Wanted::default() };
     let outcome = bench.run(&wanted).expect("an outcome");
-    assert_eq!((outcome.kept, bench.read("1.txt").as_str()), (1, "by hand"));
+    assert_eq!((outcome.captions.kept, bench.read("1.txt").as_str()), (1, "by hand"));
     assert!(bench.read("2.txt").ends_with("of\" what is 2? 1\n"), "{}", bench.read("2.txt"));
     bench.run(&Wanted { force: true, ..wanted }).expect("an outcome");
     assert!(bench.read("1.txt").contains("what is 1?"));

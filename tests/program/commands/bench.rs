@@ -120,6 +120,7 @@ fn bench_kernels_of_all_adapters_has_a_folder_for_each() {
 }
 
 #[test]
+#[ignore = "takes a minute; make test-lab runs it"]
 fn tune_keeps_what_it_finds_and_answers_stay_the_same() {
     if support::device().is_none() {
         return;

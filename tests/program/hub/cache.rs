@@ -1,5 +1,6 @@
 //! The cache: where it is, what is in it, and the names that models of it have.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -232,7 +233,7 @@ fn names_are_folders_first_and_then_models_of_the_cache() {
     world.refused(&["ask", &image, "a", "--model", "tests/tiny-model@v2"], 3, &[pull]);
     world.refused(&["ask", &image, "a", "--model", "no-such-folder"], 3, &["no such directory"]);
     assert!(world.server.seen("").is_empty(), "nothing is fetched unless asked for");
-    let snapshot = world.hub.pull(REPO, Some("refs/pr/1"), &mut |_| {}).expect("pulled");
+    let snapshot = world.hub.pull(REPO, Some("refs/pr/1"), &mut |_| ControlFlow::Continue(())).expect("pulled");
     for revision in [None, Some("refs/pr/1"), Some(COMMIT)] {
         assert_eq!(world.hub.find(REPO, revision).expect("a name").as_ref(), Some(&snapshot), "{revision:?}");
     }

@@ -4,6 +4,7 @@ mod cache;
 mod pull;
 mod transfer;
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -41,7 +42,7 @@ impl World {
     }
 
     fn pull(&self) -> instructblip::Result<PathBuf> {
-        self.hub.pull(REPO, None, &mut |_| {})
+        self.hub.pull(REPO, None, &mut |_| ControlFlow::Continue(()))
     }
 
     fn refusal(&self) -> Error {

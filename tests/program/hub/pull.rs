@@ -1,5 +1,6 @@
 //! The files that a pull fetches, and models that it refuses before their weights.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use instructblip::hub::Event;
@@ -57,13 +58,16 @@ fn shards_are_those_the_index_names() {
     world.server.edit_files(|files| drop(files.insert("model-extra.safetensors".into(), vec![0; 9])));
     let mut last = (0, 0);
     let mut plans = Vec::new();
-    let snapshot = world.hub.pull(REPO, None, &mut |event| match event {
-        Event::Plan(plan) => plans.push(plan.clone()),
-        Event::Bytes { done, total } => {
-            assert!(done <= total);
-            last = (done, total);
+    let snapshot = world.hub.pull(REPO, None, &mut |event| {
+        match event {
+            Event::Plan(plan) => plans.push(plan.clone()),
+            Event::Bytes { done, total } => {
+                assert!(done <= total);
+                last = (done, total);
+            }
+            _ => {}
         }
-        _ => {}
+        ControlFlow::Continue(())
     });
     let snapshot = snapshot.expect("pulled");
     assert_eq!((plans.len(), plans[0].bytes, plans[0].bytes), (1, last.0, last.1));

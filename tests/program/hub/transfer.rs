@@ -1,5 +1,6 @@
 //! Transfers that are cut, damaged or refused, and several at once.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -23,6 +24,7 @@ fn a_cut_connection_is_taken_up_where_it_was_cut() {
         if let Event::Retry { file, problem, .. } = event {
             retries.push(format!("{file}: {problem}"));
         }
+        ControlFlow::Continue(())
     });
     world.expect_whole(&pulled.expect("pulled"));
     let seen = world.server.seen(WEIGHTS);
@@ -49,12 +51,29 @@ fn the_next_pull_goes_on_where_a_failed_one_stopped() {
         if let Event::Plan(plan) = event {
             present = plan.present_bytes;
         }
+        ControlFlow::Continue(())
     });
     world.expect_whole(&snapshot.expect("pulled"));
     assert!(present > 150_000);
     let seen = world.server.seen(WEIGHTS);
     assert_eq!(seen[0].range.as_deref(), Some("bytes=150000-"));
     assert_eq!(seen[0].sent, world.server.file(WEIGHTS).len() - 150_000);
+}
+
+#[test]
+fn a_pull_that_is_stopped_ends_at_once_and_is_taken_up() {
+    let world = World::new();
+    let stopped = world.hub.pull(REPO, None, &mut |event| match event {
+        Event::Bytes { done, total } if done > total / 2 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    assert!(matches!(stopped, Err(Error::Cancelled)), "{stopped:?}");
+    world.expect_no_weights();
+    assert_eq!(world.unfinished().len(), 1);
+    world.server.behave();
+    world.expect_whole(&world.pull().expect("pulled"));
+    let seen = world.server.seen(WEIGHTS);
+    assert!(seen.last().is_some_and(|seen| seen.range.is_some()), "no byte is fetched twice: {seen:?}");
 }
 
 #[test]

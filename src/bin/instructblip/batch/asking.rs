@@ -8,6 +8,9 @@ use instructblip::checkpoint::names::CONFIG;
 use instructblip::config::Config;
 use instructblip::jobs::{Defaults, Worded};
 use instructblip::processor::Task;
+use instructblip::{Error, GenerateOptions};
+use serde::Deserialize;
+use serde_json::Value;
 
 use crate::generation::Generation;
 use crate::options::{Model, Wording};
@@ -39,23 +42,58 @@ impl Asking {
     pub fn defaults(&self, model: &Model) -> Result<Defaults> {
         let options = self.generation.options();
         options.check()?;
-        let wording = self.wording.task.map(|task| {
-            let word = move |text: &str, choices: &[String]| {
-                let listed: Vec<&str> = choices.iter().map(String::as_str).collect();
-                // Words that were read in a picture are no answers.
-                let scored = if task == Task::VqaOcr { Vec::new() } else { choices.to_vec() };
-                Ok(Worded { prompt: task.prompt(text, &listed)?, choices: scored })
-            };
-            Box::new(word) as instructblip::jobs::Wording
-        });
+        if options.num_return_sequences > 1 {
+            let problem = "a row has one answer: --num-return-sequences is for ask and caption".into();
+            return Err(Error::Request { problem }.into());
+        }
+        let wording = self.wording.task.map(wording);
         let prompt = match &self.prompt {
             Some(prompt) => prompt.clone(),
             None if self.wording.task.is_none() && reads_text(model)? => Task::Caption.prompt("", &[])?,
             None => String::new(),
         };
         let Wording { task: _, choices, qformer_prompt } = &self.wording;
-        Ok(Defaults { prompt, qformer_prompt: qformer_prompt.clone(), choices: choices.clone(), options, wording })
+        let task = self.wording.task.map(|task| task.name().to_string());
+        Ok(Defaults {
+            prompt,
+            qformer_prompt: qformer_prompt.clone(),
+            choices: choices.clone(),
+            options,
+            wording,
+            task,
+        })
     }
+}
+
+/// The function that makes a prompt of a row's text by the wording of a task.
+fn wording(task: Task) -> instructblip::jobs::Wording {
+    Box::new(move |text: &str, choices: &[String]| {
+        let listed: Vec<&str> = choices.iter().map(String::as_str).collect();
+        // Words that were read in a picture are no answers.
+        let scored = if task == Task::VqaOcr { Vec::new() } else { choices.to_vec() };
+        Ok(Worded { prompt: task.prompt(text, &listed)?, choices: scored })
+    })
+}
+
+/// The parts that rows were completed with, as a job's manifest keeps them.
+///
+/// # Errors
+/// [`Error::Request`] for those of another version.
+pub fn recorded(defaults: &Value) -> Result<Defaults> {
+    let Recorded { prompt, qformer_prompt, choices, params, task } = Recorded::deserialize(defaults)
+        .map_err(|_| Error::Request { problem: "the manifest is of another version of this program".into() })?;
+    let wording = task.as_ref().and_then(|name| Task::named(name)).map(wording);
+    Ok(Defaults { prompt, qformer_prompt, choices, options: params, wording, task })
+}
+
+/// The manifest's parts.
+#[derive(Deserialize)]
+struct Recorded {
+    prompt: String,
+    qformer_prompt: Option<String>,
+    choices: Vec<String>,
+    params: GenerateOptions,
+    task: Option<String>,
 }
 
 /// True if the model was taught instructions; BLIP-2 describes pictures by itself.

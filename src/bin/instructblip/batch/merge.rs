@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use clap::Args;
 use instructblip::Error;
-use instructblip::jobs::{Disk, Merge as Merging, Merged, merge};
+use instructblip::jobs::{Disk, Merge as Merging, Merged, asked_with, merge};
 
+use super::asking::recorded;
 use super::ended::Ended;
 use super::inputs::input;
 use crate::common::Common;
@@ -50,7 +51,9 @@ pub fn run(common: &Common, arguments: &Merge) -> Result<()> {
         let problem = "the merged file is one of the parts; give the name of another --output".into();
         return Err(Error::Request { problem }.into());
     }
-    let merged = merge(&Merging { input: &rows, parts, output, times: arguments.times, disk: Disk::default() })?;
+    let defaults = asked_with(&parts)?.as_ref().map(recorded).transpose()?;
+    let (defaults, times) = (defaults.as_ref(), arguments.times);
+    let merged = merge(&Merging { input: &rows, defaults, parts, output, times, disk: Disk::default() })?;
     report(common, &merged)
 }
 
@@ -80,8 +83,8 @@ fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
 /// # Errors
 /// [`Ended`] where rows are missing or doubled, and where some have no answer.
 fn report(common: &Common, merged: &Merged) -> Result<()> {
-    let Merged { rows, ok, failed, missing, doubled, unknown, damaged } = merged;
-    for (what, told) in [("missing", missing), ("doubled", doubled)] {
+    let Merged { rows, ok, failed, missing, doubled, other, unknown, damaged } = merged;
+    for (what, told) in [("missing", missing), ("doubled", doubled), ("asked otherwise", other)] {
         if told.count > 0 {
             say(&format!("{what}: {} ({told})", told.count));
         }
@@ -92,7 +95,11 @@ fn report(common: &Common, merged: &Merged) -> Result<()> {
         say(&format!("{count} {what}"));
     }
     if !merged.is_whole() {
-        let words = format!("of {rows} rows {} are missing and {} doubled", missing.count, doubled.count);
+        let others = match other.count {
+            0 => String::new(),
+            count => format!(", and {count} have an answer to another question"),
+        };
+        let words = format!("of {rows} rows {} are missing and {} doubled{others}", missing.count, doubled.count);
         return Err(Ended::new(1, words).into());
     }
     if !common.quiet {

@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use instructblip::Error;
-use instructblip::jobs::{Counts, Defaults, Disk, Input, Job, Outcome, Setup, Shard};
+use instructblip::jobs::{Captions, Counts, Defaults, Disk, Input, Job, Outcome, Setup, Shard};
 
 pub use answering::Answering;
 use apart::{Process, SERVE};
@@ -219,17 +219,31 @@ fn tell_failure(common: &Common, progress: &Progress, counts: &Counts, told: &mu
     }
 }
 
+/// Tells of captions that were not written. Those that are wrong or missing for it are told in any case.
+fn tell_captions(common: &Common, outcome: &Outcome) {
+    let Captions { kept, shared, unwritten } = &outcome.captions;
+    if *kept > 0 && !common.quiet {
+        say(&format!("{kept} captions were there already and stay; --force writes over them"));
+    }
+    if shared.count > 0 {
+        say(&format!("{} rows would share a caption with another row, whose answer it has: {shared}", shared.count));
+    }
+    if unwritten.count > 0 {
+        say(&format!("{} captions could not be written: {unwritten}", unwritten.count));
+    }
+}
+
 /// The end of a run that was not asked to end.
 fn verdict(common: &Common, outcome: &Outcome) -> Result<()> {
     let counts = &outcome.counts;
-    if outcome.kept > 0 && !common.quiet {
-        say(&format!("{} captions were there already and stay; --force writes over them", outcome.kept));
-    }
+    tell_captions(common, outcome);
     if let Some(failure) = &outcome.stopped {
         let left = format!("; {} rows are left, the same command goes on", counts.left());
         return Err(Ended::by(failure, &left).into());
     }
+    let unwritten = outcome.captions.unwritten.count;
     match counts.failed {
+        0 if unwritten > 0 => Err(Ended::new(1, format!("{unwritten} captions are not beside their pictures")).into()),
         0 => Ok(()),
         failed => Err(Ended::new(1, format!("{failed} of {} rows have no answer", counts.rows)).into()),
     }

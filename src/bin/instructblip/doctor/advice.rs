@@ -14,6 +14,12 @@ const LITTLE_DISK: u64 = 8_000_000_000;
 /// Variables that keep drivers from being found.
 const HIDING: [&str; 4] = ["VK_DRIVER_FILES", "VK_ICD_FILENAMES", "VK_LOADER_", "WGPU_BACKEND"];
 
+/// Advice for DX12 where it is slower than it has to be.
+const OLD_COMPILER: &str = "Windows' own compiler (FXC) compiles kernels for DX12, and knows neither subgroups nor \
+     16-bit floats: slower forms run; put dxcompiler.dll, 1.8.2502 or newer, beside this program \
+     (https://github.com/microsoft/DirectXShaderCompiler/releases), or install a driver with Vulkan, which is taken \
+     first; GPUs that know no later shader model stay as they are";
+
 /// Says why the adapter that is marked would be used.
 pub fn reason(adapters: &[AdapterSummary], wanted: Option<&str>) -> String {
     let usable = adapters.iter().filter(|a| a.problem.is_none()).count();
@@ -38,20 +44,30 @@ fn matrices(a: &AdapterSummary, opened: Option<MatrixSize>) -> String {
     }
 }
 
+/// Says how much memory there is, and what a model that takes more comes to.
+fn memory(a: &AdapterSummary) -> String {
+    match a.memory_bytes {
+        Some(bytes) => format!("{}; models that take more are refused before they are loaded", Bytes(bytes)),
+        None if a.kind == AdapterKind::Cpu => "the machine's; models that take more than is free are refused".into(),
+        None => format!("{} does not tell; with --budget SIZE, models that take more are refused", a.backend),
+    }
+}
+
 /// Says what features and limits of the chosen adapter mean for this program, and the matrices of the device that was
 /// opened.
 pub fn meaning(a: &AdapterSummary, opened: Option<MatrixSize>) -> Vec<(&'static str, String)> {
     let f16 = if a.shader_f16 { "yes; not needed" } else { "no; fine, not needed" };
     let subgroups = match a.subgroup_sizes {
-        None => "no; fine, only one form for software adapters uses them".into(),
+        None => "no; fine, faster for linear layers of few rows where there are some".into(),
         Some((8, 8)) if a.kind == AdapterKind::Cpu => "8; kernels for software adapters use them".into(),
-        Some((low, high)) if low == high => format!("{low}; not used on this kind of adapter"),
-        Some((low, high)) => format!("{low} to {high}; not used where the size may vary"),
+        Some((low, high)) if low == high => format!("{low}; linear layers of few rows use them"),
+        Some((low, high)) => format!("{low} to {high}; linear layers of few rows use them"),
     };
     let timestamps =
         if a.timestamps { "yes; benches time kernels on the device" } else { "no; benches use the wall clock" };
     let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
     vec![
+        ("memory", memory(a)),
         ("16-bit floats in shaders", format!("{f16}: kernels unpack halves themselves")),
         ("matrices", matrices(a, opened)),
         ("subgroups", subgroups),
@@ -100,7 +116,14 @@ fn about_adapters(adapters: &[AdapterSummary], os: &str) -> Vec<String> {
         warnings
             .push(format!("{what}: right answers, slowly, as is to be expected; for a GPU in this machine {driver}"));
     }
+    warnings.extend(adapters.iter().filter(|a| a.chosen && has_old_compiler(a)).map(|_| OLD_COMPILER.into()));
     warnings
+}
+
+/// True where kernels for DX12 are compiled for shader model 5.1, the last of Windows' own compiler: every later
+/// one has subgroups.
+fn has_old_compiler(a: &AdapterSummary) -> bool {
+    a.backend == "Dx12" && a.subgroup_sizes.is_none()
 }
 
 /// Says what to do where no adapter would be used.
@@ -172,6 +195,38 @@ mod tests {
         assert!(warnings[0].contains("a IntegratedGpu cannot be used: it allows 4 storage buffers"), "{warnings:?}");
         assert!(warnings[1].contains("software") && warnings[1].contains("mesa-vulkan-drivers"), "{warnings:?}");
         assert!(about_adapters(&[adapter(AdapterKind::DiscreteGpu, None)], "linux").is_empty());
+    }
+
+    #[test]
+    fn the_old_compiler_of_dx12_is_warned_of_where_it_compiles_what_would_run() {
+        let with = |backend: &str, subgroup_sizes, chosen| {
+            let there = adapter(AdapterKind::DiscreteGpu, None);
+            let adapter = AdapterSummary { backend: backend.into(), subgroup_sizes, chosen, ..there };
+            about_adapters(&[adapter], "windows")
+        };
+        let warnings = with("Dx12", None, true);
+        for part in ["FXC", "dxcompiler.dll", "beside this program", "Vulkan"] {
+            assert!(warnings.len() == 1 && warnings[0].contains(part), "{warnings:?}");
+        }
+        assert!(with("Dx12", Some((32, 64)), true).is_empty(), "the newer compiler is there");
+        assert!(with("Dx12", None, false).is_empty(), "another adapter would be used");
+        for backend in ["Vulkan", "Metal"] {
+            assert!(with(backend, None, true).is_empty(), "{backend}");
+        }
+    }
+
+    #[test]
+    fn memory_that_is_not_told_can_be_bounded() {
+        let of = |backend: &str, kind, memory_bytes| {
+            memory(&AdapterSummary { backend: backend.into(), memory_bytes, ..adapter(kind, None) })
+        };
+        for backend in ["Dx12", "Metal"] {
+            let text = of(backend, AdapterKind::IntegratedGpu, None);
+            assert!(text.starts_with(&format!("{backend} does not tell")) && text.contains("--budget"), "{text}");
+        }
+        let told = of("Vulkan", AdapterKind::DiscreteGpu, Some(8_000_000_000));
+        assert!(told.starts_with("8.0 GB; models that take more are refused"), "{told}");
+        assert!(of("Vulkan", AdapterKind::Cpu, None).starts_with("the machine's"));
     }
 
     #[test]
