@@ -8,7 +8,6 @@ use std::process::ExitCode;
 
 use eframe::egui;
 use instructblip_desktop::app::{App, Start, Window};
-use instructblip_desktop::work::pull;
 
 const USAGE: &str = "\
 Captions folders of pictures with InstructBLIP, and shows where it looks.
@@ -38,15 +37,6 @@ fn main() -> ExitCode {
             "--version" | "-V" => {
                 println!("instructblip-desktop {}", env!("CARGO_PKG_VERSION"));
                 return ExitCode::SUCCESS;
-            }
-            pull::ARGUMENT => {
-                return match value(pull::ARGUMENT) {
-                    Ok(repo) => {
-                        pull::serve(&repo.to_string_lossy());
-                        ExitCode::SUCCESS
-                    }
-                    Err(problem) => wrong(problem),
-                };
             }
             "--config" | "--frame-log" => match value(text) {
                 Ok(path) if text == "--config" => start.config = Some(PathBuf::from(path)),

@@ -127,10 +127,7 @@ impl App {
         let repo = self.models.repo.trim().to_string();
         let tell = self.tasks.teller();
         (self.models.news, self.models.plan) = (None, None);
-        match Pull::begin(&repo, move |news| tell(Done::Pull(news))) {
-            Ok(pull) => self.models.pull = Some(pull),
-            Err(problem) => self.notice(problem),
-        }
+        self.models.pull = Some(Pull::begin(&repo, move |news| tell(Done::Pull(news))));
     }
 
     /// The picture that is looked at.

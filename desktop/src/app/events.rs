@@ -230,8 +230,8 @@ impl App {
 
     fn take_news(&mut self, news: News) {
         match &news {
-            News::Plan { bytes, present_bytes, .. } => {
-                self.models.plan = Some((news.clone(), present_bytes < bytes));
+            News::Plan(plan) => {
+                self.models.plan = Some((plan.clone(), plan.present_bytes < plan.bytes));
             }
             News::Done => {
                 let name = self.models.pull.take().map_or(String::new(), |pull| pull.repo.clone());
@@ -241,11 +241,9 @@ impl App {
                 self.look_at_model(crate::work::Source::Cached(name));
             }
             News::Failed(why) => {
-                // What the user ended is no news.
-                if self.models.pull.take().is_some() {
-                    self.notice(why.clone());
-                }
+                self.models.pull = None;
                 self.models.plan = None;
+                self.notice(why.clone());
             }
             _ => {}
         }

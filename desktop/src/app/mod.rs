@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use eframe::egui;
+use instructblip::hub::Plan;
 
 use crate::captions::Document;
 use crate::captions::journal::Interrupted;
@@ -233,7 +234,7 @@ pub struct Models {
     /// The last thing that the pull told.
     pub news: Option<crate::work::pull::News>,
     /// The plan of the pull, which waits for agreement while this is so.
-    pub plan: Option<(crate::work::pull::News, bool)>,
+    pub plan: Option<(Box<Plan>, bool)>,
     /// The model that is to be removed, if that is confirmed.
     pub removing: Option<String>,
 }

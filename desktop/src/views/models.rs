@@ -182,15 +182,16 @@ fn pull(app: &mut App, ui: &mut Ui) {
     }
     let Some(repo) = app.models.pull.as_ref().map(|pull| pull.repo.clone()) else { return choose_pull(app, ui) };
     ui.label(&repo);
-    if let Some((News::Plan { licence, base, files, bytes, present_bytes, folder }, waits)) = app.models.plan.clone() {
-        ui.label(format!("{files} files, {}, {} of them are there", Bytes(bytes), Bytes(present_bytes)));
-        ui.label(format!("licence: {}", licence.as_deref().unwrap_or("not stated")));
-        ui.weak(format!("to {folder}"));
-        if let Some(base) = base {
+    if let Some((plan, waits)) = app.models.plan.clone() {
+        let (bytes, there) = (Bytes(plan.bytes), Bytes(plan.present_bytes));
+        ui.label(format!("{} files, {bytes}, {there} of them are there", plan.files));
+        ui.label(format!("licence: {}", plan.licence.as_deref().unwrap_or("not stated")));
+        ui.weak(format!("to {}", plan.folder.display()));
+        if let Some(base) = &plan.base {
             ui.label(format!("This is an adapter for {base}, which is needed, too."));
         }
         if waits && ui.button("Agree and fetch").clicked() {
-            if let Some(pull) = &mut app.models.pull {
+            if let Some(pull) = &app.models.pull {
                 pull.agree();
             }
             app.models.plan = app.models.plan.take().map(|(plan, _)| (plan, false));
@@ -204,7 +205,7 @@ fn pull(app: &mut App, ui: &mut Ui) {
             let share = *done as f32 / (*total).max(1) as f32;
             ui.add(egui::ProgressBar::new(share).text(format!("{} of {}", Bytes(*done), Bytes(*total))));
         }
-        Some(News::Plan { .. } | News::Done | News::Failed(_)) => {}
+        Some(News::Plan(_) | News::Done | News::Failed(_)) => {}
     }
     if ui.button("Stop fetching").on_hover_text("it goes on where it was the next time").clicked() {
         app.models.pull = None;

@@ -5,7 +5,7 @@
 //! model     the thread: loading, asking, looking, ranking
 //! run       captions of many pictures, saved as they come
 //! store     models on this machine, and what they take of the memory
-//! pull      a model of the hub, by a process of its own that can be ended
+//! pull      a model of the hub, on a thread that can be ended
 //! words     errors in this program's words
 //! ```
 
