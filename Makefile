@@ -3,12 +3,15 @@
 # Wayland's library complains where this is not set, as in containers. The program sees to that itself.
 export XDG_RUNTIME_DIR ?= /tmp
 # Whoever builds once gains nothing by what makes the next build short; `cargo test` still does it.
-test test-jobs test-lab test-capi test-ray test-drivers shaders targets: export CARGO_INCREMENTAL ?= 0
+test test-jobs test-lab test-capi test-ray test-drivers test-desktop shaders targets: export CARGO_INCREMENTAL ?= 0
 
-.PHONY: demo test test-jobs test-lab test-capi test-ray test-drivers shaders targets check bench isa isa-check vulkan
+.PHONY: demo desktop test test-jobs test-lab test-capi test-ray test-drivers test-desktop shaders targets check bench isa isa-check vulkan
 
 demo: vulkan      ## answer questions about the bundled pictures   -> cargo run --release -- demo
 	cargo run --release -- demo
+
+desktop: vulkan   ## build and start the desktop app (Rust 1.95)   -> cargo run --release -p instructblip-desktop
+	cargo run --release -p instructblip-desktop
 
 test: vulkan      ## build and run every test                      -> cargo test
 	cargo test
@@ -33,6 +36,9 @@ test-ray: vulkan  ## the driver for Ray, in an environment of its own under targ
 test-drivers: vulkan ## what shows that kernels are right, on each Vulkan driver for the CPU that can be had (Linux)
 	MISSING=1 tools/drivers/fetch.sh mesa swiftshader
 	tools/drivers/test.py
+
+test-desktop: vulkan ## the desktop app's tests                   -> cargo test -p instructblip-desktop
+	cargo test -p instructblip-desktop
 
 shaders:          ## every kernel before other compilers than naga; tells which are missing
 	tools/shaders/judge.py
