@@ -2,9 +2,9 @@
 
 use std::ffi::c_char;
 
+use instructblip::Error;
 use instructblip::engine::{Event, Outcome, Request};
-use instructblip::model::{Score, Timings};
-use instructblip::{Error, Reply};
+use instructblip::model::Score;
 use serde_json::{Value, json};
 
 use crate::arguments::{place, reference};
@@ -78,7 +78,7 @@ pub unsafe extern "C" fn instructblip_ask(
             let (model, question) = (reference(model, "model")?, self::question(question)?);
             let outcome = model.ask(question, question.request()?)?;
             if let (Some(reply), Outcome::Reply(answer)) = (reply, outcome) {
-                *reply = results::json(&reply_json(&answer, model));
+                *reply = results::json(&answer.to_json(model.name(), model.device()));
             }
         }
         Ok(())
@@ -114,30 +114,6 @@ pub unsafe extern "C" fn instructblip_score(
             *scores = results::json(&found.into());
         }
         Ok(())
-    })
-}
-
-fn reply_json(reply: &Reply, model: &Model) -> Value {
-    let sequences: Vec<Value> = reply
-        .sequences
-        .iter()
-        .map(|s| {
-            let finish_reason = s.finish_reason.name();
-            json!({"text": s.text, "token_ids": s.token_ids, "score": s.score, "finish_reason": finish_reason})
-        })
-        .collect();
-    let Timings { load, image, vision, qformer, prefill, decode } = reply.timings;
-    json!({
-        "text": reply.text,
-        "token_ids": reply.token_ids,
-        "finish_reason": reply.finish_reason.name(),
-        "sequences": sequences,
-        "prompt_tokens": reply.prompt_tokens,
-        "model": model.name(),
-        "device": model.device(),
-        "timings_ms": {
-            "load": load, "image": image, "vision": vision, "qformer": qformer, "prefill": prefill, "decode": decode,
-        },
     })
 }
 

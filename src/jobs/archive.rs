@@ -31,13 +31,15 @@ struct Sample {
 /// Goes through the rows of an archive.
 pub fn each(path: &Path, defaults: &Defaults, wanted: &dyn Fn(&Id) -> bool, each: Each<'_>) -> Result<ControlFlow<()>> {
     let failed = |source| Error::io(path, source);
-    let mut archive = tar::Archive::new(File::open(path).map_err(failed)?);
+    let file = File::open(path).map_err(failed)?;
+    let have = file.metadata().map_err(failed)?.len();
+    let mut archive = tar::Archive::new(file);
     let mut sample = Sample::default();
     let mut end = 0;
     for entry in archive.entries_with_seek().map_err(failed)? {
         let entry = entry.map_err(|_| Error::io(path, std::io::Error::other("is damaged, or no tar file")))?;
         end = entry.raw_file_position() + entry.size().next_multiple_of(BLOCK);
-        check_whole(path, end)?;
+        check_whole(path, have, end)?;
         if !entry.header().entry_type().is_file() {
             continue;
         }
@@ -54,13 +56,12 @@ pub fn each(path: &Path, defaults: &Defaults, wanted: &dyn Fn(&Id) -> bool, each
         sample.take(&name, &ending.to_ascii_lowercase(), entry, wanted).map_err(failed)?;
     }
     // One that was cut between two members has lost the block of zeros behind the last.
-    check_whole(path, end + BLOCK)?;
+    check_whole(path, have, end + BLOCK)?;
     sample.into_row(defaults).map_or(Ok(ControlFlow::Continue(())), each)
 }
 
-/// Refuses an archive that ends before `end`.
-fn check_whole(path: &Path, end: u64) -> Result<()> {
-    let have = std::fs::metadata(path).map_err(|source| Error::io(path, source))?.len();
+/// Refuses an archive of `have` bytes that ends before `end`.
+fn check_whole(path: &Path, have: u64, end: u64) -> Result<()> {
     match have < end {
         true => {
             let problem = format!("ends early, after {have} bytes: it was cut, or is still being written");

@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use serde_json::{Value, json};
+
 use crate::error::Result;
 use crate::generate::{FinishReason, Tokens};
 use crate::processor::{Prompt, StreamDecoder};
@@ -69,6 +71,28 @@ impl Reply {
             timings,
             sequences,
         }
+    }
+
+    /// The reply of a model on a device, both in words, as JSON: what the program and the C interface give.
+    pub fn to_json(&self, model: &str, device: &str) -> Value {
+        let sequence = |s: &AnswerText| {
+            let finish_reason = s.finish_reason.name();
+            json!({"text": s.text, "token_ids": s.token_ids, "score": s.score, "finish_reason": finish_reason})
+        };
+        let Timings { load, image, vision, qformer, prefill, decode } = self.timings;
+        json!({
+            "text": self.text,
+            "token_ids": self.token_ids,
+            "finish_reason": self.finish_reason.name(),
+            "sequences": self.sequences.iter().map(sequence).collect::<Vec<Value>>(),
+            "prompt_tokens": self.prompt_tokens,
+            "model": model,
+            "device": device,
+            "timings_ms": {
+                "load": load, "image": image, "vision": vision, "qformer": qformer, "prefill": prefill,
+                "decode": decode,
+            },
+        })
     }
 }
 

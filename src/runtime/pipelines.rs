@@ -70,7 +70,8 @@ impl Pipelines {
     /// The pipelines of `variants`, in their order. Those nobody asked for before are compiled, several at once.
     ///
     /// # Errors
-    /// Of one that does not compile; it is named. [`Error::Cancelled`]. The ones that do compile are kept.
+    /// The error of a kernel that does not compile names it; [`Error::Cancelled`] comes of `watch`. Kernels that do compile are
+    /// kept all the same.
     pub fn get(&self, gpu: &Gpu, caps: &Caps, variants: &[Variant<'_>], watch: &Watch) -> Result<Vec<Arc<Pipeline>>> {
         // Held throughout, so that no two threads compile the same.
         let mut known = self.known.lock().expect("no panic while pipelines are held");

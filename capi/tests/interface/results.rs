@@ -4,7 +4,7 @@ use std::ffi::{c_char, c_void};
 use std::path::Path;
 use std::ptr::{null, null_mut};
 
-use instructblip::{Device, DeviceOptions, Image, InstructBlip};
+use instructblip::{Checkpoint, Device, DeviceOptions, Image, InstructBlip};
 use instructblip_c::*;
 use serde_json::Value;
 
@@ -140,18 +140,8 @@ fn adapters_are_told_and_the_chosen_one_opens() {
 /// A model of files in memory answers as the one of the folder, in other formats, too.
 #[test]
 fn files_in_memory_are_a_model() {
-    let folder = root().join("../models/shapes");
-    let names = [
-        "config.json",
-        "model.safetensors",
-        "preprocessor_config.json",
-        "processor_config.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "qformer_tokenizer/tokenizer.json",
-        "qformer_tokenizer/tokenizer_config.json",
-    ];
-    let read: Vec<_> = names.map(|name| (c(name), std::fs::read(folder.join(name)).expect("a file"))).into();
+    let Checkpoint::Embedded { files, .. } = &instructblip::embedded::SHAPES else { panic!("it is in the program") };
+    let read: Vec<_> = files.iter().map(|(name, bytes)| (c(name), bytes.to_vec())).collect();
     let file_of = |(name, bytes): &(std::ffi::CString, Vec<u8>)| File {
         name: name.as_ptr(),
         data: bytes.as_ptr(),

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 use instructblip::generate::options::MAX_NEW_TOKENS;
-use instructblip::{EarlyStopping, GenerateOptions};
+use instructblip::{EarlyStopping, Error, GenerateOptions};
 
 /// Options of generation.
 #[derive(Args, Debug)]
@@ -100,6 +100,20 @@ fn start_and_factor(text: &str) -> Result<(u32, f32), String> {
 }
 
 impl Generation {
+    /// The options where `what`, a row or a question, has one answer.
+    ///
+    /// # Errors
+    /// [`Error::Request`] for options out of range, and for several answers.
+    pub fn options_of_one(&self, what: &str) -> instructblip::Result<GenerateOptions> {
+        let options = self.options();
+        options.check()?;
+        if options.num_return_sequences > 1 {
+            let problem = format!("a {what} has one answer: --num-return-sequences is for ask and caption");
+            return Err(Error::Request { problem });
+        }
+        Ok(options)
+    }
+
     /// The options in the library's form.
     pub fn options(&self) -> GenerateOptions {
         GenerateOptions {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use instructblip::checkpoint::AdapterBase;
 use instructblip::checkpoint::names::{ADAPTER_CONFIG, CONFIG};
 use instructblip::error::Bytes;
-use instructblip::model::{LoadOptions, Timings, Workload};
+use instructblip::model::{LoadOptions, Workload};
 use instructblip::processor::PassOrder;
 use instructblip::runtime::{AdapterClass, CustomKernel, Forms, kernel_cache};
 #[cfg(feature = "hub")]
@@ -230,28 +230,9 @@ pub fn embedded() -> Result<Checkpoint> {
 
 /// An answer of a model on a device, both in words, as JSON.
 pub fn reply_json(reply: &Reply, model: &str, device: &str) -> serde_json::Value {
-    let sequences: Vec<_> = reply
-        .sequences
-        .iter()
-        .map(|s| {
-            let finish_reason = s.finish_reason.name();
-            json!({"text": s.text, "token_ids": s.token_ids, "score": s.score, "finish_reason": finish_reason})
-        })
-        .collect();
-    let Timings { load, image, vision, qformer, prefill, decode } = reply.timings;
-    json!({
-        "text": reply.text,
-        "token_ids": reply.token_ids,
-        "finish_reason": reply.finish_reason.name(),
-        "sequences": sequences,
-        "prompt_tokens": reply.prompt_tokens,
-        "model": model,
-        "device": device,
-        "timings_ms": {
-            "load": load, "image": image, "vision": vision, "qformer": qformer, "prefill": prefill, "decode": decode,
-        },
-        "tokens_per_second": tokens_per_second(reply),
-    })
+    let mut object = reply.to_json(model, device);
+    object["tokens_per_second"] = json!(tokens_per_second(reply));
+    object
 }
 
 /// Speed of the decode steps; the first token is the prompt's. `None` when there was no step.

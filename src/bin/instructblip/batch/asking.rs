@@ -40,12 +40,7 @@ impl Asking {
     /// # Errors
     /// Those of the model's configuration, and options out of range.
     pub fn defaults(&self, model: &Model) -> Result<Defaults> {
-        let options = self.generation.options();
-        options.check()?;
-        if options.num_return_sequences > 1 {
-            let problem = "a row has one answer: --num-return-sequences is for ask and caption".into();
-            return Err(Error::Request { problem }.into());
-        }
+        let options = self.generation.options_of_one("row")?;
         let wording = self.wording.task.map(wording);
         let prompt = match &self.prompt {
             Some(prompt) => prompt.clone(),

@@ -78,12 +78,7 @@ struct Item {
 }
 
 pub fn run(common: &Common, eval: &Eval) -> Result<()> {
-    let options = eval.generation.options();
-    options.check()?;
-    if options.num_return_sequences > 1 {
-        let problem = "a question has one answer: --num-return-sequences is for ask and caption".into();
-        return Err(Error::Request { problem }.into());
-    }
+    let options = eval.generation.options_of_one("question")?;
     // What cannot be read, worded or written is told before a long run begins, and before --force empties a file.
     check_target(&eval.output)?;
     let mut skipped = Skipped::new(common, "question", eval.strict);
