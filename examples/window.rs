@@ -57,6 +57,7 @@ fn main() -> anyhow::Result<()> {
         while let Some(event) = pending.as_mut().and_then(|pending| pending.next_within(Duration::ZERO)) {
             match event {
                 Ok(Event::Text(text)) => print!("{text}"),
+                Ok(Event::Token(_)) => {} // log-probabilities, which nobody asks for here
                 Ok(Event::Done(_)) | Err(Error::Cancelled) => {
                     println!();
                     pending = None;

@@ -118,6 +118,7 @@
 //! | `InstructBlipProcessor(images, text)` | [`InstructBlip::processor`]: [`processor::ImageProcessor::pixels`], [`processor::Tokenizers::encode`] and [`processor::Tokenizers::decode`]; everything that answers calls them itself |
 //! | `generate(**inputs, ...)` | [`InstructBlip::answer`] for batches, [`InstructBlip::ask`] for one question, [`InstructBlip::generate`] and [`InstructBlip::stream`] for its pieces as they come; [`GenerateOptions`] has the options by their names |
 //! | `batch_decode(sequences)`, `sequences_scores` | [`Reply::sequences`]: text, new token ids without padding, score, why it ended |
+//! | `output_logits`, `compute_transition_scores(sequences, logits, normalize_logits=True)` | [`GenerateOptions::logprobs`], [`TokenLogprob`] |
 //! | `forward(**inputs, labels=..., decoder_input_ids=...)` | [`InstructBlip::forward`] with [`model::ForwardOptions`]: `logits`, `loss`, and what follows, each a [`model::NamedTensor`] |
 //! | `vision_outputs`: `last_hidden_state`, `pooler_output` | `vision_last_hidden_state`, `vision_pooler_output` of a forward pass |
 //! | `qformer_outputs.last_hidden_state` | `qformer_last_hidden_state`; `pooler_output` is its first row |
@@ -202,7 +203,7 @@ pub mod weights;
 pub use checkpoint::Checkpoint;
 pub use engine::{Engine, EngineOptions};
 pub use error::{Error, Result};
-pub use generate::{EarlyStopping, FinishReason, GenerateOptions};
+pub use generate::{EarlyStopping, FinishReason, GenerateOptions, TokenLogprob};
 pub use model::{Answer, InstructBlip, Question, Reply};
 pub use processor::Image;
 pub use runtime::{Device, DeviceOptions};

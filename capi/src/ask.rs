@@ -34,6 +34,7 @@ impl Model {
                     // SAFETY: the caller's promise. Dropping what is pending cancels it.
                     unsafe { tell(question, piece)? };
                 }
+                Ok(Event::Token(_)) => {} // the result has them all
                 // Nobody did: whoever answers is gone.
                 Err(Error::Cancelled) if !canceller.is_some_and(|canceller| canceller.is_cancelled()) => break,
                 Err(e) => return Err(e.into()),

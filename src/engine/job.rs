@@ -76,9 +76,16 @@ impl Caller {
     }
 
     /// Tells a piece of the answer.
-    pub fn tell(&mut self, text: String) {
-        if let (false, Some(listener)) = (text.is_empty(), &mut self.listener) {
-            listener(Ok(Event::Text(text)));
+    pub fn tell_text(&mut self, text: String) {
+        if !text.is_empty() {
+            self.tell(Event::Text(text));
+        }
+    }
+
+    /// Tells something that is not the result.
+    pub fn tell(&mut self, event: Event) {
+        if let Some(listener) = &mut self.listener {
+            listener(Ok(event));
         }
     }
 

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::generate::GenerateOptions;
+use crate::generate::{GenerateOptions, TokenLogprob};
 use crate::model::{Features, Reply, Score};
 use crate::processor::{Image, ImageOptions};
 
@@ -98,6 +98,8 @@ pub enum Outcome {
 /// Something that an engine tells about a request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Event {
+    /// A new token, before its text, where log-probabilities are wanted of one answer. Its text may come later or never.
+    Token(TokenLogprob),
     /// A piece of the answer's text, where there is one answer without beams; never half a character.
     Text(String),
     /// The result: nothing comes after it.
@@ -138,7 +140,7 @@ impl Pending {
     pub fn wait(mut self) -> Result<Outcome> {
         loop {
             match self.next() {
-                Some(Ok(Event::Text(_))) => {}
+                Some(Ok(Event::Token(_) | Event::Text(_))) => {}
                 Some(Ok(Event::Done(outcome))) => return Ok(outcome),
                 Some(Err(e)) => return Err(e),
                 None => return Err(Error::Cancelled),
@@ -159,7 +161,7 @@ impl Pending {
     }
 
     fn seen(&mut self, event: Result<Event>) -> Result<Event> {
-        self.ended = !matches!(event, Ok(Event::Text(_)));
+        self.ended = matches!(event, Ok(Event::Done(_)) | Err(_));
         event
     }
 }

@@ -9,7 +9,7 @@ use super::Tally;
 use super::audience::Audience;
 use super::job::Caller;
 use super::pictures::Ready;
-use super::request::Outcome;
+use super::request::{Event, Outcome};
 use crate::error::{Error, Result};
 use crate::generate::{AnswerId, News, Room};
 use crate::model::{Asked, Encoded, InstructBlip, Pixels, Seat, Wanted};
@@ -320,12 +320,15 @@ impl Worker {
 
     fn tell(&mut self, news: News) {
         let Some(seated) = self.seated.get_mut(&news.id) else { return };
+        if let Some(logprob) = news.logprob {
+            seated.caller.tell(Event::Token(logprob));
+        }
         if let Some(token) = news.token {
-            seated.caller.tell(seated.decoder.push(token));
+            seated.caller.tell_text(seated.decoder.push(token));
         }
         let Some(sequences) = news.finished else { return };
         let Seated { seat, mut caller, decoder } = self.seated.remove(&news.id).expect("found above");
-        caller.tell(decoder.finish());
+        caller.tell_text(decoder.finish());
         let tokens: usize = sequences.iter().map(|sequence| sequence.token_ids.len()).sum();
         self.tally.tokens.fetch_add(tokens as u64, Ordering::Relaxed);
         let reply = self.model.reply_to(&seat, sequences);

@@ -2,6 +2,7 @@
 
 use super::beam::{BeamSearch, Candidate};
 use super::limits::{FinishReason, Limits};
+use super::logprobs::TokenLogprob;
 use super::options::GenerateOptions;
 use super::processors::{Processors, log_softmax};
 use super::row::{Prompted, Row, Sequence};
@@ -89,8 +90,17 @@ impl Answering {
 
     /// The newest token of an answer that is one row.
     pub fn newest(&self) -> Option<u32> {
+        self.only_row().and_then(|row| row.new_tokens().last().copied())
+    }
+
+    /// The newest token's log-probability, where it is wanted, of an answer that is one row.
+    pub fn newest_logprob(&self) -> Option<&TokenLogprob> {
+        self.only_row().and_then(|row| row.logprobs().last())
+    }
+
+    fn only_row(&self) -> Option<&Row> {
         match self {
-            Answering::Rows(Rows { rows, .. }) if rows.len() == 1 => rows[0].new_tokens().last().copied(),
+            Answering::Rows(Rows { rows, .. }) if rows.len() == 1 => rows.first(),
             _ => None,
         }
     }
@@ -144,7 +154,8 @@ impl Rows {
 
     fn finished(&self) -> Option<Vec<Sequence>> {
         let sequence = |(row, finished): (&Row, &Option<FinishReason>)| {
-            finished.map(|finish_reason| Sequence { token_ids: row.new_tokens().to_vec(), score: None, finish_reason })
+            let (token_ids, logprobs) = (row.new_tokens().to_vec(), row.logprobs().to_vec());
+            finished.map(|finish_reason| Sequence { token_ids, logprobs, score: None, finish_reason })
         };
         self.rows.iter().zip(&self.finished).map(sequence).collect()
     }
@@ -178,6 +189,7 @@ impl Beams {
     fn finished(&self) -> Option<Vec<Sequence>> {
         let sequence = |candidate: &Candidate| Sequence {
             token_ids: candidate.tokens.clone(),
+            logprobs: Vec::new(),
             score: Some(candidate.score),
             finish_reason: self.limits.reason(&candidate.tokens).unwrap_or(FinishReason::Length),
         };

@@ -4,7 +4,7 @@
 //! change a search that has already ended.
 
 use super::options::{EarlyStopping, GenerateOptions};
-use super::processors::{draw, softmax};
+use super::processors::{best, draw, softmax};
 
 /// The amount that a score is lowered by instead of being forgotten: the reference's number, and in f32 as there.
 const NEVER: f32 = -1.0e9;
@@ -155,18 +155,6 @@ impl BeamSearch {
         let worst = self.pool.iter().map(|c| c.score).fold(f32::INFINITY, f32::min);
         self.alive &= self.pool.iter().any(|c| reachable > if c.done { worst } else { NEVER });
     }
-}
-
-/// The `k` indices below `n` with the largest keys, largest first and lowest index first among equals.
-fn best(k: usize, n: usize, key: impl Fn(usize) -> f32) -> Vec<usize> {
-    let compare = |a: &usize, b: &usize| key(*b).total_cmp(&key(*a)).then(a.cmp(b));
-    let mut all: Vec<usize> = (0..n).collect();
-    if k < n {
-        all.select_nth_unstable_by(k, compare);
-        all.truncate(k);
-    }
-    all.sort_by(compare);
-    all
 }
 
 /// `k` different indices, drawn one after the other by the probability of their scores.

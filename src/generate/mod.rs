@@ -8,6 +8,7 @@
 mod answering;
 pub mod beam;
 mod limits;
+mod logprobs;
 pub mod options;
 pub mod processors;
 mod row;
@@ -17,6 +18,7 @@ mod slots;
 mod tokens;
 
 pub use limits::{FinishReason, HasStop, Limits, MAX_PROMPT_TOKENS, check_fits, new_tokens_that_fit};
+pub use logprobs::TokenLogprob;
 pub use options::{EarlyStopping, GenerateOptions};
 pub use row::{Prompted, Sequence};
 pub use session::{Capacity, PromptInputs, Room, Session, form_rows};

@@ -65,6 +65,10 @@ pub struct GenerateOptions {
     pub bad_words: Vec<String>,
     /// Runs of tokens that the answer may not have.
     pub bad_words_ids: Vec<Vec<u32>>,
+    /// Gives with every new token its log-probability and those of so many of the likeliest tokens, from 0 to 20. They are
+    /// the model's own, whatever the other options do to scores: the reference's `output_logits` and
+    /// `compute_transition_scores` of these. Not for beams.
+    pub logprobs: Option<u32>,
     /// End-of-text ids instead of the checkpoint's.
     #[serde(rename = "eos_token_id", deserialize_with = "one_or_several")]
     pub eos_token_ids: Option<Vec<u32>>,
@@ -148,6 +152,7 @@ impl Default for GenerateOptions {
             prefix_ids: Vec::new(),
             bad_words: Vec::new(),
             bad_words_ids: Vec::new(),
+            logprobs: None,
             eos_token_ids: None,
         }
     }
@@ -267,6 +272,12 @@ impl GenerateOptions {
         if let Some(max) = self.max_length.filter(|&max| self.max_new_tokens.is_none() && self.min_length > max) {
             return refuse(format!("min_length {} is more than max_length {max}", self.min_length));
         }
+        if let Some(n) = self.logprobs.filter(|&n| n > MAX_LOGPROBS) {
+            return refuse(format!("logprobs is {n}; it must be from 0 to {MAX_LOGPROBS}"));
+        }
+        if self.logprobs.is_some() && beams > 1 {
+            return refuse(format!("logprobs are not given with num_beams {beams}: beams are ranked by their scores"));
+        }
         if self.stop_strings.iter().any(String::is_empty) {
             return refuse("a stop string is empty: it would end every answer at once".into());
         }
@@ -276,6 +287,9 @@ impl GenerateOptions {
         Ok(())
     }
 }
+
+/// Most of the likeliest tokens that are told with a token.
+const MAX_LOGPROBS: u32 = 20;
 
 /// Most beams or answers for one prompt.
 const MAX_ROWS: u32 = 256;

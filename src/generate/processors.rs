@@ -37,17 +37,22 @@ impl Processors {
         }
     }
 
-    /// Tells whether scores stay as they are after `new` tokens, and the largest is taken.
+    /// Tells whether scores stay as they are after `new` tokens, nobody wants to know them, and the largest is taken.
     pub fn are_idle(&self, new: usize) -> bool {
-        !self.options.do_sample && self.leave_scores() && new >= self.prefix.len()
+        !self.options.do_sample && self.options.logprobs.is_none() && self.leave_scores() && new >= self.prefix.len()
+    }
+
+    /// The number of likeliest tokens that are told with each new one, where log-probabilities are wanted.
+    pub fn logprobs(&self) -> Option<u32> {
+        self.options.logprobs
     }
 
     /// Tells whether tokens are drawn from few of the largest scores, so that the others need not be known. A
-    /// penalty, a ban or a rule of length looks at single tokens, whatever their scores.
+    /// penalty, a ban or a rule of length looks at single tokens, whatever their scores; a log-probability at all.
     pub fn draw_among_few(&self) -> bool {
         let o = &self.options;
         let few = o.num_beams == 1 && (1..CANDIDATES).contains(&o.top_k);
-        o.do_sample && few && self.leave_scores() && self.prefix.is_empty()
+        o.do_sample && few && o.logprobs.is_none() && self.leave_scores() && self.prefix.is_empty()
     }
 
     /// Tells whether only the `largest` of `all` scores, in falling order, can be drawn: `top_k` keeps equals of the
@@ -268,6 +273,18 @@ pub fn log_softmax(scores: &[f32]) -> Vec<f32> {
 pub fn argmax(scores: &[f32]) -> u32 {
     let best = (0..scores.len()).reduce(|best, i| if scores[i] > scores[best] { i } else { best });
     best.unwrap_or(0) as u32
+}
+
+/// The `k` indices below `n` with the largest keys, largest first and lowest index first among equals.
+pub fn best(k: usize, n: usize, key: impl Fn(usize) -> f32) -> Vec<usize> {
+    let compare = |a: &usize, b: &usize| key(*b).total_cmp(&key(*a)).then(a.cmp(b));
+    let mut all: Vec<usize> = (0..n).collect();
+    if k < n {
+        all.select_nth_unstable_by(k, compare);
+        all.truncate(k);
+    }
+    all.sort_by(compare);
+    all
 }
 
 /// Draws an index by probability.

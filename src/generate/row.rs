@@ -1,6 +1,7 @@
 //! One answer on the host: the prompt as the rules see it, the tokens so far, and what chooses the next one.
 
 use super::limits::{FinishReason, Limits};
+use super::logprobs::TokenLogprob;
 use super::options::GenerateOptions;
 use super::processors::Processors;
 use super::scores::Scores;
@@ -33,6 +34,8 @@ impl Prompted<'_> {
 pub struct Sequence {
     /// New tokens; an end-of-text token is the last one.
     pub token_ids: Vec<u32>,
+    /// The log-probability of each new token, where they are wanted; else none.
+    pub logprobs: Vec<TokenLogprob>,
     /// The score beams are ranked by; `None` without beams.
     pub score: Option<f32>,
     /// The reason why it ended.
@@ -47,6 +50,7 @@ pub(super) struct Row {
     counted: usize,
     processors: Processors,
     random: fastrand::Rng,
+    logprobs: Vec<TokenLogprob>,
 }
 
 impl Row {
@@ -58,6 +62,7 @@ impl Row {
             counted: prompt.counted,
             processors,
             random: fastrand::Rng::with_seed(seed),
+            logprobs: Vec::new(),
         }
     }
 
@@ -76,6 +81,11 @@ impl Row {
         &self.tokens[self.prompt_len..]
     }
 
+    /// The log-probability of each new token, where they are wanted; else none.
+    pub fn logprobs(&self) -> &[TokenLogprob] {
+        &self.logprobs
+    }
+
     /// Appends a token that the device has chosen.
     pub fn push(&mut self, token: u32) {
         self.tokens.push(token);
@@ -83,8 +93,10 @@ impl Row {
 
     /// Chooses the next token from its scores and appends it.
     pub fn choose(&mut self, scores: &mut Scores) -> u32 {
+        let logprobs = scores.logprobs(&self.processors);
         let token = scores.choose(&self.processors, &self.tokens, self.counted, &mut self.random);
         self.tokens.push(token);
+        self.logprobs.extend(logprobs.map(|all| all.of(token)));
         token
     }
 }

@@ -1,5 +1,6 @@
 //! The scores that a token is chosen from: all of a row, or the few largest where no other can be drawn.
 
+use super::logprobs::Logprobs;
 use super::processors::{CANDIDATES, Processors, argmax, draw, softmax};
 use super::session::Session;
 use crate::error::{Error, Result};
@@ -54,6 +55,11 @@ impl Scores {
             scores.iter_mut().filter(|s| s.is_none()).zip(logits).for_each(|(s, row)| *s = Some(Scores::of_all(row)));
         }
         Ok(scores.into_iter().flatten().collect())
+    }
+
+    /// The log-probabilities of all tokens by these scores, before they are processed, where `processors` are to tell them.
+    pub(super) fn logprobs(&self, processors: &Processors) -> Option<Logprobs> {
+        processors.logprobs().map(|wanted| Logprobs::new(&self.values, wanted))
     }
 
     /// Processes the scores and draws or takes the token that follows `sequence`; for `counted` see

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 
 use super::answering::{Answering, Next};
 use super::limits::Limits;
+use super::logprobs::TokenLogprob;
 use super::options::GenerateOptions;
 use super::row::{Prompted, Sequence};
 use super::scores::{Scores, check_finite};
@@ -28,6 +29,8 @@ pub struct News {
     pub tokens: u32,
     /// The newest token, where it has one sequence, which only grows.
     pub token: Option<u32>,
+    /// Its log-probability, where it is wanted.
+    pub logprob: Option<TokenLogprob>,
     /// The sequences, best first, once all are finished.
     pub finished: Option<Vec<Sequence>>,
 }
@@ -315,7 +318,8 @@ impl Slots {
     fn tell(&mut self, id: AnswerId) {
         let Some(seated) = self.seated.iter().find(|seated| seated.id == id) else { return };
         let answering = &seated.answering;
-        let news = News { id, tokens: answering.tokens(), token: answering.newest(), finished: answering.finished() };
+        let (token, logprob) = (answering.newest(), answering.newest_logprob().cloned());
+        let news = News { id, tokens: answering.tokens(), token, logprob, finished: answering.finished() };
         if news.finished.is_some() {
             self.leave(id);
         }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::limits::{FinishReason, Limits};
+use super::logprobs::TokenLogprob;
 use super::options::GenerateOptions;
 use super::row::Prompted;
 use super::slots::{AnswerId, News, Slots};
@@ -14,6 +15,7 @@ pub struct Tokens<'a> {
     slots: &'a mut Slots,
     id: AnswerId,
     news: VecDeque<News>,
+    logprobs: Vec<TokenLogprob>,
     finish: Option<FinishReason>,
     failed: bool,
 }
@@ -32,7 +34,7 @@ impl Slots {
         limits: Limits,
     ) -> Result<Tokens<'_>> {
         let id = self.join(language, prompt, options, limits)?;
-        Ok(Tokens { slots: self, id, news: VecDeque::new(), finish: None, failed: false })
+        Ok(Tokens { slots: self, id, news: VecDeque::new(), logprobs: Vec::new(), finish: None, failed: false })
     }
 }
 
@@ -40,6 +42,11 @@ impl Tokens<'_> {
     /// The reason why generation ended; `None` while it goes on.
     pub fn finish_reason(&self) -> Option<FinishReason> {
         self.finish
+    }
+
+    /// Takes the log-probabilities of the tokens so far, where they are wanted.
+    pub fn take_logprobs(&mut self) -> Vec<TokenLogprob> {
+        std::mem::take(&mut self.logprobs)
     }
 
     fn advance(&mut self) -> Result<News> {
@@ -62,6 +69,7 @@ impl Iterator for Tokens<'_> {
         let news = self.advance();
         self.failed = news.is_err();
         let token = news.map(|news| {
+            self.logprobs.extend(news.logprob);
             self.finish = news.finished.and_then(|sequences| Some(sequences.first()?.finish_reason));
             news.token.expect("an answer of one row has a newest token")
         });

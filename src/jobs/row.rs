@@ -238,6 +238,9 @@ impl Asked {
         if options.num_return_sequences > 1 {
             return Err("\"num_return_sequences\" is more than 1: a row has one answer".into());
         }
+        if options.logprobs.is_some() {
+            return Err("\"logprobs\" are not part of a row's line: leave them out".into());
+        }
         let Worded { prompt, choices } = match &defaults.wording {
             Some(wording) => wording(&text, &choices).map_err(|error| error.to_string())?,
             None => Worded { prompt: text, choices },

@@ -132,6 +132,7 @@ impl InstructBlip {
         AnswerText {
             text: self.processor.tokenizers().decode(&sequence.token_ids).trim().to_string(),
             token_ids: sequence.token_ids,
+            logprobs: sequence.logprobs,
             score: sequence.score,
             finish_reason: sequence.finish_reason,
         }

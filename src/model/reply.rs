@@ -5,7 +5,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::error::Result;
-use crate::generate::{FinishReason, Tokens};
+use crate::generate::{FinishReason, TokenLogprob, Tokens};
 use crate::processor::{Prompt, StreamDecoder};
 
 /// Wall time of each stage in milliseconds.
@@ -37,6 +37,9 @@ pub struct AnswerText {
     pub text: String,
     /// The new tokens only; an end-of-text token is the last one.
     pub token_ids: Vec<u32>,
+    /// The log-probability of each of them, where [`GenerateOptions::logprobs`](crate::GenerateOptions::logprobs) wants
+    /// them; else none.
+    pub logprobs: Vec<TokenLogprob>,
     /// The score that beams are ranked by; `None` without beams.
     pub score: Option<f32>,
     /// The reason why the answer ended.
@@ -73,11 +76,18 @@ impl Reply {
         }
     }
 
-    /// The reply of a model on a device, both in words, as JSON: what the program and the C interface give.
+    /// The reply of a model on a device, both in words, as JSON: what the program and the C interface give. Sequences have
+    /// `logprobs` where they were wanted.
     pub fn to_json(&self, model: &str, device: &str) -> Value {
         let sequence = |s: &AnswerText| {
             let finish_reason = s.finish_reason.name();
-            json!({"text": s.text, "token_ids": s.token_ids, "score": s.score, "finish_reason": finish_reason})
+            let mut object =
+                json!({"text": s.text, "token_ids": s.token_ids, "score": s.score, "finish_reason": finish_reason});
+            if !s.logprobs.is_empty() {
+                let told = |t: &TokenLogprob| json!({"token_id": t.token_id, "logprob": t.logprob, "top": t.top});
+                object["logprobs"] = s.logprobs.iter().map(told).collect();
+            }
+            object
         };
         let Timings { load, image, vision, qformer, prefill, decode } = self.timings;
         json!({
@@ -139,11 +149,12 @@ impl Answer<'_> {
     }
 
     /// The whole answer; what was not iterated over is left out.
-    pub fn into_reply(self) -> Reply {
+    pub fn into_reply(mut self) -> Reply {
         let answer = AnswerText {
             text: self.text.trim().to_string(),
             finish_reason: self.tokens.finish_reason().unwrap_or(FinishReason::Stopped),
             token_ids: self.token_ids,
+            logprobs: self.tokens.take_logprobs(),
             score: None,
         };
         Reply::new(vec![answer], self.prompt_tokens, self.timings)

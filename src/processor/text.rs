@@ -224,6 +224,15 @@ impl Tokenizers {
         if self.clean_up { clean_up(&text) } else { text }
     }
 
+    /// The bytes that a token of the language model stands for inside a text, which may be part of a character; none for
+    /// special tokens and ids that are no tokens. `▁the` is ` the`.
+    ///
+    /// The bytes of an answer's tokens are its text, but for a space that [`Self::decode`] strips at its beginning, spaces
+    /// before punctuation that settings have it clean up, and bytes that make no character.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        self.lm.bytes(id)
+    }
+
     /// A decoder that is fed one id at a time.
     pub fn stream(self: &Arc<Tokenizers>) -> StreamDecoder {
         StreamDecoder { tokenizers: self.clone(), before: Vec::new(), pending: Vec::new(), held: String::new() }

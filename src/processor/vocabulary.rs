@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::Value;
-use tokenizers::{AddedToken, Tokenizer};
+use tokenizers::{AddedToken, Decoder, Tokenizer};
 
 use super::class;
 use crate::error::{Error, Result};
@@ -54,6 +54,8 @@ pub(super) struct Vocabulary {
     special: HashSet<u32>,
     /// True if bytes that make no token are spelled as `<0x00>` … `<0xFF>`.
     byte_fallback: bool,
+    /// True if tokens are spelled in GPT-2's alphabet, in which every character is a byte.
+    byte_level: bool,
     /// True if the algorithm is byte-pair encoding.
     pub(super) is_bpe: bool,
 }
@@ -99,6 +101,7 @@ impl Vocabulary {
         Ok(Vocabulary {
             special: special.collect(),
             byte_fallback: header.decoder.to_string().contains("\"ByteFallback\""),
+            byte_level: header.decoder.to_string().contains("\"ByteLevel\""),
             is_bpe: kind.as_deref() == Some("BPE"),
             encoder,
             decoder,
@@ -158,6 +161,23 @@ impl Vocabulary {
         without_panics(|| self.decoder.decode(ids, true).ok()).flatten().unwrap_or_default()
     }
 
+    /// The bytes that a token stands for inside a text; none for those that never show.
+    pub(super) fn bytes(&self, id: u32) -> Vec<u8> {
+        let Some(token) = self.decoder.id_to_token(id).filter(|_| !self.is_silent(id)) else { return Vec::new() };
+        if self.byte_fallback && is_byte_piece(&token) {
+            return u8::from_str_radix(&token[3..5], 16).into_iter().collect();
+        }
+        if self.byte_level {
+            return token.chars().map(byte_of).collect::<Option<Vec<u8>>>().unwrap_or(token.into_bytes());
+        }
+        // Decoders strip spaces where a text begins, so it begins with something else.
+        let decode = |token: String| match self.decoder.get_decoder() {
+            Some(decoder) => without_panics(|| decoder.decode(vec!["a".into(), token]).ok()).flatten(),
+            None => Some(format!("a {token}")),
+        };
+        decode(token).and_then(|text| Some(text.strip_prefix('a')?.into())).unwrap_or_default()
+    }
+
     /// True if an id never shows in a text: it is special or no token at all.
     pub(super) fn is_silent(&self, id: u32) -> bool {
         let token = self.decoder.id_to_token(id);
@@ -206,6 +226,16 @@ fn bytes_are_text(json: &mut Value) {
 fn is_byte_piece(piece: &str) -> bool {
     let digits = piece.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
     digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
+}
+
+/// The byte that a character of GPT-2's alphabet stands for: those that can be seen are themselves, and the others follow
+/// 255 in their order.
+fn byte_of(c: char) -> Option<u8> {
+    let is_seen = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
+    match u8::try_from(c) {
+        Ok(byte) => Some(byte).filter(is_seen),
+        Err(_) => (0..=255).filter(|byte| !is_seen(byte)).nth(c as usize - 256),
+    }
 }
 
 /// A Unigram tokenizer with its special pieces renamed to something nobody types.

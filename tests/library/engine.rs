@@ -54,6 +54,7 @@ fn engines_answer_as_models_do() {
             let mut streamed = String::new();
             for event in pending {
                 match event.expect("an answer") {
+                    Event::Token(_) => panic!("no log-probabilities were asked for"),
                     Event::Text(piece) => streamed += &piece,
                     Event::Done(outcome) => return (streamed.trim().to_string(), text(outcome)),
                 }

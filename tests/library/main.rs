@@ -20,6 +20,8 @@ mod lab;
 #[cfg(feature = "embedded-model")]
 mod loading;
 #[cfg(feature = "embedded-model")]
+mod logprobs;
+#[cfg(feature = "embedded-model")]
 mod memory;
 mod ops;
 mod pictures;

@@ -235,10 +235,42 @@ fn ids_are_those_of_the_class_that_the_settings_name() {
             }
             if is_lm && !bytes_are_special {
                 assert_eq!(tokenizers.decode(&want), row["decoded"][i], "{what} {text:?}");
+                let bytes: Vec<u8> = want.iter().flat_map(|&id| tokenizers.token_bytes(id)).collect();
+                let (bytes, decoded) = (String::from_utf8_lossy(&bytes), tokenizers.decode(&want));
+                let stripped = bytes.strip_suffix(decoded.as_str());
+                assert!(matches!(stripped, Some("" | " ")), "{what} {text:?}: {bytes:?} for {decoded:?}");
             }
         }
     }
     assert!(compared > 900, "{compared}");
+}
+
+/// Parts of characters, spaces in front and line ends, each family in its own spelling; nothing of special tokens.
+#[test]
+fn tokens_stand_for_bytes() {
+    for (name, part) in [("ib-llama", &[0xF0][..]), ("b2-opt", &[0xF0]), ("ib-opt", &[0xF0])] {
+        let processor = processor(&root().join("tests/golden/checkpoints").join(name));
+        let tokenizers = processor.tokenizers();
+        let bytes = |text: &str| -> Vec<Vec<u8>> {
+            let ids = tokenizers.encode_answer(text, None, "text").unwrap();
+            ids.into_iter().map(|id| tokenizers.token_bytes(id)).collect()
+        };
+        let smile = bytes("x \u{1F600}\n");
+        assert!(smile.iter().any(|bytes| bytes == part) && smile.contains(&b"\n".to_vec()), "{name}: {smile:?}");
+        assert_eq!(String::from_utf8(smile.concat()).unwrap().trim_start(), "x \u{1F600}\n", "{name}");
+        assert!(bytes("a red the").iter().skip(1).any(|bytes| bytes.starts_with(b" ")), "{name}");
+        assert!(
+            tokenizers.token_bytes(tokenizers.eos_token_id().unwrap()).is_empty() && bytes("a").len() < 3,
+            "{name}"
+        );
+        assert!(tokenizers.token_bytes(1_000_000).is_empty(), "{name}");
+    }
+    let t5 = processor(&root().join("tests/golden/checkpoints/ib-t5-tanh"));
+    let ids = t5.tokenizers().encode_answer("a red circle", None, "text").unwrap();
+    let bytes: Vec<Vec<u8>> = ids.iter().map(|&id| t5.tokenizers().token_bytes(id)).collect();
+    assert!(bytes[1..].iter().any(|bytes| bytes.starts_with(b" ")), "{bytes:?}");
+    assert_eq!(bytes.concat(), b" a red circle");
+    assert!(t5.tokenizers().token_bytes(t5.tokenizers().eos_token_id().unwrap()).is_empty());
 }
 
 /// The reference goes by the repository's name where published settings name the wrong class.

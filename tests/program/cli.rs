@@ -71,12 +71,16 @@ fn max_new_tokens_ends_the_answer() {
         return;
     }
     let prompt = "Please describe the photo in detail.";
-    let output = run(&["ask", &sample("01.png"), prompt, "--max-new-tokens", "1", "--json"]);
+    let output = run(&["ask", &sample("01.png"), prompt, "--max-new-tokens", "1", "--json", "--logprobs", "2"]);
     let json: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
     assert_eq!(json["finish_reason"].as_str(), Some("length"));
     assert_eq!(json["token_ids"].as_array().map(Vec::len), Some(1));
+    let told = &json["sequences"][0]["logprobs"][0];
+    assert_eq!((&told["token_id"], &told["top"][0][0]), (&json["token_ids"][0], &json["token_ids"][0]));
+    assert!(told["logprob"] == told["top"][0][1] && told["top"].as_array().is_some_and(|top| top.len() == 2), "{told}");
     assert!(json["tokens_per_second"].is_null(), "one token has no decode step");
     refused(&["ask", &sample("01.png"), prompt, "--max-new-tokens", "0"], 2, &["--max-new-tokens"]);
+    refused(&["ask", &sample("01.png"), prompt, "--logprobs", "2"], 2, &["--json"]);
 }
 
 #[test]

@@ -176,7 +176,7 @@ impl Worker {
             self.sink.tell(Event::Piece(*id, piece.clone()));
         }
         let outcome = match event {
-            Ok(EngineEvent::Text(_)) => return Heard::Other,
+            Ok(EngineEvent::Token(_) | EngineEvent::Text(_)) => return Heard::Other,
             Ok(EngineEvent::Done(outcome)) => Ok(outcome),
             Err(error) => Err(error),
         };

@@ -41,6 +41,9 @@ pub struct Ask {
     /// Print one JSON object with the answers, their tokens and timings
     #[arg(long)]
     pub json: bool,
+    /// Give each token's log-probability and those of the N likeliest, before all penalties
+    #[arg(long, value_name = "N", requires = "json")]
+    pub logprobs: Option<u32>,
     /// Print the prompt as the model gets it, and stop
     #[arg(long)]
     pub show_prompt: bool,
@@ -60,7 +63,7 @@ pub fn run(common: &Common, ask: &Ask) -> Result<()> {
     if ask.show_prompt {
         return Ok(writeln!(std::io::stdout(), "{prompt}")?);
     }
-    let options = ask.generation.options();
+    let options = GenerateOptions { logprobs: ask.logprobs, ..ask.generation.options() };
     options.check()?;
     check_order(&ask.image, ask.prompt.as_deref().unwrap_or_default())?;
     ask.attention.as_deref().map_or(Ok(()), check_folder)?;

@@ -147,6 +147,7 @@ impl Generation {
             prefix_ids: Vec::new(),
             bad_words: self.bad_word.clone(),
             bad_words_ids: Vec::new(),
+            logprobs: None,
             eos_token_ids: None,
         }
     }

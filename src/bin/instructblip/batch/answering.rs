@@ -108,7 +108,7 @@ impl<'a> Answering<'a> {
             request,
             Box::new(move |event| {
                 let result = match event {
-                    Ok(Event::Text(_)) => return,
+                    Ok(Event::Token(_) | Event::Text(_)) => return,
                     Ok(Event::Done(outcome)) => Ok(outcome),
                     Err(error) => Err(error),
                 };
