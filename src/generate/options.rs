@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// The options of generation. Names, meanings and defaults are those of transformers, except that the default length is
-/// 256 new tokens and not 20. As JSON they are an object of those names; what is left out has its default.
+/// The options of generation. Names, meanings and defaults are those of transformers, where it has them, except that the
+/// default length is 256 new tokens and not 20. As JSON they are an object of those names; what is left out has its default.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GenerateOptions {
@@ -45,6 +45,12 @@ pub struct GenerateOptions {
     /// The prompt counts for `repetition_penalty` and `no_repeat_ngram_size`, as in the reference; the paper's own code
     /// counts new tokens only. T5 counts the decoder's tokens either way.
     pub penalize_prompt: bool,
+    /// Lowers the scores of tokens that the answer has already by this much, from -2 to 2. As `frequency_penalty` it counts
+    /// new tokens only, and acts after `repetition_penalty` and before the temperature: the formula is OpenAI's, in the
+    /// order of vLLM; transformers has neither.
+    pub presence_penalty: f32,
+    /// Lowers the scores of tokens that the answer has already by this much for each time they came, from -2 to 2.
+    pub frequency_penalty: f32,
     /// Length of the runs of tokens that may not come twice; 0 for no limit.
     pub no_repeat_ngram_size: u32,
     /// Beams are ranked by their log-probability over their length to this power.
@@ -143,6 +149,8 @@ impl Default for GenerateOptions {
             eta_cutoff: 0.0,
             repetition_penalty: 1.0,
             penalize_prompt: true,
+            presence_penalty: 0.0,
+            frequency_penalty: 0.0,
             no_repeat_ngram_size: 0,
             length_penalty: 1.0,
             early_stopping: EarlyStopping::False,
@@ -227,13 +235,18 @@ impl GenerateOptions {
     /// # Errors
     /// [`Error::Request`] naming the option.
     pub fn check(&self) -> Result<()> {
-        let refuse = |problem: String| Err(Error::request(problem));
+        self.check_reals()?;
+        self.check_counts()
+    }
+
+    fn check_reals(&self) -> Result<()> {
         let within = |name: &str, value: f32, ok: bool, range: &str| match ok {
             true => Ok(()),
             false => Err(Error::request(format!("{name} is {value}; it must be {range}"))),
         };
         let probability = |value: f32| (0.0..=1.0).contains(&value);
         let cutoff = |value: f32| (0.0..1.0).contains(&value);
+        let shift = |value: f32| (-2.0..=2.0).contains(&value);
         within(
             "temperature",
             self.temperature,
@@ -241,6 +254,8 @@ impl GenerateOptions {
             "above 0, and not so low that scores overflow; for the likeliest token do without do_sample",
         )?;
         within("repetition_penalty", self.repetition_penalty, positive(self.repetition_penalty), "above 0")?;
+        within("presence_penalty", self.presence_penalty, shift(self.presence_penalty), "from -2 to 2")?;
+        within("frequency_penalty", self.frequency_penalty, shift(self.frequency_penalty), "from -2 to 2")?;
         within("length_penalty", self.length_penalty, self.length_penalty.is_finite(), "a finite number")?;
         within("top_p", self.top_p, probability(self.top_p), "from 0 to 1")?;
         within("min_p", self.min_p.unwrap_or(0.0), probability(self.min_p.unwrap_or(0.0)), "from 0 to 1")?;
@@ -248,7 +263,11 @@ impl GenerateOptions {
         within("epsilon_cutoff", self.epsilon_cutoff, cutoff(self.epsilon_cutoff), "from 0 to below 1")?;
         within("eta_cutoff", self.eta_cutoff, cutoff(self.eta_cutoff), "from 0 to below 1")?;
         let decay = self.exponential_decay_length_penalty.map_or(1.0, |(_, factor)| factor);
-        within("exponential_decay_length_penalty's factor", decay, positive(decay), "above 0")?;
+        within("exponential_decay_length_penalty's factor", decay, positive(decay), "above 0")
+    }
+
+    fn check_counts(&self) -> Result<()> {
+        let refuse = |problem: String| Err(Error::request(problem));
         let (beams, answers) = (self.num_beams, self.num_return_sequences);
         if !(1..=MAX_ROWS).contains(&beams) || !(1..=MAX_ROWS).contains(&answers) {
             return refuse(format!(

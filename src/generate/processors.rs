@@ -1,8 +1,9 @@
 //! The treatment of a step's scores before a token is chosen: the reference's logits processors, in its order.
 //!
-//! Every rule is `transformers.generation.logits_process`'s of the same name.
+//! Every rule is `transformers.generation.logits_process`'s of the same name, but for presence and frequency penalty, which
+//! it lacks: these are OpenAI's, where vLLM has them, after the penalty of repetition.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use super::limits::Limits;
 use super::options::GenerateOptions;
@@ -69,6 +70,8 @@ impl Processors {
         let o = &self.options;
         let min = o.min_length as usize > self.prompt_len || o.min_new_tokens > 0;
         o.repetition_penalty == 1.0
+            && o.presence_penalty == 0.0
+            && o.frequency_penalty == 0.0
             && o.no_repeat_ngram_size == 0
             && self.bad_words.is_empty()
             && !min
@@ -87,6 +90,9 @@ impl Processors {
         let seen = &sequence[counted..];
         if o.repetition_penalty != 1.0 {
             penalize_repetition(seen, o.repetition_penalty, scores);
+        }
+        if o.presence_penalty != 0.0 || o.frequency_penalty != 0.0 {
+            penalize_counts(&sequence[self.prompt_len..], o.presence_penalty, o.frequency_penalty, scores);
         }
         if o.no_repeat_ngram_size > 0 {
             ban_repeated_ngrams(seen, o.no_repeat_ngram_size as usize, scores);
@@ -159,6 +165,17 @@ fn penalize_repetition(sequence: &[u32], penalty: f32, scores: &mut [f32]) {
     for id in distinct {
         if let Some(score) = scores.get_mut(id as usize) {
             *score = if *score < 0.0 { *score * penalty } else { *score / penalty };
+        }
+    }
+}
+
+/// Lowers the score of each token by `presence` if it is among the `new` ones, and by `frequency` each time it is.
+fn penalize_counts(new: &[u32], presence: f32, frequency: f32, scores: &mut [f32]) {
+    let mut counts: HashMap<u32, f32> = HashMap::new();
+    new.iter().for_each(|&id| *counts.entry(id).or_default() += 1.0);
+    for (id, count) in counts {
+        if let Some(score) = scores.get_mut(id as usize) {
+            *score -= presence + frequency * count;
         }
     }
 }

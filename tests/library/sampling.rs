@@ -143,6 +143,9 @@ fn all_scores_count_where_single_tokens_are_treated() {
         GenerateOptions { top_k: CANDIDATES, ..base() },
         GenerateOptions { num_beams: 2, ..base() },
         GenerateOptions { repetition_penalty: 1.1, ..base() },
+        GenerateOptions { presence_penalty: 0.1, ..base() },
+        GenerateOptions { frequency_penalty: -0.1, ..base() },
+        GenerateOptions { logprobs: Some(0), ..base() },
         GenerateOptions { no_repeat_ngram_size: 2, ..base() },
         GenerateOptions { min_length: 4, ..base() },
         GenerateOptions { min_new_tokens: 1, ..base() },
@@ -184,6 +187,30 @@ fn trap_repetition_penalty_touches_the_prompt_unless_told_otherwise() {
     assert_eq!(scores, [1.0, -1.0, 4.0, 1.0]);
 }
 
+/// OpenAI's formula: each new token costs its presence once and its frequency each time, the prompt's cost nothing, and
+/// the temperature comes after.
+#[test]
+fn presence_and_frequency_count_new_tokens() {
+    let penalties = |presence_penalty, frequency_penalty| GenerateOptions {
+        presence_penalty,
+        frequency_penalty,
+        ..GenerateOptions::default()
+    };
+    let processed = |options: GenerateOptions| {
+        let mut scores = vec![1.0, -1.0, 4.0, 1.0, 0.0];
+        // 4 and 2 are the prompt's; of the new ones 1 came once, 2 twice, and 9 has no score.
+        Processors::new(&options, &Limits::new(99, &EOS), 2).process(&[4, 2, 1, 2, 9, 2], 0, &mut scores);
+        scores
+    };
+    assert_eq!(processed(penalties(0.5, 0.0)), [1.0, -1.5, 3.5, 1.0, 0.0]);
+    assert_eq!(processed(penalties(0.0, 0.25)), [1.0, -1.25, 3.5, 1.0, 0.0]);
+    assert_eq!(processed(penalties(-0.5, 2.0)), [1.0, -2.5, 0.5, 1.0, 0.0]);
+    let both = GenerateOptions { repetition_penalty: 2.0, ..penalties(0.5, 0.25) };
+    assert_eq!(processed(both), [1.0, -2.75, 1.0, 1.0, 0.0], "after the penalty of repetition");
+    let drawn = GenerateOptions { do_sample: true, temperature: 0.5, top_k: 0, ..penalties(0.5, 0.0) };
+    assert_eq!(processed(drawn), [2.0, -3.0, 7.0, 2.0, 0.0], "before the temperature");
+}
+
 #[test]
 fn options_out_of_range_and_at_odds_are_named() {
     let base = GenerateOptions::default;
@@ -197,6 +224,10 @@ fn options_out_of_range_and_at_odds_are_named() {
         (GenerateOptions { epsilon_cutoff: 1.0, ..base() }, "epsilon_cutoff"),
         (GenerateOptions { eta_cutoff: -1.0, ..base() }, "eta_cutoff"),
         (GenerateOptions { repetition_penalty: 0.0, ..base() }, "repetition_penalty"),
+        (GenerateOptions { presence_penalty: 2.5, ..base() }, "presence_penalty is 2.5; it must be from -2 to 2"),
+        (GenerateOptions { frequency_penalty: f32::NAN, ..base() }, "frequency_penalty"),
+        (GenerateOptions { logprobs: Some(21), ..base() }, "logprobs is 21; it must be from 0 to 20"),
+        (GenerateOptions { logprobs: Some(1), num_beams: 2, ..base() }, "num_beams 2"),
         (GenerateOptions { length_penalty: f32::INFINITY, ..base() }, "length_penalty"),
         (GenerateOptions { num_beams: 0, ..base() }, "num_beams"),
         (GenerateOptions { num_beams: 2, num_return_sequences: 3, ..base() }, "num_return_sequences 3 is more"),

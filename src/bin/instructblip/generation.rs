@@ -63,6 +63,12 @@ pub struct Generation {
     /// Lowers scores of tokens there are already, the prompt's included
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub repetition_penalty: f32,
+    /// Lowers scores of tokens that the answer has already, from -2 to 2
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_hyphen_values = true)]
+    pub presence_penalty: f32,
+    /// Lowers them by this for each time they came, from -2 to 2
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_hyphen_values = true)]
+    pub frequency_penalty: f32,
     /// Penalties look at new tokens only, as in the paper's own code
     #[arg(long)]
     pub spare_prompt: bool,
@@ -134,6 +140,8 @@ impl Generation {
             eta_cutoff: self.eta_cutoff,
             repetition_penalty: self.repetition_penalty,
             penalize_prompt: !self.spare_prompt,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
             no_repeat_ngram_size: self.no_repeat_ngram_size,
             length_penalty: self.length_penalty,
             early_stopping: match self.early_stopping {
