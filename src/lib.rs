@@ -126,7 +126,7 @@
 //! | `InstructBlipModel.forward`, without a head | tap `language_model.model.norm`; OPT `language_model.model.decoder.final_layer_norm`; T5 `language_model.decoder.final_layer_norm`, its encoder's is `encoder_last_hidden_state` |
 //! | `hidden_states[i + 1]` | taps `vision_model.encoder.layers.i.mlp.fc2`; `qformer.encoder.layer.i.output_query.LayerNorm` (queries) and `….output.LayerNorm` (words); `language_model.model.layers.i.mlp.down_proj`; OPT `language_model.model.decoder.layers.i.fc2`; T5 `language_model.encoder.block.i.layer.1.DenseReluDense.wo` and `language_model.decoder.block.i.layer.2.DenseReluDense.wo` |
 //! | `attentions[i]` | taps `vision_model.encoder.layers.i.attention.weights`, `qformer.encoder.layer.i.attention.weights`, `language_model.model.layers.i.attention_cached.weights`; OPT `language_model.model.decoder.layers.i.…`; T5 `language_model.encoder.block.i.attention.weights`, `language_model.decoder.block.i.attention_cached.weights` |
-//! | `cross_attentions[i]` | [`InstructBlip::attention_maps`], or taps `qformer.encoder.layer.i.cross_attention.weights`; T5 `language_model.decoder.block.i.cross_attention_cached.weights` |
+//! | `cross_attentions[i]` | [`InstructBlip::attention_maps`], through an engine [`model::AttentionMaps::taps`] and [`model::AttentionMaps::of`]; or taps `qformer.encoder.layer.i.cross_attention.weights`; T5 `language_model.decoder.block.i.cross_attention_cached.weights` |
 //! | `interpolate_pos_encoding=True` | [`InstructBlip::with_image_size`] |
 //! | `Blip2Model`, `Blip2ForConditionalGeneration` | the same calls: the checkpoint says which family it is |
 //! | `get_placeholder_mask`, `get_input_embeddings` and other accessors | the ids of a forward pass; [`model::Parts`] has the modules |

@@ -131,16 +131,6 @@ impl QFormer {
         self.words.as_ref().map_or(0, |words| words.embeddings.rows)
     }
 
-    /// The layers that look at the image.
-    pub fn cross_attention_layers(&self) -> Vec<usize> {
-        (0..self.layers.len()).filter(|&i| self.layers[i].cross_attention.is_some()).collect()
-    }
-
-    /// H of the self- and cross-attention.
-    pub fn num_heads(&self) -> u32 {
-        self.heads.query
-    }
-
     /// Queries of an instruction, Q.
     pub fn queries(&self) -> u32 {
         self.query_tokens.rows()

@@ -1,7 +1,7 @@
 //! Features of pictures, and where in a picture the model looks.
 
 use instructblip::engine::{Outcome, Request};
-use instructblip::model::{Features, NamedTensor, Values};
+use instructblip::model::{AttentionMaps, Features};
 
 use crate::arguments::reference;
 use crate::open::Model;
@@ -79,27 +79,15 @@ pub unsafe extern "C" fn instructblip_attention(
     weights: *mut Floats,
 ) -> Status {
     guard(|| {
-        let label = |layer: &u32| format!("qformer.encoder.layer.{layer}.cross_attention.weights");
-        let (mut labels, mut heads) = (Vec::new(), 1);
         // SAFETY: the caller's pointers, as the header wants them.
-        let (weights, found) = unsafe {
+        let (weights, config, found) = unsafe {
             let weights = empty(weights).ok_or_else(|| Failure::argument("weights is NULL"))?;
-            let found = features(model, question, |model| {
-                (labels, heads) = (model.looking_layers().iter().map(label).collect(), model.heads());
-                labels.clone()
-            })?;
-            (weights, found)
+            let found = features(model, question, |model| AttentionMaps::taps(model.config()))?;
+            (weights, reference(model, "model")?.config(), found)
         };
-        let (mut all, mut shape) = (Vec::new(), [labels.len(), heads, 0, 0]);
-        for label in &labels {
-            let tap = found.taps.iter().find(|tap| tap.name == *label);
-            if let Some(NamedTensor { values: Values::F32(values), shape: of, .. }) = tap {
-                all.extend_from_slice(values);
-                let [rows, keys] = of[of.len() - 2..] else { unreachable!("a tap has rows") };
-                (shape[2], shape[3]) = (rows / heads, keys);
-            }
-        }
-        *weights = Floats::new(all, &shape);
+        let maps = AttentionMaps::of(config, &found)?;
+        let keys = 1 + maps.patches * maps.patches;
+        *weights = Floats::new(maps.weights.concat(), &[maps.layers.len(), maps.heads, maps.queries, keys]);
         Ok(())
     })
 }

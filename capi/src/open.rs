@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, ThreadId};
 
+use instructblip::config::Config;
 use instructblip::runtime::{Watch, Work};
 use instructblip::{Checkpoint, Device, DeviceOptions, Engine, InstructBlip, embedded};
 
@@ -80,8 +81,7 @@ pub struct Model {
     engine: Engine,
     name: String,
     device: String,
-    looking_layers: Vec<u32>,
-    heads: usize,
+    config: Config,
 }
 
 impl Model {
@@ -100,24 +100,16 @@ impl Model {
         &self.device
     }
 
-    /// The layers of the Q-Former that look at the picture.
-    pub fn looking_layers(&self) -> &[u32] {
-        &self.looking_layers
-    }
-
-    /// Heads of these layers.
-    pub fn heads(&self) -> usize {
-        self.heads
+    /// The model's configuration.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     fn start(model: InstructBlip, settings: &Settings) -> Result<Model, Failure> {
         let (name, device) = (model.name().to_string(), model.device().name().to_string());
-        let qformer = &model.config().qformer;
-        let every = qformer.cross_attention_frequency as usize;
-        let looking_layers = (0..qformer.num_hidden_layers).step_by(every).collect();
-        let heads = qformer.num_attention_heads as usize;
+        let config = model.config().clone();
         let options = settings.engine_options(&model);
-        Ok(Model { engine: Engine::start(model, &options)?, name, device, looking_layers, heads })
+        Ok(Model { engine: Engine::start(model, &options)?, name, device, config })
     }
 }
 

@@ -39,42 +39,6 @@ pub struct Features {
     pub taps: Vec<NamedTensor>,
 }
 
-/// The weights of the Q-Former's cross-attention: where in a picture its queries look.
-#[derive(Clone, Debug, PartialEq)]
-pub struct AttentionMaps {
-    /// The layers that look at the image.
-    pub layers: Vec<usize>,
-    /// H.
-    pub heads: usize,
-    /// Q.
-    pub queries: usize,
-    /// Patches across the image; row 0 of the keys is the class token.
-    pub patches: usize,
-    /// Per layer: `[H, Q, 1 + patches²]`, each row adding up to 1.
-    pub weights: Vec<Vec<f32>>,
-}
-
-impl AttentionMaps {
-    /// The share of attention on each patch, `patches²` row by row, averaged over `layers`, heads and queries (all of
-    /// them for `None`) and without the class token's.
-    pub fn mean(&self, layer: Option<usize>, head: Option<usize>, query: Option<usize>) -> Vec<f32> {
-        let keys = self.patches * self.patches + 1;
-        let mut sum = vec![0.0; keys - 1];
-        for (_, weights) in self.layers.iter().zip(&self.weights).filter(|(l, _)| layer.is_none_or(|want| **l == want))
-        {
-            for (row, keys) in weights.chunks(keys).enumerate() {
-                let (h, q) = (row / self.queries, row % self.queries);
-                if head.is_none_or(|want| want == h) && query.is_none_or(|want| want == q) {
-                    sum.iter_mut().zip(&keys[1..]).for_each(|(sum, weight)| *sum += weight);
-                }
-            }
-        }
-        let total: f32 = sum.iter().sum();
-        sum.iter_mut().for_each(|value| *value /= total.max(f32::MIN_POSITIVE));
-        sum
-    }
-}
-
 impl InstructBlip {
     /// Runs the whole model once over a question and brings back what each stage gave, under the reference's names:
     /// inputs, vision, Q-Former, projection, encoder, logits, the loss where there are labels, and tapped labels.
@@ -221,7 +185,10 @@ impl InstructBlip {
                 pass.iter().map(|(pixels, prompt)| Look { pixels: pixels.first(), prompt }).collect();
             let looked = stage.look(&looks, taps)?;
             let mut tapped = looked.taps.clone();
-            tapped.extend(stage.tap(pass[0].0.first(), taps)?);
+            // What the Q-Former has not is the vision tower's, which runs once more for it.
+            let is_tapped = |tap: &&String| tapped.iter().any(|(label, _)| label == *tap);
+            let missing: Vec<String> = taps.iter().filter(|tap| !is_tapped(tap)).cloned().collect();
+            tapped.extend(stage.tap(pass[0].0.first(), &missing)?);
             for (i, projected) in looked.features(&device)?.into_iter().enumerate() {
                 all.push(match projected.and_then(|projected| check_taps(taps, &tapped).map(|()| projected)) {
                     Ok(projected) => Ok(self.named_features(&looked, i, projected, &tapped)?),
@@ -240,30 +207,6 @@ impl InstructBlip {
             queries: self.bring_back("query_features", &looked.queries(i))?,
             projected: self.features_of("projected_features", projected),
             taps: tapped.iter().map(|(name, tensor)| self.bring_back(name, tensor)).collect::<Result<_>>()?,
-        })
-    }
-
-    /// The attention of the Q-Former's queries to a picture, read with `prompt`.
-    ///
-    /// # Errors
-    /// As [`InstructBlip::answer`].
-    pub fn attention_maps(&mut self, image: &Image, prompt: &str) -> Result<AttentionMaps> {
-        let layers = self.shapes.qformer.cross_attention_layers();
-        let label = |layer: &usize| format!("qformer.encoder.layer.{layer}.cross_attention.weights");
-        let labels: Vec<String> = layers.iter().map(label).collect();
-        let prompt = self.prompt(&Question::new(image, prompt))?;
-        let pixels = self.processor.image().pixels(image);
-        self.bring_vision()?;
-        let stage = self.vision.as_mut().expect("brought just now");
-        let looked = stage.look(&[Look { pixels: &pixels, prompt: &prompt }], &labels)?;
-        looked.features(&self.device)?.swap_remove(0)?;
-        let weights = looked.taps.iter().map(|(_, tensor)| self.device.read(tensor)).collect::<Result<_>>()?;
-        Ok(AttentionMaps {
-            layers,
-            heads: self.shapes.qformer.num_heads() as usize,
-            queries: self.config.num_query_tokens as usize,
-            patches: (self.config.vision.image_size / self.config.vision.patch_size) as usize,
-            weights,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! `InstructBlip`: loading, and the chain from pictures and prompts to text. The only room that knows every stage.
 
 mod ask;
+mod attention;
 mod encode;
 mod forward;
 mod load;
@@ -16,8 +17,9 @@ mod sources;
 
 use std::sync::Arc;
 
+pub use attention::AttentionMaps;
 pub(crate) use encode::{Encoded, Pixels};
-pub use forward::{AttentionMaps, Features, ForwardOptions, IGNORED_LABEL};
+pub use forward::{Features, ForwardOptions, IGNORED_LABEL};
 pub use memory::{MemoryPlan, PartBytes};
 pub use options::{LoadOptions, Workload};
 pub use quantize::{Quantized, quantize};

@@ -4,9 +4,10 @@ use crate::support;
 use crate::support::Rng;
 use crate::support::golden::{Golden, checkpoint_folder, golden_image, relative_l2, values};
 use crate::support::models::load;
+use instructblip::engine::{Outcome, Picture, Request};
 use instructblip::generate::processors::log_softmax;
-use instructblip::model::ForwardOptions;
-use instructblip::{GenerateOptions, Image, InstructBlip, Question};
+use instructblip::model::{AttentionMaps, ForwardOptions};
+use instructblip::{Engine, EngineOptions, GenerateOptions, Image, InstructBlip, Question};
 
 const COLORS: [(&str, [u8; 3]); 4] =
     [("red", [220, 40, 40]), ("blue", [40, 70, 220]), ("green", [40, 160, 60]), ("purple", [130, 50, 170])];
@@ -85,6 +86,32 @@ fn attention_maps_are_probabilities_of_every_layer_head_and_query() {
     let mean = maps.mean(None, None, None);
     let parts: Vec<Vec<f32>> = maps.layers.iter().map(|&layer| maps.mean(Some(layer), None, None)).collect();
     assert!(parts[0] != parts[1] && mean.len() == 144);
+}
+
+/// An engine gives, with other questions about, the maps that a model gives.
+#[test]
+fn engines_give_a_models_attention_maps() {
+    let Some(device) = support::shared_device() else { return };
+    let mut model = InstructBlip::embedded(&device).expect("the embedded model");
+    let (image, prompt) = (scene(&[(0, 4), (2, 7)]), "Where is the circle?");
+    let alone = model.attention_maps(&image, prompt).expect("maps");
+    let config = model.config().clone();
+    let plain = model.features(&image, prompt, &[]).expect("features");
+    let missing = AttentionMaps::of(&config, &plain).expect_err("no weights").to_string();
+    assert!(missing.contains("layer.0.cross_attention.weights") && missing.contains("taps"), "{missing}");
+    let engine = Engine::start(model, &EngineOptions::default()).expect("an engine");
+    let options = GenerateOptions::up_to(4);
+    let request =
+        |features| Request { features, ..Request::new(Picture::Image(image.clone()), prompt, options.clone()) };
+    let answers = [(); 2].map(|()| engine.submit(request(None)));
+    let asked = engine.submit(request(Some(AttentionMaps::taps(&config))));
+    let Outcome::Features(features) = asked.wait().expect("features") else { panic!("features were asked for") };
+    answers.into_iter().for_each(|pending| assert!(pending.wait().is_ok()));
+    assert_eq!(AttentionMaps::of(&config, &features).expect("maps"), alone);
+    let mut others = config;
+    others.num_query_tokens += 1;
+    let odd = AttentionMaps::of(&others, &features).expect_err("another shape").to_string();
+    assert!(odd.contains("another model's"), "{odd}");
 }
 
 #[test]
