@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use instructblip::engine::{Event, Outcome, Pending, Picture, Request};
+use instructblip::engine::{Canceller, Event, Outcome, Pending, Picture, Request};
 use instructblip::{Checkpoint, Device, Engine, EngineOptions, Error, GenerateOptions, Image, InstructBlip, Question};
 
 use crate::support::{self, golden};
@@ -164,6 +164,43 @@ fn a_bad_request_is_its_own_fault() {
     }
     assert!(!text(good.wait().expect("an answer")).is_empty());
     assert_eq!((engine.counters().failed, engine.counters().finished), (count, 1));
+}
+
+/// An answer that is cancelled while a step's news are told has no part in the next one: its slot is free at once, and
+/// whoever shares the steps goes on.
+#[test]
+fn a_cancelled_answer_frees_its_slot_within_a_step() {
+    let Some(device) = support::shared_device() else { return };
+    let engine = Arc::new(engine(&device, &EngineOptions { slots: 2, ..EngineOptions::default() }));
+    let long = GenerateOptions { min_new_tokens: 200, ..GenerateOptions::up_to(200) };
+    let mut other = engine.submit(request(1, &long));
+    assert!(matches!(other.next(), Some(Ok(Event::Text(_)))), "an answer that has begun");
+    let (seen, told) = std::sync::mpsc::channel();
+    let (give, canceller) = std::sync::mpsc::channel::<Canceller>();
+    let (counted, mut pieces) = (Arc::downgrade(&engine), 0);
+    let listener = move |event: Result<Event, Error>| {
+        let counters = counted.upgrade().expect("an engine").counters();
+        match event {
+            Ok(_) => {
+                pieces += 1;
+                if pieces == 3 {
+                    canceller.recv().expect("a canceller").cancel();
+                    seen.send(counters).expect("a test");
+                }
+            }
+            Err(error) => {
+                assert!(matches!(error, Error::Cancelled), "{error:?}");
+                seen.send(counters).expect("a test");
+            }
+        }
+    };
+    let own = engine.submit_to(request(0, &long), Box::new(listener));
+    give.send(own).expect("a listener");
+    let [before, after] = [(); 2].map(|()| told.recv_timeout(Duration::from_secs(60)).expect("counters"));
+    assert_eq!((before.slots_taken, after.slots_taken), (2, 1));
+    assert!(after.steps - before.steps <= 1, "{} steps after the cancel", after.steps - before.steps);
+    assert!(!text(other.wait().expect("an answer")).is_empty());
+    assert_eq!((engine.counters().cancelled, engine.counters().finished), (1, 1));
 }
 
 /// Requests that are cancelled free their slots, whether they wait or are being answered.
