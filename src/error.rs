@@ -150,6 +150,17 @@ pub enum Error {
         /// The number of tokens that fit.
         have: usize,
     },
+    /// An answer may take more than all slots of an engine have together.
+    OverSlots {
+        /// Slots that the answer takes: its beams, or the answers to return.
+        need_slots: u32,
+        /// Slots that there are.
+        slots: u32,
+        /// Tokens that the answer may take: the prompt's, and new ones in each of its slots.
+        need_tokens: u32,
+        /// Tokens that all slots have memory for together.
+        tokens: u32,
+    },
     /// A prompt or an option is not acceptable.
     Request {
         /// A description of the fault and of what to do about it.
@@ -227,6 +238,7 @@ impl fmt::Display for Error {
             Error::NotTheFile { .. } => f.write_str(" with Hub::pull"),
             Error::NotCached { .. } => f.write_str("; Hub::pull fetches it"),
             Error::ImageTooLarge { .. } => f.write_str(" (ImageOptions::max_pixels)"),
+            Error::OverSlots { .. } => f.write_str(", or give the engine more (EngineOptions::slots and tokens)"),
             _ => Ok(()),
         }
     }
@@ -276,7 +288,6 @@ impl fmt::Display for Fault<'_> {
                 "the {stage} gave values that are not finite, so there is no answer: its weights are damaged or beyond \
                  what 32-bit floats can add up"
             ),
-            Error::Image { name, problem } => write!(f, "{name}: {problem}"),
             Error::ImageTooLarge { name, width, height, max_pixels } => {
                 let pixels = u64::from(*width) * u64::from(*height);
                 write!(f, "{name}: the picture has {pixels} pixels ({width}x{height}); the limit is {max_pixels}")
@@ -285,11 +296,14 @@ impl fmt::Display for Fault<'_> {
                 f,
                 "the prompt is too long: {what} has room for {have} tokens, this needs {need}; shorten the prompt"
             ),
+            Error::OverSlots { need_slots, slots, need_tokens, tokens } => {
+                over_slots(f, (*need_slots, *slots), (*need_tokens, *tokens))
+            }
             Error::Cancelled => f.write_str("stopped before it was done"),
             Error::Request { problem } => f.write_str(problem),
-            Error::Download { what, problem, .. } | Error::Incorrect { what, problem } => {
-                write!(f, "{what}: {problem}")
-            }
+            Error::Image { name: what, problem }
+            | Error::Download { what, problem, .. }
+            | Error::Incorrect { what, problem } => write!(f, "{what}: {problem}"),
             Error::InUse { path, holder } => write!(f, "{} is in use by {holder}", path.display()),
             Error::Io { path, source } => write!(f, "{}: {source}", path.display()),
         }
@@ -308,6 +322,18 @@ fn no_adapter(f: &mut fmt::Formatter<'_>, wanted: &str, found: &[String]) -> fmt
     let found = found.join("; ");
     let hint = if wanted == "any" { "a newer driver may allow more" } else { "name one of these or none" };
     write!(f, "no usable GPU matches (wanted {wanted}); found: {found}; {hint}")
+}
+
+/// The message of [`Error::OverSlots`], of what is needed and there of slots and of tokens.
+fn over_slots(f: &mut fmt::Formatter<'_>, slots: (u32, u32), tokens: (u32, u32)) -> fmt::Result {
+    let lack = [
+        (slots.0 > slots.1).then(|| format!("takes {} slots, of which there are {}", slots.0, slots.1)),
+        (tokens.0 > tokens.1).then(|| {
+            format!("may take {} tokens, prompt included, and all slots have room for {}", tokens.0, tokens.1)
+        }),
+    ];
+    let lack: Vec<String> = lack.into_iter().flatten().collect();
+    write!(f, "the answer {}: ask for fewer tokens, answers or beams", lack.join("; it "))
 }
 
 /// The end of the message of [`Error::MissingTensors`].

@@ -32,8 +32,8 @@
 //! [`shapes`] has the published configurations by name, and `synthesize` writes checkpoints of them with random weights.
 //! Beside the way stand `hub` (feature `hub`): it fetches checkpoints into the cache that the hub's own tools share, and
 //! gives a directory like any other, and `jobs` (feature `jobs`): it asks whatever answers, row after row, so that none is
-//! lost or doubled. Below all lie [`hash`], one checksum for files, names and seeds, and `quiet`, which makes a refusal of a
-//! panic in foreign code.
+//! lost or doubled. Below all lie [`hash`], one checksum for files, names and seeds, [`fields`], which says in plain words
+//! what is wrong with an option, and `quiet`, which makes a refusal of a panic in foreign code.
 //!
 //! [`model`] is the only room that knows every stage; the program in `src/bin` uses the public API only. The table of
 //! who may use whom is `tests/library/rooms.rs`; that of the runtime's floors, `tests/library/floors.rs`.
@@ -151,6 +151,8 @@
 //! - Lossless JPEG files, and TIFF files with Lab colours, LZMA, two-dimensional fax coding, CMYK as JPEG, or YCbCr without
 //!   JPEG are refused by name; Pillow reads them.
 //! - Without `max_new_tokens` and `max_length` an answer has up to 256 tokens, not 20.
+//! - A least length beyond what the answer may have is refused, and so is an end-of-text id that the model has no token
+//!   for; the reference warns of the first and does without both.
 //! - Drawn tokens follow the same distribution from another generator of random numbers.
 //!
 //! Mistakes that have cost people answers are tests with their names: `tests/library/traps.rs`.
@@ -180,6 +182,7 @@ pub mod config;
 pub mod embedded;
 pub mod engine;
 pub mod error;
+pub mod fields;
 pub mod generate;
 pub mod hash;
 #[cfg(feature = "hub")]

@@ -22,7 +22,12 @@
    meanwhile, and is the caller's. Pointers are valid or NULL, and NULL only where that is allowed; in structs it is
    for all that is not needed. What a call gives is freed by the function that its comment names, not by free.
 
-   Texts are UTF-8 and end with a NUL, results in JSON, too. Sizes of texts count without the NUL.
+   Texts are UTF-8 and end with a NUL, results in JSON, too, and have none before it: JSON escapes one that a model says.
+   With one exception: the piece of an answer that an instructblip_on_text hears may have any, so that only its length
+   tells where it ends. Sizes of texts count without the NUL at the end.
+
+   Stack. 256 KiB are enough for a thread that calls, as tests on Linux with Mesa's driver for the CPU show; another
+   graphics driver may want more.
 
    A process that forks after the first call may not use the library in the child. */
 
@@ -116,17 +121,21 @@ typedef struct instructblip_load {
     size_t file_count;
     // A part of the name of the GPU to use, upper or lower case. NULL takes the best.
     const char *adapter;
-    // Options as a JSON object:
-    // "weights", or "vision_weights", "qformer_weights", "language_weights": "f16", "q8" or "q4", else as stored;
-    // "budget_bytes": the most GPU memory to use, what the GPU has unless told;
-    // "offload": true if vision and language are to take turns in that memory;
-    // "kv_cache": "f32" or "f16";
-    // "lora": the folder of an adapter to merge into the weights;
-    // "slots": how many answers, or beams of one, are made side by side (8);
-    // "new_tokens": how long an answer memory is taken for (256);
-    // "max_pixels": the largest picture that is read;
-    // "exif_rotate": true if pictures are turned as their cameras say;
-    // "kernel_cache": a folder that compiled kernels are kept in, "" for none, one in the user's cache unless told.
+    // Options as a JSON object: {"weights": "q8", "slots": 1}. All of them, with their defaults:
+    // "weights": null, "f16", "q8" or "q4" for all parts, which are as stored unless told;
+    // "vision_weights": null, the same for the vision tower;
+    // "qformer_weights": null, for the Q-Former;
+    // "language_weights": null, for the language model;
+    // "budget_bytes": null, the most GPU memory to use, what the GPU has unless told;
+    // "offload": false, true if vision and language are to take turns in that memory;
+    // "kv_cache": null, "f32" or "f16" for the keys and values of what was read, else what suits model and GPU;
+    // "lora": null, the folder of an adapter to merge into the weights;
+    // "slots": 8, how many answers, or beams of one, are made side by side, from 1 to 256;
+    // "new_tokens": 256, how long an answer memory is taken for, for each slot, from 1 to 65536;
+    // "max_pixels": 178956970, the most pixels that a picture may have;
+    // "exif_rotate": false, true if pictures are to be turned as their cameras say;
+    // "kernel_cache": null, the folder that compiled kernels are kept in, "" for none, one in the user's cache unless
+    // told. One that is named is made, and refused where it cannot be written to.
     const char *options;
     // Hears how far it has come.
     instructblip_on_progress on_progress;
@@ -158,8 +167,16 @@ typedef struct instructblip_question {
     size_t picture_count;
     // The question or instruction; with a task, the text that goes into its wording.
     const char *prompt;
-    // A task whose wording the paper gives: caption, detail, vqa-short, vqa-ocr, multiple-choice, science, true-false,
-    // hateful, ask-question. The first two take no prompt. NULL asks the prompt as it is.
+    // A task whose wording the paper gives; NULL asks the prompt as it is. `prompt` is then
+    // "caption": NULL, for a caption of one sentence;
+    // "detail": NULL, for a description;
+    // "vqa-short": a question, for a short answer;
+    // "vqa-ocr": the same, with words that were read in the picture as `choices`;
+    // "multiple-choice": a question that one of the `choices` answers;
+    // "science": the same, with letters; lines before the last are its context;
+    // "true-false": a statement to be judged;
+    // "hateful": the words on a picture to be judged;
+    // "ask-question": an answer, for a question to it.
     const char *task;
     // The text that the Q-Former reads instead of the prompt.
     const char *qformer_prompt;
@@ -168,7 +185,34 @@ typedef struct instructblip_question {
     // The number of choices.
     size_t choice_count;
     // The parameters of the answer under the names of transformers' `generate`, as a JSON object:
-    // {"max_new_tokens": 30, "num_beams": 5}.
+    // {"max_new_tokens": 30, "num_beams": 5}. All of them, with their defaults:
+    // "max_new_tokens": null, the most tokens of the answer: 256, unless "max_length" is given;
+    // "max_length": null, the most tokens of prompt, picture's places and answer together;
+    // "min_length": 0, the least of these;
+    // "min_new_tokens": 0, the least tokens of the answer;
+    // "num_beams": 1, beams to search with, up to 256;
+    // "num_return_sequences": 1, answers to give, up to 256: of beams, or drawn;
+    // "do_sample": false, true draws tokens by their probability instead of taking the likeliest;
+    // "seed": 0, where the random numbers begin: the same seed draws the same answer on one machine;
+    // "temperature": 1.0, divides scores before tokens are drawn;
+    // "top_k": 50, draws among so many of the likeliest tokens, 0 among all;
+    // "top_p": 1.0, draws among the likeliest tokens that make up so much probability;
+    // "min_p": null, draws among tokens with at least this share of the likeliest one's probability;
+    // "typical_p": 1.0, draws among the most typical tokens that make up so much probability;
+    // "epsilon_cutoff": 0.0, draws among tokens of at least this probability;
+    // "eta_cutoff": 0.0, the same with a threshold that follows the entropy;
+    // "repetition_penalty": 1.0, divides the scores of tokens that there are already, the prompt's included;
+    // "penalize_prompt": true, false has "repetition_penalty" and "no_repeat_ngram_size" look at the answer alone;
+    // "no_repeat_ngram_size": 0, the length of runs of tokens that may not come twice;
+    // "length_penalty": 1.0, the power of its length that a beam's score is divided by;
+    // "early_stopping": false, true ends a search once it has as many answers as beams, "never" when none can get better;
+    // "exponential_decay_length_penalty": null, [10, 1.1] has the end grow likelier by a factor of 1.1 after 10 tokens;
+    // "stop_strings": [], texts that end the answer;
+    // "prefix": "", the beginning of the answer, which the model goes on with;
+    // "prefix_ids": [], the same as tokens, before "prefix";
+    // "bad_words": [], words that the answer may not have;
+    // "bad_words_ids": [], runs of tokens that it may not have;
+    // "eos_token_id": null, the id or the ids that end an answer, the model's unless told.
     const char *params;
     // Hears the answer piece by piece, where it is one answer without beams. It runs on the thread that asks, and may
     // call everything but instructblip_close.

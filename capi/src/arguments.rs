@@ -2,6 +2,7 @@
 
 use std::ffi::{CStr, c_char};
 
+use serde_json::error::Category;
 use serde_json::{Map, Value};
 
 use crate::status::Failure;
@@ -56,8 +57,14 @@ pub unsafe fn object(pointer: *const c_char, name: &str) -> Result<Map<String, V
     // SAFETY: the caller's promise.
     let Some(text) = (unsafe { text(pointer, name) })? else { return Ok(Map::new()) };
     serde_json::from_str(text).map_err(|e| {
-        let place = format!("line {}, column {}", e.line(), e.column());
-        Failure::request(format!("{name} is no JSON object, says {place}: give one such as {{\"name\": 1}}, or NULL"))
+        let (place, said) = (format!("line {}, column {}", e.line(), e.column()), e.to_string());
+        let problem = match e.classify() {
+            Category::Data => "is JSON, but no object".into(),
+            _ if said.starts_with("number out of range") => format!("has too large a number at {place}"),
+            _ if said.starts_with("recursion limit exceeded") => format!("is nested too deeply at {place}"),
+            _ => format!("is not JSON at {place}"),
+        };
+        Failure::request(format!("{name} {problem}: give an object such as {{\"name\": 1}}, or NULL"))
     })
 }
 

@@ -37,7 +37,7 @@ impl Model {
                 Ok(Event::Token(_)) => {} // the result has them all
                 // Nobody did: whoever answers is gone.
                 Err(Error::Cancelled) if !canceller.is_some_and(|canceller| canceller.is_cancelled()) => break,
-                Err(e) => return Err(e.into()),
+                Err(e) => return Err(self.failure(e)),
             }
         }
         Err(Error::DeviceLost { reason: "the model's thread has ended by a fault".into() }.into())

@@ -9,7 +9,7 @@ use std::thread::{self, ThreadId};
 
 use instructblip::config::Config;
 use instructblip::runtime::{Watch, Work};
-use instructblip::{Checkpoint, Device, DeviceOptions, Engine, InstructBlip, embedded};
+use instructblip::{Checkpoint, Device, DeviceOptions, Engine, Error, InstructBlip, embedded};
 
 use crate::arguments::{array, object, place, reference, text};
 use crate::settings::Settings;
@@ -58,17 +58,21 @@ pub struct Load {
     pub file_count: usize,
     /// A part of the name of the GPU to use, upper or lower case. NULL takes the best.
     pub adapter: *const c_char,
-    /// Options as a JSON object:
-    /// "weights", or "vision_weights", "qformer_weights", "language_weights": "f16", "q8" or "q4", else as stored;
-    /// "budget_bytes": the most GPU memory to use, what the GPU has unless told;
-    /// "offload": true if vision and language are to take turns in that memory;
-    /// "kv_cache": "f32" or "f16";
-    /// "lora": the folder of an adapter to merge into the weights;
-    /// "slots": how many answers, or beams of one, are made side by side (8);
-    /// "new_tokens": how long an answer memory is taken for (256);
-    /// "max_pixels": the largest picture that is read;
-    /// "exif_rotate": true if pictures are turned as their cameras say;
-    /// "kernel_cache": a folder that compiled kernels are kept in, "" for none, one in the user's cache unless told.
+    /// Options as a JSON object: {"weights": "q8", "slots": 1}. All of them, with their defaults:
+    /// "weights": null, "f16", "q8" or "q4" for all parts, which are as stored unless told;
+    /// "vision_weights": null, the same for the vision tower;
+    /// "qformer_weights": null, for the Q-Former;
+    /// "language_weights": null, for the language model;
+    /// "budget_bytes": null, the most GPU memory to use, what the GPU has unless told;
+    /// "offload": false, true if vision and language are to take turns in that memory;
+    /// "kv_cache": null, "f32" or "f16" for the keys and values of what was read, else what suits model and GPU;
+    /// "lora": null, the folder of an adapter to merge into the weights;
+    /// "slots": 8, how many answers, or beams of one, are made side by side, from 1 to 256;
+    /// "new_tokens": 256, how long an answer memory is taken for, for each slot, from 1 to 65536;
+    /// "max_pixels": 178956970, the most pixels that a picture may have;
+    /// "exif_rotate": false, true if pictures are to be turned as their cameras say;
+    /// "kernel_cache": null, the folder that compiled kernels are kept in, "" for none, one in the user's cache unless
+    /// told. One that is named is made, and refused where it cannot be written to.
     pub options: *const c_char,
     /// Hears how far it has come.
     pub on_progress: OnProgress,
@@ -82,6 +86,8 @@ pub struct Model {
     name: String,
     device: String,
     config: Config,
+    /// Tokens that each slot has room for besides the new ones.
+    prompt_room: u32,
 }
 
 impl Model {
@@ -105,11 +111,30 @@ impl Model {
         &self.config
     }
 
+    /// An error of the engine, with the options under which there is room for an answer that has none.
+    pub fn failure(&self, error: Error) -> Failure {
+        match error {
+            Error::OverSlots { need_slots, slots, need_tokens, tokens } => {
+                let most = need_slots.max(slots);
+                let lacks_tokens = need_tokens > tokens / slots * most;
+                let new_tokens = need_tokens.div_ceil(most).saturating_sub(self.prompt_room).max(1);
+                let options = [
+                    (need_slots > slots).then(|| format!("\"slots\": {need_slots}")),
+                    lacks_tokens.then(|| format!("\"new_tokens\": {new_tokens}")),
+                ];
+                let options: Vec<String> = options.into_iter().flatten().collect();
+                Failure::request(format!("{}; or open the model with {{{}}}", error.fault(), options.join(", ")))
+            }
+            other => other.into(),
+        }
+    }
+
     fn start(model: InstructBlip, settings: &Settings) -> Result<Model, Failure> {
         let (name, device) = (model.name().to_string(), model.device().name().to_string());
         let config = model.config().clone();
         let options = settings.engine_options(&model);
-        Ok(Model { engine: Engine::start(model, &options)?, name, device, config })
+        let prompt_room = options.tokens - settings.new_tokens();
+        Ok(Model { engine: Engine::start(model, &options)?, name, device, config, prompt_room })
     }
 }
 
@@ -170,7 +195,7 @@ impl Load {
         });
         let told = hearer.clone();
         let watch = Watch::new(move |work| told.hear(work));
-        let (adapter, cache) = (adapter.map(String::from), settings.kernel_cache());
+        let (adapter, cache) = (adapter.map(String::from), settings.kernel_cache()?);
         let device = Device::open(&DeviceOptions { adapter, cache, watch, ..DeviceOptions::default() })?;
         let model = Model::start(InstructBlip::load_with(&device, &checkpoint, &load_options)?, &settings);
         hearer.done.store(true, Ordering::Relaxed);

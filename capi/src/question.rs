@@ -39,8 +39,16 @@ pub struct Question {
     pub picture_count: usize,
     /// The question or instruction; with a task, the text that goes into its wording.
     pub prompt: *const c_char,
-    /// A task whose wording the paper gives: caption, detail, vqa-short, vqa-ocr, multiple-choice, science, true-false,
-    /// hateful, ask-question. The first two take no prompt. NULL asks the prompt as it is.
+    /// A task whose wording the paper gives; NULL asks the prompt as it is. `prompt` is then
+    /// "caption": NULL, for a caption of one sentence;
+    /// "detail": NULL, for a description;
+    /// "vqa-short": a question, for a short answer;
+    /// "vqa-ocr": the same, with words that were read in the picture as `choices`;
+    /// "multiple-choice": a question that one of the `choices` answers;
+    /// "science": the same, with letters; lines before the last are its context;
+    /// "true-false": a statement to be judged;
+    /// "hateful": the words on a picture to be judged;
+    /// "ask-question": an answer, for a question to it.
     pub task: *const c_char,
     /// The text that the Q-Former reads instead of the prompt.
     pub qformer_prompt: *const c_char,
@@ -49,7 +57,34 @@ pub struct Question {
     /// The number of choices.
     pub choice_count: usize,
     /// The parameters of the answer under the names of transformers' `generate`, as a JSON object:
-    /// {"max_new_tokens": 30, "num_beams": 5}.
+    /// {"max_new_tokens": 30, "num_beams": 5}. All of them, with their defaults:
+    /// "max_new_tokens": null, the most tokens of the answer: 256, unless "max_length" is given;
+    /// "max_length": null, the most tokens of prompt, picture's places and answer together;
+    /// "min_length": 0, the least of these;
+    /// "min_new_tokens": 0, the least tokens of the answer;
+    /// "num_beams": 1, beams to search with, up to 256;
+    /// "num_return_sequences": 1, answers to give, up to 256: of beams, or drawn;
+    /// "do_sample": false, true draws tokens by their probability instead of taking the likeliest;
+    /// "seed": 0, where the random numbers begin: the same seed draws the same answer on one machine;
+    /// "temperature": 1.0, divides scores before tokens are drawn;
+    /// "top_k": 50, draws among so many of the likeliest tokens, 0 among all;
+    /// "top_p": 1.0, draws among the likeliest tokens that make up so much probability;
+    /// "min_p": null, draws among tokens with at least this share of the likeliest one's probability;
+    /// "typical_p": 1.0, draws among the most typical tokens that make up so much probability;
+    /// "epsilon_cutoff": 0.0, draws among tokens of at least this probability;
+    /// "eta_cutoff": 0.0, the same with a threshold that follows the entropy;
+    /// "repetition_penalty": 1.0, divides the scores of tokens that there are already, the prompt's included;
+    /// "penalize_prompt": true, false has "repetition_penalty" and "no_repeat_ngram_size" look at the answer alone;
+    /// "no_repeat_ngram_size": 0, the length of runs of tokens that may not come twice;
+    /// "length_penalty": 1.0, the power of its length that a beam's score is divided by;
+    /// "early_stopping": false, true ends a search once it has as many answers as beams, "never" when none can get better;
+    /// "exponential_decay_length_penalty": null, [10, 1.1] has the end grow likelier by a factor of 1.1 after 10 tokens;
+    /// "stop_strings": [], texts that end the answer;
+    /// "prefix": "", the beginning of the answer, which the model goes on with;
+    /// "prefix_ids": [], the same as tokens, before "prefix";
+    /// "bad_words": [], words that the answer may not have;
+    /// "bad_words_ids": [], runs of tokens that it may not have;
+    /// "eos_token_id": null, the id or the ids that end an answer, the model's unless told.
     pub params: *const c_char,
     /// Hears the answer piece by piece, where it is one answer without beams. It runs on the thread that asks, and may
     /// call everything but instructblip_close.

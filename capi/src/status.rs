@@ -83,7 +83,7 @@ impl Status {
             Error::NotFinite { .. } => Status::NotFinite,
             Error::Image { .. } | Error::ImageTooLarge { .. } => Status::Image,
             Error::PromptTooLong { .. } => Status::PromptTooLong,
-            Error::Request { .. } => Status::Request,
+            Error::OverSlots { .. } | Error::Request { .. } => Status::Request,
             Error::Cancelled => Status::Cancelled,
             Error::Io { .. } => Status::Io,
             // Nothing here asks for what these are about: custom kernels, downloads, files that others hold.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use mapped::Map;
 
-use self::names::ADAPTER_CONFIG;
+use self::names::{ADAPTER_CONFIG, CONFIG};
 use crate::error::{Error, Result};
 
 /// Largest configuration or tokenizer file that is read whole.
@@ -65,13 +65,17 @@ impl Checkpoint {
     /// A checkpoint directory.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] when there is no such directory.
+    /// [`Error::Checkpoint`] when there is no such directory; [`Error::Request`] for an empty path.
     pub fn directory(path: impl Into<PathBuf>) -> Result<Checkpoint> {
-        let path = path.into();
-        match path.is_dir() {
-            true => Ok(Checkpoint::Directory(path)),
-            false => Err(Error::checkpoint(path, "no such directory; give the folder that holds config.json")),
-        }
+        directory(path.into(), "model", CONFIG)
+    }
+
+    /// The directory of an adapter, as peft saves it.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::directory`].
+    pub fn adapter_directory(path: impl Into<PathBuf>) -> Result<Checkpoint> {
+        directory(path.into(), "adapter", ADAPTER_CONFIG)
     }
 
     /// A checkpoint of files in memory, by their names in a checkpoint directory (`/` for folders), for programs that have
@@ -227,6 +231,19 @@ impl Checkpoint {
             Checkpoint::Directory(root) => std::fs::read_dir(root)
                 .is_ok_and(|entries| entries.flatten().any(|e| e.file_name().to_str().is_some_and(&wanted))),
         }
+    }
+}
+
+/// The directory of `what`, which holds `file`.
+fn directory(path: PathBuf, what: &str, file: &str) -> Result<Checkpoint> {
+    let advice = format!("give the folder that holds {file}");
+    match path.is_dir() {
+        true => Ok(Checkpoint::Directory(path)),
+        false if path.as_os_str().is_empty() => {
+            Err(Error::request(format!("the path of the {what} is empty; {advice}")))
+        }
+        false if path.exists() => Err(Error::checkpoint(path, format!("is a file, not a folder; {advice}"))),
+        false => Err(Error::checkpoint(path, format!("no such directory; {advice}"))),
     }
 }
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::fields::{self, FLAG, Kinds, LARGE, WHOLE};
 
 /// The options of generation. Names, meanings and defaults are those of transformers, where it has them, except that the
 /// default length is 256 new tokens and not 20. As JSON they are an object of those names; what is left out has its default.
@@ -129,6 +130,44 @@ fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<V
     }))
 }
 
+const NUMBER: &str = "a number";
+const TEXT: &str = "a text";
+const TEXTS: &str = "a list of texts";
+
+/// The options' names as JSON has them, and what each must be.
+const KINDS: &Kinds = &[
+    ("max_new_tokens", WHOLE),
+    ("max_length", WHOLE),
+    ("min_length", WHOLE),
+    ("min_new_tokens", WHOLE),
+    ("num_beams", WHOLE),
+    ("num_return_sequences", WHOLE),
+    ("do_sample", FLAG),
+    ("seed", LARGE),
+    ("temperature", NUMBER),
+    ("top_k", WHOLE),
+    ("top_p", NUMBER),
+    ("min_p", NUMBER),
+    ("typical_p", NUMBER),
+    ("epsilon_cutoff", NUMBER),
+    ("eta_cutoff", NUMBER),
+    ("repetition_penalty", NUMBER),
+    ("penalize_prompt", FLAG),
+    ("presence_penalty", NUMBER),
+    ("frequency_penalty", NUMBER),
+    ("no_repeat_ngram_size", WHOLE),
+    ("length_penalty", NUMBER),
+    ("early_stopping", "true, false or \"never\""),
+    ("exponential_decay_length_penalty", "a list of a whole number and a number, such as [10, 1.1]"),
+    ("stop_strings", TEXTS),
+    ("prefix", TEXT),
+    ("prefix_ids", "a list of token ids, each a whole number from 0 to 4294967295"),
+    ("bad_words", TEXTS),
+    ("bad_words_ids", "a list of lists of token ids, each a whole number from 0 to 4294967295"),
+    ("logprobs", "a whole number from 0 to 20"),
+    ("eos_token_id", "a token id, which is a whole number from 0 to 4294967295, or a list of them"),
+];
+
 impl Default for GenerateOptions {
     fn default() -> Self {
         GenerateOptions {
@@ -206,26 +245,39 @@ impl GenerateOptions {
         }
     }
 
+    /// Refuses a least length beyond what an answer of at most `most` new tokens after `prompt` tokens (1 for T5) can have.
+    /// The reference warns, and gives the shorter answer.
+    ///
+    /// # Errors
+    /// [`Error::Request`] with both numbers.
+    pub fn check_least(&self, prompt: u32, most: u32) -> Result<()> {
+        let whole = prompt.saturating_add(most);
+        let (name, least, what, have) = match (self.min_new_tokens, self.min_length) {
+            (least, _) if least > most => ("min_new_tokens", least, "the answer has", most),
+            (_, least) if least > whole => ("min_length", least, "prompt and answer have", whole),
+            _ => return Ok(()),
+        };
+        let limit = match (self.new_tokens(prompt)? > most, self.max_new_tokens, self.max_length) {
+            (true, ..) => "the model's context",
+            (false, None, Some(_)) => "max_length",
+            (false, ..) => "max_new_tokens",
+        };
+        Err(Error::request(format!("{name} is {least}, but by {limit} {what} at most {have} tokens")))
+    }
+
     /// These options with some others instead, given as JSON; `null` stands for the default.
     ///
     /// # Errors
     /// [`Error::Request`] naming the option that there is not, that has a value of another kind, or one out of range.
     pub fn with_params(&self, params: &Map<String, Value>) -> Result<GenerateOptions> {
-        let failed = |error: serde_json::Error| Error::request(format!("params: {error}"));
-        let mut all = serde_json::to_value(self).map_err(failed)?;
-        for (name, value) in params {
-            // One after another, as the errors of a whole object do not say which value they are about.
-            if !(value.is_null() && all.get(name).is_some()) {
-                let one = Value::Object(Map::from_iter([(name.clone(), value.clone())]));
-                GenerateOptions::deserialize(one)
-                    .map_err(|error| Error::request(format!("params: {name}: {error}")))?;
-            }
-            match (value, &mut all) {
-                (Value::Null, Value::Object(all)) => drop(all.remove(name)),
-                (value, all) => all[name] = value.clone(),
-            }
-        }
-        let options = GenerateOptions::deserialize(all).map_err(failed)?;
+        // What JSON has no word for is refused here: numbers that are not finite.
+        self.check()?;
+        let mut all = match serde_json::to_value(self) {
+            Ok(Value::Object(all)) => all,
+            _ => unreachable!("options are an object"),
+        };
+        all.extend(params.clone());
+        let options: GenerateOptions = fields::read("params", all, KINDS)?;
         options.check()?;
         Ok(options)
     }
@@ -251,9 +303,14 @@ impl GenerateOptions {
             "temperature",
             self.temperature,
             positive(self.temperature) && self.temperature >= COLDEST,
-            "above 0, and not so low that scores overflow; for the likeliest token do without do_sample",
+            "a finite number above 0, and not so low that scores overflow; for the likeliest token do without do_sample",
         )?;
-        within("repetition_penalty", self.repetition_penalty, positive(self.repetition_penalty), "above 0")?;
+        within(
+            "repetition_penalty",
+            self.repetition_penalty,
+            positive(self.repetition_penalty),
+            "a finite number above 0",
+        )?;
         within("presence_penalty", self.presence_penalty, shift(self.presence_penalty), "from -2 to 2")?;
         within("frequency_penalty", self.frequency_penalty, shift(self.frequency_penalty), "from -2 to 2")?;
         within("length_penalty", self.length_penalty, self.length_penalty.is_finite(), "a finite number")?;
@@ -263,7 +320,7 @@ impl GenerateOptions {
         within("epsilon_cutoff", self.epsilon_cutoff, cutoff(self.epsilon_cutoff), "from 0 to below 1")?;
         within("eta_cutoff", self.eta_cutoff, cutoff(self.eta_cutoff), "from 0 to below 1")?;
         let decay = self.exponential_decay_length_penalty.map_or(1.0, |(_, factor)| factor);
-        within("exponential_decay_length_penalty's factor", decay, positive(decay), "above 0")
+        within("exponential_decay_length_penalty's factor", decay, positive(decay), "a finite number above 0")
     }
 
     fn check_counts(&self) -> Result<()> {

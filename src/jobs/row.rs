@@ -386,9 +386,15 @@ mod tests {
             (r#"{"image": "data:image/png,abc"}"#, "without base64"),
             (r#"{"image": "a", "prompt": 7}"#, "\"prompt\" is not a text"),
             (r#"{"image": "a", "choices": "yes"}"#, "\"choices\""),
-            (r#"{"image": "a", "params": {"temperature": "hot"}}"#, "params: temperature: invalid type"),
-            (r#"{"image": "a", "params": {"beams": null}}"#, "params: beams: unknown field"),
-            (r#"{"image": "a", "params": {"early_stopping": "yes"}}"#, "early_stopping"),
+            (
+                r#"{"image": "a", "params": {"temperature": "hot"}}"#,
+                "params: temperature: must be a number; it is \"hot\"",
+            ),
+            (r#"{"image": "a", "params": {"beams": null}}"#, "params: beams is unknown; there are max_new_tokens"),
+            (
+                r#"{"image": "a", "params": {"early_stopping": "yes"}}"#,
+                "early_stopping: must be true, false or \"never\"",
+            ),
             (r#"{"image": "a", "params": {"num_beams": 0}}"#, "num_beams is 0"),
         ] {
             let row = Row::parse(line.as_bytes(), "line 1", Path::new(""), &defaults);

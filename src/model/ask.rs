@@ -166,12 +166,17 @@ impl InstructBlip {
     /// The limits of an answer to `prompt`.
     pub(super) fn limits(&self, prompt: &Prompt, options: &GenerateOptions) -> Result<Limits> {
         let tokens = prompt.input_ids.len();
-        let wanted = options.new_tokens(self.shapes.language.decoder_length(tokens as u32))?;
+        let own = self.shapes.language.decoder_length(tokens as u32);
+        let wanted = options.new_tokens(own)?;
         let new_tokens = generate::new_tokens_that_fit(tokens, self.config.text.max_positions(), wanted)?;
+        options.check_least(own, new_tokens)?;
         // How many there are counts for sampling with beams.
         let mut eos = options.eos_token_ids.clone().unwrap_or_else(|| self.stop.clone());
         eos.sort_unstable();
         eos.dedup();
+        if options.eos_token_ids.is_some() {
+            self.check_given(&eos, "eos_token_id")?;
+        }
         let (prefix, bad_words) = (self.prefix(options)?, self.bad_words(options)?);
         if prefix.len() as u64 >= u64::from(new_tokens) && !prefix.is_empty() {
             return Err(Error::request(format!(

@@ -82,7 +82,7 @@ impl InstructBlip {
         let config = sources.config()?;
         let files = sources.files(&config, false)?;
         let (shapes, _) = Parts::survey(Some(&files), &config, Placement::default())?;
-        load_processor(&sources, &config, &shapes).map(|_| ())
+        load_processor(&sources, &config, &shapes, &|| Ok(())).map(|_| ())
     }
 
     /// Loads a checkpoint onto `device`, in the formats it is stored in.
@@ -109,8 +109,9 @@ impl InstructBlip {
         let config = sources.config()?;
         let options = options.clone().bounded_by(device);
         let (residence, shapes, memory) = survey(&sources, &config, &options, device)?;
-        let processor = load_processor(&sources, &config, &shapes)?;
         let total = residence.surveyed.source_bytes;
+        let tell = || device.tell(&Work::Loading { done: 0, total });
+        let processor = load_processor(&sources, &config, &shapes, &tell)?;
         let mut report = adding_up(total, device);
         let (vision, mut loaded) = residence.load_vision(device, (None, 1), &mut report)?;
         let language = match options.offload {
@@ -155,12 +156,18 @@ impl InstructBlip {
 }
 
 /// The processor, after ids that have no embedding were refused, bounded by the model: `shapes` knows how many rows the
-/// embeddings really have.
-fn load_processor(sources: &Sources, config: &Config, shapes: &Parts) -> Result<Processor> {
+/// embeddings really have. `tell` is called before each file is read.
+fn load_processor(
+    sources: &Sources,
+    config: &Config,
+    shapes: &Parts,
+    tell: &dyn Fn() -> Result<()>,
+) -> Result<Processor> {
     check_vocabulary(sources.base(), &shapes.language)?;
     let limits = PromptLimits::of(config, shapes.language.vocab_rows(), shapes.qformer.vocab_rows());
     let root = sources.base().root();
-    let processor = Processor::from_files(&|name| sources.read(name), root, limits)?;
+    let read = |name: &str| tell().and_then(|()| sources.read(name));
+    let processor = Processor::from_files(&read, root, limits)?;
     let (width, height, side) = (processor.image().width(), processor.image().height(), config.vision.image_size);
     if (width, height) != (side, side) {
         let problem = format!(

@@ -114,14 +114,8 @@ impl InstructBlip {
                 (Wanted::Scores(choices), Room { slots: 0, ..room })
             }
         };
-        match self.slots.as_ref().is_some_and(|slots| slots.can_hold(&room)) {
-            true => Ok(Asked { prompt, wanted, room }),
-            false => Err(Error::request(format!(
-                "the answer may take {} slots and {} tokens, prompt included, which is more than all of the slots have; \
-                 ask for fewer tokens, answers or beams, or make more slots",
-                room.slots, room.pages
-            ))),
-        }
+        check_room(&room, self.slots.as_ref().expect("an engine makes slots first"))?;
+        Ok(Asked { prompt, wanted, room })
     }
 
     /// Tells whether all of these have room among the slots now.
@@ -221,4 +215,20 @@ impl InstructBlip {
         let texts = sequences.into_iter().map(|sequence| self.text_of(sequence)).collect();
         Reply::new(texts, seat.prompt_tokens, timings)
     }
+}
+
+/// Refuses an answer that has no room even where nobody else has any.
+fn check_room(room: &Room, slots: &Capacity) -> Result<()> {
+    if slots.can_hold(room) {
+        return Ok(());
+    }
+    if room.positions > slots.positions {
+        let (need, have) = (room.positions, slots.positions);
+        return Err(Error::request(format!("the answer may take {need} tokens; {have} are the most: ask for fewer")));
+    }
+    let (need_tokens, tokens) = match room.encoded > slots.encoded_pages {
+        true => (room.encoded, slots.encoded_pages),
+        false => (room.pages, slots.lent_pages()),
+    };
+    Err(Error::OverSlots { need_slots: room.slots, slots: slots.rows, need_tokens, tokens })
 }

@@ -51,7 +51,8 @@ pub struct Processor {
 
 impl Processor {
     /// Reads the processor's files through `read`: `preprocessor_config.json` or `processor_config.json`,
-    /// `tokenizer.json` and `tokenizer_config.json`, and those of `qformer_tokenizer/` where it reads text.
+    /// `tokenizer.json` and `tokenizer_config.json`, and, once these are parsed, those of `qformer_tokenizer/` where it
+    /// reads text.
     ///
     /// `root` is the checkpoint's directory, or a name for it, for messages. `limits` come from `config.json`.
     ///
@@ -68,12 +69,12 @@ impl Processor {
             Ok((root.join(file), bytes, root.join(config), read_json(read, root, config)?))
         };
         let lm = read_tokenizer(TOKENIZER, TOKENIZER_CONFIG)?;
-        let qformer = match limits.qformer_rows {
-            0 => None,
-            _ => Some(read_tokenizer(QFORMER_TOKENIZER, QFORMER_TOKENIZER_CONFIG)?),
-        };
         let lm = TokenizerFiles { as_it_is: is_taken_as_it_is(root), ..files(&lm) };
-        let tokenizers = Tokenizers::from_files(&lm, qformer.as_ref().map(files).as_ref(), limits)?;
+        let mut tokenizers = Tokenizers::from_files(&lm, None, limits)?;
+        if limits.qformer_rows > 0 {
+            let qformer = read_tokenizer(QFORMER_TOKENIZER, QFORMER_TOKENIZER_CONFIG)?;
+            tokenizers = tokenizers.with_qformer(&files(&qformer))?;
+        }
         Ok(Processor { image, tokenizers: tokenizers.into() })
     }
 

@@ -121,7 +121,6 @@ impl Tokenizers {
         let config = lm.config;
         let special = config.map(|(_, config)| special_names(config)).unwrap_or_default();
         let lm = lm.read(&special)?;
-        let qformer = qformer.map(|files| files.read(&[])).transpose()?;
         let (mut eos, mut clean_up) = (None, false);
         if let Some((file, config)) = config {
             if let Some(name) = config.get("eos_token").and_then(token_name) {
@@ -131,7 +130,19 @@ impl Tokenizers {
             // The reference ignores this setting for byte-pair encoding, whose texts it would spoil.
             clean_up = !lm.is_bpe && config.get("clean_up_tokenization_spaces") == Some(&Value::Bool(true));
         }
-        Ok(Tokenizers { lm, qformer, limits, eos, clean_up })
+        let tokenizers = Tokenizers { lm, qformer: None, limits, eos, clean_up };
+        match qformer {
+            Some(files) => tokenizers.with_qformer(files),
+            None => Ok(tokenizers),
+        }
+    }
+
+    /// Adds the Q-Former's tokenizer.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if its file is damaged.
+    pub(super) fn with_qformer(self, files: &TokenizerFiles<'_>) -> Result<Self> {
+        Ok(Tokenizers { qformer: Some(files.read(&[])?), ..self })
     }
 
     /// Lets special tokens written in a text, such as `</s>`, be those tokens, as the reference does. The picture's

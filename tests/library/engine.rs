@@ -158,7 +158,11 @@ fn a_bad_request_is_its_own_fault() {
         let error = pending.wait().expect_err("a refusal");
         let by_caller = matches!(
             error,
-            Error::Request { .. } | Error::Image { .. } | Error::Io { .. } | Error::PromptTooLong { .. }
+            Error::Request { .. }
+                | Error::OverSlots { .. }
+                | Error::Image { .. }
+                | Error::Io { .. }
+                | Error::PromptTooLong { .. }
         );
         assert!(by_caller, "request {i}: {error:?}");
     }
@@ -201,6 +205,30 @@ fn a_cancelled_answer_frees_its_slot_within_a_step() {
     assert!(after.steps - before.steps <= 1, "{} steps after the cancel", after.steps - before.steps);
     assert!(!text(other.wait().expect("an answer")).is_empty());
     assert_eq!((engine.counters().cancelled, engine.counters().finished), (1, 1));
+}
+
+/// An answer is told in numbers which slots and tokens it lacks; an end of the text that is no token is refused.
+#[test]
+fn answers_without_room_are_told_what_they_lack() {
+    let Some(device) = support::shared_device() else { return };
+    let engine = engine(&device, &EngineOptions { slots: 2, tokens: 60, ..EngineOptions::default() });
+    let refused = |options| engine.submit(request(0, &options)).wait().expect_err("a refusal");
+    let beams = GenerateOptions { num_beams: 3, ..GenerateOptions::up_to(50) };
+    let error = refused(beams.clone());
+    assert!(
+        matches!(error, Error::OverSlots { need_slots: 3, slots: 2, need_tokens: 151.., tokens: 120 }),
+        "{error:?}"
+    );
+    let text = error.to_string();
+    for part in ["takes 3 slots, of which there are 2; it may take", "room for 120", "EngineOptions::slots and tokens"]
+    {
+        assert!(text.contains(part), "no {part:?} in {text}");
+    }
+    let one = refused(GenerateOptions { num_beams: 1, ..GenerateOptions::up_to(200) }).to_string();
+    assert!(one.starts_with("the answer may take 2"), "{one}");
+    let endless =
+        refused(GenerateOptions { eos_token_ids: Some(vec![2, 640]), ..GenerateOptions::up_to(5) }).to_string();
+    assert_eq!(endless, "eos_token_id: the model has 640 tokens, there is no token 640");
 }
 
 /// Requests that are cancelled free their slots, whether they wait or are being answered.

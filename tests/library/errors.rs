@@ -56,6 +56,13 @@ fn missing_directory_and_missing_config_are_named() {
         Ok(_) => panic!("opened"),
     }
     let fixture = with(|f| f.remove("config.json"));
+    let file = fixture.path().join("tokenizer.json");
+    let adapter =
+        [Path::new("/no/such/folder"), &file].map(|path| Checkpoint::adapter_directory(path).expect_err("none"));
+    expect_checkpoint(&adapter[0], "folder", &["no such directory; give the folder that holds adapter_config.json"]);
+    expect_checkpoint(&adapter[1], "tokenizer.json", &["is a file, not a folder", "adapter_config.json"]);
+    let empty = Checkpoint::directory("").expect_err("none").to_string();
+    assert_eq!(empty, "the path of the model is empty; give the folder that holds config.json");
     expect_checkpoint(&refusal(&device, fixture.path()), "config.json", &["missing"]);
 }
 

@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 /// Each room and the rooms it may use. `runtime::ops` is a room inside `runtime`.
-const ROOMS: [(&str, &[&str]); 21] = [
+const ROOMS: [(&str, &[&str]); 22] = [
     ("error", &[]),
+    ("fields", &["error"]),
     ("hash", &[]),
     ("quiet", &[]),
     ("config", &["error"]),
@@ -19,7 +20,7 @@ const ROOMS: [(&str, &[&str]); 21] = [
     ("vision", &["error", "config", "weights", "runtime"]),
     ("qformer", &["error", "config", "weights", "runtime"]),
     ("language", &["error", "config", "weights", "runtime"]),
-    ("generate", &["error", "language", "runtime"]),
+    ("generate", &["error", "fields", "language", "runtime"]),
     (
         "model",
         &[

@@ -6,7 +6,7 @@ use instructblip::generate::Limits;
 use instructblip::generate::processors::{CANDIDATES, Processors, draw, softmax};
 use instructblip::generate::scores::Scores;
 use instructblip::{Error, GenerateOptions};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 const EOS: [u32; 2] = [2, 5];
 
@@ -245,6 +245,80 @@ fn options_out_of_range_and_at_odds_are_named() {
         }
     }
     base().check().expect("the defaults");
+}
+
+/// Every option is known by its name, and what it must be is told in plain words.
+#[test]
+fn params_of_another_kind_are_told_what_they_must_be() {
+    let told = |name: &str, value: Value| {
+        let params = Map::from_iter([(name.to_string(), value)]);
+        GenerateOptions::default().with_params(&params).expect_err("a refusal").to_string()
+    };
+    let Ok(Value::Object(all)) = serde_json::to_value(GenerateOptions::default()) else { panic!("an object") };
+    for name in all.keys() {
+        let text = told(name, json!({}));
+        assert!(text.starts_with(&format!("params: {name}: must be ")) && text.ends_with("; it is {}"), "{text}");
+    }
+    for (name, value, words) in [
+        ("num_beams", json!(-1), "params: num_beams: must be a whole number from 0 to 4294967295; it is -1"),
+        ("seed", json!(0.5), "seed: must be a whole number from 0 to 18446744073709551615; it is 0.5"),
+        (
+            "eos_token_id",
+            json!(-1),
+            "must be a token id, which is a whole number from 0 to 4294967295, or a list of them",
+        ),
+        ("early_stopping", json!("never."), "early_stopping: must be true, false or \"never\""),
+        ("exponential_decay_length_penalty", json!([1.5]), "must be a list of a whole number and a number, such as"),
+        ("bad_words_ids", json!([1]), "must be a list of lists of token ids"),
+        ("beams", json!(1), "params: beams is unknown; there are max_new_tokens, max_length, "),
+        ("temperature", json!(1e300), "temperature is inf; it must be a finite number above 0"),
+    ] {
+        let text = told(name, value);
+        assert!(text.contains(words), "no {words:?} in {text}");
+    }
+    let base = GenerateOptions { top_k: 9, num_beams: 3, ..GenerateOptions::default() };
+    let Value::Object(params) = json!({"num_beams": null, "eos_token_id": 7}) else { panic!("an object") };
+    let right = GenerateOptions { top_k: 9, eos_token_ids: Some(vec![7]), ..GenerateOptions::default() };
+    assert_eq!(base.with_params(&params).expect("options"), right);
+    let endless = GenerateOptions { temperature: f32::INFINITY, ..base };
+    assert!(endless.with_params(&params).is_err(), "JSON has no word for it");
+}
+
+/// The reference warns of a least length that cannot be reached, and gives less; here it is refused.
+#[test]
+fn a_least_length_beyond_the_answer_is_refused() {
+    let base = GenerateOptions::default;
+    for (options, prompt, most, told) in [
+        (
+            GenerateOptions { min_new_tokens: 257, ..base() },
+            9,
+            256,
+            "min_new_tokens is 257, but by max_new_tokens the answer",
+        ),
+        (
+            GenerateOptions { min_new_tokens: 50, ..base() },
+            9,
+            49,
+            "min_new_tokens is 50, but by the model's context the answer",
+        ),
+        (
+            GenerateOptions { min_new_tokens: 50, max_length: Some(58), ..base() },
+            9,
+            49,
+            "by max_length the answer has at most 49",
+        ),
+        (
+            GenerateOptions { min_length: 20, ..GenerateOptions::up_to(10) },
+            9,
+            10,
+            "min_length is 20, but by max_new_tokens prompt",
+        ),
+    ] {
+        let error = options.check_least(prompt, most).expect_err("too long").to_string();
+        assert!(error.contains(told), "no {told:?} in {error}");
+    }
+    let reached = GenerateOptions { min_length: 19, min_new_tokens: 10, ..GenerateOptions::up_to(10) };
+    reached.check_least(9, 10).expect("just enough");
 }
 
 /// HF #29438, #29296: lengths count what the reference counts, the image's places included.

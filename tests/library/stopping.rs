@@ -100,6 +100,25 @@ fn loading_can_be_stopped_and_leaves_nothing() {
     }
 }
 
+/// The watch is looked at before each file of the tokenizers, which take long to parse.
+#[test]
+fn loading_can_be_stopped_between_tokenizers() {
+    let Some(device) = support::shared_device() else { return };
+    let load = |n: usize| {
+        let told = AtomicUsize::new(0);
+        let first = move |work: &Work| match work {
+            Work::Loading { done: 0, .. } if told.fetch_add(1, Ordering::Relaxed) == n => ControlFlow::Break(()),
+            Work::Loading { done: 1.., .. } if n < 4 => panic!("weights are loaded before the tokenizers are read"),
+            _ => ControlFlow::Continue(()),
+        };
+        InstructBlip::embedded(&device.watched(Watch::new(first)))
+    };
+    for n in 0..4 {
+        assert!(is_cancelled(&load(n)), "not stopped at {n}");
+    }
+    load(usize::MAX).expect("a model");
+}
+
 #[test]
 fn opening_and_compiling_can_be_stopped() {
     if support::device().is_none() {

@@ -9,7 +9,7 @@ use crate::support::{ask, c, embedded, file, json, last_error, model, nothing_as
 
 /// The result of a call, held to a code and to words of its text.
 #[track_caller]
-fn refused<T: std::fmt::Debug>(result: Result<T, (Status, String)>, status: Status, words: &str) {
+pub fn refused<T: std::fmt::Debug>(result: Result<T, (Status, String)>, status: Status, words: &str) {
     let (found, text) = result.expect_err("a refusal");
     assert!(found == status && text.contains(words), "{found:?} and not {status:?}: {text}");
 }
@@ -41,7 +41,7 @@ fn questions_that_cannot_be_read_or_asked_are_refused() {
         (Question { params: unknown, ..good() }, Request, "num_beamz"),
         (Question { params: beams, ..good() }, Request, "num_beams is 0"),
         (Question { params: broken, ..good() }, Request, "line 1, column 14"),
-        (Question { params: list, ..good() }, Request, "params is no JSON object"),
+        (Question { params: list, ..good() }, Request, "params is JSON, but no object"),
         (Question { task: no_task, ..good() }, Request, "there is no task \"no such task\""),
         (Question { task: caption, ..good() }, Request, "takes no prompt"),
         (Question { choices: null(), choice_count: 3, ..good() }, Argument, "choices is NULL"),
@@ -106,7 +106,6 @@ fn models_that_cannot_be_opened_are_refused() {
         ["/nowhere", "no such GPU", "{\"weight\": \"q4\"}", "{\"weights\": \"q5\"}", "{\"slots\": 0}", "{"].map(c);
     let [nowhere, gpu, unknown, format, slots, broken] = texts.each_ref().map(|text| text.as_ptr());
     let budget = c("{\"budget_bytes\": 1000000}");
-    let lora = c("{\"lora\": \"/nowhere\"}");
     let nameless = instructblip_c::File { name: null(), data: null(), length: 0 };
     let alone = instructblip_c::File { name: name.as_ptr(), data: b"{".as_ptr(), length: 1 };
     use Status::{Argument, Checkpoint, NoAdapter, OverBudget, Request};
@@ -114,12 +113,23 @@ fn models_that_cannot_be_opened_are_refused() {
         (Load { path: nowhere, ..embedded() }, Checkpoint, "/nowhere: no such directory"),
         (Load { path: empty.as_ptr(), ..embedded() }, Checkpoint, "config.json"),
         (Load { adapter: gpu, ..embedded() }, NoAdapter, "no such GPU"),
-        (Load { options: unknown, ..embedded() }, Request, "unknown field `weight`"),
-        (Load { options: format, ..embedded() }, Request, "must be f16, q8 or q4"),
-        (Load { options: slots, ..embedded() }, Request, "from 1 to 256"),
-        (Load { options: broken, ..embedded() }, Request, "options is no JSON object"),
+        (
+            Load { options: unknown, ..embedded() },
+            Request,
+            "options: weight is unknown; there are weights, vision_weights",
+        ),
+        (
+            Load { options: format, ..embedded() },
+            Request,
+            "options: weights: must be \"f16\", \"q8\" or \"q4\"; it is \"q5\"",
+        ),
+        (
+            Load { options: slots, ..embedded() },
+            Request,
+            "options: slots: must be a whole number from 1 to 256; it is 0",
+        ),
+        (Load { options: broken, ..embedded() }, Request, "options is not JSON at line 1"),
         (Load { options: budget.as_ptr(), ..embedded() }, OverBudget, "may take 1.0 MB"),
-        (Load { options: lora.as_ptr(), ..embedded() }, Checkpoint, "/nowhere: no such directory"),
         (Load { file_count: 1, ..embedded() }, Argument, "files is NULL"),
         (Load { files: &raw const nameless, file_count: 1, ..embedded() }, Argument, "the name of a file is NULL"),
         (Load { files: &raw const alone, file_count: 1, ..embedded() }, Checkpoint, "the model in memory/config.json"),

@@ -2,6 +2,10 @@
 
 use std::path::Path;
 
+use instructblip::GenerateOptions;
+use instructblip::processor::Task;
+use serde_json::Value;
+
 /// The header is what cbindgen makes of the crate; `UPDATE_HEADER=1` writes it.
 #[test]
 fn header_is_that_of_the_functions() {
@@ -16,4 +20,16 @@ fn header_is_that_of_the_functions() {
     }
     let is = std::fs::read_to_string(&path).expect("the header");
     assert!(is == made, "include/instructblip.h is not up to date; UPDATE_HEADER=1 writes it anew");
+}
+
+/// The comments list all parameters with their defaults, and all tasks. Those of the options are held to it in `settings.rs`.
+#[test]
+fn comments_have_every_parameter_and_task() {
+    let comments = include_str!("../../src/question.rs");
+    let Ok(Value::Object(all)) = serde_json::to_value(GenerateOptions::default()) else { panic!("an object") };
+    let params = all.iter().map(|(name, default)| format!("/// \"{name}\": {default}, "));
+    let tasks = Task::ALL.iter().map(|(name, _)| format!("/// \"{name}\": "));
+    for line in params.chain(tasks) {
+        assert!(comments.contains(&line), "the comments lack {line}");
+    }
 }

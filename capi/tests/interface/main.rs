@@ -2,6 +2,7 @@
 
 mod arguments;
 mod header;
+mod options;
 mod programs;
 mod results;
 mod stopping;

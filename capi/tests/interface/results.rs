@@ -163,3 +163,28 @@ fn files_in_memory_are_a_model() {
     // SAFETY: nobody else has it.
     unsafe { instructblip_close(opened) };
 }
+
+/// Every call fits on a stack of 256 KiB, as the header says: kernels are compiled on other threads.
+#[test]
+fn calls_take_little_stack() {
+    let all = || {
+        let options = c("{\"kernel_cache\": \"\"}");
+        let opened = open(&Load { options: options.as_ptr(), ..embedded() }).expect("a model");
+        let bytes = std::fs::read(sample("10.png")).expect("a picture");
+        let (picture, prompt) = (file(&bytes), c("Can you count the things?"));
+        let prompt = prompt.as_ptr();
+        let question = Question { pictures: &raw const picture, picture_count: 1, prompt, ..nothing_asked() };
+        let mut features = Floats::NONE;
+        // SAFETY: all pointers are valid or NULL; nobody else has the model.
+        unsafe {
+            json(|reply| instructblip_ask(opened, &raw const question, reply)).expect("an answer");
+            json(|list| instructblip_adapters(null(), list)).expect("a list");
+            let image = &raw mut features;
+            assert_eq!(instructblip_embed(opened, &raw const question, image, null_mut(), null_mut()), Status::Ok);
+            instructblip_floats_free(image);
+            instructblip_close(opened);
+        }
+    };
+    let thread = std::thread::Builder::new().stack_size(256 << 10).spawn(all).expect("a thread");
+    thread.join().expect("no panic");
+}

@@ -131,6 +131,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
             | Error::Image { .. }
             | Error::ImageTooLarge { .. }
             | Error::PromptTooLong { .. }
+            | Error::OverSlots { .. }
             | Error::Request { .. }
             | Error::Io { .. },
         ) => 3,

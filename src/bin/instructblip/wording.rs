@@ -28,6 +28,7 @@ pub fn of_library(error: &Error) -> String {
             format!("{fault}; fetch it with: instructblip pull {repo}{revision}")
         }
         Error::ImageTooLarge { .. } => format!("{fault} (--max-pixels)"),
+        Error::OverSlots { .. } => format!("{fault}, or give more with --slots and --max-new-tokens"),
         other => other.to_string(),
     }
 }

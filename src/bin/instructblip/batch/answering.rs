@@ -244,7 +244,7 @@ pub fn failure(error: &Error) -> Failure {
         Error::Image { .. } => Failure::new("image", message),
         Error::ImageTooLarge { .. } => Failure::new("image_too_large", message),
         Error::PromptTooLong { .. } => Failure::new("prompt_too_long", message),
-        Error::Request { .. } => Failure::new("request", message),
+        Error::OverSlots { .. } | Error::Request { .. } => Failure::new("request", message),
         Error::NotFinite { .. } => Failure::new("not_finite", message),
         Error::Io { .. } => Failure::passing("io", message),
         Error::OutOfMemory { .. } | Error::DoesNotFit { .. } | Error::OverBudget { .. } => {

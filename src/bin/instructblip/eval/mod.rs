@@ -249,6 +249,7 @@ fn is_about_question(error: &Error) -> bool {
         error,
         Error::NotFinite { .. }
             | Error::PromptTooLong { .. }
+            | Error::OverSlots { .. }
             | Error::Request { .. }
             | Error::Image { .. }
             | Error::ImageTooLarge { .. }
