@@ -349,6 +349,11 @@ test("Escape stops an answer in the middle", async () => {
   const after = await metrics();
   const changed = [...after].filter(([name, value]) => before.get(name) !== value && !name.includes("bucket"));
   changed.forEach(([name, value]) => console.log(`    ${name} ${before.get(name) ?? "-"} -> ${value}`));
+  const cancelled = "instructblip_answers_cancelled_total";
+  if (after.has(cancelled)) {
+    assert.equal(Number(after.get(cancelled)), Number(before.get(cancelled)) + 1);
+    assert.deepEqual(["queue", "slots_taken"].map((name) => after.get(`instructblip_${name}`)), ["0", "0"]);
+  }
   await page.locator("#empty").click();
   await page.locator("#settings-fold summary").click();
 });
