@@ -15,7 +15,9 @@ const samples = path.resolve("tests/shapes/samples");
 const questions = fs.readFileSync("tests/shapes/samples.jsonl", "utf8").trim().split("\n").map((line) => JSON.parse(line));
 const sample = (number) => path.join(samples, `${number}.png`);
 /** The reference's answer to a question about a sample. */
-const expected = (number, prompt) => questions.find((row) => row.image.endsWith(`${number}.png`) && row.prompt === prompt).hf_greedy;
+const expected = (number, prompt) => {
+  return questions.find((row) => row.image.endsWith(`${number}.png`) && row.prompt === prompt).hf_greedy;
+};
 
 // ---- The server, the browser ----------------------------------------------------------------------------------------
 
@@ -65,7 +67,8 @@ async function expectErrors(pattern) {
 
 /** A page in a profile of its own. */
 async function open(url, options = {}) {
-  const context = await browser.newContext({ viewport: { width: 1280, height: 860 }, permissions: ["clipboard-read", "clipboard-write"], ...options });
+  const permissions = ["clipboard-read", "clipboard-write"];
+  const context = await browser.newContext({ viewport: { width: 1280, height: 860 }, permissions, ...options });
   const opened = await context.newPage();
   opened.setDefaultTimeout(15000);
   opened.on("console", (message) => ["error", "warning"].includes(message.type()) && told.push(message.text()));
@@ -78,8 +81,9 @@ const ready = (of) => until("the page is not ready", () => of.locator("#about").
 const side = (of, number) => {
   const result = of.locator("#results > article").nth(number);
   return {
-    text: of.locator("#instructions .text").nth(number), task: of.locator("#instructions .task").nth(number), result,
-    answer: result.locator(".answer"), figures: result.locator(".figures"), wrong: result.locator(".wrong"), canvas: result.locator("canvas"),
+    text: of.locator("#instructions .text").nth(number), task: of.locator("#instructions .task").nth(number),
+    result, answer: result.locator(".answer"), figures: result.locator(".figures"), wrong: result.locator(".wrong"),
+    canvas: result.locator("canvas"),
   };
 };
 const status = (of) => of.locator("#status").textContent();
@@ -150,7 +154,8 @@ const lowContrast = (of) => of.evaluate(() => {
     if (!element.checkVisibility() || element.matches("script, option, :disabled, .out-of-sight")) continue;
     const style = getComputedStyle(element);
     const isField = element.matches("input, textarea, select");
-    const own = isField ? element.value || element.placeholder || "" : [...element.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data).join("");
+    const texts = [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE).map((node) => node.data);
+    const own = isField ? element.value || element.placeholder || "" : texts.join("");
     if (own.trim() !== "") {
       const least = parseFloat(style.fontSize) >= 24 ? 3 : 4.5;
       const is = ratio(parse(style.color), behind(element));
@@ -168,7 +173,9 @@ const lowContrast = (of) => of.evaluate(() => {
 async function unnamed(of) {
   const session = await of.context().newCDPSession(of);
   const { nodes } = await session.send("Accessibility.getFullAXTree");
-  const roles = ["button", "textbox", "searchbox", "combobox", "checkbox", "slider", "spinbutton", "DisclosureTriangle", "image", "progressbar"];
+  const roles = [
+    "button", "textbox", "searchbox", "combobox", "checkbox", "slider", "spinbutton", "DisclosureTriangle", "image", "progressbar",
+  ];
   const controls = nodes.filter((node) => !node.ignored && roles.includes(node.role?.value));
   assert.ok(controls.length > 10, `${controls.length} controls`);
   return controls.filter((node) => !node.name?.value).map((node) => node.role.value);
@@ -214,8 +221,8 @@ test("the policy allows the page's one script and one style, and no other", asyn
   };
   const policy = reply.headers.get("content-security-policy");
   for (const part of [
-    "default-src 'none'", `script-src ${hash("script")}`, `style-src ${hash("style")}`, "img-src 'self' data: blob:", "connect-src 'self'",
-    "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
+    "default-src 'none'", `script-src ${hash("script")}`, `style-src ${hash("style")}`, "img-src 'self' data: blob:",
+    "connect-src 'self'", "base-uri 'none'", "form-action 'none'", "frame-ancestors 'none'",
   ]) assert.ok(policy.split("; ").includes(part), `${part} is not in ${policy}`);
   page = await open(server);
   await ready(page);
@@ -362,7 +369,8 @@ test("a long answer comes in pieces", async () => {
   await page.evaluate(() => {
     window.lengths = new Set();
     const answer = document.querySelector(".answer");
-    new MutationObserver(() => window.lengths.add(answer.textContent.length)).observe(answer, { childList: true, characterData: true, subtree: true });
+    const note = () => window.lengths.add(answer.textContent.length);
+    new MutationObserver(note).observe(answer, { childList: true, characterData: true, subtree: true });
   });
   assert.equal(await ask(page, prompt), expected("07", prompt));
   const lengths = await page.evaluate(() => [...window.lengths]);
@@ -588,23 +596,30 @@ test("names and contrast, light and dark, by the system and by the switch", asyn
 });
 
 test("at 360 pixels and at 200 % nothing is cut", async () => {
-  for (const [name, viewport, scale] of [["narrow", { width: 360, height: 740 }, 1], ["zoomed", { width: 640, height: 430 }, 2]]) {
+  const narrow = ["narrow", { width: 360, height: 740 }, 1];
+  const zoomed = ["zoomed", { width: 640, height: 430 }, 2];
+  for (const [title, viewport, scale] of [narrow, zoomed]) {
     const small = await open(server, { viewport, deviceScaleFactor: scale });
     await ready(small);
     await noSidewaysScrolling(small);
-    await choose(small, { name: `${"a-long-name-without-end".repeat(6)}.png`, mimeType: "image/png", buffer: fs.readFileSync(sample("10")) });
+    const name = `${"a-long-name-without-end".repeat(6)}.png`;
+    await choose(small, { name, mimeType: "image/png", buffer: fs.readFileSync(sample("10")) });
     await small.check("#compare");
     await side(small, 0).text.fill("Can you count the things?");
     await ask(small, "a".repeat(80), 1);
-    for (const fold of ["#settings-fold > summary", "#rank-fold > summary", "details.plain summary"]) await small.locator(fold).first().click();
+    for (const fold of ["#settings-fold > summary", "#rank-fold > summary", "details.plain summary"]) {
+      await small.locator(fold).first().click();
+    }
     await until("where it looks is not shown", () => side(small, 1).canvas.isVisible());
     await noSidewaysScrolling(small);
-    const cut = await small.evaluate(() => [...document.querySelectorAll("button, input, select, textarea, canvas, summary")]
-      .filter((element) => element.checkVisibility() && !element.matches(".out-of-sight"))
-      .filter((element) => element.getBoundingClientRect().right > innerWidth || element.getBoundingClientRect().left < 0)
-      .map((element) => element.id || element.className));
+    const cut = await small.evaluate(() => {
+      const shown = [...document.querySelectorAll("button, input, select, textarea, canvas, summary")]
+        .filter((element) => element.checkVisibility() && !element.matches(".out-of-sight"));
+      const isCut = ({ left, right }) => left < 0 || right > innerWidth;
+      return shown.filter((element) => isCut(element.getBoundingClientRect())).map((element) => element.id || element.className);
+    });
     assert.deepEqual(cut, []);
-    await shot(small, name);
+    await shot(small, title);
     await small.context().close();
   }
 });
@@ -629,22 +644,25 @@ test("a server that loads, is gone, or wants less is told in words", async () =>
   await ready(other);
   await expectErrors(/status of 503/);
   assert.equal(await notice.isVisible(), false);
-  await other.setInputFiles("#file", { name: "large.png", mimeType: "image/png", buffer: Buffer.concat([fs.readFileSync(sample("10")), Buffer.alloc(9000)]) });
-  await until("the size is not told", async () => /large\.png takes .* this server takes 12 kB/.test(await other.locator("#picture-wrong").textContent()));
+  const large = Buffer.concat([fs.readFileSync(sample("10")), Buffer.alloc(9000)]);
+  await choose(other, { name: "large.png", mimeType: "image/png", buffer: large });
+  assert.match(await other.locator("#picture-wrong").textContent(), /large\.png takes .* this server takes 12 kB/);
   await side(other, 0).text.fill("What is it?");
   await side(other, 0).text.press("Enter");
   assert.equal(await status(other), "The picture is too large for this server.");
   await shot(other, "too-large");
   await choose(other, sample("00"));
   // A server that was ready, and is not when it is asked what it is.
-  await other.route("**/props", (route) => route.fulfill({ status: 503, json: { error: { message: "the model is being loaded" } } }), { times: 1 });
+  const notYet = { status: 503, json: { error: { message: "the model is being loaded" } } };
+  await other.route("**/props", (route) => route.fulfill(notYet), { times: 1 });
   await other.reload();
   await ready(other);
   await expectErrors(/status of 503/);
   await choose(other, sample("00"));
   await side(other, 0).text.fill("What is it?");
   // A connection that ends in the middle, then none at all.
-  await other.route("**/v1/chat/completions", (route) => route.fulfill({ contentType: "text/event-stream", body: 'data: {"choices":[{"index":0,"delta":{"content":"half an"}}]}\n\n' }));
+  const half = 'data: {"choices":[{"index":0,"delta":{"content":"half an"}}]}\n\n';
+  await other.route("**/v1/chat/completions", (route) => route.fulfill({ contentType: "text/event-stream", body: half }));
   await ask(other, "What is it?");
   assert.match(await side(other, 0).wrong.textContent(), /ended in the middle/);
   await other.unroute("**/v1/chat/completions");
