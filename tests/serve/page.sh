@@ -25,4 +25,4 @@ if [ ! -d "$folder/node_modules/playwright-core" ]; then
     npm install --silent --no-audit --no-fund --prefix "$folder" playwright-core@1 \
         || { echo "missing: playwright-core, which npm could not install into $folder" >&2; exit 2; }
 fi
-exec node tests/serve/page.test.mjs "$program" "$folder"
+CHROMIUM=$(command -v chromium) exec node tests/serve/page.test.mjs "$program" "$folder"
