@@ -226,6 +226,7 @@ test("the policy allows the page's one script and one style, and no other", asyn
   ]) assert.ok(policy.split("; ").includes(part), `${part} is not in ${policy}`);
   page = await open(server);
   await ready(page);
+  assert.deepEqual(told, []);
   const ran = await page.evaluate(() => {
     document.body.append(Object.assign(document.createElement("script"), { textContent: "window.strange = true" }));
     return window.strange === true;
