@@ -8,12 +8,12 @@ node_client=openai@6.49.0
 
 here=$(cd "$(dirname "$0")" && pwd)
 [ $# -ge 1 ] || { sed -n '2,4s/^# //p' "$0" >&2; exit 2; }
-binary=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 folder=${2:-$here/../../target/clients}
 for program in python3 node npm curl; do
     command -v "$program" >/dev/null || { echo "clients.sh: needs $program, which is not installed" >&2; exit 2; }
 done
-[ -x "$binary" ] || { echo "clients.sh: $binary is no program; build it with cargo build" >&2; exit 2; }
+[ -x "$1" ] || { echo "clients.sh: $1 is no program; build it with cargo build" >&2; exit 2; }
+binary=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 
