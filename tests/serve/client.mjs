@@ -173,8 +173,8 @@ const checks = {
     const bad = (messages, more, code, param) =>
       refused(OpenAI.BadRequestError, () => ask(messages, more), 400, code, param);
     const noPicture = 'data:image/png;base64,' + Buffer.from('no picture').toString('base64');
-    await bad([question('What?', noPicture)], {}, 'invalid_image', 'messages');
     const place = 'messages[0].content[1].image_url';
+    await bad([question('What?', noPicture)], {}, 'invalid_image', place);
     await bad([question('What?', 'https://example.org/a.png')], {}, 'invalid_value', place);
     await bad([question('What?', picture, other)], {}, 'invalid_value', 'messages');
     await bad(biggest, { temperature: 3 }, 'invalid_value', 'temperature');

@@ -89,6 +89,10 @@ def plain():
     usage = answer.usage
     assert usage.prompt_tokens > 0 and usage.completion_tokens > 0, usage
     equal(usage.total_tokens, usage.prompt_tokens + usage.completion_tokens)
+    # What frameworks send without being asked.
+    usual = {"temperature": 0, "top_p": 1, "n": 1, "presence_penalty": 0, "frequency_penalty": 0, "stop": None}
+    idle = {"tools": [], "tool_choice": "none", "logit_bias": {}, "response_format": {"type": "text"}, "user": "me"}
+    equal(ask(BIGGEST, **usual, **idle).choices[0].message.content, "blue cross")
     raw = client.chat.completions.with_raw_response.create(model="gpt-4o", messages=BIGGEST)
     equal(raw.parse().choices[0].message.content, "blue cross")
     equal((raw.headers["content-type"], raw.headers["x-request-id"][:4]), ("application/json", "req_"))
@@ -191,8 +195,8 @@ def errors():
     )
     url = "messages[0].content[1].image_url"
     no_picture = base64.b64encode(b"no picture").decode()
-    bad([question("What?", f"data:image/png;base64,{no_picture}")], "invalid_image", "messages")
-    bad([question("What?", PICTURE[:-400])], "invalid_image", "messages")
+    bad([question("What?", f"data:image/png;base64,{no_picture}")], "invalid_image", url)
+    bad([question("What?", PICTURE[:-400])], "invalid_image", url)
     bad([question("What?", "data:image/png;base64,*")], param=url)
     bad([question("What?", "https://example.org/a.png")], param=url)
     bad([question("What?", PICTURE, OTHER)], param="messages")
