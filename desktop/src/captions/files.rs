@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Ends of the names of picture files, in small letters. What is refused by its kind is a picture, too, and is told.
 const EXTENSIONS: [&str; 18] = [
@@ -148,8 +149,10 @@ pub fn overwrite(picture: &Path, caption: &str) -> Result<Saved, String> {
 /// # Errors
 /// A description of why it cannot be written, for people.
 pub fn write_at_once(path: &Path, bytes: &[u8]) -> Result<(), String> {
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let unfinished = path.with_file_name(format!(".{name}.{}.unfinished", std::process::id()));
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    // A name of its own: the file's with an end may be longer than the system takes.
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let unfinished = path.with_file_name(format!(".{}-{count}.unfinished", std::process::id()));
     let write = || -> std::io::Result<()> {
         let mut file = std::fs::File::create(&unfinished)?;
         file.write_all(bytes)?;
@@ -198,6 +201,13 @@ mod tests {
         assert!(save(&picture, "a bird", None).is_err_and(|e| e.contains("UTF-8")));
         let left: Vec<_> = std::fs::read_dir(folder.path()).expect("a folder").collect();
         assert_eq!(left.len(), 1, "nothing unfinished is left");
+    }
+
+    #[test]
+    fn the_longest_names_have_captions() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let picture = folder.path().join(format!("{}.png", "x".repeat(251)));
+        assert_eq!(save(&picture, "a cat", None), Ok(Saved::Written(Some("a cat".into()))));
     }
 
     #[test]
