@@ -257,3 +257,18 @@ fn every_panel_can_be_read_at_every_size() {
     desk.run_steps(2);
     assert_eq!(desk.state_mut().as_mut().expect("an app").shown().as_slice(), [2]);
 }
+
+#[test]
+fn a_filter_shows_what_it_finds_from_the_first_on() {
+    let (folder, config) = (pictures(100), tempfile::tempdir().expect("a folder"));
+    let mut desk = desk(vec![folder.path().into()], config.path(), [900.0, 700.0]);
+    until(&mut desk, "opening", |app| !app.document.entries().is_empty());
+    desk.key_press(Key::End);
+    desk.run_steps(100);
+    assert!(desk.query_by_label("picture 00.png").is_none() && desk.query_by_label("picture 99.png").is_some());
+    desk.key_press_modifiers(Modifiers::COMMAND, Key::F);
+    desk.run_steps(2);
+    desk.event(egui::Event::Text("-name:99".into()));
+    desk.run_steps(100);
+    assert!(desk.query_by_label("picture 00.png").is_some(), "the picture with the focus is not among them");
+}

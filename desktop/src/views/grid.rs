@@ -13,8 +13,12 @@ pub fn show(app: &mut App, ui: &mut Ui) {
     if app.document.entries().is_empty() {
         return welcome(app, ui);
     }
+    let before = app.shown();
     filter(app, ui);
     let shown = app.shown();
+    if shown != before {
+        app.scroll_to = app.selection.focus().filter(|focus| shown.contains(focus)).or(shown.first().copied());
+    }
     if shown.is_empty() {
         ui.weak("No picture is like that.");
         return;
