@@ -62,11 +62,15 @@ await() {
 }
 settings() { printf '{"look": "%s", "zoom": %s}\n' "$1" "$2" > "$work/config/desktop.json"; }
 start() {
-    local begun
+    local begun end=$((SECONDS + 60))
     begun=$(date +%s%N)
     "$program" --config "$work/config" --frame-log "$work/frames" "$@" > "$work/app.log" 2>&1 &
     app=$!
-    window=$(timeout 60 xdotool search --sync --onlyvisible --name InstructBLIP | head -n 1) || fail "no window came"
+    # Not by --sync, which looks twice a second only.
+    until window=$(xdotool search --onlyvisible --name InstructBLIP 2> /dev/null | head -n 1) && [ -n "$window" ]; do
+        [ $SECONDS -lt $end ] || fail "no window came"
+        sleep 0.02
+    done
     echo "window after $((($(date +%s%N) - begun) / 1000000)) ms"
     xdotool windowmove "$window" 0 0 windowsize "$window" 1280 860 windowfocus "$window"
     sleep 1
