@@ -7,6 +7,7 @@ use instructblip::runtime::Tuning;
 use serde::{Deserialize, Serialize};
 
 use crate::captions::files::write_at_once;
+use crate::captions::paths;
 use crate::captions::prompt::CaptionOptions;
 use crate::work::Setup;
 
@@ -44,6 +45,7 @@ pub struct Settings {
     /// The way to caption.
     pub caption: CaptionOptions,
     /// The folder or the files that were open last.
+    #[serde(with = "paths::list")]
     pub sources: Vec<PathBuf>,
     /// Prompts that were asked, the last one first.
     pub prompts: Vec<String>,
@@ -147,6 +149,18 @@ mod tests {
         settings.remember("b");
         settings.remember("a");
         assert_eq!(settings.prompts, ["a", "b"]);
+        settings.keep(folder.path()).expect("kept");
+        assert_eq!(Settings::read(folder.path()), (settings, None));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn folders_whose_names_are_no_text_are_kept() {
+        use std::os::unix::ffi::OsStringExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let name = PathBuf::from(std::ffi::OsString::from_vec(b"/a/\xff".to_vec()));
+        let mut settings = Settings { sources: vec!["/b".into(), name.clone()], ..Settings::default() };
+        settings.setup.source = crate::work::Source::Folder(name);
         settings.keep(folder.path()).expect("kept");
         assert_eq!(Settings::read(folder.path()), (settings, None));
     }

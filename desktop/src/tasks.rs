@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
 
 use rfd::{AsyncFileDialog, FileHandle};
 
@@ -31,6 +32,8 @@ pub struct ToSave {
 pub enum Done {
     /// Folders were looked into.
     Opened(Box<Document>, Vec<String>),
+    /// There is no program that shows dialogs.
+    NoDialog,
     /// A dialog ended with these files or folders, for what they were wanted.
     Picked(Wanted, Vec<PathBuf>),
     /// Captions were put into their files, or not.
@@ -65,6 +68,12 @@ pub enum Wanted {
     /// A file to export to.
     Export(Format),
 }
+
+/// True where dialogs are other programs, which may not be there. Then they end at once, as if nothing was chosen.
+const CAN_LACK_DIALOGS: bool = cfg!(all(unix, not(target_os = "macos")));
+
+/// The time in which nobody closes a dialog.
+const AT_ONCE: Duration = Duration::from_millis(300);
 
 /// Threads, and the results that they told.
 pub struct Tasks {
@@ -181,8 +190,31 @@ impl Tasks {
         files: impl FnOnce(T) -> Vec<FileHandle> + Send + 'static,
     ) {
         self.start(move || {
+            let begun = Instant::now();
             let picked = files(pollster::block_on(dialog));
+            if CAN_LACK_DIALOGS && picked.is_empty() && begun.elapsed() < AT_ONCE {
+                return Done::NoDialog;
+            }
             Done::Picked(wanted, picked.iter().map(|file| file.path().to_path_buf()).collect())
         });
+    }
+}
+
+#[cfg(all(test, unix, not(target_os = "macos")))]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn dialogs_that_never_came_are_told_from_those_that_were_closed() {
+        let tasks = Tasks::new(Arc::new(|| {}));
+        let done = |pause: Duration| {
+            let closed = async move { std::thread::sleep(pause) };
+            tasks.wait(Wanted::Folder, closed, |()| Vec::new());
+            tasks.done.recv().expect("a result")
+        };
+        assert!(matches!(done(Duration::ZERO), Done::NoDialog));
+        assert!(matches!(done(AT_ONCE), Done::Picked(Wanted::Folder, files) if files.is_empty()));
     }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use eframe::egui;
 use instructblip::GenerateOptions;
+use instructblip::hub::Hub;
 
 use super::{App, Conversation, Dialog, Found, ModelState, Running, Tab, Then};
 use crate::captions::files::caption_of;
@@ -127,7 +128,13 @@ impl App {
         let repo = self.models.repo.trim().to_string();
         let tell = self.tasks.teller();
         (self.models.news, self.models.plan) = (None, None);
-        self.models.pull = Some(Pull::begin(&repo, move |news| tell(Done::Pull(news))));
+        self.models.pull = Some(Pull::begin(Hub::from_env(), &repo, move |news| tell(Done::Pull(news))));
+    }
+
+    /// Ends the pull: what came is kept, and listed.
+    pub fn end_pull(&mut self) {
+        (self.models.pull, self.models.plan) = (None, None);
+        self.tasks.cache();
     }
 
     /// The picture that is looked at.
@@ -148,7 +155,7 @@ impl App {
         self.asking.said.truncate(50);
         let generation = &self.settings.caption.generation;
         let most = generation.max_new_tokens.unwrap_or(256).max(256);
-        let options = GenerateOptions { num_beams: self.asking.beams, ..GenerateOptions::up_to(most) };
+        let options = Box::new(GenerateOptions { num_beams: self.asking.beams, ..GenerateOptions::up_to(most) });
         self.command(Command::Ask { id: self.asking.id, picture, prompt, options });
     }
 

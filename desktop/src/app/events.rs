@@ -12,6 +12,9 @@ use crate::work::{Command, Ending, Event, Kept};
 /// Events that a frame takes at most: what comes faster waits, and the window stays alive.
 const A_FRAME: usize = 256;
 
+const NO_DIALOG: &str = "no dialog came: that needs xdg-desktop-portal with a backend, or zenity; install one of them, or \
+     drop pictures and folders on the window";
+
 impl App {
     /// Takes what threads told since the last frame.
     pub(super) fn hear(&mut self) {
@@ -136,6 +139,7 @@ impl App {
     fn hear_task(&mut self, done: Done) {
         match done {
             Done::Opened(document, problems) => self.take_document(*document, problems),
+            Done::NoDialog => self.notice(NO_DIALOG),
             Done::Picked(wanted, files) => self.take_files(wanted, files),
             Done::Saved(saved) => self.take_saved(saved),
             Done::Exported(Ok(path)) => self.notice(format!("exported to {}", path.display())),
@@ -241,8 +245,7 @@ impl App {
                 self.look_at_model(crate::work::Source::Cached(name));
             }
             News::Failed(why) => {
-                self.models.pull = None;
-                self.models.plan = None;
+                self.end_pull();
                 self.notice(why.clone());
             }
             _ => {}

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::files;
 use super::prompt::CaptionOptions;
+use super::{files, paths as as_text};
 
 /// Jobs that may run at once, each of another window.
 const MOST: usize = 32;
@@ -20,16 +20,19 @@ const MOST: usize = 32;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     /// The folder or the files that were open.
+    #[serde(with = "as_text::list")]
     pub sources: Vec<PathBuf>,
     /// The way to caption them.
     pub options: CaptionOptions,
     /// The pictures.
+    #[serde(with = "as_text::list")]
     pub pictures: Vec<PathBuf>,
 }
 
 /// A picture that is done.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Done {
+    #[serde(with = "as_text")]
     picture: PathBuf,
     /// The caption; none where there was an error.
     caption: Option<String>,
@@ -202,6 +205,24 @@ mod tests {
         assert_eq!(found.done(), 3);
         found.forget();
         assert!(Interrupted::look(&state).is_none());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn names_that_are_no_text_are_kept() {
+        use std::os::unix::ffi::OsStringExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut job = job(folder.path());
+        job.pictures[1] = folder.path().join(std::ffi::OsString::from_vec(b"\xff\xfe.png".to_vec()));
+        job.sources.clone_from(&job.pictures);
+        let mut journal = Journal::begin(folder.path(), &job).expect("begun");
+        journal.note(&job.pictures[1], Some("one"), None).expect("noted");
+        drop(journal);
+        let found = Interrupted::look(folder.path()).expect("a job");
+        assert_eq!(found.job, job);
+        let (_, left, last) = found.go_on();
+        assert_eq!((left, last), (vec![job.pictures[0].clone(), job.pictures[2].clone()], Ok(())));
+        assert_eq!(files::read(&job.pictures[1]), Ok(Some("one".into())));
     }
 
     #[test]

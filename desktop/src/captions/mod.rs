@@ -5,6 +5,7 @@
 //! files     pictures in folders, caption files, written at once or not at all
 //! tags      captions as lists of tags, counted and changed
 //! search    filters, find and replace
+//! paths     paths in JSON
 //! prompt    how the model is asked, and what becomes of old captions
 //! journal   a job's pictures and captions on disk, from which an interrupted one goes on
 //! export    all captions in one file
@@ -13,6 +14,7 @@
 pub mod export;
 pub mod files;
 pub mod journal;
+pub mod paths;
 pub mod prompt;
 pub mod search;
 pub mod tags;

@@ -199,7 +199,9 @@ fn pull(app: &mut App, ui: &mut Ui) {
     }
     match &app.models.news {
         None => drop(ui.spinner()),
-        Some(News::Waiting) => drop(ui.label("another program fetches this model; waiting for it")),
+        Some(News::Waiting) => {
+            drop(ui.label("this model is being fetched already, here or by another program; waiting for that"))
+        }
         Some(News::Retry(told)) => problem(ui, told),
         Some(News::Bytes(done, total)) => {
             let share = *done as f32 / (*total).max(1) as f32;
@@ -208,8 +210,7 @@ fn pull(app: &mut App, ui: &mut Ui) {
         Some(News::Plan(_) | News::Done | News::Failed(_)) => {}
     }
     if ui.button("Stop fetching").on_hover_text("it goes on where it was the next time").clicked() {
-        app.models.pull = None;
-        app.models.plan = None;
+        app.end_pull();
     }
 }
 

@@ -41,6 +41,7 @@ pub enum Source {
     #[default]
     Embedded,
     /// A checkpoint's folder.
+    #[serde(with = "crate::captions::paths")]
     Folder(PathBuf),
     /// A repository in the cache, `owner/name`.
     Cached(String),
@@ -130,7 +131,7 @@ pub enum Command {
         /// The prompt.
         prompt: String,
         /// The options of the answer.
-        options: GenerateOptions,
+        options: Box<GenerateOptions>,
     },
     /// Ranks given answers about a picture.
     Rank {

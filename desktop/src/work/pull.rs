@@ -14,7 +14,7 @@ use super::words::words;
 /// News of a pull.
 #[derive(Clone, Debug)]
 pub enum News {
-    /// Another process fetches the same model.
+    /// Another pull, of this program or another one, fetches the same model.
     Waiting,
     /// The plan, to which somebody has to agree unless everything is there.
     Plan(Box<Plan>),
@@ -39,11 +39,17 @@ pub struct Pull {
 
 impl Pull {
     /// Begins to fetch a model; `hear` is told the news on a thread of its own.
-    pub fn begin(repo: &str, hear: impl Fn(News) + Send + 'static) -> Pull {
+    pub fn begin(hub: Result<Hub, Error>, repo: &str, hear: impl Fn(News) + Send + 'static) -> Pull {
         let (agree, agreed) = channel();
         let is_unwanted = Arc::new(AtomicBool::new(false));
         let (repo, name, unwanted) = (repo.to_string(), repo.to_string(), is_unwanted.clone());
         std::thread::spawn(move || {
+            // Whoever let go of the pull hears no more of it: there may be another one.
+            let hear = |news| {
+                if !unwanted.load(Ordering::Relaxed) {
+                    hear(news);
+                }
+            };
             let mut report = |event: Event<'_>| {
                 let mut goes_on = true;
                 match event {
@@ -64,7 +70,7 @@ impl Pull {
                     false => ControlFlow::Break(()),
                 }
             };
-            match Hub::from_env().and_then(|hub| hub.pull(&name, None, &mut report)) {
+            match hub.and_then(|hub| hub.pull(&name, None, &mut report)) {
                 Ok(_) => hear(News::Done),
                 // Who ended it knows.
                 Err(Error::Cancelled) => {}
@@ -84,5 +90,31 @@ impl Pull {
 impl Drop for Pull {
     fn drop(&mut self) {
         self.is_unwanted.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_pull_that_was_let_go_of_tells_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let endpoint = format!("http://{}", listener.local_addr().expect("an address"));
+        let hub = Hub { endpoint, pause: Duration::ZERO, ..Hub::new(folder.path()) };
+        let (tell, told) = channel();
+        let pull = Pull::begin(Ok(hub), "someone/model", move |news| drop(tell.send(news)));
+        let (asked, _) = listener.accept().expect("a request");
+        drop(pull);
+        drop((asked, listener));
+        let news = told.recv_timeout(Duration::from_secs(60));
+        assert!(
+            news.is_err_and(|e| e == std::sync::mpsc::RecvTimeoutError::Disconnected),
+            "it told something, or goes on"
+        );
     }
 }

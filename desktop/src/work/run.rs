@@ -157,7 +157,7 @@ impl Worker {
         while let Ok(command) = self.inbox.try_recv() {
             match command {
                 Command::Ask { id, picture, prompt, options } => {
-                    let request = Request::new(Picture::File(picture), prompt, options);
+                    let request = Request::new(Picture::File(picture), prompt, *options);
                     desk.ask(Asked::Question { id, begun: Instant::now() }, request);
                 }
                 Command::Rank { picture, prompt, choices } => {
