@@ -203,6 +203,8 @@ typedef struct instructblip_question {
     // "eta_cutoff": 0.0, the same with a threshold that follows the entropy;
     // "repetition_penalty": 1.0, divides the scores of tokens that there are already, the prompt's included;
     // "penalize_prompt": true, false has "repetition_penalty" and "no_repeat_ngram_size" look at the answer alone;
+    // "presence_penalty": 0.0, lowers the scores of tokens that the answer has already by so much, from -2 to 2;
+    // "frequency_penalty": 0.0, lowers them by so much for each time they came, from -2 to 2;
     // "no_repeat_ngram_size": 0, the length of runs of tokens that may not come twice;
     // "length_penalty": 1.0, the power of its length that a beam's score is divided by;
     // "early_stopping": false, true ends a search once it has as many answers as beams, "never" when none can get better;
@@ -212,6 +214,7 @@ typedef struct instructblip_question {
     // "prefix_ids": [], the same as tokens, before "prefix";
     // "bad_words": [], words that the answer may not have;
     // "bad_words_ids": [], runs of tokens that it may not have;
+    // "logprobs": null, tells with every token its log-probability and those of so many of the likeliest, from 0 to 20;
     // "eos_token_id": null, the id or the ids that end an answer, the model's unless told.
     const char *params;
     // Hears the answer piece by piece, where it is one answer without beams. It runs on the thread that asks, and may
@@ -263,7 +266,9 @@ void instructblip_close(struct instructblip_model *model);
 
 // Asks, waits for the whole answer and gives it as a JSON object, to be freed with instructblip_text_free: "text",
 // "token_ids" and "finish_reason" ("eos", "stop" or "length") of the best answer; "sequences", all answers, each with
-// these and a "score" (null without beams); "prompt_tokens", "model", "device" and "timings_ms".
+// these and a "score" (null without beams), and, where the parameters want "logprobs", a list of them: each token's
+// "token_id", "logprob" and "top", pairs of a token and its log-probability; "prompt_tokens", "model", "device" and
+// "timings_ms".
 //
 // Any thread may ask, several at once share the GPU's steps, and no answer depends on the others. `reply` may be NULL,
 // if `on_text` is enough.

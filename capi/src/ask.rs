@@ -62,7 +62,9 @@ unsafe fn tell(question: &Question, piece: &str) -> Result<(), Error> {
 
 /// Asks, waits for the whole answer and gives it as a JSON object, to be freed with instructblip_text_free: "text",
 /// "token_ids" and "finish_reason" ("eos", "stop" or "length") of the best answer; "sequences", all answers, each with
-/// these and a "score" (null without beams); "prompt_tokens", "model", "device" and "timings_ms".
+/// these and a "score" (null without beams), and, where the parameters want "logprobs", a list of them: each token's
+/// "token_id", "logprob" and "top", pairs of a token and its log-probability; "prompt_tokens", "model", "device" and
+/// "timings_ms".
 ///
 /// Any thread may ask, several at once share the GPU's steps, and no answer depends on the others. `reply` may be NULL,
 /// if `on_text` is enough.

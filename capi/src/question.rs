@@ -75,6 +75,8 @@ pub struct Question {
     /// "eta_cutoff": 0.0, the same with a threshold that follows the entropy;
     /// "repetition_penalty": 1.0, divides the scores of tokens that there are already, the prompt's included;
     /// "penalize_prompt": true, false has "repetition_penalty" and "no_repeat_ngram_size" look at the answer alone;
+    /// "presence_penalty": 0.0, lowers the scores of tokens that the answer has already by so much, from -2 to 2;
+    /// "frequency_penalty": 0.0, lowers them by so much for each time they came, from -2 to 2;
     /// "no_repeat_ngram_size": 0, the length of runs of tokens that may not come twice;
     /// "length_penalty": 1.0, the power of its length that a beam's score is divided by;
     /// "early_stopping": false, true ends a search once it has as many answers as beams, "never" when none can get better;
@@ -84,6 +86,7 @@ pub struct Question {
     /// "prefix_ids": [], the same as tokens, before "prefix";
     /// "bad_words": [], words that the answer may not have;
     /// "bad_words_ids": [], runs of tokens that it may not have;
+    /// "logprobs": null, tells with every token its log-probability and those of so many of the likeliest, from 0 to 20;
     /// "eos_token_id": null, the id or the ids that end an answer, the model's unless told.
     pub params: *const c_char,
     /// Hears the answer piece by piece, where it is one answer without beams. It runs on the thread that asks, and may
