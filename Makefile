@@ -3,9 +3,9 @@
 # Wayland's library complains where this is not set, as in containers. The program sees to that itself.
 export XDG_RUNTIME_DIR ?= /tmp
 # Whoever builds once gains nothing by what makes the next build short; `cargo test` still does it.
-test test-jobs test-lab test-capi test-ray test-drivers test-desktop shaders targets: export CARGO_INCREMENTAL ?= 0
+test test-jobs test-lab test-capi test-serve test-ray test-drivers test-desktop shaders targets: export CARGO_INCREMENTAL ?= 0
 
-.PHONY: demo desktop test test-jobs test-lab test-capi test-ray test-drivers test-desktop shaders targets check bench isa isa-check vulkan
+.PHONY: demo desktop test test-jobs test-lab test-capi test-serve test-ray test-drivers test-desktop shaders targets check bench isa isa-check vulkan
 
 demo: vulkan      ## answer questions about the bundled pictures   -> cargo run --release -- demo
 	cargo run --release -- demo
@@ -20,14 +20,21 @@ test-jobs: vulkan ## jobs killed a thousand times, and large ones: minutes
 	cargo test --test library jobs:: -- --include-ignored --nocapture
 	cargo test --test program jobs:: -- --include-ignored --nocapture
 
-test-lab: vulkan  ## the laboratory's clocks and search for sizes, and a thousand random stops: minutes
+test-lab: vulkan  ## the laboratory's clocks and search for sizes, 8 bits' accuracy, a thousand random stops: minutes
 	cargo test --test library lab:: -- --include-ignored
+	cargo test --test library loading:: -- --ignored
 	cargo test --test program commands::bench -- --include-ignored
 	STOPS=1000 cargo test --test library stopping:: -- --nocapture
 
 test-capi: vulkan ## the C interface: its header, its examples under valgrind, mistakes, 200 cancelled questions
 	cargo clippy -p instructblip-capi --all-targets -- -D warnings
 	cargo test -p instructblip-capi -- --include-ignored
+
+test-serve: vulkan ## the server: 10,000 hostile requests, OpenAI's clients of Python and Node, its page in Chromium
+	cargo build
+	HOSTILE=10000 cargo test --test program serve::hostile -- --nocapture
+	tests/serve/clients.sh target/debug/instructblip
+	tests/serve/page.sh target/debug/instructblip
 
 test-ray: vulkan  ## the driver for Ray, in an environment of its own under target
 	cargo build --release

@@ -158,6 +158,17 @@ impl Engine {
         }
     }
 
+    /// Asks a question whose events a function hears, unless the queue is full.
+    ///
+    /// # Errors
+    /// The request.
+    pub fn try_submit_to(&self, request: Request, listener: Listener) -> Result<Canceller, Box<Request>> {
+        match self.places.take() {
+            Some(place) => Ok(self.send(request, place, listener)),
+            None => Err(Box::new(request)),
+        }
+    }
+
     /// Asks a question whose events a function hears; waits while the queue is full.
     pub fn submit_to(&self, request: Request, listener: Listener) -> Canceller {
         let place = self.places.wait();

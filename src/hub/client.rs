@@ -3,13 +3,12 @@
 
 use std::io::ErrorKind;
 use std::net::ToSocketAddrs;
-use std::sync::Arc;
 use std::time::Duration;
 
 use ureq::http::{Response, Uri};
-use ureq::tls::{PemItem, RootCerts, TlsConfig, TlsConfigBuilder, TlsProvider, parse_pem};
 use ureq::{Agent, Body};
 
+use super::encryption::encryption;
 use super::{Event, Hub, Report, tell};
 use crate::error::{Error, Result};
 
@@ -68,10 +67,10 @@ impl Client {
             .timeout_per_write(Some(hub.silence))
             .user_agent(concat!("instructblip/", env!("CARGO_PKG_VERSION")))
             .accept_encoding("identity");
-        let encryption = encryption();
+        let encryption = encryption()?;
         let encrypts = encryption.is_some();
         let config = match encryption {
-            Some(encryption) => config.tls_config(encryption.root_certs(root_certificates()?).build()),
+            Some(encryption) => config.tls_config(encryption),
             None => config,
         };
         let agent = config.build().new_agent();
@@ -311,45 +310,6 @@ pub(super) fn reason(kind: ErrorKind) -> &'static str {
         ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => "no network",
         ErrorKind::TimedOut | ErrorKind::WouldBlock => "it has stopped answering",
         _ => "the connection was cut",
-    }
-}
-
-/// Encryption, or `None` on a processor without the instructions it is written in.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-fn encryption() -> Option<TlsConfigBuilder> {
-    #[cfg(target_arch = "x86_64")]
-    let able = {
-        use std::arch::is_x86_feature_detected as has;
-        has!("aes") && has!("pclmulqdq") && has!("bmi1") && has!("bmi2") && has!("adx") && has!("avx") && has!("avx2")
-    };
-    #[cfg(target_arch = "aarch64")]
-    let able = {
-        use std::arch::is_aarch64_feature_detected as has;
-        has!("neon") && has!("aes") && has!("pmull") && has!("sha2")
-    };
-    let builder = TlsConfig::builder().provider(TlsProvider::Rustls);
-    able.then(|| builder.unversioned_rustls_crypto_provider(Arc::new(rustls_graviola::default_provider())))
-}
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn encryption() -> Option<TlsConfigBuilder> {
-    None
-}
-
-/// Mozilla's authorities, or the user's own.
-fn root_certificates() -> Result<RootCerts> {
-    let Some(file) = std::env::var_os("SSL_CERT_FILE").filter(|file| !file.is_empty()) else {
-        return Ok(RootCerts::WebPki);
-    };
-    let pem = std::fs::read(&file).map_err(|e| Error::io(&file, e))?;
-    let certificates = parse_pem(&pem).filter_map(|item| match item {
-        Ok(PemItem::Certificate(certificate)) => Some(certificate),
-        _ => None,
-    });
-    let certificates: Vec<_> = certificates.collect();
-    match certificates.is_empty() {
-        true => Err(Error::request(format!("SSL_CERT_FILE {} has no certificates", file.display()))),
-        false => Ok(RootCerts::Specific(Arc::new(certificates))),
     }
 }
 

@@ -17,6 +17,7 @@
 
 mod cache;
 mod client;
+mod encryption;
 mod environment;
 mod listing;
 mod names;
@@ -32,6 +33,8 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 
 pub use cache::CachedModel;
+#[doc(hidden)]
+pub use encryption::encryption;
 pub use environment::cache_folder;
 
 /// A server of models and the cache that keeps them.

@@ -31,6 +31,11 @@ fn tap(layer: usize) -> String {
 }
 
 impl AttentionMaps {
+    /// The layers of a model's Q-Former that look at the picture.
+    pub fn layers(config: &Config) -> Vec<usize> {
+        looking_layers(config).collect()
+    }
+
     /// The labels of the outputs that a model's maps are made of: what a [`Request`](crate::engine::Request) for features
     /// asks an engine for.
     pub fn taps(config: &Config) -> Vec<String> {
@@ -45,7 +50,7 @@ impl AttentionMaps {
     pub fn of(config: &Config, features: &Features) -> Result<AttentionMaps> {
         let (heads, queries) = (config.qformer.num_attention_heads as usize, config.num_query_tokens as usize);
         let patches = (config.vision.image_size / config.vision.patch_size) as usize;
-        let layers: Vec<usize> = looking_layers(config).collect();
+        let layers = AttentionMaps::layers(config);
         let weights = |&layer: &usize| {
             let label = tap(layer);
             match features.taps.iter().find(|tensor| tensor.name == label) {

@@ -173,9 +173,20 @@ fn a_tied_matrix_is_written_once() {
     assert_eq!(logits(&mut open(&device, &target, &LoadOptions::default()).expect("a model")), on_the_way);
 }
 
-/// Accuracy on the embedded model's own questions: at most one point is lost in 8 bits, at most three in 4.
+/// Accuracy on the embedded model's own questions: at most three points are lost in 4 bits.
 #[test]
-fn rounding_costs_the_embedded_model_no_more_than_promised() {
+fn rounding_to_4_bits_costs_the_embedded_model_no_more_than_promised() {
+    costs_no_more(WeightFormat::Q4, 3.0);
+}
+
+/// Accuracy on these questions: at most one point is lost in 8 bits.
+#[test]
+#[ignore = "make test-lab"]
+fn rounding_to_8_bits_costs_the_embedded_model_no_more_than_promised() {
+    costs_no_more(WeightFormat::Q8, 1.0);
+}
+
+fn costs_no_more(format: WeightFormat, points: f64) {
     let Some(device) = support::device() else { return };
     let text = std::fs::read_to_string(tests_folder().join("shapes/eval.jsonl")).expect("questions");
     let rows: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
@@ -198,11 +209,9 @@ fn rounding_costs_the_embedded_model_no_more_than_promised() {
     // In f16 the answers, of up to 80 tokens, are the recorded ones, which tests/library/generate.rs sees to.
     let recorded = rows.iter().filter(|row| string(row, "hf_greedy") == string(row, "expected")).count();
     let f16 = 100.0 * recorded as f64 / rows.len() as f64;
-    for (format, points) in [(WeightFormat::Q8, 1.0), (WeightFormat::Q4, 3.0)] {
-        let rounded = accuracy(Formats::usual(format));
-        println!("{format}: {rounded:.2} %, {f16:.2} % in f16");
-        assert!(rounded >= f16 - points, "{format}: {rounded} %, {f16} % in f16");
-    }
+    let rounded = accuracy(Formats::usual(format));
+    println!("{format}: {rounded:.2} %, {f16:.2} % in f16");
+    assert!(rounded >= f16 - points, "{format}: {rounded} %, {f16} % in f16");
 }
 
 #[test]

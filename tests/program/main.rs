@@ -11,4 +11,6 @@ mod forms;
 #[cfg(feature = "hub")]
 mod hub;
 mod jobs;
+#[cfg(all(feature = "server", feature = "embedded-model", unix))]
+mod serve;
 mod watch;

@@ -7,6 +7,8 @@ pub mod models;
 pub mod program;
 #[cfg(feature = "hub")]
 pub mod server;
+#[cfg(feature = "server")]
+pub mod serving;
 
 use std::sync::Mutex;
 

@@ -3,6 +3,8 @@
 use clap::{Parser, Subcommand};
 
 use crate::common::{Adapter, Common, Gpu, Notes};
+#[cfg(feature = "server")]
+use crate::serve;
 #[cfg(feature = "embedded-model")]
 use crate::synthesize;
 use crate::{
@@ -61,6 +63,23 @@ pub enum Command {
     /// A row is what `batch` takes, and so is its answer. {"event": "ready"} on standard error says that the model is loaded;
     /// {"ping": 1} is answered. Ends with its input.
     Worker(worker::Worker),
+    /// Answer other programs over HTTP, as OpenAI's clients ask, and show a page to try the model
+    ///
+    /// The page is at /. Programs ask at /v1/chat/completions: messages with one picture as a data URL, answered whole or as
+    /// a stream. Besides OpenAI's own, a request may have num_beams, length_penalty, repetition_penalty,
+    /// no_repeat_ngram_size, early_stopping, top_k, min_p, min_tokens, prefix, bad_words, qformer_prompt, and task and
+    /// choices, which word the prompt as the paper does. Any model name is taken; the answer names the one that there is.
+    /// Without temperature, top_p, top_k and min_p the likeliest tokens are taken, and drawn where n asks for several.
+    /// One message of the user is the prompt as it is; earlier turns become "Question: ... Answer: ...." before it; texts
+    /// of the system come first. What the model cannot be told so is refused.
+    ///
+    /// /v1/score {image, prompt, choices} ranks answers; /v1/embeddings {input: pictures, features: image, queries or
+    /// projected} gives features; /v1/attention {image, prompt, layer, head, query, format: array or png} shows where the
+    /// Q-Former looks; /v1/models, /health, /metrics (Prometheus) and /props tell of the server.
+    ///
+    /// SIGTERM lets answers under way end (--drain), then the program ends with 0, or with 75 if some took longer.
+    #[cfg(feature = "server")]
+    Serve(serve::Serve),
     /// Run the model once and write every stage's tensors to a safetensors file
     Forward(forward::Forward),
     /// Say what a model takes of a GPU's memory, part by part, and how it takes less; no GPU is needed
@@ -135,6 +154,8 @@ impl Command {
             Command::Eval(eval) => &eval.gpu,
             Command::Batch(batch) => &batch.gpu,
             Command::Worker(worker) => &worker.gpu,
+            #[cfg(feature = "server")]
+            Command::Serve(serve) => &serve.gpu,
             Command::Forward(forward) => &forward.gpu,
             Command::Doctor(doctor) => &doctor.gpu,
             Command::Selftest(selftest) => &selftest.gpu,

@@ -1,6 +1,8 @@
 //! Options that several commands share: the GPU that runs, and the look of stderr.
 
 use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, ValueEnum};
@@ -77,24 +79,30 @@ pub struct Common {
     pub kernels: String,
     pub quiet: bool,
     pub color: Color,
+    /// Ends what the device works at once it is set.
+    pub stop: Option<Arc<AtomicBool>>,
 }
 
 impl Common {
     pub fn new(notes: Notes, gpu: Gpu) -> Common {
         let Notes { quiet, color } = notes;
         let Gpu { chosen: Adapter { adapter }, portable, checked, robust_access, kernels } = gpu;
-        Common { adapter, portable, checked, robust_access, kernels, quiet, color }
+        Common { adapter, portable, checked, robust_access, kernels, quiet, color, stop: None }
+    }
+
+    /// Tells whether stderr may be coloured.
+    pub fn is_coloured(&self) -> bool {
+        let unwanted = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
+        let dumb = std::env::var_os("TERM").is_some_and(|v| v == "dumb");
+        match self.color {
+            Color::Always => true,
+            Color::Never => false,
+            Color::Auto => std::io::stderr().is_terminal() && !unwanted("NO_COLOR") && !dumb,
+        }
     }
 
     /// `text` in the given ANSI style when stderr may be coloured.
     pub fn paint(&self, text: &str, style: &str) -> String {
-        let unwanted = |name: &str| std::env::var_os(name).is_some_and(|v| !v.is_empty());
-        let dumb = std::env::var_os("TERM").is_some_and(|v| v == "dumb");
-        let coloured = match self.color {
-            Color::Always => true,
-            Color::Never => false,
-            Color::Auto => std::io::stderr().is_terminal() && !unwanted("NO_COLOR") && !dumb,
-        };
-        if coloured { format!("\x1b[{style}m{text}\x1b[0m") } else { text.into() }
+        if self.is_coloured() { format!("\x1b[{style}m{text}\x1b[0m") } else { text.into() }
     }
 }

@@ -31,6 +31,8 @@ mod pull;
 mod quantize;
 mod score;
 mod selftest;
+#[cfg(feature = "server")]
+mod serve;
 mod session;
 mod side_by_side;
 mod signals;
@@ -67,6 +69,8 @@ fn main() -> ExitCode {
         Command::Eval(eval) => eval::run(common, eval),
         Command::Batch(batch) => batch::run(common, batch),
         Command::Worker(worker) => worker::run(common, worker),
+        #[cfg(feature = "server")]
+        Command::Serve(serve) => serve::run(common, serve),
         Command::Forward(forward) => forward::run(common, forward),
         Command::Plan(plan) => plan::run(plan),
         Command::Quantize(quantize) => quantize::run(common, quantize),

@@ -51,7 +51,7 @@ pub fn run(common: &Common, arguments: &Quantize) -> Result<()> {
     });
     let Chosen { checkpoint, adapter } = chosen(&arguments.source, arguments.lora.as_deref())?;
     let (folder, shard_bytes) = (&arguments.folder, arguments.shard_size);
-    let done = quantize(&checkpoint, adapter.as_ref(), folder, formats, shard_bytes, &watching::watch(common.quiet))?;
+    let done = quantize(&checkpoint, adapter.as_ref(), folder, formats, shard_bytes, &watching::watch(common))?;
     if !common.quiet {
         let (from, to, folder) = (Bytes(done.source_bytes), Bytes(done.bytes), arguments.folder.display());
         say(&format!("{from} became {to} in {} files in {folder}", done.files));

@@ -35,7 +35,7 @@ pub fn device_options(common: &Common) -> instructblip::Result<DeviceOptions> {
         robust_access: common.robust_access,
         forms: Forms::parse(&common.kernels)?,
         cache: kernel_cache(),
-        watch: watching::watch(common.quiet),
+        watch: watching::watch(common),
         // What was found with an adapter's features says nothing of it without.
         tuning: if common.portable {
             None

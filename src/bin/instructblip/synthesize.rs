@@ -67,7 +67,7 @@ pub fn run(common: &Common, arguments: &Synthesize) -> Result<()> {
         Dtype::F32 => Stored::F32,
     });
     let options = Synthesis { stored, shard_bytes: *shard_size, seed: *seed };
-    let written = synthesize(&document, folder, &options, &watching::watch(common.quiet))?;
+    let written = synthesize(&document, folder, &options, &watching::watch(common))?;
     if !common.quiet {
         let (name, folder) = (shape.name(), folder.display());
         say(&format!(

@@ -2,10 +2,12 @@
 
 use std::ops::ControlFlow;
 use std::sync::Mutex;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use instructblip::runtime::{Compiling, Watch, Work};
 
+use crate::common::Common;
 use crate::progress::{Progress, say};
 
 /// The shortest compiling that is shown.
@@ -15,16 +17,21 @@ const NOTICEABLE: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(60);
 
 /// Shows what is loaded and written, shows that kernels compile when that takes a while, and names one that takes very long.
-pub fn watch(quiet: bool) -> Watch {
-    if quiet {
+/// Ends all of it where the program is asked to.
+pub fn watch(common: &Common) -> Watch {
+    let (stop, quiet) = (common.stop.clone(), common.quiet);
+    if quiet && stop.is_none() {
         return Watch::default();
     }
     let shown = Mutex::new(Shown::default());
     Watch::new(move |work| {
-        if let Ok(mut shown) = shown.lock() {
+        if let (false, Ok(mut shown)) = (quiet, shown.lock()) {
             shown.tell(work);
         }
-        ControlFlow::Continue(())
+        match stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
     })
 }
 
