@@ -21,6 +21,17 @@ pub struct Score {
     pub log_probabilities: Vec<f64>,
 }
 
+impl Score {
+    /// The shares of answers among themselves, by log-probability per token as the paper ranks; they add up to 1.
+    pub fn shares(scores: &[Score]) -> Vec<f64> {
+        // Of the best's, as those of very unlikely ones alone would all be 0.
+        let best = scores.iter().map(|score| score.mean).fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|score| (score.mean - best).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        weights.iter().map(|weight| weight / total).collect()
+    }
+}
+
 impl InstructBlip {
     /// Scores each of `choices` as the answer to a question. The prompt runs once; choices share its cache.
     ///
@@ -105,4 +116,21 @@ fn log_probabilities(device: &Device, pass: &Prefill) -> Result<Vec<Vec<f32>>> {
     pass.submit()?;
     let logits: Vec<f32> = device.read(&pass.logits)?;
     Ok(logits.chunks(pass.logits.cols() as usize).map(log_softmax).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shares_add_up_to_one_whatever_the_scores() {
+        let score = |mean| Score { sum: mean, mean, token_ids: Vec::new(), log_probabilities: Vec::new() };
+        let shares = |means: &[f64]| Score::shares(&means.iter().map(|mean| score(*mean)).collect::<Vec<_>>());
+        assert!(shares(&[]).is_empty());
+        let (half, quarter) = (0.5_f64.ln(), 0.25_f64.ln());
+        for (shares, wanted) in shares(&[half, quarter, quarter]).iter().zip([0.5, 0.25, 0.25]) {
+            assert!((shares - wanted).abs() < 1e-12);
+        }
+        assert_eq!(shares(&[-2000.0, -2000.0]), [0.5, 0.5], "too small for numbers");
+    }
 }

@@ -178,12 +178,9 @@ fn kind(family: Family) -> &'static str {
 
 /// Choices with their shares among all, by log-probability per token as the paper ranks, the most probable first.
 pub(super) fn ranked(choices: &[String], scores: &[Score]) -> Vec<Ranked> {
-    let total: f64 = scores.iter().map(|score| score.mean.exp()).sum();
-    let rank = |(choice, score): (&String, &Score)| {
-        let share = score.mean.exp() / total.max(f64::MIN_POSITIVE);
-        Ranked { choice: choice.clone(), share, mean: score.mean }
-    };
-    let mut ranked: Vec<Ranked> = choices.iter().zip(scores).map(rank).collect();
+    let rank =
+        |((choice, score), share): ((&String, &Score), f64)| Ranked { choice: choice.clone(), share, mean: score.mean };
+    let mut ranked: Vec<Ranked> = choices.iter().zip(scores).zip(Score::shares(scores)).map(rank).collect();
     ranked.sort_by(|a, b| b.mean.total_cmp(&a.mean));
     ranked
 }

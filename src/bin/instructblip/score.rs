@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::Args;
 use instructblip::Question;
-use instructblip::model::Workload;
+use instructblip::model::{self, Workload};
 use serde_json::json;
 
 use crate::common::{Common, Gpu};
@@ -47,30 +47,22 @@ pub fn run(common: &Common, score: &Score) -> Result<()> {
     let choices: Vec<&str> = score.wording.choices.iter().map(String::as_str).collect();
     let scores = model.score(&question, &choices)?;
     score.model.overrides.tell_unused(common, model.device());
-    // Shares of the choices among themselves, by log-probability per token as the paper ranks.
-    let total: f64 = scores.iter().map(|s| s.mean.exp()).sum();
-    let mut ranked: Vec<_> = choices.iter().zip(&scores).collect();
-    ranked.sort_by(|a, b| b.1.mean.total_cmp(&a.1.mean));
+    let mut ranked: Vec<_> = choices.iter().zip(&scores).zip(model::Score::shares(&scores)).collect();
+    ranked.sort_by(|((_, a), _), ((_, b), _)| b.mean.total_cmp(&a.mean));
     let mut out = std::io::stdout().lock();
     if score.json {
-        let rows = ranked.iter().map(|(choice, s)| {
+        let rows = ranked.iter().map(|((choice, s), share)| {
             json!({
                 "choice": choice, "mean_log_probability": s.mean, "sum_log_probability": s.sum,
-                "share": s.mean.exp() / total, "token_ids": s.token_ids, "log_probabilities": s.log_probabilities,
+                "share": share, "token_ids": s.token_ids, "log_probabilities": s.log_probabilities,
             })
         });
         let rows: Vec<_> = rows.collect();
         writeln!(out, "{}", json!({"prompt": prompt, "choices": rows, "model": model.name()}))?;
         return Ok(());
     }
-    for (choice, s) in ranked {
-        writeln!(
-            out,
-            "{:5.1} %  {:9.4} per token  {:9.4} in all  {choice}",
-            100.0 * s.mean.exp() / total,
-            s.mean,
-            s.sum
-        )?;
+    for ((choice, s), share) in ranked {
+        writeln!(out, "{:5.1} %  {:9.4} per token  {:9.4} in all  {choice}", 100.0 * share, s.mean, s.sum)?;
     }
     drop(out);
     say_last(common, &model, "");

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use instructblip::engine::{self, Event, Outcome, Picture};
-use instructblip::model::{AttentionMaps, Features, NamedTensor, Values};
+use instructblip::model::{AttentionMaps, Features, NamedTensor, Score, Values};
 use instructblip::{GenerateOptions, Image};
 use serde_json::{Value, json};
 
@@ -42,16 +42,15 @@ pub async fn score(State(server): State<Arc<Server>>, request: Request) -> Resul
     let Outcome::Scores(scores) = ask(&server, &ready, asked).await? else {
         unreachable!("scores were asked for");
     };
-    let total: f64 = scores.iter().map(|score| score.mean.exp()).sum();
-    let mut ranked: Vec<_> = choices.iter().zip(&scores).enumerate().collect();
-    ranked.sort_by(|a, b| b.1.1.mean.total_cmp(&a.1.1.mean));
-    let row = |(index, (choice, score)): &(usize, (&String, &instructblip::model::Score))| {
+    let mut ranked: Vec<_> = choices.iter().zip(&scores).zip(Score::shares(&scores)).enumerate().collect();
+    ranked.sort_by(|(_, ((_, a), _)), (_, ((_, b), _))| b.mean.total_cmp(&a.mean));
+    let row = |(index, ((choice, score), share)): (usize, ((&String, &Score), f64))| {
         json!({
             "object": "score", "index": index, "choice": choice, "log_probability": score.mean,
-            "sum_log_probability": score.sum, "probability": score.mean.exp() / total, "tokens": score.token_ids.len(),
+            "sum_log_probability": score.sum, "probability": share, "tokens": score.token_ids.len(),
         })
     };
-    let data: Vec<Value> = ranked.iter().map(row).collect();
+    let data: Vec<Value> = ranked.into_iter().map(row).collect();
     Ok(Json(json!({"object": "list", "model": ready.about.model, "data": data})))
 }
 
