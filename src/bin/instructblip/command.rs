@@ -70,6 +70,7 @@ pub enum Command {
     /// no_repeat_ngram_size, early_stopping, top_k, min_p, min_tokens, prefix, bad_words, qformer_prompt, and task and
     /// choices, which word the prompt as the paper does. Any model name is taken; the answer names the one that there is.
     /// Without temperature, top_p, top_k and min_p the likeliest tokens are taken, and drawn where n asks for several.
+    /// A picture without words is described, as by the task caption, where the model was taught to follow instructions.
     /// One message of the user is the prompt as it is; earlier turns become "Question: ... Answer: ...." before it; texts
     /// of the system come first. What the model cannot be told so is refused.
     ///

@@ -26,6 +26,8 @@ fn a_key_is_wanted_where_one_is_set() {
     let question = [origin, ("access-control-request-method", "POST")];
     let may = serving.send("OPTIONS", CHAT, &question, b"");
     assert_eq!((may.status, may.header("access-control-allow-origin")), (204, Some("https://app.example")));
+    let nothing = serving.send("GET", "/v1/nothing", &[origin, ("authorization", "Bearer s3cret")], b"");
+    assert_eq!((nothing.status, nothing.header("access-control-allow-origin")), (404, Some("https://app.example")));
     let allowed = asked(&[origin, ("authorization", "Bearer s3cret")]);
     assert_eq!(allowed.header("access-control-allow-origin"), Some("https://app.example"));
     let (code, log) = serving.end();
@@ -44,6 +46,10 @@ fn only_this_machine_and_its_own_page_may_ask() {
     let other = asked(&[("host", &host), ("origin", "https://evil.example")]);
     other.refusal(403, "origin_not_allowed");
     assert_eq!(other.header("access-control-allow-origin"), None);
+    asked(&[("host", "localhost"), ("host", "evil.example")]).refusal(400, "invalid_host");
+    for wrong in [["--cors-origin", "app.example"], ["--allow-host", "http://a"], ["--image-host", "a/b"]] {
+        refused(&["serve", wrong[0], wrong[1]], 2, &[wrong[0]]);
+    }
     refused(&["serve", "--host", "0.0.0.0"], 3, &["--api-key", "--insecure"]);
     refused(&["serve", "--host", "192.0.2.1", "--insecure"], 3, &["no address 192.0.2.1"]);
     let port = serving.port.to_string();
@@ -72,11 +78,11 @@ fn large_and_compressed_bodies_are_refused_before_they_are_read() {
 #[test]
 fn slow_bodies_are_ended() {
     let serving = Serving::shared();
+    let since = Instant::now();
     let mut stream = serving.connect();
     let head =
         format!("POST {CHAT} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\nconnection: close\r\n\r\n{{");
     stream.write_all(head.as_bytes()).expect("a server that reads");
-    let since = Instant::now();
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("an answer");
     Response::read(&answer).refusal(408, "timeout");
@@ -139,12 +145,18 @@ fn answers_under_way_end_before_the_server_does() {
 #[test]
 fn answers_that_take_too_long_at_the_end_are_cut_and_the_program_says_so() {
     let serving = Serving::with(&["--max-new-tokens", "450", "--drain", "0", "--slots", "1"]);
-    let client = serving.open(CHAT, &chat_with(json!({"min_tokens": 400, "max_tokens": 400})));
+    let mut client = serving.open(CHAT, &chat_with(json!({"min_tokens": 400, "max_tokens": 400})));
+    let mut streaming = serving.open(CHAT, &chat_with(json!({"min_tokens": 400, "max_tokens": 400, "stream": true})));
     serving.wait_for("instructblip_slots_taken", |taken| taken == 1.0);
     let (code, log) = serving.end();
     assert_eq!(code, Some(75), "{log}");
     assert!(log.contains("some answers took longer than 0 s"), "{log}");
-    drop(client);
+    assert!(!log.contains("the client left"), "{log}");
+    for client in [&mut client, &mut streaming] {
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).expect("last words");
+        assert!(String::from_utf8_lossy(&answer).contains("the server is stopping"), "{answer:?}");
+    }
 }
 
 #[test]
@@ -156,13 +168,13 @@ fn a_server_that_is_asked_to_end_while_it_loads_ends() {
     refused(&["serve", "--port", "0", "--model", "/nowhere"], 3, &["/nowhere"]);
 }
 
-/// Each device is lost after so many submits: requests then are told to come again, and the model is loaded again.
+/// Each device is lost after so many submits, of which a slow machine needs more for an answer: requests then are told to come again, and the model is loaded again.
 #[test]
 fn a_lost_gpu_is_told_and_the_model_loaded_again() {
     let lose = |at: &'static str| Serving::begin(&[], &[("INSTRUCTBLIP_TEST_LOSE_GPU", at)]);
-    let serving = lose("submit 30").ready();
+    let serving = lose("submit 150").ready();
     let (mut right, mut later) = (0, 0);
-    while right < 12 || later < 4 {
+    while right < 6 || later < 2 {
         let response = serving.post(CHAT, &chat());
         match response.status {
             200 => right += 1,

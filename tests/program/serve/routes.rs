@@ -33,7 +33,7 @@ fn a_stream_has_the_same_answer_in_pieces() {
     for beams in [1, 3] {
         let asked = json!({"stream": true, "stream_options": {"include_usage": true}, "num_beams": beams});
         let response = serving.post(CHAT, &chat_with(asked));
-        assert_eq!(response.header("content-type"), Some("text/event-stream"));
+        assert_eq!(response.header("content-type"), Some("text/event-stream; charset=utf-8"));
         let (pieces, ended) = response.pieces();
         assert!(ended, "{}", response.text());
         let delta = |piece: &Value| piece["choices"][0]["delta"]["content"].as_str().unwrap_or("").to_string();
@@ -78,7 +78,8 @@ fn probabilities_end_with_the_answer() {
         .map(|text| text.split(' ').map(String::from).collect())
         .unwrap_or_else(|| panic!("{plain}"));
     assert!(words.len() > 4, "{plain}");
-    for stop in [words[0].as_str(), &words[2], &words[words.len() - 1][1..]] {
+    let spaced = format!(" {}", words[0]);
+    for stop in [spaced.as_str(), words[0].as_str(), &words[2], &words[words.len() - 1][1..]] {
         let whole = asked(stop, false).json();
         let tokens = whole["choices"][0]["logprobs"]["content"].as_array().cloned().unwrap_or_default();
         let text: String = tokens.iter().filter_map(|token| token["token"].as_str()).collect();
@@ -225,7 +226,7 @@ fn the_server_tells_of_itself() {
     let props = serving.get("/props").json();
     assert_eq!((&props["slots"], &props["attention"]["layers"]), (&json!(8), &json!([0, 2])));
     serving.post(CHAT, &chat());
-    assert!(serving.metric("instructblip_answers_finished_total") >= 2.0);
+    assert!(serving.metric("instructblip_answers_finished_total") >= 1.0);
     assert_eq!(serving.metric("instructblip_ready"), 1.0);
     assert!(serving.metric("instructblip_gpu_memory_bytes") > 1e6);
     let page = serving.get("/");

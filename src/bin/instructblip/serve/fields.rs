@@ -28,6 +28,8 @@ pub struct Fields {
 /// # Errors
 /// [`Failure`] for what is no JSON object, or too large a one.
 pub fn parse(body: &[u8]) -> Result<Fields, Failure> {
+    // Some editors begin files with this mark.
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     check_size(body)?;
     let refused = |problem: &str| Failure::new(axum::http::StatusCode::BAD_REQUEST, "invalid_json", problem);
     let problem = "the body is not JSON in UTF-8, or has a number that is too large";

@@ -51,6 +51,9 @@ impl Rules {
     /// Refuses a request that the rules do not allow. A page's question whether it may ask needs no key.
     fn check(&self, request: &Request) -> Result<(), Failure> {
         let headers = request.headers();
+        if headers.get_all(header::HOST).iter().count() > 1 {
+            return Err(Failure::new(StatusCode::BAD_REQUEST, "invalid_host", "the request has several Host headers"));
+        }
         let host = request.uri().authority().map(|host| host.as_str()).or_else(|| text(headers, header::HOST));
         if !host.is_some_and(|host| self.is_own(host)) {
             let problem = "this server does not answer under this name; add it with --allow-host";
@@ -128,11 +131,11 @@ pub async fn guard(State(server): State<Arc<Server>>, mut request: Request, next
         Ok(()) if is_question => StatusCode::NO_CONTENT.into_response(),
         Ok(()) => AssertUnwindSafe(next.run(request)).catch_unwind().await.unwrap_or_else(|_| mistake()),
     };
+    response = in_shape(response);
     if let Some(origin) = origin.filter(|_| response.status() != StatusCode::FORBIDDEN) {
         let allowed = origin.to_str().is_ok_and(|origin| server.rules.allows(origin));
         share(response.headers_mut(), allowed.then_some(origin), is_question);
     }
-    let mut response = in_shape(response);
     if let Some(failure) = response.extensions_mut().remove::<Failure>() {
         line.failed(&failure);
     }

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use axum::extract::Request;
 use axum::http::StatusCode;
+use instructblip::Reply;
 
 use super::failure::Failure;
 
@@ -69,8 +70,9 @@ impl Line {
         self.note(|found| found.problem = Some("the client left".into()));
     }
 
-    /// Notes the tokens of the answer.
-    pub fn tokens(&self, tokens: usize) {
+    /// Notes the tokens of all answers.
+    pub fn tokens(&self, reply: &Reply) {
+        let tokens = reply.sequences.iter().map(|answer| answer.token_ids.len()).sum();
         self.note(|found| found.tokens = Some(tokens));
     }
 

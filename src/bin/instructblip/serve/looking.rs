@@ -18,7 +18,10 @@ use serde_json::{Value, json};
 use super::Server;
 use super::failure::Failure;
 use super::fields::{Fields, task};
-use super::served::Ready;
+use super::served::{About, Ready};
+
+/// The refusal of words for a Q-Former that reads none.
+const UNREAD: &str = "changes nothing: this model's Q-Former reads no text";
 
 /// Most pictures to embed of one request.
 const MOST_INPUTS: usize = 64;
@@ -84,6 +87,9 @@ pub async fn embeddings(State(server): State<Arc<Server>>, request: Request) -> 
         return Err(Failure::unsupported("dimensions", "features have the model's width"));
     }
     let prompt = fields.text("prompt")?.unwrap_or_default();
+    if !prompt.is_empty() && !ready.about.config.qformer_reads_text() {
+        return Err(fields.refused("prompt", UNREAD));
+    }
     fields.end()?;
     let mut pictures = Vec::new();
     for (i, input) in inputs.into_iter().enumerate() {
@@ -176,7 +182,7 @@ async fn question(
 ) -> Result<engine::Request, Failure> {
     let image = fields.take("image").ok_or_else(|| fields.refused("image", "is missing: a data URL"))?;
     let text = fields.text("prompt")?.unwrap_or_default();
-    let qformer_prompt = fields.text("qformer_prompt")?;
+    let qformer_prompt = qformer_prompt(fields, &ready.about)?;
     let listed: Vec<&str> = choices.iter().map(String::as_str).collect();
     let prompt = match task(fields)? {
         Some(task) => task.prompt(&text, &listed).map_err(|error| Failure::of(&error, "prompt").about("task"))?,
@@ -187,6 +193,18 @@ async fn question(
     }
     let picture = server.pictures.read(image, "image").await?;
     Ok(engine::Request { qformer_prompt, ..engine::Request::new(picture, prompt, GenerateOptions::default()) })
+}
+
+/// Takes the text that the Q-Former reads instead of the prompt.
+///
+/// # Errors
+/// [`Failure`] where it reads none.
+pub fn qformer_prompt(fields: &mut Fields, about: &About) -> Result<Option<String>, Failure> {
+    let text = fields.text("qformer_prompt")?;
+    match text.is_some() && !about.config.qformer_reads_text() {
+        true => Err(fields.refused("qformer_prompt", UNREAD)),
+        false => Ok(text),
+    }
 }
 
 /// The features of a picture that is read with these words.

@@ -126,7 +126,7 @@ impl Metrics {
     pub fn text(&self, ready: Option<&Ready>) -> String {
         let of = &self.engine;
         of.ready.set(i64::from(ready.is_some()));
-        if let Some(Ready { engine, about, .. }) = ready {
+        if let Some(Ready { engine, about, own, .. }) = ready {
             let now = engine.counters();
             let gauges: [(&Gauge<i64, AtomicI64>, u64); 4] = [
                 (&of.slots, about.slots.into()),
@@ -138,9 +138,9 @@ impl Metrics {
                 gauge.set(value as i64);
             }
             let counters = [
-                (&of.tokens, now.tokens),
-                (&of.steps, now.steps),
-                (&of.finished, now.finished),
+                (&of.tokens, now.tokens - own.tokens),
+                (&of.steps, now.steps - own.steps),
+                (&of.finished, now.finished - own.finished),
                 (&of.failed, now.failed),
                 (&of.cancelled, now.cancelled),
             ];

@@ -33,7 +33,6 @@ use axum::Router;
 use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use clap::Args;
-use clap::builder::FalseyValueParser;
 use instructblip::model::Workload;
 use instructblip::processor::ImageOptions;
 use instructblip::{Error, GenerateOptions};
@@ -69,17 +68,17 @@ pub struct Serve {
     #[arg(long, value_name = "FILE", env = "INSTRUCTBLIP_API_KEY_FILE", conflicts_with = "api_key")]
     pub api_key_file: Option<PathBuf>,
     /// Let whoever reaches the address ask, without a key
-    #[arg(long, env = "INSTRUCTBLIP_INSECURE", value_parser = FalseyValueParser::new())]
+    #[arg(long, env = "INSTRUCTBLIP_INSECURE", value_parser = yes_or_no)]
     pub insecure: bool,
     /// Name of this machine that requests may be sent to, besides its addresses and localhost; may be repeated
-    #[arg(long, value_name = "NAME", env = "INSTRUCTBLIP_ALLOW_HOST", value_delimiter = ',')]
+    #[arg(long, value_name = "NAME", env = "INSTRUCTBLIP_ALLOW_HOST", value_delimiter = ',', value_parser = host)]
     pub allow_host: Vec<String>,
     /// Origin of pages that may ask, such as https://app.example, or * for any; may be repeated
-    #[arg(long, value_name = "ORIGIN", env = "INSTRUCTBLIP_CORS_ORIGIN", value_delimiter = ',')]
+    #[arg(long, value_name = "ORIGIN", env = "INSTRUCTBLIP_CORS_ORIGIN", value_delimiter = ',', value_parser = origin)]
     pub cors_origin: Vec<String>,
     /// Host that pictures may be fetched from over https, or * for any public one; none if left out; may be repeated
     #[cfg(feature = "hub")]
-    #[arg(long, value_name = "HOST", env = "INSTRUCTBLIP_IMAGE_HOST", value_delimiter = ',')]
+    #[arg(long, value_name = "HOST", env = "INSTRUCTBLIP_IMAGE_HOST", value_delimiter = ',', value_parser = host)]
     pub image_host: Vec<String>,
     /// Most bytes of a request; a picture in base64 takes a third more than its file
     #[arg(long, value_name = "SIZE", default_value = "20MiB", value_parser = crate::options::size)]
@@ -120,7 +119,8 @@ impl Serve {
     /// # Errors
     /// [`Error::Io`] for a file that cannot be read, [`Error::Request`] for what is no key.
     fn key(&self) -> Result<Option<String>> {
-        let key = match (&self.api_key, &self.api_key_file) {
+        // Compose files pass variables that are empty.
+        let key = match (self.api_key.as_ref().filter(|key| !key.is_empty()), &self.api_key_file) {
             (Some(key), _) => key.clone(),
             (None, Some(file)) => {
                 let text = std::fs::read_to_string(file);
@@ -130,7 +130,10 @@ impl Serve {
         };
         match !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic()) {
             true => Ok(Some(key)),
-            false => Err(Error::Request { problem: "the API key must be letters, digits and signs".into() }.into()),
+            false => {
+                Err(Error::Request { problem: "the API key must be letters, digits and signs, on one line".into() }
+                    .into())
+            }
         }
     }
 
@@ -231,7 +234,8 @@ pub fn run(common: &Common, serve: &Serve) -> Result<()> {
         });
         let stop = stopped(&server, || asked.load(Ordering::Relaxed) || failed.load(Ordering::Relaxed));
         let drain = Duration::from_secs(serve.drain.into());
-        let drained = runtime.block_on(http::serve(listener, server.clone().router(), stop, drain));
+        let drained =
+            runtime.block_on(http::serve(listener, server.clone().router(), stop, drain, || server.served.cancel()));
         // Whoever is not done by now is not waited for: what works for them is cancelled, and ends.
         runtime.shutdown_timeout(LETTING_GO);
         match loading.join() {
@@ -259,11 +263,38 @@ async fn listen(serve: &Serve) -> Result<TcpListener> {
     })
 }
 
+/// The name of a host, without what stands around it in an address; or `*`.
+fn host(text: &str) -> Result<String, String> {
+    let is_name = !text.is_empty() && !text.contains(['/', ':', '@', ' ']);
+    is_name.then(|| text.into()).ok_or_else(|| "give a name alone, such as pictures.example".into())
+}
+
+/// An origin as browsers write it, or `*`.
+fn origin(text: &str) -> Result<String, String> {
+    let origin = text.strip_suffix('/').unwrap_or(text);
+    let rest = origin.split_once("://").filter(|(scheme, _)| !scheme.is_empty()).map(|(_, rest)| rest);
+    match origin == "*" || rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '@', ' '])) {
+        true => Ok(origin.into()),
+        false => Err("give scheme and host, such as https://app.example, or *".into()),
+    }
+}
+
+/// A switch that opens the machine to others is not thrown by a word that means something else.
+fn yes_or_no(text: &str) -> Result<bool, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" | "y" => Ok(true),
+        "" | "0" | "false" | "no" | "off" | "n" => Ok(false),
+        _ => Err("say true or false".into()),
+    }
+}
+
 /// Waits until the server is to stop, and has it take nothing more.
 async fn stopped(server: &Server, is_asked: impl Fn() -> bool) {
     while !is_asked() {
         tokio::time::sleep(LOOK).await;
     }
-    tracing::info!("stopping; answers under way may end");
+    if server.served.status() == "ok" {
+        tracing::info!("stopping; answers under way may end");
+    }
     server.served.stop();
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::Result;
 use instructblip::config::Config;
-use instructblip::engine::{Canceller, Event, Picture, Request};
+use instructblip::engine::{Canceller, EngineCounters, Event, Picture, Request};
 use instructblip::processor::Tokenizers;
 use instructblip::{Engine, EngineOptions, Error, GenerateOptions, Image, InstructBlip};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::watch;
 
 use super::Serve;
 use super::failure::Failure;
@@ -19,9 +20,6 @@ use crate::side_by_side::slot_tokens;
 
 /// Times that a GPU may be lost without an answer in between.
 const MOST_LOSSES: u32 = 3;
-
-/// Answers that are the server's own.
-const OWN: u64 = 1;
 
 /// Time that whoever still has an engine whose GPU was lost may take to let it go.
 const LETTING_GO: Duration = Duration::from_secs(5);
@@ -34,6 +32,9 @@ pub struct Ready {
     pub engine: Engine,
     pub about: About,
     pub tokenizers: Arc<Tokenizers>,
+    cancelled: watch::Receiver<bool>,
+    /// The engine's numbers before the first client: the server has asked a question of its own.
+    pub own: EngineCounters,
 }
 
 /// The facts of a model that requests and clients need.
@@ -66,11 +67,18 @@ pub struct Served {
     changed: Condvar,
     /// The model that is being loaded is wanted no more.
     give_up: Arc<AtomicBool>,
+    /// Becomes true when answers that are under way are to end.
+    cancelled: watch::Sender<bool>,
 }
 
 impl Served {
     pub fn new() -> Served {
-        Served { state: Mutex::new(State::Loading), changed: Condvar::new(), give_up: Arc::default() }
+        Served {
+            state: Mutex::new(State::Loading),
+            changed: Condvar::new(),
+            give_up: Arc::default(),
+            cancelled: watch::Sender::new(false),
+        }
     }
 
     /// The model.
@@ -102,6 +110,11 @@ impl Served {
         self.changed.notify_all();
     }
 
+    /// Ends the answers that are under way: those who wait for them are told.
+    pub fn cancel(&self) {
+        self.cancelled.send_replace(true);
+    }
+
     /// Has the model loaded again where an error is the engine's, as after the loss of its GPU: it answers nothing any more.
     pub fn heard(&self, error: &Error, of: &Arc<Ready>) {
         let mut state = self.state();
@@ -129,7 +142,7 @@ impl Served {
         let common = &Common { stop: Some(self.give_up.clone()), ..common.clone() };
         let mut losses = 0;
         loop {
-            let ready = match begin(common, serve) {
+            let ready = match begin(common, serve, self.cancelled.subscribe()) {
                 Err(_) if self.give_up.load(Ordering::Relaxed) => return Ok(()),
                 ready => Arc::new(ready?),
             };
@@ -143,7 +156,7 @@ impl Served {
             if stopping {
                 return Ok(());
             }
-            losses = if ready.engine.counters().finished > OWN { 1 } else { losses + 1 };
+            losses = if ready.engine.counters().finished > ready.own.finished { 1 } else { losses + 1 };
             if losses > MOST_LOSSES {
                 return Err(Error::DeviceLost { reason: format!("{MOST_LOSSES} times without an answer") }.into());
             }
@@ -175,7 +188,7 @@ impl Served {
 
 /// Loads the model and begins an engine, and has it answer once: kernels are compiled then, and not while the first client
 /// waits.
-fn begin(common: &Common, serve: &Serve) -> Result<Ready> {
+fn begin(common: &Common, serve: &Serve, cancelled: watch::Receiver<bool>) -> Result<Ready> {
     let most = serve.workload();
     let model = load_model(common, &serve.model, most)?;
     let (about, tokenizers) = (About::of(&model, serve), model.processor().shared_tokenizers());
@@ -190,7 +203,8 @@ fn begin(common: &Common, serve: &Serve) -> Result<Ready> {
     let engine = Engine::start(model, &options)?;
     let frame = Picture::Image(Image::from_rgb(1, 1, vec![255; 3])?);
     engine.submit(Request::new(frame, "a", GenerateOptions::up_to(2))).wait()?;
-    Ok(Ready { engine, about, tokenizers })
+    let own = engine.counters();
+    Ok(Ready { engine, about, tokenizers, cancelled, own })
 }
 
 impl About {
@@ -221,6 +235,7 @@ pub fn now() -> u64 {
 pub struct Pending {
     events: UnboundedReceiver<instructblip::Result<Event>>,
     canceller: Canceller,
+    cancelled: watch::Receiver<bool>,
 }
 
 impl Ready {
@@ -232,7 +247,7 @@ impl Ready {
         let (to, events) = unbounded_channel();
         // Whoever has gone has cancelled.
         match self.engine.try_submit_to(request, Box::new(move |event| drop(to.send(event)))) {
-            Ok(canceller) => Ok(Pending { events, canceller }),
+            Ok(canceller) => Ok(Pending { events, canceller, cancelled: self.cancelled.clone() }),
             Err(_) => Err(Failure::later("overloaded", "too many requests wait already", wait)),
         }
     }
@@ -242,9 +257,12 @@ impl Pending {
     /// Waits for the next event.
     ///
     /// # Errors
-    /// Those of the request; [`Error::Cancelled`] where the engine has gone.
+    /// Those of the request; [`Error::Cancelled`] where the engine has gone, or the server ends.
     pub async fn next(&mut self) -> instructblip::Result<Event> {
-        self.events.recv().await.unwrap_or(Err(Error::Cancelled))
+        tokio::select! {
+            event = self.events.recv() => event.unwrap_or(Err(Error::Cancelled)),
+            _ = self.cancelled.wait_for(|cancelled| *cancelled) => Err(Error::Cancelled),
+        }
     }
 }
 

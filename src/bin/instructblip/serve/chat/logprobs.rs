@@ -28,7 +28,12 @@ pub fn kept(tokenizers: &Tokenizers, tokens: &[TokenLogprob], stops: &[String]) 
         starts.push(joined.len());
         joined.extend(tokenizers.token_bytes(token.token_id));
     }
-    let found = |stop: &String| joined.windows(stop.len()).position(|bytes| bytes == stop.as_bytes());
+    // The text has no space at its beginning, whatever its first token has.
+    let space = joined.len() - joined.trim_ascii_start().len();
+    let found = |stop: &String| {
+        let at = joined[space..].windows(stop.len()).position(|bytes| bytes == stop.as_bytes());
+        at.map(|at| at + space)
+    };
     match stops.iter().filter_map(found).min() {
         Some(end) => starts.partition_point(|start| *start < end),
         None => tokens.len(),

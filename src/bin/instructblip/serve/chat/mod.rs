@@ -49,7 +49,7 @@ pub async fn complete(State(server): State<Arc<Server>>, request: Request) -> Re
         return Ok(stream::stream(asked, first));
     }
     let reply = asked.whole(first).await.map_err(|error| asked.refused(&error))?;
-    asked.line.tokens(reply.token_ids.len());
+    asked.line.tokens(&reply);
     asked.server.metrics.answered(&asked.head, &reply);
     Ok(axum::Json(asked.head.whole(&reply)).into_response())
 }

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use crate::serve::failure::Failure;
 use crate::serve::fields::{Fields, task};
+use crate::serve::looking::qformer_prompt;
 use crate::serve::served::About;
 
 /// Texts that end an answer, at most, and bytes of one.
@@ -75,7 +76,7 @@ impl Options {
             usage,
             task: task(fields)?,
             choices: fields.texts("choices", false)?,
-            qformer_prompt: fields.text("qformer_prompt")?,
+            qformer_prompt: qformer_prompt(fields, about)?,
             generate,
         })
     }
@@ -165,6 +166,9 @@ fn generate(fields: &mut Fields, about: &About, n: u32, stops: &[String]) -> Res
             seed.ok_or_else(|| fields.refused("seed", "must be a whole number of 64 bits"))?
         }
     };
+    if num_beams > 1 && n > num_beams {
+        return Err(fields.refused("n", &format!("is {n}, which is more than num_beams {num_beams}")));
+    }
     let usual = GenerateOptions::default();
     let options = GenerateOptions {
         max_new_tokens: Some(max_new_tokens),
@@ -182,16 +186,31 @@ fn generate(fields: &mut Fields, about: &About, n: u32, stops: &[String]) -> Res
         frequency_penalty: fields.number("frequency_penalty", -2.0, 2.0)?.map_or(0.0, |x| x as f32),
         length_penalty: fields.number("length_penalty", -100.0, 100.0)?.map_or(1.0, |x| x as f32),
         no_repeat_ngram_size: least(fields.whole("no_repeat_ngram_size", 0, 1000)?).unwrap_or(0),
-        early_stopping: match fields.flag("early_stopping")? {
-            Some(true) => EarlyStopping::True,
-            _ => EarlyStopping::False,
-        },
+        early_stopping: early_stopping(fields)?,
         stop_strings: stops.to_vec(),
         prefix: fields.text("prefix")?.unwrap_or_default(),
-        bad_words: fields.texts("bad_words", false)?,
+        bad_words: bad_words(fields)?,
         logprobs: logprobs(fields)?,
         ..usual
     };
     options.check().map_err(|error| Failure::of(&error, "messages"))?;
     Ok(options)
+}
+
+/// The end of a search with beams, by the reference's words.
+fn early_stopping(fields: &mut Fields) -> Result<EarlyStopping, Failure> {
+    match fields.take("early_stopping") {
+        None | Some(Value::Bool(false)) => Ok(EarlyStopping::False),
+        Some(Value::Bool(true)) => Ok(EarlyStopping::True),
+        Some(Value::String(word)) if word == "never" => Ok(EarlyStopping::Never),
+        Some(_) => Err(fields.refused("early_stopping", "must be true, false or \"never\"")),
+    }
+}
+
+fn bad_words(fields: &mut Fields) -> Result<Vec<String>, Failure> {
+    let words = fields.texts("bad_words", false)?;
+    match words.iter().any(String::is_empty) {
+        true => Err(fields.refused("bad_words", "has an empty word")),
+        false => Ok(words),
+    }
 }

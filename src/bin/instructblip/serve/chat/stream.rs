@@ -42,7 +42,7 @@ pub fn stream(asked: Asked, first: Event) -> Response {
     let pieces = poll_fn(move |context| pieces.poll_recv(context).map(|piece| piece.map(Ok::<_, Infallible>)));
     let mut response = Response::new(Body::from_stream(pieces));
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream; charset=utf-8"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // Proxies that gather answers would keep it until its end.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
@@ -83,7 +83,7 @@ impl Streaming {
 
     /// Tells the rest of the answer, and why it ended.
     async fn end(mut self, reply: Reply) -> Result<(), Left> {
-        self.asked.line.tokens(reply.token_ids.len());
+        self.asked.line.tokens(&reply);
         self.asked.server.metrics.answered(&self.asked.head, &reply);
         let as_it_came = self.asked.head.options.generate.gives_one();
         let rest = self.cut.finish();
