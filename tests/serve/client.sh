@@ -39,7 +39,7 @@ check plain 200 '"content":"blue cross"' "$chat" -H "$json" -d @"$folder/ask.jso
 check 'without a content type' 200 '"content":"blue cross"' "$chat" -d @"$folder/ask.json"
 check chunked 200 '"content":"blue cross"' "$chat" -H 'Transfer-Encoding: chunked' -d @"$folder/ask.json"
 check 'expecting 100' 200 '"content":"blue cross"' "$chat" -H 'Expect: 100-continue' -d @"$folder/ask.json"
-check 'an answer as events' 200 '^content-type: text/event-stream$' -N "$chat" -d @"$folder/stream.json"
+check 'an answer as events' 200 '^content-type: text/event-stream; charset=utf-8$' -N "$chat" -d @"$folder/stream.json"
 check 'the end of events' 200 '^data: \[DONE\]$' -N "$chat" -d @"$folder/stream.json"
 if grep -Evq '^(data: .*)?$' "$folder/body"; then
     echo "FAILED lines of events that are neither data nor empty"

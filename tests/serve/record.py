@@ -99,7 +99,7 @@ class Recorder(http.server.BaseHTTPRequestHandler):
         left.remove(name)
         for data, marker in SAMPLES.items():
             sent = sent.replace(data, marker)
-        streams = response.headers["content-type"] == "text/event-stream"
+        streams = response.headers["content-type"].startswith("text/event-stream")
         wanted = steady(folded(got) if streams else json.loads(got), DIFFERENT | (DRAWN if name == "n" else set()))
         record = {
             "method": self.command,
