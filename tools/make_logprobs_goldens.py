@@ -18,7 +18,7 @@ import transformers
 from safetensors import safe_open
 
 from make_family_goldens import CLASSES, perturbed
-from make_words_goldens import CHECKPOINTS, FOLDERS, ROOT
+from make_words_goldens import CHECKPOINTS, FOLDERS, ROOT, with_prefix
 
 OUT = ROOT / "tests" / "golden" / "logprobs.jsonl"
 CALLS = [
@@ -32,16 +32,7 @@ CALLS = [
 
 @torch.no_grad()
 def answer(model, inputs: dict, options: dict, start: int) -> dict:
-    options = dict(options)
-    prefix = options.pop("prefix", [])
-    everything = list(range(model.config.text_config.vocab_size))
-
-    def allowed(_: int, ids: torch.Tensor) -> list[int]:
-        new = len(ids) - start
-        return [prefix[new]] if new < len(prefix) else everything
-
-    if prefix:
-        options["prefix_allowed_tokens_fn"] = allowed
+    options = with_prefix(model, options, start)
     out = model.generate(**inputs, do_sample=False, output_logits=True, return_dict_in_generate=True, **options)
     scores = model.compute_transition_scores(out.sequences, out.logits, normalize_logits=True)[0]
     largest = [torch.log_softmax(logits[0], -1).topk(5) for logits in out.logits]

@@ -37,8 +37,8 @@ def calls(plain: list[int]) -> list[dict]:
     return [row | more for row, more in itertools.product(rows, how)]
 
 
-@torch.no_grad()
-def answer(model, inputs: dict, options: dict, start: int) -> list[list[int]]:
+def with_prefix(model, options: dict, start: int) -> dict:
+    """Options of `generate` for those of a call, whose `prefix` is the ids that an answer begins with."""
     options = dict(options)
     prefix = options.pop("prefix", [])
     everything = list(range(model.config.text_config.vocab_size))
@@ -49,6 +49,12 @@ def answer(model, inputs: dict, options: dict, start: int) -> list[list[int]]:
 
     if prefix:
         options["prefix_allowed_tokens_fn"] = allowed
+    return options
+
+
+@torch.no_grad()
+def answer(model, inputs: dict, options: dict, start: int) -> list[list[int]]:
+    options = with_prefix(model, options, start)
     out = model.generate(**inputs, do_sample=False, **options)
     stops = model.generation_config.eos_token_id
     stops = stops if isinstance(stops, list) else [stops]

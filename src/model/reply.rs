@@ -25,6 +25,13 @@ pub struct Timings {
     pub decode: f64,
 }
 
+impl Timings {
+    /// Milliseconds from the picture to the first token, in which the weights were there already.
+    pub fn first_token(&self) -> f64 {
+        self.image + self.vision + self.qformer + self.prefill
+    }
+}
+
 /// Milliseconds of wall time since then.
 pub(super) fn milliseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1000.0

@@ -181,7 +181,7 @@ fn rounding_to_4_bits_costs_the_embedded_model_no_more_than_promised() {
 
 /// Accuracy on these questions: at most one point is lost in 8 bits.
 #[test]
-#[ignore = "make test-lab"]
+#[ignore = "takes half a minute; make test-lab runs it"]
 fn rounding_to_8_bits_costs_the_embedded_model_no_more_than_promised() {
     costs_no_more(WeightFormat::Q8, 1.0);
 }

@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use instructblip::model::Timings;
 use instructblip::runtime::Work;
 use instructblip::{Error, GenerateOptions, Image, InstructBlip, Question, Reply};
 use serde_json::json;
@@ -221,8 +220,7 @@ fn answer(
 
 /// Tells what was done, how long it took from the picture on, and how fast tokens came.
 fn note(reply: &Reply) -> String {
-    let Timings { load: _, image, vision, qformer, prefill, decode } = reply.timings;
-    let seconds = (image + vision + qformer + prefill + decode) / 1000.0;
+    let seconds = (reply.timings.first_token() + reply.timings.decode) / 1000.0;
     let speed = tokens_per_second(reply).map_or(String::new(), |speed| format!(", {speed:.1} tokens/s"));
     let tokens = match reply.token_ids.len() {
         1 => "1 token".into(),

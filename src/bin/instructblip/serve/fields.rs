@@ -196,6 +196,12 @@ pub fn task(fields: &mut Fields) -> Result<Option<Task>, Failure> {
     }
 }
 
+/// The prompt that a task makes of a text, which came in the field `prompt`, and choices.
+pub fn worded(task: Task, text: &str, choices: &[String], prompt: &str) -> Result<String, Failure> {
+    let choices: Vec<&str> = choices.iter().map(String::as_str).collect();
+    task.prompt(text, &choices).map_err(|error| Failure::of(&error, prompt).about("task"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

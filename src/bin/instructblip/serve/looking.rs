@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::Server;
 use super::failure::Failure;
-use super::fields::{Fields, task};
+use super::fields::{Fields, task, worded};
 use super::served::{About, Ready};
 
 /// The refusal of words for a Q-Former that reads none.
@@ -183,9 +183,8 @@ async fn question(
     let image = fields.take("image").ok_or_else(|| fields.refused("image", "is missing: a data URL"))?;
     let text = fields.text("prompt")?.unwrap_or_default();
     let qformer_prompt = qformer_prompt(fields, &ready.about)?;
-    let listed: Vec<&str> = choices.iter().map(String::as_str).collect();
     let prompt = match task(fields)? {
-        Some(task) => task.prompt(&text, &listed).map_err(|error| Failure::of(&error, "prompt").about("task"))?,
+        Some(task) => worded(task, &text, choices, "prompt")?,
         None => text,
     };
     if ready.about.config.takes_frames() {
@@ -233,10 +232,7 @@ async fn ask(server: &Server, ready: &Arc<Ready>, asked: engine::Request) -> Res
                 return Ok(outcome);
             }
             Ok(_) => {}
-            Err(error) => {
-                server.served.heard(&error, ready);
-                return Err(Failure::of(&error, "prompt"));
-            }
+            Err(error) => return Err(server.refused(ready, &error, "prompt")),
         }
     }
 }

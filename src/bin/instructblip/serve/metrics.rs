@@ -101,8 +101,7 @@ impl Metrics {
 
     /// Counts an answer.
     pub fn answered(&self, head: &Head, reply: &Reply) {
-        let times = reply.timings;
-        self.first_token.observe((times.image + times.vision + times.qformer + times.prefill) / 1000.0);
+        self.first_token.observe(reply.timings.first_token() / 1000.0);
         self.took(head.since.elapsed());
     }
 

@@ -45,6 +45,8 @@ use crate::options::Model;
 use crate::progress::say;
 use crate::side_by_side::Slots;
 use crate::signals::asked_to_end;
+use failure::Failure;
+use served::Ready;
 
 /// Time that threads have to let go of what was cancelled.
 const LETTING_GO: Duration = Duration::from_secs(5);
@@ -96,7 +98,7 @@ pub struct Serve {
     /// Seconds that answers under way have to end once the server is asked to
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub drain: u32,
-    /// What to log on stderr: a line for each request is info
+    /// Level of the log on stderr; the line of each request has the level info
     #[arg(long, value_name = "off|error|warn|info|debug", default_value = "info", env = "INSTRUCTBLIP_LOG")]
     pub log: LevelFilter,
     #[command(flatten)]
@@ -175,6 +177,12 @@ impl Server {
             rules: guard::Rules::new(key, &serve.allow_host, &serve.cors_origin),
             metrics: metrics::Metrics::new(),
         })
+    }
+
+    /// The failure of a question that was asked, whose words came in the field `prompt`; a lost GPU is seen to.
+    fn refused(&self, ready: &Arc<Ready>, error: &Error, prompt: &str) -> Failure {
+        self.served.heard(error, ready);
+        Failure::of(error, prompt)
     }
 
     /// The routes.

@@ -54,10 +54,9 @@ pub struct About {
 
 /// The state of the model.
 enum State {
+    /// It is being loaded, or is to be: the GPU of the one that there was is lost.
     Loading,
     Ready(Arc<Ready>),
-    /// The GPU of the model that there was is lost.
-    Lost,
     Stopping,
 }
 
@@ -88,7 +87,7 @@ impl Served {
     pub fn ready(&self) -> Result<Arc<Ready>, Failure> {
         match &*self.state() {
             State::Ready(ready) => Ok(ready.clone()),
-            State::Loading | State::Lost => Err(Failure::later("loading", "the model is being loaded", LOADING)),
+            State::Loading => Err(Failure::later("loading", "the model is being loaded", LOADING)),
             State::Stopping => Err(Failure::later("stopping", "the server is stopping", LOADING)),
         }
     }
@@ -97,7 +96,7 @@ impl Served {
     pub fn status(&self) -> &'static str {
         match &*self.state() {
             State::Ready(_) => "ok",
-            State::Loading | State::Lost => "loading",
+            State::Loading => "loading",
             State::Stopping => "stopping",
         }
     }
@@ -129,7 +128,7 @@ impl Served {
                 | Error::Cancelled
         );
         if lost && matches!(&*state, State::Ready(now) if Arc::ptr_eq(now, of)) {
-            *state = State::Lost;
+            *state = State::Loading;
             self.changed.notify_all();
         }
     }
@@ -148,7 +147,7 @@ impl Served {
             };
             let about = &ready.about;
             tracing::info!(model = about.model, device = about.device, slots = about.slots, "ready");
-            if !self.set(State::Ready(ready.clone())) {
+            if !self.open(&ready) {
                 return Ok(());
             }
             let state = self.changed.wait_while(self.state(), |state| matches!(state, State::Ready(_)));
@@ -167,16 +166,15 @@ impl Served {
                 std::thread::sleep(Duration::from_millis(10));
             }
             drop(ready);
-            self.set(State::Loading);
         }
     }
 
-    /// Goes into another state, unless the server stops.
-    fn set(&self, to: State) -> bool {
+    /// Has the model answer, unless the server stops.
+    fn open(&self, ready: &Arc<Ready>) -> bool {
         let mut state = self.state();
         let goes_on = !matches!(*state, State::Stopping);
         if goes_on {
-            *state = to;
+            *state = State::Ready(ready.clone());
         }
         goes_on
     }

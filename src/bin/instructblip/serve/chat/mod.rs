@@ -17,6 +17,7 @@ use instructblip::processor::Task;
 use super::Server;
 use super::body::Bounded;
 use super::failure::Failure;
+use super::fields::worded;
 use super::line::Line;
 use super::served::{About, Pending, Ready};
 use conversation::Conversation;
@@ -78,10 +79,9 @@ impl Asked {
         }
     }
 
-    /// The failure of the question; a lost GPU is seen to.
+    /// The failure of the question.
     fn refused(&self, error: &instructblip::Error) -> Failure {
-        self.server.served.heard(error, &self.ready);
-        Failure::of(error, PROMPT)
+        self.server.refused(&self.ready, error, PROMPT)
     }
 }
 
@@ -103,19 +103,16 @@ async fn question(
             return Err(Failure::request(PROMPT, problem));
         }
     }
-    let choices: Vec<&str> = options.choices.iter().map(String::as_str).collect();
     let prompt = match options.task {
         Some(_) if turns => {
             return Err(Failure::request("task", "words one question, and the conversation has several"));
         }
-        Some(task) => task.prompt(&prompt, &choices).map_err(|error| Failure::of(&error, PROMPT).about("task"))?,
-        None if !choices.is_empty() => {
+        Some(task) => worded(task, &prompt, &options.choices, PROMPT)?,
+        None if !options.choices.is_empty() => {
             return Err(Failure::request("choices", "needs a task that lists them; /v1/score ranks answers"));
         }
         // The model was taught instructions, and none is none of them.
-        None if prompt.is_empty() && about.config.qformer_reads_text() => {
-            Task::Caption.prompt("", &[]).map_err(|error| Failure::of(&error, PROMPT))?
-        }
+        None if prompt.is_empty() && about.config.qformer_reads_text() => worded(Task::Caption, "", &[], PROMPT)?,
         None => prompt,
     };
     let mut read = Vec::new();

@@ -14,6 +14,7 @@ use super::logprobs;
 use super::options::Options;
 use crate::serve::line::random_id;
 use crate::serve::served::{Ready, now};
+use crate::session::tokens_per_second;
 
 /// The parts of an answer that are known before it is made.
 #[derive(Debug)]
@@ -113,13 +114,10 @@ impl Head {
 
     /// The times of an answer on the GPU, waiting for others not counted, and from the request on.
     pub fn timings(&self, reply: &Reply) -> Value {
-        let times = reply.timings;
-        let steps = reply.token_ids.len().saturating_sub(1);
-        let rate = (steps > 0 && times.decode > 0.0).then(|| steps as f64 * 1000.0 / times.decode);
         json!({
-            "first_token_ms": times.image + times.vision + times.qformer + times.prefill,
+            "first_token_ms": reply.timings.first_token(),
             "total_ms": self.since.elapsed().as_secs_f64() * 1000.0,
-            "tokens_per_second": rate,
+            "tokens_per_second": tokens_per_second(reply),
         })
     }
 }
