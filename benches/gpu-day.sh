@@ -7,8 +7,9 @@
 # Writes one folder named by the adapter, with a summary.md to begin with. A step that fails or takes too long is told at
 # the end, and the others run all the same. Beside the folder lies all of it as NAME.tgz. INSTRUCTBLIP_ADAPTER chooses the
 # GPU, BUDGET is the seconds for everything (600 if it is not set), OLD the path of an earlier version's program, which runs
-# the first kernels and Vicuna-7B in f16 again, and QUICK=1 tries the script out. What was expected of some cards stands in
-# predictions.csv and comes beside what they did.
+# the first kernels and Vicuna-7B in f16 again, TESTS the path of the program that `cargo test --test library --no-run`
+# builds, which compares every stage with recordings of transformers, and QUICK=1 tries the script out. What was expected of
+# some cards stands in predictions.csv and comes beside what they did.
 set -u
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -44,8 +45,8 @@ out=$(cd "$out" && pwd)
 INSTRUCTBLIP_CACHE=${INSTRUCTBLIP_CACHE:-$out/cache}
 export INSTRUCTBLIP_CACHE
 # Of an earlier run: what is skipped in this one must not seem to be of it.
-rm -f "$out/runs.csv" "$out/steps.md" "$out"/*.log "$out"/transformers-*.json
-rm -rf "$out/kernels" "$out"/kernels-* "$out"/model-*
+rm -f "$out/runs.csv" "$out/steps.md" "$out"/*.log "$out"/*.json "$out"/*.txt
+rm -rf "$out/kernels" "$out"/kernels-* "$out"/model-* "$out/cold"
 failed=
 skipped=
 begun=$(date +%s)
@@ -127,8 +128,17 @@ model() {
     limit=$2
     runs=$3
     shift 3
+    code=0
     step "model-$of" "$limit" "model-$of.txt" "$runs" bench model "$@" --output "$out/model-$of" \
         --append "$out/runs.csv"
+    # Where kernels for this kind of GPU are wrong, or do not compile, those for every GPU still tell something.
+    case $code in
+        0 | 124) ;;
+        *)
+            step "model-$of-portable" "$limit" "model-$of-portable.txt" "$runs" bench model "$@" --portable \
+                --output "$out/model-$of-portable" --append "$out/runs.csv"
+            ;;
+    esac
 }
 
 # kernels NAME SECONDS PROGRAM ARGUMENTS...: some kernels.
@@ -192,44 +202,108 @@ predicted() {
         }' "$here/predictions.csv"
 }
 
-step devices 60 devices.json "$program" devices --json
-step selftest 120 selftest.json "$program" selftest --json ${quick:+--filter norm}
-step selftest-bare 60 selftest-bare.json "$program" selftest --robust-access false --json ${quick:+--filter norm}
-step tune 90 tune.json "$program" tune --json
+serving="--seconds 12"
+[ -z "$quick" ] || serving="--seconds 1 --clients 2 --new-tokens 2"
+picture=$here/../tests/shapes/samples/11.png
+question="Which is the smallest shape?"
 # A layer of the vision tower, a step of decoding, a prompt and a large one, in every format and form.
 shapes="--shape 257x1408x1408 --shape 1x4096x4096 --shape 64x4096x4096 --shape 512x4096x14336"
 [ -z "$quick" ] || shapes="--shape 64x64x64 --runs 2"
-# shellcheck disable=SC2086 # several words
-kernels kernels-first 60 "$program" $shapes
-# shellcheck disable=SC2086 # several words
-[ -z "${OLD:-}" ] || kernels kernels-old 60 "$OLD" $shapes
-for robust in true false; do
-    # shellcheck disable=SC2086 # several words
-    kernels "kernels-robust-$robust" 30 "$program" $shapes --variant auto --isa --robust-access "$robust"
-done
-model embedded 60 "$program" --shape embedded ${quick:+--runs 1 --rows 1 --keys 32 --prompt-tokens 64}
-few=${quick:+--layers 1 --vision-layers 1 --qformer-layers 1 --runs 1 --rows 1 --keys 32 --prompt-tokens 64}
-for weights in f16 q4; do
-    # shellcheck disable=SC2086 # several words
-    model "vicuna-7b-$weights" 90 "$program" --shape vicuna-7b --weights "$weights" $few
-done
-# shellcheck disable=SC2086 # several words
-[ -z "${OLD:-}" ] || model vicuna-7b-f16-old 90 "$OLD" --shape vicuna-7b --weights f16 $few
-kernels kernels 180 "$program" ${quick:+--filter norm --runs 2}
-step doctor 60 doctor.json "$program" doctor --json
-# shellcheck disable=SC2086 # several words
-model vicuna-7b-q8 90 "$program" --shape vicuna-7b --weights q8 $few
-[ -n "$quick" ] || model flan-t5-xl 90 "$program" --shape flan-t5-xl
+few="--prompt-tokens 64,512"
+layers=
+[ -z "$quick" ] || layers="--layers 1 --vision-layers 1 --qformer-layers 1"
+[ -z "$quick" ] || few="$layers --runs 1 --rows 1 --keys 32 --prompt-tokens 64"
 
 peer=$here/peers/transformers_speed.py
 has_peer() {
     [ -f "$peer" ] && limited "$(left)" python3 -c 'import torch, transformers; assert torch.cuda.is_available()' 2>/dev/null
 }
-if [ "$(left)" -gt 0 ] && has_peer; then
-    for shape in vicuna-7b flan-t5-xl; do
-        step "transformers-$shape" 120 "transformers-$shape.json" python3 "$peer" --shape "$shape"
+
+# transformers SHAPE: the same shape by PyTorch, where there is one for this GPU.
+transformers() {
+    if [ "$(left)" -gt 0 ] && has_peer; then
+        step "transformers-$1" 120 "transformers-$1.json" python3 "$peer" --shape "$1"
+    fi
+}
+
+# free_kib FOLDER: the KiB that are free there; 0 where it is no folder.
+free_kib() {
+    df -Pk "$1" 2>/dev/null | awk 'NR == 2 { kib = $4 } END { print kib + 0 }'
+}
+
+# asked NAME PROGRAM ARGUMENTS...: a question about a bundled picture, where the script lies beside them.
+asked() {
+    of=$1
+    shift
+    [ -f "$picture" ] || return
+    step "$of" 60 "$of.json" "$@" --max-new-tokens 32 --json
+}
+
+# What a user waits for at the very first question, and at the first one of a later start.
+first_token() {
+    for pipelines in cold warm; do
+        asked "first-token-$pipelines" env INSTRUCTBLIP_CACHE="$out/cold" __GL_SHADER_DISK_CACHE=0 \
+            MESA_SHADER_CACHE_DISABLE=true "$program" ask "$picture" "$question"
     done
-fi
+}
+
+# A 7B model from files in the host's memory, or on the disk where that has no room, and the server with it.
+of_files() {
+    need=$((17 * 1024 * 1024))
+    [ -z "$quick" ] || need=$((1024 * 1024))
+    folder=/dev/shm
+    [ "$(free_kib "$folder")" -gt "$need" ] || folder=$parent
+    if [ "$(free_kib "$folder")" -le "$need" ]; then
+        skipped="$skipped files-of-7b(no room)"
+        return
+    fi
+    files=$(mktemp -d "$folder/instructblip-7b.XXXXXX") || return
+    trap 'rm -rf "$files"' EXIT
+    trap 'exit 130' INT TERM
+    # shellcheck disable=SC2086 # several words
+    step synthesize 60 synthesize.txt "$program" synthesize instructblip-vicuna-7b "$files/7b" $layers
+    asked load "$program" ask "$picture" "$question" --model "$files/7b"
+    # shellcheck disable=SC2086 # several words
+    step serve-7b 60 serve-7b.json "$program" bench serve $serving --json -- --model "$files/7b"
+    # shellcheck disable=SC2086 # several words
+    step serve-7b-logprobs 60 serve-7b-logprobs.json "$program" bench serve $serving --logprobs 5 --json \
+        -- --model "$files/7b"
+    rm -rf "$files"
+}
+
+step devices 60 devices.json "$program" devices --json
+step selftest 120 selftest.json "$program" selftest --json ${quick:+--filter norm}
+step tune 90 tune.json "$program" tune --json
+# shellcheck disable=SC2086 # several words
+kernels kernels-first 60 "$program" $shapes
+# shellcheck disable=SC2086 # several words
+[ -z "${OLD:-}" ] || kernels kernels-old 60 "$OLD" $shapes
+# shellcheck disable=SC2086 # several words
+model vicuna-7b-f16 90 "$program" --shape vicuna-7b --weights f16 $few
+# shellcheck disable=SC2086 # several words
+[ -z "${OLD:-}" ] || model vicuna-7b-f16-old 90 "$OLD" --shape vicuna-7b --weights f16 $few
+step selftest-bare 60 selftest-bare.json "$program" selftest --robust-access false --json ${quick:+--filter norm}
+for robust in true false; do
+    # shellcheck disable=SC2086 # several words
+    kernels "kernels-robust-$robust" 30 "$program" $shapes --variant auto --isa --robust-access "$robust"
+done
+# shellcheck disable=SC2086 # several words
+model vicuna-7b-q4 90 "$program" --shape vicuna-7b --weights q4 $few
+transformers vicuna-7b
+# Every stage beside recordings of transformers, and the embedded model's recorded answers.
+[ -z "${TESTS:-}" ] || step stages 120 stages.txt "$TESTS" ${quick:+--skip generate::} stages:: generate:: logprobs::
+model embedded 60 "$program" --shape embedded ${quick:+--runs 1 --rows 1 --keys 32 --prompt-tokens 64}
+first_token
+# shellcheck disable=SC2086 # several words
+step serve 60 serve.json "$program" bench serve $serving --json
+of_files
+# shellcheck disable=SC2086 # several words
+model vicuna-7b-q8 90 "$program" --shape vicuna-7b --weights q8 $few
+step doctor 60 doctor.json "$program" doctor --json
+[ -n "$quick" ] || model flan-t5-xl 90 "$program" --shape flan-t5-xl
+transformers flan-t5-xl
+step selftest-checked 90 selftest-checked.json "$program" selftest --checked --json ${quick:+--filter norm}
+kernels kernels 180 "$program" ${quick:+--filter norm --runs 2}
 
 {
     echo "# ${adapter:-No adapter}"

@@ -47,6 +47,12 @@ static SCENES: &[Scene] = &[
     scene!("11.png", "Which is the smallest shape?", "Describe everything you see in the image."),
 ];
 
+/// The bundled picture of this path below `tests/shapes`.
+#[cfg(feature = "server")]
+pub fn picture(path: &str) -> Option<&'static [u8]> {
+    SCENES.iter().find(|scene| scene.path.strip_prefix("tests/shapes/") == Some(path)).map(|scene| scene.bytes)
+}
+
 pub fn run(common: &Common, demo: &Demo) -> Result<()> {
     let mut model = load_with_custom(common, &Model::default(), Workload::default(), Vec::new())?;
     let mut out = std::io::stdout().lock();

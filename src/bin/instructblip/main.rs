@@ -11,6 +11,7 @@ mod demo;
 mod devices;
 mod doctor;
 mod embed;
+mod ended;
 mod environment;
 mod eval;
 mod files;
@@ -114,7 +115,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<selftest::Failed>() || error.is::<bench::Refused>() {
         return 7;
     }
-    if let Some(ended) = error.downcast_ref::<batch::Ended>() {
+    if let Some(ended) = error.downcast_ref::<ended::Ended>() {
         return ended.code;
     }
     match error.downcast_ref::<Error>() {

@@ -1,6 +1,10 @@
 //! Measurements: `bench` and `tune`.
 
+#[cfg(all(feature = "server", unix))]
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+#[cfg(all(feature = "server", unix))]
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
@@ -117,6 +121,44 @@ fn bench_kernels_of_all_adapters_has_a_folder_for_each() {
     let output = run(&bench);
     assert!(!output.status.success() && output.stdout.is_empty(), "{}", text(&output.stdout));
     assert!(text(&output.stderr).contains("is not a folder"), "{}", text(&output.stderr));
+}
+
+#[test]
+#[cfg(feature = "server")]
+fn bench_serve_has_clients_ask() {
+    if support::device().is_none() {
+        return;
+    }
+    let short = ["bench", "serve", "-q", "--seconds", "1", "--new-tokens", "4", "--json"];
+    let result = json(&[&short[..], &["--clients", "3", "--logprobs", "2", "--", "--slots", "2"]].concat());
+    assert_eq!((&result["model"], &result["compared_with"]), (&"instructblip-shapes".into(), &"recorded".into()));
+    let runs = result["runs"].as_array().expect("a list");
+    assert_eq!(runs.iter().map(|run| run["clients"].as_u64()).collect::<Vec<_>>(), [Some(1), Some(3), Some(1)]);
+    for run in runs {
+        let number = |name: &str| run[name].as_f64().unwrap_or_else(|| panic!("no number {name}: {run}"));
+        assert!(number("tokens_per_s") > 0.0 && number("worst_s") >= number("median_s"), "{run}");
+        assert_eq!((number("told_to_wait"), number("other_words")), (0.0, 0.0), "{run}");
+    }
+    refused(&[&short[..], &["--", "--model", "no/such folder"]].concat(), 3, &["no/such folder", "the server ended"]);
+    refused(&[&short[..], &["--", "--bogus"]].concat(), 2, &["--bogus"]);
+}
+
+#[test]
+#[cfg(all(feature = "server", unix))]
+fn bench_serve_ends_at_once_with_its_server() {
+    if support::device().is_none() {
+        return;
+    }
+    let mut bench = program();
+    bench.args(["bench", "serve", "--seconds", "600"]).stderr(Stdio::piped());
+    let mut bench = bench.spawn().expect("it runs");
+    let said = BufReader::new(bench.stderr.take().expect("its messages"));
+    let mut lines = said.lines().map(|line| line.expect("a line"));
+    assert!(lines.any(|line| line.starts_with("1 at once")), "it ends before anybody asks");
+    let killed = Command::new("kill").args(["-TERM", &bench.id().to_string()]).status().expect("kill runs");
+    assert!(killed.success());
+    assert_eq!(lines.last().as_deref(), Some("error: stopped as asked"));
+    assert_eq!(bench.wait().expect("it ends").code(), Some(75));
 }
 
 #[test]

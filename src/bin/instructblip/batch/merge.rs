@@ -8,9 +8,9 @@ use instructblip::Error;
 use instructblip::jobs::{Disk, Merge as Merging, Merged, asked_with, merge};
 
 use super::asking::recorded;
-use super::ended::Ended;
 use super::inputs::input;
 use crate::common::Common;
+use crate::ended::Ended;
 use crate::files::check_target;
 use crate::progress::say;
 

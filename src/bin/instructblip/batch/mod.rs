@@ -3,7 +3,6 @@
 mod answering;
 mod apart;
 mod asking;
-mod ended;
 mod identity;
 mod inputs;
 mod merge;
@@ -20,13 +19,13 @@ use instructblip::jobs::{Captions, Counts, Defaults, Disk, Input, Job, Outcome, 
 pub use answering::Answering;
 use apart::{Process, SERVE};
 pub use asking::Asking;
-pub use ended::Ended;
 use identity::identity;
 use inputs::Spooled;
 use merge::Merge;
 pub use serve::serve_rows;
 
 use crate::common::{Common, Gpu};
+use crate::ended::Ended;
 use crate::files::check_target;
 use crate::machine::{free_bytes, host};
 use crate::options::Model;

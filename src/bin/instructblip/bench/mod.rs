@@ -5,6 +5,8 @@ mod kernels;
 mod model;
 mod report;
 mod run;
+#[cfg(feature = "server")]
+mod serve;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -44,6 +46,14 @@ pub enum Command {
     /// Nothing is timed before it is checked: the embedded model's answer, step-by-step decoding against one long prompt,
     /// finite values. A published shape needs no files: its weights are made on the GPU.
     Model(model::Model),
+    /// Have many clients ask the server at once, and one alone
+    ///
+    /// The server is started for it, and ends with it: `bench serve -- --model DIR --slots 8`. Each client asks one question
+    /// after another about bundled pictures, on a connection each, and waits for the whole answer. The embedded model's
+    /// answers must be the recorded ones; of other models, those in other words than the answer to one who asks alone are
+    /// counted.
+    #[cfg(feature = "server")]
+    Serve(serve::Serve),
     /// Show results as tables and pictures
     Report(Report),
     /// Compare two runs, row by row
@@ -59,6 +69,8 @@ impl Bench {
         match &self.command {
             Command::Kernels(kernels) => kernels.gpu.clone(),
             Command::Model(model) => model.gpu.clone(),
+            #[cfg(feature = "server")]
+            Command::Serve(serve) => serve.gpu.clone(),
             Command::Report(_) | Command::Compare(_) => Adapter::default().into(),
         }
     }
@@ -124,6 +136,8 @@ pub fn run(common: &Common, arguments: &Bench) -> Result<()> {
     match &arguments.command {
         Command::Kernels(arguments) => kernels::run(common, arguments),
         Command::Model(arguments) => model::run(common, arguments),
+        #[cfg(feature = "server")]
+        Command::Serve(arguments) => serve::run(common, arguments),
         Command::Report(arguments) => show(arguments),
         Command::Compare(arguments) => compare(arguments),
     }

@@ -39,14 +39,15 @@ use instructblip::{Error, GenerateOptions};
 use tokio::net::TcpListener;
 use tracing::level_filters::LevelFilter;
 
-use crate::batch::Ended;
 use crate::common::{Common, Gpu};
+use crate::ended::Ended;
 use crate::options::Model;
 use crate::progress::say;
 use crate::side_by_side::Slots;
 use crate::signals::asked_to_end;
 use failure::Failure;
 use served::Ready;
+pub use served::plain;
 
 /// Time that threads have to let go of what was cancelled.
 const LETTING_GO: Duration = Duration::from_secs(5);

@@ -220,7 +220,7 @@ impl About {
 }
 
 /// The name without what stands behind it in brackets: clients write it into addresses.
-fn plain(name: &str) -> String {
+pub fn plain(name: &str) -> String {
     name.split(" (").next().unwrap_or(name).into()
 }
 

@@ -1,8 +1,8 @@
-//! Ends of jobs that are no errors of the library, with exit codes of their own.
+//! Ends of commands that are no errors of the library, with exit codes of their own.
 
 use instructblip::jobs::Failure;
 
-/// The end of a job that did not do everything.
+/// The end of a command that did not do everything.
 #[derive(Debug)]
 pub struct Ended {
     /// The exit code.
