@@ -145,15 +145,25 @@ impl Hub {
     /// # Errors
     /// [`Error::NotCached`] when there is neither, [`Error::Checkpoint`] where the name is none of a repository.
     pub fn checkpoint(&self, name: &Path) -> Result<Checkpoint> {
+        Checkpoint::directory(self.folder(name)?)
+    }
+
+    /// The adapter in a directory or of a repository, as [`Hub::checkpoint`] finds a model.
+    ///
+    /// # Errors
+    /// As [`Hub::checkpoint`].
+    pub fn adapter(&self, name: &Path) -> Result<Checkpoint> {
+        Checkpoint::adapter_directory(self.folder(name)?)
+    }
+
+    /// The folder of a repository in the cache; any other name as it is.
+    fn folder(&self, name: &Path) -> Result<PathBuf> {
         let text = name.to_str().unwrap_or_default();
         let (repo, revision) = text.split_once('@').map_or((text, None), |(repo, revision)| (repo, Some(revision)));
         if name.is_dir() || names::check_repo(repo).is_err() {
-            return Checkpoint::directory(name);
+            return Ok(name.into());
         }
-        if let Some(folder) = self.find(repo, revision)? {
-            return Checkpoint::directory(folder);
-        }
-        Err(self.not_cached(repo, revision))
+        self.find(repo, revision)?.ok_or_else(|| self.not_cached(repo, revision))
     }
 
     fn not_cached(&self, repo: &str, revision: Option<&str>) -> Error {

@@ -253,6 +253,9 @@ fn exit_codes_tell_what_was_wrong() {
     refused(&["ask", "only-a-picture.png"], 2, &["PROMPT"]);
     refused(&["ask", "no-such-file.png", "a"], 3, &["no-such-file.png"]);
     refused(&["ask", &sample("00.png"), "a", "--model", "/no/such/model"], 3, &["/no/such/model", "no such directory"]);
+    let folder = tests_folder().display().to_string();
+    let adapter = ["ask", &sample("00.png"), "a", "--model", &folder, "--lora", "/no/such/adapter"];
+    refused(&adapter, 3, &["/no/such/adapter", "adapter_config.json"]);
     let published = ["ask", &sample("00.png"), "a", "--model", "flan-t5-xl@no-such"];
     refused(&published, 3, &["instructblip pull Salesforce/instructblip-flan-t5-xl --revision no-such"]);
     for verb in ["ask", "score", "forward"] {
@@ -403,7 +406,7 @@ fn a_full_disk_under_stdout_is_told() {
     let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("the full device");
     let arguments = ["ask", &sample("11.png"), "Which is the smallest shape?"];
     let output = program().args(arguments).stdout(full).output().expect("the program runs");
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(75));
     assert!(text(&output.stderr).contains("standard output: "), "{}", text(&output.stderr));
 }
 

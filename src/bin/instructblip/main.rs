@@ -118,6 +118,9 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     if let Some(ended) = error.downcast_ref::<ended::Ended>() {
         return ended.code;
     }
+    if error.downcast_ref::<std::io::Error>().is_some_and(instructblip::error::is_full) {
+        return 75;
+    }
     match error.downcast_ref::<Error>() {
         Some(Error::NoAdapter { .. }) => 4,
         Some(Error::OutOfMemory { .. } | Error::DoesNotFit { .. } | Error::OverBudget { .. }) => 5,

@@ -190,7 +190,7 @@ pub struct Chosen {
 /// was made for.
 pub fn chosen(model: &Path, lora: Option<&Path>) -> instructblip::Result<Chosen> {
     let checkpoint = named(model)?;
-    let adapter = lora.map(named).transpose()?;
+    let adapter = lora.map(adapter).transpose()?;
     if adapter.is_none()
         && checkpoint.open(CONFIG)?.is_none()
         && checkpoint.open(ADAPTER_CONFIG)?.is_some()
@@ -209,6 +209,15 @@ pub fn named(name: &Path) -> instructblip::Result<Checkpoint> {
         return instructblip::hub::Hub::from_env()?.checkpoint(&full);
     }
     Checkpoint::directory(name)
+}
+
+/// The adapter that `--lora` names: a directory, or a repository in the hub's cache.
+fn adapter(name: &Path) -> instructblip::Result<Checkpoint> {
+    #[cfg(feature = "hub")]
+    if !name.is_dir() {
+        return instructblip::hub::Hub::from_env()?.adapter(name);
+    }
+    Checkpoint::adapter_directory(name)
 }
 
 /// The repository that a published model's name stands for, as `plan` takes it; other names stay as they are.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::program::refused;
+use crate::support::program::{refused, run, text};
 use crate::support::serving::{QUESTION, Response, Serving, chat, chat_with, data_url, request};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -47,7 +47,12 @@ fn only_this_machine_and_its_own_page_may_ask() {
     other.refusal(403, "origin_not_allowed");
     assert_eq!(other.header("access-control-allow-origin"), None);
     asked(&[("host", "localhost"), ("host", "evil.example")]).refusal(400, "invalid_host");
-    for wrong in [["--cors-origin", "app.example"], ["--allow-host", "http://a"], ["--image-host", "a/b"]] {
+    for wrong in [
+        ["--host", "a.example"],
+        ["--cors-origin", "app.example"],
+        ["--allow-host", "http://a"],
+        ["--image-host", "a/b"],
+    ] {
         refused(&["serve", wrong[0], wrong[1]], 2, &[wrong[0]]);
     }
     refused(&["serve", "--host", "0.0.0.0"], 3, &["--api-key", "--insecure"]);
@@ -161,11 +166,13 @@ fn answers_that_take_too_long_at_the_end_are_cut_and_the_program_says_so() {
 
 #[test]
 fn a_server_that_is_asked_to_end_while_it_loads_ends() {
-    let serving = Serving::begin(&[], &[]);
+    let serving = Serving::begin(&["--host", "localhost"], &[]);
     let health = serving.get("/health");
     assert!([(503, json!("loading")), (200, json!("ok"))].contains(&(health.status, health.json()["status"].clone())));
     assert_eq!(serving.end().0, Some(0));
-    refused(&["serve", "--port", "0", "--model", "/nowhere"], 3, &["/nowhere"]);
+    let output = run(&["serve", "--port", "0", "--model", "/nowhere"]);
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(3) && said.contains("/nowhere") && !said.contains("listening"), "{said}");
 }
 
 /// Each device is lost after so many submits, of which a slow machine needs more for an answer: requests then are told to come again, and the model is loaded again.

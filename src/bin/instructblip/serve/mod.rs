@@ -22,7 +22,7 @@ mod remote;
 mod served;
 
 use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,7 +35,7 @@ use axum::routing::{get, post};
 use clap::Args;
 use instructblip::model::Workload;
 use instructblip::processor::ImageOptions;
-use instructblip::{Error, GenerateOptions};
+use instructblip::{Error, GenerateOptions, InstructBlip};
 use tokio::net::TcpListener;
 use tracing::level_filters::LevelFilter;
 
@@ -43,6 +43,7 @@ use crate::common::{Common, Gpu};
 use crate::ended::Ended;
 use crate::options::Model;
 use crate::progress::say;
+use crate::session::{Chosen, chosen};
 use crate::side_by_side::Slots;
 use crate::signals::asked_to_end;
 use failure::Failure;
@@ -59,7 +60,7 @@ const LOOK: Duration = Duration::from_millis(50);
 #[derive(Args, Debug)]
 pub struct Serve {
     /// Address to listen at; others than this machine's own need --api-key or --insecure
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", env = "INSTRUCTBLIP_HOST")]
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", env = "INSTRUCTBLIP_HOST", value_parser = address)]
     pub host: IpAddr,
     /// Port to listen at; 0 for any that is free
     #[arg(long, value_name = "PORT", default_value_t = 8080, env = "INSTRUCTBLIP_PORT")]
@@ -229,6 +230,11 @@ pub fn run(common: &Common, serve: &Serve) -> Result<()> {
         .with_writer(std::io::stderr)
         .init();
     let server = Arc::new(Server::new(serve, key.as_deref())?);
+    // A model that cannot be loaded is told before anybody could ask it.
+    if let Some(model) = &serve.model.model {
+        let Chosen { checkpoint, adapter } = chosen(model, serve.model.lora.as_deref())?;
+        InstructBlip::check(&checkpoint, adapter.as_ref())?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.map_err(|source| Error::Io { path: "threads of the server".into(), source })?;
     let listener = runtime.block_on(listen(serve))?;
@@ -270,6 +276,16 @@ async fn listen(serve: &Serve) -> Result<TcpListener> {
         };
         Error::Request { problem }.into()
     })
+}
+
+/// An address of this machine; of names only the one that means the same on every machine.
+fn address(text: &str) -> Result<IpAddr, String> {
+    match text {
+        "localhost" => Ok(Ipv4Addr::LOCALHOST.into()),
+        text => {
+            text.parse().map_err(|_| "give an address, such as 0.0.0.0 for all of this machine's, or localhost".into())
+        }
+    }
 }
 
 /// The name of a host, without what stands around it in an address; or `*`.
