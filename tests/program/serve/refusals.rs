@@ -43,6 +43,8 @@ fn a_value_out_of_range_is_refused_by_its_name() {
         assert!(message.starts_with(field), "{field}: {message}");
         assert_eq!(response.json()["error"]["param"], field, "{message}");
     }
+    let response = serving.post(CHAT, &chat_with(json!({"prefix": "a red", "stop": ["blue", "red"]})));
+    assert!(response.refusal(400, "invalid_value").starts_with("prefix: has \"red\" in it"));
     for (field, value) in [
         ("tools", json!([{"type": "function"}])),
         ("functions", json!([{}])),

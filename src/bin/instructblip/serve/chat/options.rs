@@ -130,6 +130,15 @@ fn stops(fields: &mut Fields) -> Result<Vec<String>, Failure> {
     Ok(stops)
 }
 
+/// The beginning of the answer.
+fn prefix(fields: &mut Fields, stops: &[String]) -> Result<String, Failure> {
+    let prefix = fields.text("prefix")?.unwrap_or_default();
+    match stops.iter().find(|stop| prefix.contains(*stop)) {
+        Some(stop) => Err(fields.refused("prefix", &format!("has {stop:?} in it, where \"stop\" ends the answer"))),
+        None => Ok(prefix),
+    }
+}
+
 /// Log-probabilities, and of how many other tokens, if they are wanted.
 fn logprobs(fields: &mut Fields) -> Result<Option<u32>, Failure> {
     let wanted = fields.flag("logprobs")?.unwrap_or(false);
@@ -188,7 +197,7 @@ fn generate(fields: &mut Fields, about: &About, n: u32, stops: &[String]) -> Res
         no_repeat_ngram_size: least(fields.whole("no_repeat_ngram_size", 0, 1000)?).unwrap_or(0),
         early_stopping: early_stopping(fields)?,
         stop_strings: stops.to_vec(),
-        prefix: fields.text("prefix")?.unwrap_or_default(),
+        prefix: prefix(fields, stops)?,
         bad_words: bad_words(fields)?,
         logprobs: logprobs(fields)?,
         ..usual
