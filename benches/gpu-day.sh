@@ -148,6 +148,8 @@ kernels() {
     runs=$3
     shift 3
     step "$of" "$limit" "$of.txt" "$runs" bench kernels "$@" --output "$out/$of" --append "$out/runs.csv"
+    # What was measured until the time was up.
+    [ ! -f "$out/$of/unfinished.json" ] || "$program" bench report "$out/$of" --output "$out/$of" >"$out/$of.txt"
 }
 
 # predicted CARD: a table of what was expected of it and what was measured, if anything was expected.
@@ -272,14 +274,14 @@ of_files() {
 }
 
 step devices 60 devices.json "$program" devices --json
-step selftest 120 selftest.json "$program" selftest --json ${quick:+--filter norm}
+step selftest 180 selftest.json "$program" selftest --json ${quick:+--filter norm}
 step tune 90 tune.json "$program" tune --json
 # shellcheck disable=SC2086 # several words
 kernels kernels-first 60 "$program" $shapes
 # shellcheck disable=SC2086 # several words
 [ -z "${OLD:-}" ] || kernels kernels-old 60 "$OLD" $shapes
 # shellcheck disable=SC2086 # several words
-model vicuna-7b-f16 90 "$program" --shape vicuna-7b --weights f16 $few
+model vicuna-7b-f16 150 "$program" --shape vicuna-7b --weights f16 $few
 # shellcheck disable=SC2086 # several words
 [ -z "${OLD:-}" ] || model vicuna-7b-f16-old 90 "$OLD" --shape vicuna-7b --weights f16 $few
 step selftest-bare 60 selftest-bare.json "$program" selftest --robust-access false --json ${quick:+--filter norm}

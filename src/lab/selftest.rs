@@ -100,12 +100,12 @@ impl Row {
 pub struct Outcome {
     /// A row for every case and form.
     pub rows: Vec<Row>,
-    /// The error that ended the run early: the GPU is gone.
-    pub lost: Option<Error>,
+    /// The error that ended the run early: the GPU is gone, or the device's watch wanted the end.
+    pub ended: Option<Error>,
 }
 
 /// Runs every case whose kernel, form or shape contains `filter` on every target. `progress` hears how many cases are
-/// done. A case that fails is a row; only the loss of the device ends the run.
+/// done. A case that fails is a row; only the loss of the device ends the run, and its watch.
 pub fn run(cases: &[Case], targets: &[Target], filter: &str, progress: &mut dyn FnMut(u64)) -> Outcome {
     let is_wanted = |row: &Row| format!("{} {} {}", row.kernel, row.form, row.shape).contains(filter);
     let mut outcome = Outcome::default();
@@ -114,8 +114,8 @@ pub fn run(cases: &[Case], targets: &[Target], filter: &str, progress: &mut dyn 
         for target in targets.iter().filter(|target| case.can_run(&target.caps)) {
             match try_case(case, target, &is_wanted, &mut references) {
                 Ok(row) => outcome.rows.extend(row),
-                Err(lost) => {
-                    outcome.lost = Some(lost);
+                Err(ended) => {
+                    outcome.ended = Some(ended);
                     return outcome;
                 }
             }
@@ -125,7 +125,7 @@ pub fn run(cases: &[Case], targets: &[Target], filter: &str, progress: &mut dyn 
     outcome
 }
 
-/// A row, or nothing where it is not wanted; an error only if the device is lost.
+/// A row, or nothing where it is not wanted; an error only if the run is to end.
 fn try_case(
     case: &Case,
     target: &Target,
@@ -155,7 +155,7 @@ fn try_case(
     match error {
         Ok(None) => return Ok(None),
         Ok(error) => row.error = error,
-        Err(lost @ Error::DeviceLost { .. }) => return Err(lost),
+        Err(ended @ (Error::DeviceLost { .. } | Error::Cancelled)) => return Err(ended),
         Err(e) => row.failure = Some(e.to_string()),
     }
     Ok(is_wanted(&row).then_some(row))

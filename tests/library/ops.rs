@@ -28,7 +28,7 @@ fn check(
     let Some(device) = device else { return BTreeSet::new() };
     let target = Target { form, caps: caps(device.caps()), device: (*device).clone() };
     let outcome = selftest::run(cases, &[target], "", &mut |_| {});
-    assert!(outcome.lost.is_none(), "{:?}", outcome.lost);
+    assert!(outcome.ended.is_none(), "{:?}", outcome.ended);
     let wrong: Vec<_> = outcome.rows.iter().filter(|row| !row.ok()).collect();
     assert!(wrong.is_empty() && outcome.rows.len() > 10, "{form}: of {}: {wrong:#?}", outcome.rows.len());
     outcome.rows.iter().flat_map(|row| row.kernels.iter().copied()).collect()

@@ -2,7 +2,11 @@
 
 use crate::support;
 use std::collections::BTreeSet;
+#[cfg(unix)]
+use std::io::{BufRead, BufReader};
 use std::process::Output;
+#[cfg(unix)]
+use std::process::{Command, Stdio};
 
 use crate::support::fixtures::Fixture;
 use crate::support::golden::checkpoint_folder;
@@ -30,7 +34,7 @@ fn selftest_reaches_every_kernel_in_every_form_and_all_are_right() {
     // `tools/drivers/test.py` makes its table of this.
     println!("{}", text(&output.stdout));
     let report = json(&output, 0);
-    let wanted = "adapter cases failed failures kernels lost machine ms not_run passed version";
+    let wanted = "adapter cases failed failures kernels lost machine ms not_run passed stopped version";
     assert_eq!(keys(&report), wanted);
     let cases = report["cases"].as_array().expect("cases");
     assert_eq!((report["passed"].as_u64(), report["failed"].as_u64()), (Some(cases.len() as u64), Some(0)));
@@ -91,6 +95,24 @@ fn selftest_prints_a_table_and_one_line_about_it() {
 }
 
 /// Matrices have one size, so that a kernel for the other cannot run.
+#[cfg(unix)]
+#[test]
+fn selftest_tells_what_it_found_when_it_is_stopped() {
+    if support::device().is_none() {
+        return;
+    }
+    let mut child = program();
+    child.args(["selftest", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = child.spawn().expect("the program runs");
+    let mut said = BufReader::new(child.stderr.take().expect("its messages")).lines().map(|line| line.expect("a line"));
+    assert!(said.any(|line| line.starts_with("testing kernels on ")), "it never begins");
+    let stopped = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
+    assert!(stopped.success());
+    let report: Value = serde_json::from_reader(child.stdout.take().expect("its report")).expect("one JSON object");
+    assert_eq!((&report["stopped"], &report["failed"], &report["lost"]), (&true.into(), &0.into(), &Value::Null));
+    assert_eq!(child.wait().expect("it ends").code(), Some(75), "{:?}", said.last());
+}
+
 #[test]
 fn selftest_tells_what_it_cannot_run_and_why() {
     let Some(device) = support::device() else { return };

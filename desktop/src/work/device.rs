@@ -144,7 +144,7 @@ pub(super) fn test(options: &DeviceOptions, sink: &Sink, stop: &Stop) -> Result<
             verdict.stopped = true;
             break;
         }
-        if let Some(lost) = outcome.lost {
+        if let Some(lost) = outcome.ended {
             return Err(lost);
         }
         for row in outcome.rows {

@@ -126,7 +126,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(Error::OutOfMemory { .. } | Error::DoesNotFit { .. } | Error::OverBudget { .. }) => 5,
         Some(Error::DeviceLost { .. }) => 6,
         Some(Error::Incorrect { .. }) => 7,
-        Some(Error::Download { again: true, .. } | Error::InUse { .. }) => 75,
+        Some(Error::Download { again: true, .. } | Error::InUse { .. } | Error::Cancelled) => 75,
         Some(Error::Io { source, .. }) if instructblip::error::is_full(source) => 75,
         Some(
             Error::Download { again: false, .. }

@@ -19,6 +19,7 @@ use crate::common::{Common, Gpu};
 use crate::machine::Machine;
 use crate::progress::{Progress, say};
 use crate::session::{device_options, open_device};
+use crate::signals::asked_to_end;
 
 /// Arguments of `selftest`.
 #[derive(Args, Debug)]
@@ -34,6 +35,8 @@ pub struct Selftest {
 }
 
 pub fn run(common: &Common, selftest: &Selftest) -> Result<()> {
+    // Whoever ends it, or its time, gets what was found by then.
+    let common = &Common { stop: Some(asked_to_end()?), ..common.clone() };
     let (targets, mut not_run) = Target::all(&device_options(common)?)?;
     if let (Some(target), false) = (targets.first(), common.quiet) {
         say(&common.paint(&format!("testing kernels on {}", target.device.name()), "2"));
@@ -41,7 +44,7 @@ pub fn run(common: &Common, selftest: &Selftest) -> Result<()> {
     let filter = selftest.filter.as_deref().unwrap_or("");
     not_run.retain(|(form, _)| form.contains(filter));
     let report = try_cases(common, &targets, not_run, Depth::Small, filter);
-    if report.outcome.rows.is_empty() && report.outcome.lost.is_none() {
+    if report.outcome.rows.is_empty() && report.outcome.ended.is_none() {
         let problem = match report.not_run.first() {
             Some((form, why)) => format!("{form} cannot be tested: {why}"),
             None => format!("no kernel, form or shape contains {filter:?}; without --filter all are tested"),

@@ -3,10 +3,12 @@
 use std::fmt::Write;
 
 use anyhow::Result;
+use instructblip::Error;
 use instructblip::lab::selftest::{NotRun, Outcome, Row};
 use instructblip::runtime::{AdapterSummary, MatrixSize};
 use serde_json::{Value, json};
 
+use crate::ended::Ended;
 use crate::machine::Machine;
 
 /// Some case failed: the kernels are not to be trusted here.
@@ -51,7 +53,7 @@ impl Report {
 
     /// True if every case is right, to the last.
     pub fn passed(&self) -> bool {
-        self.failed().next().is_none() && self.outcome.lost.is_none()
+        self.failed().next().is_none() && self.outcome.ended.is_none()
     }
 
     /// Names of the kernels that ran.
@@ -63,17 +65,18 @@ impl Report {
     }
 
     /// # Errors
-    /// The loss of the device, or [`Failed`].
+    /// The loss of the device, [`Failed`], or an [`Ended`] where the program was asked to end and nothing had failed.
     pub fn verdict(self) -> Result<()> {
         let first = self.failed().next().map(|row| format!("{}, {}, {}", row.kernel, row.form, describe(row)));
-        match (self.outcome.lost, first) {
-            (Some(lost), _) => Err(lost.into()),
-            (None, None) => Ok(()),
-            (None, Some(first)) => {
+        match (self.outcome.ended, first) {
+            (Some(lost), _) if !matches!(lost, Error::Cancelled) => Err(lost.into()),
+            (_, Some(first)) => {
                 let rows = &self.outcome.rows;
                 let failed = rows.iter().filter(|row| !row.ok()).count();
                 Err(Failed { failed, cases: rows.len(), first }.into())
             }
+            (Some(_), None) => Err(Ended::new(75, "stopped as asked; what was tested by then is right".into()).into()),
+            (None, None) => Ok(()),
         }
     }
 
@@ -85,8 +88,12 @@ impl Report {
             1 => "1 kernel".to_string(),
             n => format!("{n} kernels"),
         };
-        let lost = if self.outcome.lost.is_some() { "; then the GPU was lost" } else { "" };
-        format!("{cases} cases of {kernels} in {seconds:.1} s: {verdict}{lost}")
+        let ended = match self.outcome.ended {
+            Some(Error::Cancelled) => "; then it was stopped",
+            Some(_) => "; then the GPU was lost",
+            None => "",
+        };
+        format!("{cases} cases of {kernels} in {seconds:.1} s: {verdict}{ended}")
     }
 
     /// Kernels and forms with their worst cases, then every case that failed.
@@ -140,12 +147,14 @@ impl Report {
     /// A shorter object without the machine, and with only the cases that failed.
     pub fn summary_json(&self) -> Value {
         let not_run = self.not_run.iter().map(|(form, why)| json!({"form": form, "why": why}));
+        let stopped = matches!(self.outcome.ended, Some(Error::Cancelled));
         json!({
             "passed": self.outcome.rows.len() - self.failed().count(),
             "failed": self.failed().count(),
             "kernels": self.kernels(),
             "not_run": not_run.collect::<Vec<_>>(),
-            "lost": self.outcome.lost.as_ref().map(ToString::to_string),
+            "lost": self.outcome.ended.as_ref().filter(|_| !stopped).map(ToString::to_string),
+            "stopped": stopped,
             "ms": self.ms,
             "failures": self.failed().map(row_json).collect::<Vec<_>>(),
         })
