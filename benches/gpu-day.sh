@@ -41,12 +41,16 @@ name=${name%-}
 out=$parent/$name
 mkdir -p "$out" || exit 2
 out=$(cd "$out" && pwd)
+work=$(mktemp -d) || exit 2
+files=$work/no-files
+trap 'rm -rf "$work" "$files"' EXIT
+trap 'exit 130' INT TERM
 # Not the user's own: what is found here is for the results, and what was found before is not.
-INSTRUCTBLIP_CACHE=${INSTRUCTBLIP_CACHE:-$out/cache}
+INSTRUCTBLIP_CACHE=${INSTRUCTBLIP_CACHE:-$work/cache}
 export INSTRUCTBLIP_CACHE
 # Of an earlier run: what is skipped in this one must not seem to be of it.
 rm -f "$out/runs.csv" "$out/steps.md" "$out"/*.log "$out"/*.json "$out"/*.txt
-rm -rf "$out/kernels" "$out"/kernels-* "$out"/model-* "$out/cold"
+rm -rf "$out/kernels" "$out"/kernels-* "$out"/model-*
 failed=
 skipped=
 begun=$(date +%s)
@@ -244,7 +248,7 @@ asked() {
 # What a user waits for at the very first question, and at the first one of a later start.
 first_token() {
     for pipelines in cold warm; do
-        asked "first-token-$pipelines" env INSTRUCTBLIP_CACHE="$out/cold" __GL_SHADER_DISK_CACHE=0 \
+        asked "first-token-$pipelines" env INSTRUCTBLIP_CACHE="$work/cold" __GL_SHADER_DISK_CACHE=0 \
             MESA_SHADER_CACHE_DISABLE=true "$program" ask "$picture" "$question"
     done
 }
@@ -260,8 +264,6 @@ of_files() {
         return
     fi
     files=$(mktemp -d "$folder/instructblip-7b.XXXXXX") || return
-    trap 'rm -rf "$files"' EXIT
-    trap 'exit 130' INT TERM
     # shellcheck disable=SC2086 # several words
     step synthesize 60 synthesize.txt "$program" synthesize instructblip-vicuna-7b "$files/7b" $layers
     asked load "$program" ask "$picture" "$question" --model "$files/7b"
