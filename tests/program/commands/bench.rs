@@ -141,6 +141,7 @@ fn bench_serve_has_clients_ask() {
     }
     refused(&[&short[..], &["--", "--model", "no/such folder"]].concat(), 3, &["no/such folder", "the server ended"]);
     refused(&[&short[..], &["--", "--bogus"]].concat(), 2, &["--bogus"]);
+    refused(&[&short[..], &["--", "--api-key", "k"]].concat(), 3, &["the server says 401"]);
 }
 
 #[test]

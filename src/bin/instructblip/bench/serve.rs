@@ -170,6 +170,10 @@ impl Server {
         let program = std::env::current_exe().context("this program's own file")?;
         let mut command = Command::new(program);
         command.args(of_common(common)).args(["serve", "--port", "0", "--log", "error"]).args(arguments);
+        // What is set for another server is not for this one.
+        ["HOST", "API_KEY", "API_KEY_FILE"].iter().for_each(|name| {
+            command.env_remove(format!("INSTRUCTBLIP_{name}"));
+        });
         let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("starting the server")?;
         let said = process.stderr.take().map(BufReader::new);
         let process = Mutex::new(process);
@@ -183,16 +187,17 @@ impl Server {
 
     /// Tells whether it answers, and learns what.
     fn is_ready(&mut self) -> Result<bool> {
-        if let Ok((200, models)) = self.request("GET", "/v1/models", "") {
-            let models: Value = serde_json::from_str(&models)?;
-            self.model = models["data"][0]["id"].as_str().unwrap_or_default().into();
-            self.is_embedded = embedded().is_ok_and(|model| plain(&model.root().to_string_lossy()) == self.model);
-            return Ok(true);
+        match self.request("GET", "/v1/models", "") {
+            Ok((200, models)) => {
+                let models: Value = serde_json::from_str(&models)?;
+                self.model = models["data"][0]["id"].as_str().unwrap_or_default().into();
+                self.is_embedded = embedded().is_ok_and(|model| plain(&model.root().to_string_lossy()) == self.model);
+                Ok(true)
+            }
+            _ if self.stop.load(Ordering::Relaxed) || self.has_ended() => Err(self.ended()),
+            Ok((503, _)) | Err(_) => Ok(false),
+            Ok((status, said)) => Err(refused(status, &said)),
         }
-        if self.stop.load(Ordering::Relaxed) || self.has_ended() {
-            return Err(self.ended());
-        }
-        Ok(false)
     }
 
     fn has_ended(&self) -> bool {
@@ -200,26 +205,25 @@ impl Server {
     }
 
     fn process(&self) -> MutexGuard<'_, Child> {
-        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.process)
     }
 
-    /// Ends it at once; the exit code if it had ended by itself.
-    fn end(&self) -> Option<u8> {
+    /// Ends it at once.
+    fn end(&self) {
         let mut process = self.process();
-        let had_ended = process.try_wait().ok().flatten();
-        // It may end meanwhile.
+        // It may have ended by itself.
         let _ = process.kill();
         let _ = process.wait();
-        had_ended.and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok())
     }
 
     /// The error where it does not answer: the program was asked to end, or the server ended, and said why itself.
     fn ended(&self) -> anyhow::Error {
-        let code = self.end();
-        match self.stop.load(Ordering::Relaxed) {
-            true => Ended::new(75, "stopped as asked".into()).into(),
-            false => Ended::new(code.unwrap_or(1), "the server ended before it had answered".into()).into(),
+        if self.stop.load(Ordering::Relaxed) {
+            self.end();
+            return Ended::new(75, "stopped as asked".into()).into();
         }
+        let code = self.process().wait().ok().and_then(|status| u8::try_from(status.code()?).ok());
+        Ended::new(code.unwrap_or(1), "the server ended before it had answered".into()).into()
     }
 
     /// The questions, with their answers as they were recorded or, of other models, as they are given to one who asks
@@ -239,15 +243,20 @@ impl Server {
     /// Has so many clients ask for a while.
     fn asked_by(&self, clients: u32, questions: &[Question], time: Duration) -> Result<Seen> {
         let (all, since) = (Mutex::new(Seen::default()), Instant::now());
+        let failed = AtomicBool::new(false);
         let client = |first: usize| -> Result<()> {
             let mut at = first;
-            while since.elapsed() < time {
-                self.one(&questions[at % questions.len()], &all)?;
+            while since.elapsed() < time && !failed.load(Ordering::Relaxed) {
+                let asked = self.one(&questions[at % questions.len()], &all);
+                failed.fetch_or(asked.is_err(), Ordering::Relaxed);
+                asked?;
                 at += 7;
             }
+            lock(&all).lasted = since.elapsed().as_secs_f64();
             Ok(())
         };
         std::thread::scope(|scope| {
+            let client = &client;
             let asking: Vec<_> = (0..clients as usize).map(|first| scope.spawn(move || client(first))).collect();
             while asking.iter().any(|one| !one.is_finished()) {
                 std::thread::sleep(LOOK);
@@ -259,8 +268,7 @@ impl Server {
             let results = asking.into_iter().map(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)));
             results.collect::<Result<()>>()
         })?;
-        let mut seen = all.into_inner().unwrap_or_else(PoisonError::into_inner);
-        seen.lasted = since.elapsed().as_secs_f64();
+        let seen = all.into_inner().unwrap_or_else(PoisonError::into_inner);
         match seen.seconds.is_empty() {
             true => Err(Error::Request { problem: "no answer came in time; give more --seconds".into() }.into()),
             false => Ok(seen),
@@ -272,7 +280,7 @@ impl Server {
         let since = Instant::now();
         let (status, reply) = self.answer(question)?;
         let seconds = since.elapsed().as_secs_f64();
-        let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = lock(all);
         if status == 503 {
             all.later += 1;
             drop(all);
@@ -297,13 +305,9 @@ impl Server {
     fn answer(&self, question: &Question) -> Result<(u16, Value)> {
         let asked = self.request("POST", "/v1/chat/completions", &question.body);
         let (status, reply) = asked.map_err(|error| if self.has_ended() { self.ended() } else { error })?;
-        let reply: Value = serde_json::from_str(&reply).unwrap_or_default();
         match status {
-            200 | 503 => Ok((status, reply)),
-            _ => {
-                let said = reply["error"]["message"].as_str().unwrap_or_default();
-                Err(Error::Request { problem: format!("the server says {status}: {said}") }.into())
-            }
+            200 | 503 => Ok((status, serde_json::from_str(&reply)?)),
+            _ => Err(refused(status, &reply)),
         }
     }
 
@@ -321,6 +325,17 @@ impl Server {
         let (_, body) = answer.split_once("\r\n\r\n").context("the server's answer")?;
         Ok((status.context("the server's answer")?, body.into()))
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The error of a request that the server refuses.
+fn refused(status: u16, said: &str) -> anyhow::Error {
+    let said: Value = serde_json::from_str(said).unwrap_or_default();
+    let said = said["error"]["message"].as_str().unwrap_or_default();
+    Error::Request { problem: format!("the server says {status}: {said}") }.into()
 }
 
 /// The options that every command has, as they stand before it.
