@@ -20,8 +20,9 @@ test-jobs: vulkan ## jobs killed a thousand times, and large ones: minutes
 	cargo test --test library jobs:: -- --include-ignored --nocapture
 	cargo test --test program jobs:: -- --include-ignored --nocapture
 
-test-lab: vulkan  ## the laboratory's clocks and search for sizes, 8 bits' accuracy, a thousand random stops: minutes
+test-lab: vulkan  ## clocks, search for sizes, GPUs' kernels by matrices, 8 bits' accuracy, a thousand random stops: half an hour
 	cargo test --test library lab:: -- --include-ignored
+	cargo test --test library matrices:: -- --ignored
 	cargo test --test library loading:: -- --ignored
 	cargo test --test program commands::bench -- --include-ignored
 	STOPS=1000 cargo test --test library stopping:: -- --nocapture

@@ -17,6 +17,12 @@ pub struct CustomKernel {
 }
 
 impl CustomKernel {
+    /// Says whether it does all that ours does in whose place it runs, as one that keeps the names of ours.
+    pub(super) fn does_the_same(&self) -> bool {
+        let names = |kernel: &Kernel| (kernel.name, kernel.form, kernel.file);
+        kernels::all().any(|ours| names(ours) == names(&self.kernel))
+    }
+
     /// Puts `text` in the place of the kernel `name` in all its weight formats. `file` is what error messages call it.
     ///
     /// The pieces of `shaders/shared` that stand in front of our kernel stand in front of `text`, too, but for one with

@@ -22,6 +22,7 @@ mod loading;
 #[cfg(feature = "embedded-model")]
 mod logprobs;
 #[cfg(feature = "embedded-model")]
+mod matrices;
 mod memory;
 mod ops;
 mod pictures;

@@ -28,7 +28,7 @@ impl Recorder {
         norm.folded.as_ref().is_some_and(can_end)
             && self.form_of(y, layer).algorithm.takes_halves()
             && caps.tuning.fuse_norm
-            && caps.custom.is_empty()
+            && caps.custom.iter().all(|custom| custom.does_the_same())
             && !self.is_tapped(&norm.label)
             // All of y, in one dispatch.
             && (y.offset, layer.weight.parts.len()) == (0, 1)
