@@ -24,11 +24,18 @@ if ! "$program" --version >/dev/null 2>&1; then
 fi
 
 case $budget in
-    '' | *[!0-9]*)
-        echo "$0: BUDGET is a number of seconds, not $budget" >&2
+    '' | 0* | *[!0-9]* | ??????*)
+        echo "$0: BUDGET is a number of seconds from 1 to 99999, not $budget" >&2
         exit 2
         ;;
 esac
+
+for other in ${OLD:+"$OLD"} ${TESTS:+"$TESTS"}; do
+    if ! command -v "$other" >/dev/null; then
+        echo "$0: there is no program $other" >&2
+        exit 2
+    fi
+done
 
 # The adapter that would be used, as part of a file name.
 adapter=$("$program" devices --json 2>/dev/null | awk '{
@@ -43,13 +50,15 @@ mkdir -p "$out" || exit 2
 out=$(cd "$out" && pwd)
 work=$(mktemp -d) || exit 2
 files=$work/no-files
+job=
 trap 'rm -rf "$work" "$files"' EXIT
-trap 'exit 130' INT TERM
+# What runs in the background hears nothing of Ctrl-C by itself. What was measured by then is kept.
+trap 'if [ -n "$job" ]; then kill "$job"; wait "$job"; fi; conclude; exit 130' HUP INT TERM
 # Not the user's own: what is found here is for the results, and what was found before is not.
 INSTRUCTBLIP_CACHE=${INSTRUCTBLIP_CACHE:-$work/cache}
 export INSTRUCTBLIP_CACHE
 # Of an earlier run: what is skipped in this one must not seem to be of it.
-rm -f "$out/runs.csv" "$out/steps.md" "$out"/*.log "$out"/*.json "$out"/*.txt
+rm -f "$out.tgz" "$out/summary.md" "$out/runs.csv" "$out/steps.md" "$out"/*.log "$out"/*.json "$out"/*.txt
 rm -rf "$out/kernels" "$out"/kernels-* "$out"/model-*
 failed=
 skipped=
@@ -63,33 +72,30 @@ left() {
 
 # limited SECONDS COMMAND...: 124 when it takes longer.
 limited() {
-    seconds=$1
+    end=$(($(date +%s) + $1))
     shift
-    rm -f "$out/.late"
     "$@" &
     job=$!
-    (
-        sleep "$seconds" &
-        nap=$!
-        trap 'kill "$nap"; exit 0' TERM
-        wait "$nap"
-        : >"$out/.late"
-        kill "$job"
-        sleep 5 &
-        nap=$!
-        wait "$nap"
-        kill -9 "$job"
-    ) >/dev/null 2>&1 &
-    dog=$!
-    wait "$job"
+    late=
+    # Not every sleep knows parts of a second.
+    while kill -0 "$job" 2>/dev/null; do
+        case $late in
+            '') [ "$(date +%s)" -lt "$end" ] || { late=1 && kill "$job" && end=$((end + 5)); } ;;
+            1) [ "$(date +%s)" -lt "$end" ] || { late=2 && kill -9 "$job"; } ;;
+        esac 2>/dev/null
+        sleep 0.1 2>/dev/null || sleep 1
+    done
+    wait "$job" 2>/dev/null
     code=$?
-    kill "$dog" 2>/dev/null
-    wait "$dog" 2>/dev/null
-    if [ -e "$out/.late" ]; then
-        rm -f "$out/.late"
-        return 124
-    fi
+    job=
+    [ -z "$late" ] || code=124
     return "$code"
+}
+
+# note_failure WORDS: a line of what is told at the end.
+note_failure() {
+    failed="$failed
+- $1"
 }
 
 # step NAME SECONDS FILE COMMAND...: what it prints goes to FILE, what it says beside it to NAME.log. It gets no more
@@ -121,8 +127,7 @@ step() {
     echo "$verdict, $took s" >&2
     echo "| $title | $verdict | $took | [$file]($file) |" >>"$out/steps.md"
     if [ "$code" -ne 0 ]; then
-        failed="$failed
-- $title: $verdict: $(tail -n 1 "$out/$title.log" 2>/dev/null)"
+        note_failure "$title: $verdict: $(tail -n 1 "$out/$title.log" 2>/dev/null)"
     fi
 }
 
@@ -241,7 +246,10 @@ free_kib() {
 asked() {
     of=$1
     shift
-    [ -f "$picture" ] || return
+    if [ ! -f "$picture" ]; then
+        skipped="$skipped $of(no picture beside the script)"
+        return
+    fi
     step "$of" 60 "$of.json" "$@" --max-new-tokens 32 --json
 }
 
@@ -273,6 +281,43 @@ of_files() {
     step serve-7b-logprobs 60 serve-7b-logprobs.json "$program" bench serve $serving --logprobs 5 --json \
         -- --model "$files/7b"
     rm -rf "$files"
+}
+
+# The summary, and all of it as one file.
+conclude() {
+    {
+        echo "# ${adapter:-No adapter}"
+        echo
+        echo "$("$program" --version), $(date -u +%Y-%m-%d), $(uname -sm), $(($(date +%s) - begun)) s in all${quick:+, QUICK}."
+        echo
+        echo "| step | | s | output |"
+        echo "| --- | --- | --- | --- |"
+        cat "$out/steps.md" 2>/dev/null
+        [ ! -f "$here/predictions.csv" ] || predicted "$adapter"
+        for results in "$out"/kernels-* "$out"/kernels "$out"/model-*; do
+            [ -f "$results/results.md" ] || continue
+            folder=$(basename "$results")
+            printf '\n## %s\n\nPictures: [report.html](%s/report.html)\n\n' "$folder" "$folder"
+            # Its headings are two levels below this one's.
+            sed 's/^#/###/' "$results/results.md"
+        done
+        for results in "$out"/transformers-*.json; do
+            [ -s "$results" ] || continue
+            # shellcheck disable=SC2016 # a fence of code, no command
+            printf '\n## %s\n\n```json\n%s\n```\n' "$(basename "$results" .json)" "$(cat "$results")"
+        done
+        if [ -n "$skipped" ]; then
+            printf '\n## Skipped\n\nFor want of time, where nothing else is said:%s. BUDGET=SECONDS gives more than %s.\n' \
+                "$skipped" "$budget"
+        fi
+        if [ -n "$failed" ]; then
+            printf '\n## Failed\n%s\n' "$failed"
+        fi
+    } >"$out/summary.md"
+    rm -f "$out/steps.md"
+    tar -czf "$out.tgz" -C "$(dirname "$out")" "$(basename "$out")" || note_failure "the archive could not be written"
+    echo "$out/summary.md, $out.tgz" >&2
+    [ -z "$skipped" ] || echo "skipped, for want of time where nothing else is said:$skipped" >&2
 }
 
 step devices 60 devices.json "$program" devices --json
@@ -309,41 +354,7 @@ transformers flan-t5-xl
 step selftest-checked 90 selftest-checked.json "$program" selftest --checked --json ${quick:+--filter norm}
 kernels kernels 180 "$program" ${quick:+--filter norm --runs 2}
 
-{
-    echo "# ${adapter:-No adapter}"
-    echo
-    echo "$("$program" --version), $(date -u +%Y-%m-%d), $(uname -sm), $(($(date +%s) - begun)) s in all${quick:+, QUICK}."
-    echo
-    echo "| step | | s | output |"
-    echo "| --- | --- | --- | --- |"
-    cat "$out/steps.md"
-    predicted "$adapter"
-    for results in "$out"/kernels-* "$out"/kernels "$out"/model-*; do
-        [ -f "$results/results.md" ] || continue
-        folder=$(basename "$results")
-        printf '\n## %s\n\nPictures: [report.html](%s/report.html)\n\n' "$folder" "$folder"
-        # Its headings are two levels below this one's.
-        sed 's/^#/###/' "$results/results.md"
-    done
-    for results in "$out"/transformers-*.json; do
-        [ -s "$results" ] || continue
-        # shellcheck disable=SC2016 # a fence of code, no command
-        printf '\n## %s\n\n```json\n%s\n```\n' "$(basename "$results" .json)" "$(cat "$results")"
-    done
-    if [ -n "$skipped" ]; then
-        printf '\n## Skipped\n\nFor want of time:%s. BUDGET=SECONDS gives more than %s.\n' "$skipped" "$budget"
-    fi
-    if [ -n "$failed" ]; then
-        printf '\n## Failed\n%s\n' "$failed"
-    fi
-} >"$out/summary.md"
-rm -f "$out/steps.md"
-
-tar -czf "$out.tgz" -C "$(dirname "$out")" "$(basename "$out")" || failed="$failed
-- the archive $out.tgz could not be written"
-
-echo "$out/summary.md, $out.tgz" >&2
-[ -z "$skipped" ] || echo "skipped for want of time:$skipped" >&2
+conclude
 if [ -n "$failed" ]; then
     echo "failed:$failed" >&2
     exit 1

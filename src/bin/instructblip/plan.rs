@@ -14,7 +14,7 @@ use instructblip::{Checkpoint, EngineOptions, Error};
 use serde_json::{Value, json};
 
 use crate::options::Weights;
-use crate::session::{Chosen, chosen, embedded, named};
+use crate::session::{Chosen, adapter, chosen, embedded};
 use crate::wording;
 
 /// Arguments of `plan`.
@@ -92,7 +92,7 @@ pub fn run(arguments: &Plan) -> Result<()> {
 
 fn target(name: Option<&str>, lora: Option<&Path>) -> Result<(Target, Option<Checkpoint>)> {
     let Some(name) = name else {
-        return Ok((Target::Checkpoint(embedded()?), lora.map(named).transpose()?));
+        return Ok((Target::Checkpoint(embedded()?), lora.map(adapter).transpose()?));
     };
     // A model that is there is looked at; of a published one that is not, the shape is known.
     match chosen(Path::new(name), lora) {

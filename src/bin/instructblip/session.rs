@@ -133,7 +133,7 @@ pub fn load_with_custom(
 ) -> Result<InstructBlip> {
     let Chosen { checkpoint, adapter } = match &model.model {
         Some(name) => chosen(name, model.lora.as_deref())?,
-        None => Chosen { checkpoint: embedded()?, adapter: model.lora.as_deref().map(named).transpose()? },
+        None => Chosen { checkpoint: embedded()?, adapter: model.lora.as_deref().map(adapter).transpose()? },
     };
     let device = Device::open(&DeviceOptions { custom, ..device_options(common)? })?;
     let options = bounded(&device, LoadOptions { adapter, ..model.weights.options(workload) });
@@ -212,7 +212,7 @@ pub fn named(name: &Path) -> instructblip::Result<Checkpoint> {
 }
 
 /// The adapter that `--lora` names: a directory, or a repository in the hub's cache.
-fn adapter(name: &Path) -> instructblip::Result<Checkpoint> {
+pub fn adapter(name: &Path) -> instructblip::Result<Checkpoint> {
     #[cfg(feature = "hub")]
     if !name.is_dir() {
         return instructblip::hub::Hub::from_env()?.adapter(name);

@@ -1,5 +1,5 @@
 // Stand-ins for matrices of 16 x 16 in shared/attention_matrix16.wgsl, as those of matrix16.wgsl beside this; and for values
-// that lanes of a subgroup show each other, by way of workgroup memory.
+// that lanes of a subgroup show each other, by way of `sums`, which nobody needs then.
 override LANE_SUMS: u32 = 256u / LANES;
 
 // LANE_SUMS and 16, as compilers do not know: loops that they write out take software adapters minutes to compile.
@@ -15,12 +15,11 @@ struct Right {
 var<private> matrix_lane: u32;
 var<private> invocation: u32;
 
-var<workgroup> shown: array<f32, WG>;
-
 fn shuffled(value: f32, by: u32) -> f32 {
-    shown[invocation] = value;
     workgroupBarrier();
-    let other = shown[invocation ^ by];
+    sums[invocation].x = value;
+    workgroupBarrier();
+    let other = sums[invocation ^ by].x;
     workgroupBarrier();
     return other;
 }

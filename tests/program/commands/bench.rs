@@ -130,7 +130,10 @@ fn bench_serve_has_clients_ask() {
         return;
     }
     let short = ["bench", "serve", "-q", "--seconds", "1", "--new-tokens", "4", "--json"];
-    let result = json(&[&short[..], &["--clients", "3", "--logprobs", "2", "--", "--slots", "2"]].concat());
+    let result = json(
+        &[&short[..], &["--clients", "3", "--logprobs", "2", "--", "--slots", "2", "--host", "0.0.0.0", "--insecure"]]
+            .concat(),
+    );
     assert_eq!((&result["model"], &result["compared_with"]), (&"instructblip-shapes".into(), &"recorded".into()));
     let runs = result["runs"].as_array().expect("a list");
     assert_eq!(runs.iter().map(|run| run["clients"].as_u64()).collect::<Vec<_>>(), [Some(1), Some(3), Some(1)]);

@@ -1,14 +1,15 @@
 //! `instructblip bench serve`: many clients of the server against one.
 
+use std::fmt::Display;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::panic::resume_unwind;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use clap::Args;
@@ -43,7 +44,7 @@ pub struct Serve {
     #[arg(long, value_name = "N", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86400))]
     pub seconds: u32,
     /// Tokens of each answer
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65536))]
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..=65536))]
     pub new_tokens: u32,
     /// Ask for the log probabilities of so many tokens at each place, too
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=20))]
@@ -53,7 +54,7 @@ pub struct Serve {
     pub json: bool,
     #[command(flatten)]
     pub gpu: Gpu,
-    /// Arguments of `serve`, behind --: the model, its weights, the slots
+    /// Arguments of `serve`, behind --: the model, its weights, the slots; not the port, the log or a key
     #[arg(last = true, value_name = "ARGUMENTS OF SERVE")]
     pub server: Vec<String>,
 }
@@ -113,7 +114,7 @@ impl Seen {
 }
 
 pub fn run(common: &Common, arguments: &Serve) -> Result<()> {
-    let server = Server::start(common, &arguments.server)?;
+    let server = Server::start(common, arguments)?;
     let questions = server.questions(arguments)?;
     let time = Duration::from_secs(arguments.seconds.into());
     let ask = |clients: u32, time: Duration| {
@@ -147,8 +148,8 @@ pub fn run(common: &Common, arguments: &Serve) -> Result<()> {
 
 /// A server of its own, which ends with this, and at once where the program is asked to end.
 struct Server {
-    process: Mutex<Child>,
-    port: u16,
+    process: Arc<Mutex<Child>>,
+    address: SocketAddr,
     /// The name of its model.
     model: String,
     /// True for the embedded model, whose answers are known.
@@ -165,20 +166,35 @@ impl Drop for Server {
 
 impl Server {
     /// Starts one with these arguments, and waits until it answers.
-    fn start(common: &Common, arguments: &[String]) -> Result<Server> {
+    fn start(common: &Common, arguments: &Serve) -> Result<Server> {
         let stop = asked_to_end()?;
         let program = std::env::current_exe().context("this program's own file")?;
         let mut command = Command::new(program);
-        command.args(of_common(common)).args(["serve", "--port", "0", "--log", "error"]).args(arguments);
+        // Its standard input ends with this program, however that ends.
+        let own = ["serve", "--port", "0", "--log", "error", "--until-stdin-ends"];
+        command.args(of_common(common)).args(own).args(&arguments.server);
+        if !arguments.server.iter().any(|argument| argument.starts_with("--max-new-tokens")) {
+            command.arg(format!("--max-new-tokens={}", arguments.new_tokens));
+        }
         // What is set for another server is not for this one.
         ["HOST", "API_KEY", "API_KEY_FILE"].iter().for_each(|name| {
             command.env_remove(format!("INSTRUCTBLIP_{name}"));
         });
-        let mut process = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().context("starting the server")?;
+        let mut process =
+            command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().context("starting the server")?;
         let said = process.stderr.take().map(BufReader::new);
-        let process = Mutex::new(process);
-        let mut server = Server { process, port: 0, model: String::new(), is_embedded: false, stop };
-        server.port = said.and_then(listening).map_or_else(|| Err(server.ended()), Ok)?;
+        let process = Arc::new(Mutex::new(process));
+        let (ended, wanted) = (process.clone(), stop.clone());
+        // Whoever waits for an answer then sees the end of the connection.
+        std::thread::spawn(move || {
+            while !wanted.load(Ordering::Relaxed) {
+                std::thread::sleep(LOOK);
+            }
+            let _ = lock(&ended).kill();
+        });
+        let address = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut server = Server { process, address, model: String::new(), is_embedded: false, stop };
+        server.address = said.and_then(listening).map_or_else(|| Err(server.ended()), Ok)?;
         while !server.is_ready()? {
             std::thread::sleep(LOOK);
         }
@@ -194,14 +210,15 @@ impl Server {
                 self.is_embedded = embedded().is_ok_and(|model| plain(&model.root().to_string_lossy()) == self.model);
                 Ok(true)
             }
-            _ if self.stop.load(Ordering::Relaxed) || self.has_ended() => Err(self.ended()),
+            _ if self.is_over() => Err(self.ended()),
             Ok((503, _)) | Err(_) => Ok(false),
             Ok((status, said)) => Err(refused(status, &said)),
         }
     }
 
-    fn has_ended(&self) -> bool {
-        self.process().try_wait().is_ok_and(|status| status.is_some())
+    /// Tells whether the server has ended, or is to.
+    fn is_over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed) || self.process().try_wait().is_ok_and(|status| status.is_some())
     }
 
     fn process(&self) -> MutexGuard<'_, Child> {
@@ -219,10 +236,10 @@ impl Server {
     /// The error where it does not answer: the program was asked to end, or the server ended, and said why itself.
     fn ended(&self) -> anyhow::Error {
         if self.stop.load(Ordering::Relaxed) {
-            self.end();
             return Ended::new(75, "stopped as asked".into()).into();
         }
         let code = self.process().wait().ok().and_then(|status| u8::try_from(status.code()?).ok());
+        let code = code.filter(|&code| code != 0);
         Ended::new(code.unwrap_or(1), "the server ended before it had answered".into()).into()
     }
 
@@ -258,15 +275,9 @@ impl Server {
         std::thread::scope(|scope| {
             let client = &client;
             let asking: Vec<_> = (0..clients as usize).map(|first| scope.spawn(move || client(first))).collect();
-            while asking.iter().any(|one| !one.is_finished()) {
-                std::thread::sleep(LOOK);
-                // Who waits for an answer is not asked to end: there is nobody to answer any more.
-                if self.stop.load(Ordering::Relaxed) {
-                    self.end();
-                }
-            }
             let results = asking.into_iter().map(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)));
-            results.collect::<Result<()>>()
+            // All are waited for, whatever the first says.
+            results.collect::<Vec<_>>().into_iter().collect::<Result<()>>()
         })?;
         let seen = all.into_inner().unwrap_or_else(PoisonError::into_inner);
         match seen.seconds.is_empty() {
@@ -304,26 +315,33 @@ impl Server {
     /// The status, 200 or 503, and the reply to a question.
     fn answer(&self, question: &Question) -> Result<(u16, Value)> {
         let asked = self.request("POST", "/v1/chat/completions", &question.body);
-        let (status, reply) = asked.map_err(|error| if self.has_ended() { self.ended() } else { error })?;
+        let (status, reply) = asked.map_err(|error| if self.is_over() { self.ended() } else { error })?;
         match status {
             200 | 503 => Ok((status, serde_json::from_str(&reply)?)),
             _ => Err(refused(status, &reply)),
         }
     }
 
-    /// Sends a request on a connection of its own; gives the status and the body.
+    /// Sends a request; gives the status and the body.
     fn request(&self, method: &str, path: &str, body: &str) -> Result<(u16, String)> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).context("asking the server")?;
+        let failed = |problem: &dyn Display| anyhow!("asking the server: {problem}");
+        let answer = self.exchange(method, path, body).map_err(|error| failed(&error))?;
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_string());
+        status.zip(body).ok_or_else(|| failed(&"its answer has an end too early"))
+    }
+
+    /// The answer to a request on a connection of its own.
+    fn exchange(&self, method: &str, path: &str, body: &str) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(self.address)?;
         let length = body.len();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n"
         );
+        stream.write_all(&[head.as_bytes(), body.as_bytes()].concat())?;
         let mut answer = String::new();
-        stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).context("asking the server")?;
-        stream.read_to_string(&mut answer).context("the server's answer")?;
-        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let (_, body) = answer.split_once("\r\n\r\n").context("the server's answer")?;
-        Ok((status.context("the server's answer")?, body.into()))
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
     }
 }
 
@@ -350,22 +368,27 @@ fn of_common(common: &Common) -> Vec<String> {
     words
 }
 
-/// The port that the server listens at, once it says so; what else it says is passed on, then and later.
-fn listening(said: BufReader<ChildStderr>) -> Option<u16> {
+/// The address that the server listens at, once it says so; what else it says is passed on, then and later.
+fn listening(said: BufReader<ChildStderr>) -> Option<SocketAddr> {
     let mut lines = said.lines();
-    let mut port = None;
+    let mut address = None;
     for line in lines.by_ref() {
         let line = line.ok()?;
-        match line.strip_prefix("listening at ") {
-            Some(address) => {
-                port = address.rsplit(':').next().and_then(|port| port.parse().ok());
+        match line.strip_prefix("listening at http://") {
+            Some(said) => {
+                address = said.parse().ok();
                 break;
             }
             None => say(&line),
         }
     }
     std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| say(&line)));
-    port
+    // All addresses of this machine are no address to ask.
+    address.map(|address: SocketAddr| match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
+        IpAddr::V6(ip) if ip.is_unspecified() => SocketAddr::new(Ipv6Addr::LOCALHOST.into(), address.port()),
+        _ => address,
+    })
 }
 
 /// The text of an answer.

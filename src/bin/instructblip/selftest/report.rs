@@ -75,6 +75,7 @@ impl Report {
                 let failed = rows.iter().filter(|row| !row.ok()).count();
                 Err(Failed { failed, cases: rows.len(), first }.into())
             }
+            (Some(_), None) if self.outcome.rows.is_empty() => Err(Ended::new(75, "stopped as asked".into()).into()),
             (Some(_), None) => Err(Ended::new(75, "stopped as asked; what was tested by then is right".into()).into()),
             (None, None) => Ok(()),
         }
@@ -82,8 +83,13 @@ impl Report {
 
     /// One line about all of it.
     pub fn summary(&self) -> String {
-        let (cases, failed, seconds) = (self.outcome.rows.len(), self.failed().count(), self.ms / 1e3);
-        let verdict = if failed == 0 { "all right".to_string() } else { format!("{failed} FAILED") };
+        let (count, failed, seconds) = (self.outcome.rows.len(), self.failed().count(), self.ms / 1e3);
+        let verdict = match (count, failed) {
+            (0, _) => "nothing is known".to_string(),
+            (_, 0) => "all right".to_string(),
+            _ => format!("{failed} FAILED"),
+        };
+        let cases = if count == 1 { "1 case".to_string() } else { format!("{count} cases") };
         let kernels = match self.kernels().len() {
             1 => "1 kernel".to_string(),
             n => format!("{n} kernels"),
@@ -93,7 +99,7 @@ impl Report {
             Some(_) => "; then the GPU was lost",
             None => "",
         };
-        format!("{cases} cases of {kernels} in {seconds:.1} s: {verdict}{ended}")
+        format!("{cases} of {kernels} in {seconds:.1} s: {verdict}{ended}")
     }
 
     /// Kernels and forms with their worst cases, then every case that failed.

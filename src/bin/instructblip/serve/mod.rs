@@ -100,6 +100,9 @@ pub struct Serve {
     /// Seconds that answers under way have to end once the server is asked to
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub drain: u32,
+    /// End as if asked to once standard input ends, which it does when the program is gone that started this one
+    #[arg(long)]
+    pub until_stdin_ends: bool,
     /// Level of the log on stderr; the line of each request has the level info
     #[arg(long, value_name = "off|error|warn|info|debug", default_value = "info", env = "INSTRUCTBLIP_LOG")]
     pub log: LevelFilter,
@@ -229,6 +232,14 @@ pub fn run(common: &Common, serve: &Serve) -> Result<()> {
         .with_ansi(common.is_coloured())
         .with_writer(std::io::stderr)
         .init();
+    if serve.until_stdin_ends {
+        let asked = asked.clone();
+        std::thread::spawn(move || {
+            // What comes is of no interest, and an error ends it, too.
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            asked.store(true, Ordering::Relaxed);
+        });
+    }
     let server = Arc::new(Server::new(serve, key.as_deref())?);
     // A model that cannot be loaded is told before anybody could ask it.
     if let Some(model) = &serve.model.model {
