@@ -10,59 +10,64 @@ use instructblip::lab::{Case, Depth, cases};
 use instructblip::runtime::kernels::{self, Kernel};
 use instructblip::runtime::{AdapterClass, Caps, CustomKernel, MatrixSize};
 
-/// Pieces of `linear_matrix16`, and those that stand in for them.
-const MATRIX16: &[(&str, &str)] = &[
+/// Pieces of both kernels, and those that stand in for them.
+const BOTH: &[(&str, &str)] = &[
     ("enable wgpu_cooperative_matrix;", ""),
-    ("alias Left = coop_mat16x16<f16, A>;", "alias Left = array<f16, 16>;"),
+    ("alias Left = coop_mat16x16<f16, A>;", ""),
     ("alias Right = coop_mat16x16<f16, B>;", ""),
-    ("alias Sum = coop_mat16x16<f32, C>;", "alias Sum = array<f32, 16>;"),
-    ("coopLoadT<Left>(&x_tile[at], ROW)", "load_left(at, ROW)"),
-    ("coopLoad<Right>(&w_tile[at], ROW)", "load_right(at, ROW)"),
+    ("alias Sum = coop_mat16x16<f32, C>;", ""),
     ("coopMultiplyAdd(", "multiply_add("),
-    ("coopStoreT(sums.a, &staged[at], EDGE)", "store_sums(sums.a, at, EDGE)"),
-    ("coopStoreT(sums.b, &staged[at], EDGE)", "store_sums(sums.b, at, EDGE)"),
     ("    @builtin(subgroup_id) block: u32,\n", ""),
 ];
 
-/// Pieces of `attention_matrix16`, and those that stand in for them.
-const ATTENTION_MATRIX16: &[(&str, &str)] = &[
-    ("enable wgpu_cooperative_matrix;", ""),
-    ("alias Left = coop_mat16x16<f16, A>;", "alias Left = array<f16, 16>;"),
-    ("alias Right = coop_mat16x16<f16, B>;", ""),
-    ("alias Sum = coop_mat16x16<f32, C>;", "alias Sum = array<f32, 16>;"),
-    ("coopLoadT<Left>(&tile[at], stride)", "load_rows(at, stride)"),
-    ("coopLoad<Right>(&tile[at], stride)", "load_columns(at, stride)"),
-    ("coopLoadT<Left>(&weights[at], stride)", "load_weights(at, stride)"),
+/// Pieces of `linear_matrix16`.
+const LINEAR: &[(&str, &str)] = &[
+    ("coopLoadT<Left>(&x_tile[at], ROW)", "left_of_x_tile(at, ROW)"),
+    ("coopLoad<Right>(&w_tile[at], ROW)", "Right(at, ROW)"),
+    ("coopStoreT(sums.a, &staged[at], EDGE)", "store_sums(sums.a, at, EDGE)"),
+    ("coopStoreT(sums.b, &staged[at], EDGE)", "store_sums(sums.b, at, EDGE)"),
+    (") {\n    let m0 = ", ") {\n    BEGIN(group.x);\n    let m0 = "),
+];
+
+/// Pieces of `attention_matrix16`.
+const ATTENTION: &[(&str, &str)] = &[
+    ("coopLoadT<Left>(&tile[at], stride)", "left_of_tile(at, stride)"),
+    ("coopLoad<Right>(&tile[at], stride)", "Right(at, stride)"),
+    ("coopLoadT<Left>(&weights[at], stride)", "left_of_weights(at, stride)"),
     ("coopLoadT<Sum>(&sums[at], stride)", "load_sums(at, stride)"),
     ("coopStoreT(values, &sums[at], stride)", "store_sums(values, at, stride)"),
-    ("coopMultiplyAdd(", "multiply_add("),
     ("subgroupShuffleXor(", "shuffled("),
-    ("    @builtin(subgroup_id) block: u32,\n    @builtin(subgroup_invocation_id) sublane: u32,\n", ""),
-    (") {\n    let t0 = ", ") {\n    invocation = lane;\n    let sublane = lane % LANES;\n    let t0 = "),
+    ("    @builtin(subgroup_invocation_id) sublane: u32,\n", ""),
+    (
+        ") {\n    let t0 = ",
+        ") {\n    BEGIN(workgroup.x);\n    invocation = lane;\n    let sublane = matrix_lane;\n    let t0 = ",
+    ),
 ];
 
 /// The kernel with stand-ins for its matrices.
 fn stand_in(kernel: &'static Kernel) -> CustomKernel {
-    let is_attention = kernel.file == "attention_matrix";
-    let (pairs, stand_ins) = match is_attention {
-        true => (ATTENTION_MATRIX16, include_str!("wgsl/attention_matrix16.wgsl")),
-        false => (MATRIX16, include_str!("wgsl/matrix16.wgsl")),
+    let (pieces, lefts, rights, sums): (_, &[&str], _, _) = match kernel.file {
+        "linear_matrix" => (LINEAR, &["x_tile"], "w_tile", include_str!("wgsl/linear_sums.wgsl")),
+        _ => (ATTENTION, &["tile", "weights"], "tile", include_str!("wgsl/attention_sums.wgsl")),
     };
     let mut text = kernel.source();
-    for (matrices, plain) in pairs {
-        assert!(text.contains(matrices), "{} has no {matrices:?}", kernel.name);
-        text = text.replace(matrices, plain);
+    for (piece, stand_in) in BOTH.iter().chain(pieces) {
+        assert!(text.contains(piece), "{} has no {piece:?}", kernel.name);
+        text = text.replace(piece, stand_in);
     }
-    let (before, body) = text.split_once("fn main(").expect("an entry point");
-    let (builtins, body) = body.split_once(") {\n").expect("its body");
-    let group = if is_attention { "workgroup" } else { "group" };
+    // Nothing but zero, which no compiler knows.
+    let (before, begun) = text.split_once("BEGIN(").expect("the beginning of `main`");
+    let (group, after) = begun.split_once(");").expect("its argument");
+    let unknown = format!("({group} >> 31u)");
     let begin = format!(
-        "    let block = lane / LANES;\n    matrix_lane = lane % LANES;\n    \
-         lane_sums = LANE_SUMS + ({group}.x >> 31u);\n    edge = 16u + ({group}.x >> 31u);\n"
+        "let block = lane / LANES;\n    matrix_lane = lane % LANES;\n    lane_sums = LANE_SUMS + {unknown};\n    \
+         edge = 16u + {unknown};"
     );
-    let text = format!("{before}fn main({builtins}) {{\n{begin}{body}\n{stand_ins}");
-    let code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
-    assert!(!code.clone().any(|line| line.contains("coop") || line.contains("subgroup")), "{}", kernel.name);
+    let lefts: String = lefts.iter().map(|left| include_str!("wgsl/left.wgsl").replace("LEFTS", left)).collect();
+    let matrices = include_str!("wgsl/matrices.wgsl").replace("RIGHTS", rights);
+    let text = format!("{before}{begin}{after}\n{matrices}{lefts}{sums}");
+    let mut code = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+    assert!(!code.any(|line| line.contains("coop") || line.contains("subgroup")), "{}", kernel.name);
     let sources: &'static [&'static str] = Box::leak(Box::new([&*text.leak()]));
     CustomKernel { name: kernel.name, kernel: Kernel { sources, ..*kernel }, tile: None }
 }
