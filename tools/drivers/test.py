@@ -22,7 +22,7 @@ REPORTS = ROOT / "target/driver-tests"
 DRIVERS = ["system-lvp", "lvp", "swiftshader"]
 PROGRAMS = ["--lib", "--test", "library", "--test", "program"]
 # Inside the library, `matrix_check` alone is about what a driver computes.
-TESTS = ["ops::", "stages::", "forms::", "matrix_check::", "selftest_reaches_every_kernel_in_every_form"]
+TESTS = ["ops::", "stages::", "forms::", "matrices::", "matrix_check::", "selftest_reaches_every_kernel_in_every_form"]
 
 
 def is_there(driver):
