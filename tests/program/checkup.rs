@@ -2,14 +2,14 @@
 
 use crate::support;
 use std::collections::BTreeSet;
-#[cfg(unix)]
-use std::io::{BufRead, BufReader};
 use std::process::Output;
 #[cfg(unix)]
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use crate::support::fixtures::Fixture;
 use crate::support::golden::checkpoint_folder;
+#[cfg(unix)]
+use crate::support::program::{ask_to_end, messages};
 use crate::support::program::{program, refused, run, text};
 use instructblip::runtime::kernels::{self, Kernel, Needs};
 use instructblip::runtime::{AdapterClass, Device, MatrixSize};
@@ -104,10 +104,9 @@ fn selftest_tells_what_it_found_when_it_is_stopped() {
     let mut child = program();
     child.args(["selftest", "--json"]).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = child.spawn().expect("the program runs");
-    let mut said = BufReader::new(child.stderr.take().expect("its messages")).lines().map(|line| line.expect("a line"));
+    let mut said = messages(&mut child);
     assert!(said.any(|line| line.starts_with("testing kernels on ")), "it never begins");
-    let stopped = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
-    assert!(stopped.success());
+    ask_to_end(&child);
     let report: Value = serde_json::from_reader(child.stdout.take().expect("its report")).expect("one JSON object");
     assert_eq!((&report["stopped"], &report["failed"], &report["lost"]), (&true.into(), &0.into(), &Value::Null));
     assert_eq!(child.wait().expect("it ends").code(), Some(75), "{:?}", said.last());

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::support;
 use crate::support::Rng;
-use crate::support::program::{program, refused, run, sample, text};
+use crate::support::program::{ask_to_end, program, refused, run, sample, text};
 
 const SHORT: [&str; 2] = ["--max-new-tokens", "6"];
 
@@ -131,8 +131,7 @@ fn shards_stops_and_one_run_make_the_same_file() {
         while job.read("out.jsonl").lines().count() < 3 && started.elapsed() < Duration::from_secs(100) {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
-        assert!(killed.success());
+        ask_to_end(&child);
         let (code, stderr) = ended(child);
         assert_eq!(code, Some(75), "{stderr}");
         assert!(stderr.contains("the same command goes on"), "{stderr}");

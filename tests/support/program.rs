@@ -1,6 +1,7 @@
 //! The program as a child process.
 
-use std::process::{Command, Output, Stdio};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Output, Stdio};
 
 use super::golden::tests_folder;
 
@@ -24,6 +25,17 @@ pub fn program() -> Command {
 /// Runs the program with these arguments.
 pub fn run(arguments: &[&str]) -> Output {
     program().args(arguments).output().expect("the program runs")
+}
+
+/// Asks a process to end, as services do.
+pub fn ask_to_end(child: &Child) {
+    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+    assert!(sent.expect("kill runs").success());
+}
+
+/// The lines of a process on its stderr, which is a pipe, as they come.
+pub fn messages(child: &mut Child) -> impl Iterator<Item = String> + use<> {
+    BufReader::new(child.stderr.take().expect("a pipe")).lines().map(|line| line.expect("a line"))
 }
 
 /// Bytes as text.

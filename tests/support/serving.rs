@@ -11,6 +11,8 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
+#[cfg(unix)]
+use super::program::ask_to_end;
 use super::program::{program, sample};
 
 /// Nothing here takes longer.
@@ -168,9 +170,7 @@ impl Serving {
     /// Asks the server to end, waits for it, and gives its exit code and log.
     #[cfg(unix)]
     pub fn end(self) -> (Option<i32>, String) {
-        let id = self.child.id().to_string();
-        let sent = std::process::Command::new("kill").args(["-TERM", &id]).status();
-        assert!(sent.is_ok_and(|status| status.success()));
+        ask_to_end(&self.child);
         self.ended()
     }
 }

@@ -1,15 +1,15 @@
 //! Measurements: `bench` and `tune`.
 
-#[cfg(all(feature = "server", unix))]
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 #[cfg(all(feature = "server", unix))]
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use serde_json::Value;
 
 use super::{json, stdout, str_of};
 use crate::support;
+#[cfg(all(feature = "server", unix))]
+use crate::support::program::{ask_to_end, messages};
 use crate::support::program::{program, refused, run, sample, text};
 
 #[test]
@@ -156,11 +156,9 @@ fn bench_serve_ends_at_once_with_its_server() {
     let mut bench = program();
     bench.args(["bench", "serve", "--seconds", "600"]).stderr(Stdio::piped());
     let mut bench = bench.spawn().expect("it runs");
-    let said = BufReader::new(bench.stderr.take().expect("its messages"));
-    let mut lines = said.lines().map(|line| line.expect("a line"));
+    let mut lines = messages(&mut bench);
     assert!(lines.any(|line| line.starts_with("1 at once")), "it ends before anybody asks");
-    let killed = Command::new("kill").args(["-TERM", &bench.id().to_string()]).status().expect("kill runs");
-    assert!(killed.success());
+    ask_to_end(&bench);
     assert_eq!(lines.last().as_deref(), Some("error: stopped as asked"));
     assert_eq!(bench.wait().expect("it ends").code(), Some(75));
 }

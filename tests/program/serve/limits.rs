@@ -1,13 +1,13 @@
 //! The limits of who may ask, how much and how slowly, clients that leave, and the end of the server.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::program::{program, refused, run, text};
+use crate::support::program::{messages, program, refused, run, text};
 use crate::support::serving::{QUESTION, Response, Serving, chat, chat_with, data_url, request};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -170,7 +170,7 @@ fn a_server_may_end_with_the_program_that_began_it() {
     let mut child = program();
     child.args(["serve", "--port", "0", "--until-stdin-ends"]).stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut child = child.spawn().expect("the program runs");
-    let mut log = BufReader::new(child.stderr.take().expect("its log")).lines().map(|line| line.expect("a line"));
+    let mut log = messages(&mut child);
     assert!(log.any(|line| line.contains("ready")), "it ends before it is ready");
     drop(child.stdin.take());
     let rest: Vec<String> = log.collect();

@@ -160,7 +160,10 @@ struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.end();
+        let mut process = lock(&self.process);
+        // It may have ended by itself.
+        let _ = process.kill();
+        let _ = process.wait();
     }
 }
 
@@ -218,19 +221,7 @@ impl Server {
 
     /// Tells whether the server has ended, or is to.
     fn is_over(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.process().try_wait().is_ok_and(|status| status.is_some())
-    }
-
-    fn process(&self) -> MutexGuard<'_, Child> {
-        lock(&self.process)
-    }
-
-    /// Ends it at once.
-    fn end(&self) {
-        let mut process = self.process();
-        // It may have ended by itself.
-        let _ = process.kill();
-        let _ = process.wait();
+        self.stop.load(Ordering::Relaxed) || lock(&self.process).try_wait().is_ok_and(|status| status.is_some())
     }
 
     /// The error where it does not answer: the program was asked to end, or the server ended, and said why itself.
@@ -238,7 +229,7 @@ impl Server {
         if self.stop.load(Ordering::Relaxed) {
             return Ended::new(75, "stopped as asked".into()).into();
         }
-        let code = self.process().wait().ok().and_then(|status| u8::try_from(status.code()?).ok());
+        let code = lock(&self.process).wait().ok().and_then(|status| u8::try_from(status.code()?).ok());
         let code = code.filter(|&code| code != 0);
         Ended::new(code.unwrap_or(1), "the server ended before it had answered".into()).into()
     }
